@@ -1,0 +1,71 @@
+# Every everyday task in one word; the work is done by CMake and scripts/.
+.DEFAULT_GOAL := help
+PREFIX ?= /usr/local
+
+.PHONY: help setup setup-build demo build test lint format format-check \
+        check-includes asan debug bench install clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' \
+	  Makefile
+
+setup:  ## Install what is missing, for building, testing and linting
+	@scripts/setup.sh dev
+
+setup-build:  # the smaller set: what `make demo` and `make test` need
+	@scripts/setup.sh
+
+demo: setup-build build/build.ninja  ## Fetch a small model, read and edit it, write demo.html
+	@cmake --build build --target mlxterp_cli
+	@scripts/fetch_demo.sh
+	@scripts/demo.sh
+
+build: setup-build build/build.ninja  ## Build everything into build/
+	@cmake --build build
+
+test: build  ## Build and run every test
+	@scripts/fetch_demo.sh
+	@ctest --preset release
+
+lint: setup  ## clang-tidy, warnings are errors
+	@scripts/lint.sh
+
+format: setup  ## Format the C++ sources
+	@scripts/format.sh
+
+format-check: setup  ## Fail where a C++ source is not formatted
+	@scripts/format.sh --check
+
+check-includes:  ## Each folder includes only what stands before it
+	@python3 scripts/check_includes.py
+
+asan: setup-build build-asan/build.ninja  ## Every test under ASan and UBSan
+	@cmake --build build-asan
+	@scripts/fetch_demo.sh
+	@ctest --preset asan
+
+debug: setup-build build-debug/build.ninja  ## Build everything for a debugger
+	@cmake --build build-debug
+
+bench: setup  ## Build and run the benchmarks
+	@cmake --preset release -DMLXTERP_BUILD_BENCHMARKS=ON
+	@cmake --build build
+	@scripts/fetch_demo.sh
+	@scripts/bench.sh
+
+install: build  ## Install into PREFIX (/usr/local)
+	@cmake --install build --prefix "$(PREFIX)"
+
+clean:  ## Remove what was built; .venv and the model cache stay
+	rm -rf build build-debug build-asan build-lint demo.html
+
+# Configured once; ninja itself sees when a CMakeLists.txt changes.
+build/build.ninja: CMakePresets.json
+	@cmake --preset release
+	@touch $@
+build-debug/build.ninja: CMakePresets.json
+	@cmake --preset debug
+	@touch $@
+build-asan/build.ninja: CMakePresets.json
+	@cmake --preset asan
+	@touch $@

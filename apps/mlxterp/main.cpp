@@ -1,0 +1,94 @@
+// The mlxterp command.
+
+#include <fmt/format.h>
+
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "common.h"
+#include "mlxterp/view/terminal.h"
+#include "verbs.h"
+
+namespace {
+
+using namespace mlxterp;  // NOLINT(google-build-using-namespace): the program
+
+constexpr int usage_error = 2;
+constexpr int environment_error = 4;
+
+int fail(const std::string& message, int code) {
+  cli::note(view::escape(message));
+  return code;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app(
+      "mlxterp: reads, edits and explains what happens inside a language "
+      "model.",
+      "mlxterp");
+  app.set_version_flag("--version", "mlxterp " MLXTERP_VERSION);
+  app.require_subcommand(0, 1);
+  app.footer(
+      "Example:\n  mlxterp lens demo 'The Eiffel Tower is located in the city "
+      "of' --track ' Paris'\n\nA model is a .gguf file, a Hugging Face folder "
+      "or "
+      "id (org/name), or 'demo'.\nExit codes: 0, 2 usage, 3 bad data, 4 the "
+      "machine (a missing file, memory, a full disk)");
+  const std::pair<const char*, cli::Run (*)(CLI::App&)> verbs[] = {
+      {"info", cli::add_info},
+      {"sites", cli::add_sites},
+      {"trace", cli::add_trace},
+      {"lens", cli::add_lens}};
+  std::vector<std::pair<CLI::App*, cli::Run>> commands;
+  for (const auto& [name, add] : verbs) {
+    auto* command = app.add_subcommand(name);
+    commands.emplace_back(command, add(*command));
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForVersion&) {
+    cli::print(app.version() + "\n");
+    return 0;
+  } catch (const CLI::Success&) {
+    cli::print(app.help());  // of the command, where one was named
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    const auto chosen = app.get_subcommands();
+    return fail(
+        fmt::format(
+            "{}; see mlxterp {}--help",
+            error.what(),
+            chosen.empty() ? "" : chosen.front()->get_name() + " "),
+        usage_error);
+  }
+  for (const auto& [command, act] : commands) {
+    if (!command->parsed()) continue;
+    act();
+    return 0;
+  }
+  std::fputs(app.help().c_str(), stderr);
+  return usage_error;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A reader that leaves ends us quietly, whatever our parent ignores.
+  std::signal(SIGPIPE, SIG_DFL);
+  // float32 shall mean float32: on NVIDIA GPUs MLX would round its products to
+  // TF32, unless told otherwise before the first.
+  setenv("MLX_ENABLE_TF32", "0", /*overwrite=*/0);
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    return fail(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory", environment_error);
+  } catch (const std::exception& error) {
+    return fail(error.what(), environment_error);
+  }
+}

@@ -1,0 +1,18 @@
+// apps/mlxterp/verbs.h: the commands. Each adds itself to the program and says
+// what to run when it is chosen.
+
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+namespace mlxterp::cli {
+
+using Run = std::function<void()>;
+
+Run add_info(CLI::App& app);
+Run add_sites(CLI::App& app);
+Run add_trace(CLI::App& app);
+Run add_lens(CLI::App& app);
+
+}  // namespace mlxterp::cli

@@ -1,0 +1,19 @@
+# Warnings and sanitizers, for this project's own targets only. Warnings are
+# errors where $CI is set: another compiler's new ones shall stop no user.
+if(DEFINED ENV{CI})
+  set(_werror ON)
+endif()
+option(MLXTERP_WERROR "Warnings are errors" "${_werror}")
+add_library(mlxterp_strict INTERFACE)
+target_compile_options(
+  mlxterp_strict INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+                           -Wno-sign-conversion
+                           $<$<BOOL:${MLXTERP_WERROR}>:-Werror>)
+if(MLXTERP_SANITIZE)
+  # vptr checks need the type information of MLX's classes, which the wheel's
+  # library does not export.
+  target_compile_options(
+    mlxterp_strict INTERFACE -fsanitize=address,undefined -fno-sanitize=vptr
+                             -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(mlxterp_strict INTERFACE -fsanitize=address,undefined)
+endif()

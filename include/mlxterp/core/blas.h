@@ -1,0 +1,17 @@
+// mlxterp/core/blas.h: which BLAS does the matrix products on the CPU.
+
+#pragma once
+
+#include <string>
+
+namespace mlxterp {
+
+struct Blas {
+  std::string name;   ///< "OpenBLAS 0.3.21 (Haswell)", "reference", ...
+  bool slow = false;  ///< The one-thread reference BLAS of MLX's Linux wheel.
+};
+
+/** Asks the process which library answers; measures nothing. */
+Blas blas();
+
+}  // namespace mlxterp

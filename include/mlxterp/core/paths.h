@@ -1,0 +1,16 @@
+// mlxterp/core/paths.h: where things lie on this machine.
+
+#pragma once
+
+#include <filesystem>
+
+namespace mlxterp {
+
+/** The user's cache folder: $MLXTERP_CACHE, else $XDG_CACHE_HOME/mlxterp, else
+ * ~/.cache/mlxterp. It need not exist. Throws where none can be told. */
+std::filesystem::path cache_folder();
+
+/** The demo model that `make demo` puts into the cache folder. */
+std::filesystem::path demo_model_path();
+
+}  // namespace mlxterp

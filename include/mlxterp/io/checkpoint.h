@@ -1,0 +1,70 @@
+// mlxterp/io/checkpoint.h: a model as it lies on disk, whatever its format.
+
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/io/tensor_info.h"
+
+namespace mlxterp {
+
+class Gguf;
+
+/**
+ * A `.gguf` file or a Hugging Face folder (config.json and one safetensors
+ * file, or an index with shards). Both speak the Hugging Face vocabulary: a
+ * GGUF's metadata becomes a config.json, its tensors get their checkpoint
+ * names (`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`)
+ * and Llama's permuted q and k rows are put back. A matrix that MLX packed in a
+ * folder (X.weight, X.scales, X.biases) is one tensor here, X.weight, with its
+ * unpacked shape.
+ *
+ * A cheap handle on shared, immutable state; const members may be called from
+ * several threads. Everything throws Error (bad_data, environment).
+ */
+class Checkpoint {
+ public:
+  /** Opens and checks every file of it; reads no weights yet. */
+  static Checkpoint open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const;
+
+  /** The text of config.json, or its equivalent made from GGUF metadata. */
+  const std::string& config() const;
+
+  /** Every tensor, by its checkpoint name, in the file's order. */
+  const std::vector<TensorInfo>& tensors() const;
+
+  /** What is odd about it but does not keep it from being read, a sentence
+   * each: matrices of nothing but zeros, an index that gives another size.
+   * Reads the first bytes of each matrix, and all of those that are zeros. */
+  std::vector<std::string> warnings() const;
+
+  /** The tensor of that name, or nullptr. */
+  const TensorInfo* find(const std::string& name) const;
+
+  /** Copies a tensor into memory, evaluated, as `dtype` (where it is absent:
+   * the file's own precision, float16 for quantised GGUF tensors, that of the
+   * scales for MLX's). Integers
+   * keep their type. Throws bad_data on NaN or Inf, with name and count,
+   * unless `allow_not_finite`. */
+  mlx::core::array read(
+      const TensorInfo& tensor,
+      std::optional<mlx::core::Dtype> dtype = std::nullopt,
+      bool allow_not_finite = false) const;
+
+  /** The GGUF file behind it, or nullptr. */
+  const Gguf* gguf() const;
+
+  struct Files;  // private to checkpoint.cpp
+
+ private:
+  std::shared_ptr<const Files> files_;
+};
+
+}  // namespace mlxterp

@@ -1,0 +1,147 @@
+// mlxterp/models/decoder.h: the one transformer decoder that every family
+// configures.
+
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mlxterp/nn/attention.h"
+#include "mlxterp/nn/linear.h"
+#include "mlxterp/nn/mlp.h"
+#include "mlxterp/nn/moe.h"
+#include "mlxterp/nn/norm.h"
+
+namespace mlxterp {
+
+/** What a decoder is made of; a family fills it from config.json. */
+struct DecoderConfig {
+  std::string model_type;
+  int vocab = 0;
+  int d_model = 0;
+  int n_layers = 0;
+  int n_heads = 0;
+  int n_kv_heads = 0;
+  int d_head = 0;
+  int d_mlp = 0;
+  int context = 0;  ///< Longest prompt, in tokens.
+
+  /** How a layer is put together. Without `parallel` the MLP reads what
+   * attention left in the residual stream, with it both read the same. */
+  bool parallel = false;
+  bool shared_norm = false;  ///< Parallel only: ln1 serves both, no ln2.
+  bool pre_norms = true;     ///< ln1, ln2 on what attention and MLP read.
+  bool post_norms = false;   ///< ln1_post, ln2_post on what they write.
+  nn::NormConfig norm;
+  float residual_scale = 1.0f;  ///< Of what they write.
+
+  nn::Rope rope;  ///< dims 0: none.
+  /** Where set, layers with a window turn by this one instead. */
+  std::optional<nn::Rope> local_rope;
+  std::vector<int> windows;   ///< Of each layer, 0 none; empty: none.
+  std::vector<bool> no_rope;  ///< Layers that do not rotate; empty: all do.
+  std::vector<bool> dense;    ///< Of a mixture, layers with an MLP.
+  bool qkv_bias = false;
+  bool attn_out_bias = false;
+  float attention_scale = 0.0f;    ///< 0: 1 / sqrt(d_head).
+  bool scale_by_layer = false;     ///< Divided by the layer's number, from 1.
+  float attention_softcap = 0.0f;  ///< 0: none.
+  nn::AttentionConfig::QkNorm qk_norm = nn::AttentionConfig::QkNorm::none;
+  nn::NormConfig qk_norm_config;
+
+  nn::Activation activation = nn::Activation::silu;
+  bool gated = true;
+  bool mlp_bias = false;
+  std::optional<nn::MoEConfig> moe;  ///< In place of the MLP.
+
+  float embed_scale = 1.0f;
+  int positions = 0;        ///< Learned position embeddings; 0: none.
+  int position_offset = 0;  ///< The row of the first position.
+  bool tied = false;        ///< The unembedding is the embedding.
+  bool unembed_bias = false;
+  float logit_scale = 1.0f;
+  float logit_softcap = 0.0f;  ///< 0: none.
+};
+
+/**
+ * One layer. Sites beside those of its parts, all [batch, pos, d_model]:
+ * resid_pre, resid_post; attn_out and mlp_out, what is added to the residual
+ * stream; resid_mid between them (not in parallel layers).
+ */
+class DecoderLayer : public nn::Module {
+ public:
+  DecoderLayer(const DecoderConfig& config, int layer);
+
+  mlx::core::array forward(
+      const mlx::core::array& x, Pass& pass) const override;
+
+  std::optional<nn::Norm> ln1, ln1_post, ln2, ln2_post;
+  nn::Attention attn;
+  std::optional<nn::MLP> mlp;
+  std::optional<nn::MoE> moe;
+
+ private:
+  mlx::core::array feed_forward(const mlx::core::array& x, Pass& pass) const;
+  /** What attention or MLP wrote, as it is added to the residual stream. */
+  mlx::core::array written(
+      mlx::core::array y,
+      const std::optional<nn::Norm>& post,
+      std::optional<Slot> slot,
+      Pass& pass) const;
+
+  bool parallel_;
+  float residual_scale_;
+  std::optional<Slot> resid_mid_, attn_out_, mlp_out_;
+};
+
+/** Residual to logits, [batch, pos, d_model] to [batch, pos, vocab].
+ * Parameters: weight [vocab, d_model], unless it is tied to the embedding; bias
+ * [vocab] in some families. */
+class Unembedding : public nn::Module {
+ public:
+  Unembedding(const DecoderConfig& config, const nn::Embedding& embed);
+
+  mlx::core::array forward(
+      const mlx::core::array& x, Pass& pass) const override;
+
+  const mlx::core::array& weight() const {
+    return own_ ? *own_ : embed_.weight;
+  }
+  std::optional<mlx::core::array> bias;
+
+ private:
+  const nn::Embedding& embed_;
+  std::optional<mlx::core::array> own_;  // absent where tied
+  float scale_, softcap_;
+};
+
+/**
+ * Token ids [batch, pos] to logits [batch, pos, vocab]. Its paths, and so its
+ * sites, are the same for every family: embed, pos_embed, layers.i.{ln1, attn.
+ * {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm}, ln1_post, ln2, mlp.{
+ * gate_proj, up_proj, down_proj} or mlp.{router, experts}, ln2_post}, ln_final,
+ * unembed, each where the family has it. New ones have random weights;
+ * models/load.h fills them from a checkpoint.
+ */
+class Decoder : public nn::Module {
+ public:
+  explicit Decoder(const DecoderConfig& config);
+
+  mlx::core::array forward(
+      const mlx::core::array& ids, Pass& pass) const override;
+
+  const DecoderConfig& config() const { return config_; }
+
+  nn::Embedding embed;
+  std::optional<nn::Embedding> pos_embed;
+  std::vector<std::unique_ptr<DecoderLayer>> layers;
+  nn::Norm ln_final;
+  Unembedding unembed;
+
+ private:
+  DecoderConfig config_;
+};
+
+}  // namespace mlxterp

@@ -1,0 +1,55 @@
+// mlxterp/models/family.h: how a checkpoint of some model_type becomes a
+// Decoder. One file a family: src/models/<family>.cpp.
+
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mlxterp/models/decoder.h"
+
+namespace mlxterp {
+
+/** A piece of a dotted path and what it is called in the Decoder. Pieces are
+ * whole components: "self_attn" is not found in "self_attn2". */
+struct Rename {
+  std::string_view from;
+  std::string_view to;
+};
+
+/** The path with every rename applied, in order, each at its first place. */
+std::string rename(std::string path, std::span<const Rename> renames);
+
+/** Several matrices that a checkpoint keeps as one; they are split when it is
+ * loaded, so that q, k and v mean the same everywhere. */
+struct Fused {
+  std::string_view part;  ///< "attn.qkv_proj"
+  std::span<const std::string_view> into;
+  /** Rows lie head by head, each head's parts together (GPT-NeoX); else part
+   * by part. */
+  bool by_head = false;
+};
+
+/** What is special about one model_type. */
+struct Family {
+  std::string_view model_type;
+  /** Fills a config from the text of config.json; throws bad_data. */
+  DecoderConfig (*configure)(const std::string& config_json);
+  /** From the checkpoint's paths to the Decoder's: serves the tensors when
+   * loading and the names of sites alike. */
+  std::span<const Rename> renames;
+  std::span<const Fused> fused = {};
+  /** Parts whose matrix is kept as [in, out] (GPT-2's Conv1D). */
+  std::span<const std::string_view> transposed = {};
+};
+
+/** Every known family. */
+std::span<const Family> families();
+
+/** The family a config.json asks for by its model_type; throws bad_data with
+ * the known ones. Code named by the config (auto_map) is never run. */
+const Family& family_of(const std::string& config_json);
+
+}  // namespace mlxterp

@@ -1,0 +1,32 @@
+// mlxterp/models/load.h: a checkpoint's weights into a Decoder.
+
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "mlx/array.h"
+#include "mlxterp/core/progress.h"
+#include "mlxterp/io/checkpoint.h"
+#include "mlxterp/models/decoder.h"
+
+namespace mlxterp {
+
+struct LoadOptions {
+  /** Precision of the weights. Absent: float32 on a CPU, where it is by far the
+   * fastest; the file's own on a GPU. */
+  std::optional<mlx::core::Dtype> dtype = std::nullopt;
+  Progress progress = {};
+  Warn warn = {};  ///< Gets Checkpoint::warnings().
+};
+
+/**
+ * Builds the checkpoint's Decoder and reads every weight, evaluated. Throws
+ * bad_data for a tensor that is missing, superfluous, of another shape than
+ * the config says, or holds NaN or Inf; environment where memory does not
+ * suffice.
+ */
+std::shared_ptr<Decoder> load_decoder(
+    const Checkpoint& checkpoint, const LoadOptions& options = {});
+
+}  // namespace mlxterp

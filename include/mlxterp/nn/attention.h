@@ -1,0 +1,102 @@
+// mlxterp/nn/attention.h: grouped-query attention with every step a site.
+
+#pragma once
+
+#include <optional>
+
+#include "mlxterp/nn/linear.h"
+#include "mlxterp/nn/norm.h"
+#include "mlxterp/nn/rope.h"
+
+namespace mlxterp::nn {
+
+struct AttentionConfig {
+  int d_model = 0;
+  int n_heads = 0;
+  int n_kv_heads = 0;
+  int d_head = 0;
+  bool qkv_bias = false;
+  bool out_bias = false;
+  Rope rope = {};      ///< dims 0: nothing is rotated.
+  float scale = 0.0f;  ///< Of q times k; 0: 1 / sqrt(d_head).
+  /** Scores are held in +-softcap by a tanh; 0: they are not. */
+  float softcap = 0.0f;
+  /** A destination sees that many sources, itself the last; 0: all. */
+  int window = 0;
+
+  /** What normalises q and k before they are rotated. */
+  enum class QkNorm {
+    none,
+    head,      ///< Each head alone, one gain for all.
+    each,      ///< Each head alone, with a gain of its own.
+    together,  ///< All heads as one vector.
+  };
+  QkNorm qk_norm = QkNorm::none;
+  NormConfig norm = {};  ///< Of q and k.
+};
+
+/**
+ * Causal attention. Sites, beside those of q_proj, k_proj, v_proj, o_proj and
+ * where they exist q_norm and k_norm:
+ *
+ *     q, rot_q, z       [batch, pos, head, d_head]; q before q_norm
+ *     k, v, rot_k       [batch, pos, kv_head, d_head]; k before k_norm
+ *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap
+ *                       and mask, masked ones -inf
+ *     result            [batch, pos, head, d_model], z through W_O by head;
+ *                       their sum (and the bias) is the output
+ *
+ * Query head h reads kv head h / (n_heads / n_kv_heads). Attention runs fused
+ * unless scores are capped; reading scores or pattern adds lazy nodes beside
+ * it, editing either switches this layer to the explicit path.
+ */
+class Attention : public Module {
+ public:
+  explicit Attention(const AttentionConfig& config);
+
+  mlx::core::array forward(
+      const mlx::core::array& x, Pass& pass) const override;
+
+  Linear q_proj, k_proj, v_proj, o_proj;
+  std::optional<Norm> q_norm, k_norm;
+
+ private:
+  void add_norms();
+
+  /** q or k through its norm, [batch, pos, head, d_head]. */
+  mlx::core::array normed(
+      const std::optional<Norm>& norm,
+      const mlx::core::array& x,
+      Pass& pass) const;
+
+  /** Which source each destination sees, bool [dest, src]. */
+  mlx::core::array visible(int dest, int src) const;
+
+  /** [batch, head, dest, src] from rotated [batch, head, pos, d_head]. */
+  mlx::core::array scores(
+      const mlx::core::array& q, const mlx::core::array& k) const;
+
+  /** The heads' mix of values, [batch, head, pos, d_head]. */
+  mlx::core::array mix(
+      const mlx::core::array& q,
+      const mlx::core::array& k,
+      const mlx::core::array& v,
+      Pass& pass) const;
+
+  /** Each head's part of the output, [batch, pos, head, d_model]. */
+  mlx::core::array per_head(const mlx::core::array& z) const;
+
+  AttentionConfig config_;
+  float scale_;
+  Slot q_ = site("q", Layout::heads);
+  Slot k_ = site("k", Layout::heads);
+  Slot v_ = site("v", Layout::heads);
+  Slot rot_q_ = site("rot_q", Layout::heads);
+  Slot rot_k_ = site("rot_k", Layout::heads);
+  Slot scores_ = site("scores", Layout::scores);
+  Slot pattern_ = site("pattern", Layout::scores);
+  Slot z_ = site("z", Layout::heads);
+  Slot result_ = site("result", Layout::heads);
+};
+
+}  // namespace mlxterp::nn

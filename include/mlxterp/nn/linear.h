@@ -1,0 +1,45 @@
+// mlxterp/nn/linear.h: matrices as modules: Linear and Embedding.
+
+#pragma once
+
+#include <optional>
+
+#include "mlxterp/nn/module.h"
+
+namespace mlxterp::nn {
+
+/** y = x W^T + b. Parameters: weight [d_out, d_in], bias [d_out] if asked for.
+ * New ones are uniform in +-1/sqrt(d_in). */
+class Linear : public Module {
+ public:
+  Linear(int d_in, int d_out, bool with_bias = false);
+
+  mlx::core::array forward(
+      const mlx::core::array& x, Pass& pass) const override;
+
+  /** The module's output site around a value made by other means. */
+  mlx::core::array output_from(mlx::core::array y, Pass& pass) const {
+    return tap_output(pass, std::move(y));
+  }
+
+  mlx::core::array weight;
+  std::optional<mlx::core::array> bias;
+};
+
+/** A row of weight [vocab, d_model] for each id, times `scale`: [batch, pos] to
+ * [batch, pos, d_model]. Ids must be in range: MLX does not check them, and
+ * InterpretableModel does. */
+class Embedding : public Module {
+ public:
+  Embedding(int vocab, int d_model, float scale = 1.0f);
+
+  mlx::core::array forward(
+      const mlx::core::array& ids, Pass& pass) const override;
+
+  mlx::core::array weight;
+
+ private:
+  float scale_;
+};
+
+}  // namespace mlxterp::nn

@@ -1,0 +1,52 @@
+// mlxterp/nn/norm.h: normalisation over the last axis.
+
+#pragma once
+
+#include <optional>
+
+#include "mlxterp/nn/module.h"
+
+namespace mlxterp::nn {
+
+struct NormConfig {
+  enum class Kind {
+    rms,    ///< x / sqrt(mean(x^2) + eps) (Zhang and Sennrich, 2019).
+    layer,  ///< (x - mean) / sqrt(var + eps) (Ba et al., 2016).
+  };
+  Kind kind = Kind::rms;
+  float eps = 1e-5f;
+  bool bias = false;
+  bool plus_one = false;  ///< Gemma: the gain is 1 + weight.
+};
+
+/**
+ * Divides by the scale, then applies gain and bias. Parameters: weight, of the
+ * shape given: [d], or [head, d_head] where each head has a gain of its own;
+ * bias, alike, if asked for. Sites: scale [..., 1], the divisor; normalized
+ * [..., d], x (less its mean) / scale before gain and bias. Runs fused unless
+ * one of them is edited; both are computed in float32, normalized is cast back.
+ */
+class Norm : public Module {
+ public:
+  Norm(
+      const mlx::core::Shape& shape,
+      const NormConfig& config,
+      Layout layout = Layout::features);
+  Norm(int d, const NormConfig& config) : Norm(mlx::core::Shape{d}, config) {}
+
+  mlx::core::array forward(
+      const mlx::core::array& x, Pass& pass) const override;
+
+  mlx::core::array weight;
+  std::optional<mlx::core::array> bias;
+
+ private:
+  mlx::core::array centered(const mlx::core::array& x) const;
+  mlx::core::array scale(const mlx::core::array& x) const;
+  mlx::core::array gain() const;
+
+  NormConfig config_;
+  Slot scale_, normalized_;
+};
+
+}  // namespace mlxterp::nn

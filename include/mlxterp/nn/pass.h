@@ -1,0 +1,67 @@
+// mlxterp/nn/pass.h: what one forward pass carries from module to module.
+
+#pragma once
+
+#include <functional>
+#include <utility>
+
+#include "mlx/array.h"
+
+namespace mlxterp {
+
+/** A named value of the forward pass, as a dense number fixed when the model
+ * is built (see SiteCatalog). -1: a module that belongs to no model yet. */
+using SiteId = int;
+
+/** What watches and edits a pass. One pass calls it from one thread. */
+class Observer {
+ public:
+  virtual ~Observer() = default;
+
+  /** Sees a value and returns it, or what shall stand in its place. */
+  virtual mlx::core::array at(SiteId site, mlx::core::array value) = 0;
+
+  /** Whether `at` might replace the site's value. */
+  virtual bool edits(SiteId site) const = 0;
+
+  /** A value the pass itself does not need: made only where it is asked for.
+   */
+  virtual void offer(SiteId site, std::function<mlx::core::array()> make) = 0;
+};
+
+/**
+ * Everything one forward pass carries, handed down explicitly. Models are
+ * const while they run, so passes may run on several threads at once; one pass
+ * belongs to one thread.
+ */
+class Pass {
+ public:
+  /** A plain pass: nobody watches, and every tap costs one branch. */
+  Pass() = default;
+
+  /** `observer` must outlive the pass. */
+  explicit Pass(Observer& observer) : observer_(&observer) {}
+
+  bool observed() const { return observer_ != nullptr; }
+
+  /** Passes a value through a site: the value, or its edited replacement. */
+  mlx::core::array tap(SiteId site, mlx::core::array value) {
+    if (observer_) return observer_->at(site, std::move(value));
+    return value;
+  }
+
+  /** Whether a site may be edited, so that a fused path must be opened. */
+  bool edits(SiteId site) const { return observer_ && observer_->edits(site); }
+
+  /** Offers a value that the pass does not need itself; `make` builds it, lazy,
+   * where somebody asks. */
+  template <typename Make>
+  void offer(SiteId site, Make&& make) {
+    if (observer_) observer_->offer(site, std::forward<Make>(make));
+  }
+
+ private:
+  Observer* observer_ = nullptr;
+};
+
+}  // namespace mlxterp

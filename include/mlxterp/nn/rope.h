@@ -1,0 +1,45 @@
+// mlxterp/nn/rope.h: rotary position embedding and its ways to longer prompts.
+
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "mlx/array.h"
+
+namespace mlxterp::nn {
+
+/** Rotary position embedding (Su et al., 2021). A value; its calls are lazy. */
+struct Rope {
+  int dims = 0;  ///< Leading dimensions of d_head that turn; the rest stay.
+  float theta = 10000.0f;
+  /** Neighbours turn together (GPT-J), not the two halves (GPT-NeoX, Llama). */
+  bool interleaved = false;
+  /** Multiplies positions: linear scaling by a factor is 1 / factor. */
+  float scale = 1.0f;
+  /** Multiplies what is turned (YaRN, LongRoPE). */
+  float attention_factor = 1.0f;
+  /** Positions it is made for; 0: nothing said. */
+  int reach = 0;
+  /** Radians to positions of each pair, where theta does not say it all. */
+  std::vector<float> periods = {};
+
+  /** Other periods where a prompt is longer than `beyond` (LongRoPE). */
+  struct Long {
+    int beyond = 0;
+    std::vector<float> periods = {};
+  };
+  std::optional<Long> longer = {};
+
+  /** Theta grows with a prompt longer than `context` (dynamic NTK). */
+  struct Dynamic {
+    float factor = 1.0f;
+    int context = 0;
+  };
+  std::optional<Dynamic> dynamic = {};
+
+  /** Rotates [batch, head, pos, d_head]; the first position is `offset`. */
+  mlx::core::array operator()(const mlx::core::array& x, int offset) const;
+};
+
+}  // namespace mlxterp::nn

@@ -1,0 +1,72 @@
+// mlxterp/text/tokenizer.h: text to token ids and back.
+
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mlxterp {
+
+class Checkpoint;
+class Gguf;
+
+struct EncodeOptions {
+  /** Read control tokens such as <|im_start|> in the text as themselves. Off:
+   * user text stays text. */
+  bool parse_special = false;
+  /** Add what the tokenizer adds around a text, such as a BOS token. */
+  bool add_special = true;
+};
+
+/**
+ * A Hugging Face tokenizer (the `tokenizers` crate behind it), from a
+ * tokenizer.json or a GGUF vocabulary. A cheap handle on shared, immutable
+ * state; const members may be called from several threads. Everything throws
+ * Error; a panic inside the crate arrives as one too.
+ */
+class Tokenizer {
+ public:
+  static Tokenizer from_json(std::string_view tokenizer_json);
+  static Tokenizer from_gguf(const Gguf& gguf);
+  /** The tokenizer that came with a checkpoint, or nothing where there is
+   * none (a folder without tokenizer.json). */
+  static std::optional<Tokenizer> load(const Checkpoint& checkpoint);
+
+  /** Token ids of `text`. Bytes that are not UTF-8 become the vocabulary's
+   * single-byte tokens, or an error with the byte's offset where it has none.
+   */
+  std::vector<int> encode(
+      std::string_view text, const EncodeOptions& options = {}) const;
+
+  /** The exact bytes the ids stand for; control tokens are left out unless
+   * `with_special`. Not always valid UTF-8. */
+  std::string decode(std::span<const int> ids, bool with_special = false) const;
+
+  /** One label a token, for people: whole characters only. Where several
+   * tokens share one character, the first carries it and the others show
+   * their bytes, as `<0x9F>`. */
+  std::vector<std::string> labels(std::span<const int> ids) const;
+
+  /** The id of a text that is exactly one token (as it stands, no BOS); the
+   * name of a control token counts too. Throws unknown_name with the tokens
+   * it splits into. */
+  int single_token(std::string_view text) const;
+
+  /** Ids run from 0 to this, exclusive. */
+  int vocab_size() const;
+
+  std::optional<int> bos() const;
+  std::optional<int> eos() const;
+
+  struct Handle;  // private to tokenizer.cpp
+
+ private:
+  std::shared_ptr<const Handle> handle_;
+};
+
+}  // namespace mlxterp

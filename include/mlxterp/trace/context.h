@@ -1,0 +1,129 @@
+// mlxterp/trace/context.h: what one trace knows: the edits to make, the
+// values seen, the values to keep.
+
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "mlxterp/nn/pass.h"
+#include "mlxterp/trace/activation_cache.h"
+#include "mlxterp/trace/intervention.h"
+#include "mlxterp/trace/site_catalog.h"
+
+namespace mlxterp {
+
+/** A value kept beyond the trace it was saved in. A cheap handle. */
+class Saved {
+ public:
+  /** Nothing saved yet. */
+  Saved() = default;
+
+  /** The value: lazy while its trace is open, evaluated after it. Throws what
+   * went wrong when the trace ended, or usage where nothing was saved. */
+  const mlx::core::array& value() const;
+
+  /** The canonical name of its site. */
+  const std::string& name() const;
+
+ private:
+  friend class TraceContext;
+  struct State {
+    SiteId site;
+    std::string name;
+    mlx::core::array value;
+    std::exception_ptr error;
+  };
+  explicit Saved(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+  const State& state() const;
+
+  std::shared_ptr<State> state_;
+};
+
+/**
+ * Watches one pass: applies the edits in declared order and keeps lazy handles
+ * on the values that are wanted. Belongs to the thread that made it.
+ */
+class TraceContext final : public Observer {
+ public:
+  /** Every site wanted, as `trace()` does: what is saved is said later. */
+  struct Everything {};
+
+  TraceContext(
+      std::shared_ptr<const SiteCatalog> sites,
+      std::vector<Edit> edits,
+      std::vector<int> lengths,
+      Everything);
+
+  TraceContext(
+      std::shared_ptr<const SiteCatalog> sites,
+      std::vector<Edit> edits,
+      std::vector<int> lengths,
+      const std::vector<SiteId>& wanted);
+
+  mlx::core::array at(SiteId site, mlx::core::array value) override;
+  bool edits(SiteId site) const override;
+  void offer(SiteId site, std::function<mlx::core::array()> make) override;
+
+  /** After the pass: throws usage where an edited site was never reached. */
+  void check_reached() const;
+
+  /** The lazy value of a site. Throws unknown_name, and usage where the pass
+   * never reached it or the trace has ended. */
+  mlx::core::array value(std::string_view site);
+
+  /** Keeps a site's value. */
+  Saved save(std::string_view site);
+  void save(SiteId site);
+
+  /** Lets go of everything that is not saved, then evaluates what is, together
+   * with what guards the edits. Throws where an edit made a NaN, naming its
+   * site; what was saved then throws the same. */
+  void finish();
+
+  /** Ends without evaluating: whoever reads what was saved gets `error`. */
+  void abandon(const std::exception_ptr& error);
+
+  /** Everything saved; finishes first. */
+  ActivationCache saved();
+
+  const std::shared_ptr<const SiteCatalog>& sites() const { return sites_; }
+  const std::vector<int>& lengths() const { return lengths_; }
+
+  /** The traces that this thread is inside of. */
+  static void push(TraceContext& context);
+  static void pop(TraceContext& context);
+  /** The innermost, or nullptr. */
+  static TraceContext* current();
+
+ private:
+  enum Flag : unsigned char { wanted = 1, edited = 2, reached = 4 };
+
+  bool is(SiteId site, Flag flag) const {
+    return site >= 0 && flags_[static_cast<size_t>(site)] & flag;
+  }
+  const mlx::core::array& handle(SiteId site);
+
+  std::shared_ptr<const SiteCatalog> sites_;
+  std::vector<Edit> edits_;
+  std::vector<int> lengths_;
+  std::vector<unsigned char> flags_;
+  std::unordered_map<SiteId, std::vector<const Intervention*>> edits_at_;
+  std::vector<std::optional<mlx::core::array>> values_;
+  /** In the order of the pass; each is taken once. */
+  std::vector<std::pair<SiteId, std::function<mlx::core::array()>>> offers_;
+  /** For each edited site, whether its new value holds a NaN. */
+  std::vector<std::pair<SiteId, mlx::core::array>> guards_;
+  std::vector<std::shared_ptr<Saved::State>> saved_;
+  bool ended_ = false;
+};
+
+}  // namespace mlxterp

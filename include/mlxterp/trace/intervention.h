@@ -1,0 +1,110 @@
+// mlxterp/trace/intervention.h: edits of values inside a forward pass.
+
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/nn/module.h"
+
+namespace mlxterp {
+
+/** Where an intervention is being applied. */
+struct SiteView {
+  std::string_view name;
+  SiteId site = -1;
+  Layout layout = Layout::features;
+  /** Real positions of each row; what lies behind them is padding. */
+  std::span<const int> lengths;
+};
+
+/**
+ * A function from a site's value to its replacement, of the same shape and
+ * dtype; anything else is an error at that site. Made from any callable
+ * `array(array)` or `array(array, SiteView)`. It builds a lazy graph, once for
+ * each pass.
+ */
+class Intervention {
+ public:
+  template <
+      typename F,
+      typename =
+          std::enable_if_t<!std::is_same_v<std::decay_t<F>, Intervention>>>
+  Intervention(F&& f) {  // NOLINT(google-explicit-constructor): a plain lambda
+                         // is an intervention
+    if constexpr (std::is_invocable_v<
+                      F,
+                      const mlx::core::array&,
+                      const SiteView&>)
+      call_ = std::forward<F>(f);
+    else
+      call_ = [g = std::forward<F>(f)](
+                  const mlx::core::array& x, const SiteView&) { return g(x); };
+  }
+
+  mlx::core::array operator()(
+      const mlx::core::array& x, const SiteView& at) const {
+    return call_(x, at);
+  }
+
+ private:
+  std::function<mlx::core::array(const mlx::core::array&, const SiteView&)>
+      call_;
+};
+
+/** An intervention and the site, or pattern of sites, it acts on. Several on
+ * one site act in the order they are declared. */
+struct Edit {
+  std::string site;
+  Intervention apply;
+};
+
+/** Zeros. */
+Intervention zero_out();
+
+/** x * factor. */
+Intervention scale(float factor);
+
+/** x + vector, which broadcasts against the site: [feature], or the site's
+ * whole shape. It is cast to the site's dtype. */
+Intervention add_vector(mlx::core::array vector);
+
+/** The value everywhere. */
+Intervention replace_with(float value);
+
+/** That array, cast to the site's dtype. It has the site's shape, or 1 in
+ * place of the batch. */
+Intervention replace_with(mlx::core::array value);
+
+/** Held between the bounds given. */
+Intervention clamp(std::optional<float> least, std::optional<float> most);
+
+/** x plus normal noise of that standard deviation. With a seed, each site gets
+ * its own noise, the same in every run; without, MLX's global state is used. */
+Intervention noise(float std = 0.1f, std::optional<uint64_t> seed = {});
+
+/** One after the other, the first first. */
+Intervention compose(std::vector<Intervention> steps);
+
+/**
+ * `inner` on a part of the site only; it sees just that part, in the order
+ * given, and the rest stays as it is. Negative indices count from the end, for
+ * positions from each row's own last real one. On scores and pattern, a
+ * position is a destination. Throws out_of_range, and usage where the site has
+ * no such axis.
+ */
+Intervention at_positions(std::vector<int> positions, Intervention inner);
+/** Heads of q, k, v, z, result, scores or pattern (k and v: kv heads). */
+Intervention on_heads(std::vector<int> heads, Intervention inner);
+/** Entries of the last axis: neurons of mlp.post, features of a residual. */
+Intervention on_neurons(std::vector<int> neurons, Intervention inner);
+
+}  // namespace mlxterp

@@ -1,0 +1,67 @@
+// mlxterp/trace/site_catalog.h: every site of a model, by number and by name.
+
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "mlxterp/models/family.h"
+#include "mlxterp/nn/module.h"
+
+namespace mlxterp {
+
+/**
+ * The sites of one module tree. Names are resolved here once, when a trace is
+ * planned; during a pass only numbers are used. Immutable once built, so safe
+ * to share between threads.
+ *
+ * All of these name the same site: the canonical `layers.3.attn_out`, the path
+ * `layers.3.attn.output` or `layers.3.attn`, the checkpoint's
+ * `model.layers.3.self_attn`, TransformerLens' `blocks.3.hook_attn_out`,
+ * nnterp's `attentions_output[3]`.
+ * Patterns: `*` stands for any run of characters but dots, `{3..7}` for a range
+ * of numbers (both ends count), `{a,b}` for either.
+ */
+class SiteCatalog {
+ public:
+  struct Site {
+    std::string name;  ///< Canonical.
+    std::vector<std::string> aliases;
+    Layout layout = Layout::features;
+  };
+
+  /** Numbers the sites of the tree below `root`; each module may belong to one
+   * catalog. `renames` translate the checkpoint's names. */
+  explicit SiteCatalog(nn::Module& root, std::span<const Rename> renames = {});
+
+  size_t size() const { return sites_.size(); }
+  const Site& operator[](SiteId site) const {
+    return sites_[static_cast<size_t>(site)];
+  }
+
+  /** The one site of that name. Throws unknown_name with the nearest names,
+   * or usage where a pattern means several. */
+  SiteId find(std::string_view name) const;
+
+  /** All sites a name or pattern means, in the model's order; never none, and
+   * each choice in braces names one at least. Throws unknown_name with the
+   * nearest names. */
+  std::vector<SiteId> match(std::string_view pattern) const;
+
+  /** Whether some site is called that. */
+  bool contains(std::string_view name) const;
+
+ private:
+  std::vector<SiteId> lookup(std::string_view name) const;
+  std::vector<std::string> spellings(std::string_view name) const;
+  std::string nearest(const std::string& name) const;
+
+  std::vector<Site> sites_;
+  std::unordered_map<std::string, SiteId> names_;
+  std::vector<Rename> renames_;
+};
+
+}  // namespace mlxterp

@@ -1,0 +1,388 @@
+//! A C ABI over the `tokenizers` crate; tokenizers_c.h is its documentation.
+//! No panic leaves this library: each entry that might panic catches it and
+//! reports an error.
+
+use std::any::Any;
+use std::ffi::{c_char, CString};
+use std::panic::{catch_unwind, set_hook, AssertUnwindSafe};
+use std::slice;
+use std::sync::{Once, OnceLock};
+
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    DecoderWrapper, Encoding, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, Token, Tokenizer, TokenizerBuilder, TokenizerImpl,
+};
+
+/// What one regex search may retry, about a second's worth. Oniguruma bounds a
+/// match at one position, but a search tries every position of the text.
+const RETRIES_IN_SEARCH: std::ffi::c_ulong = 100_000_000;
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Clone, Default)]
+struct Entry {
+    text: Option<Box<str>>,
+    added: bool,
+    special: bool,
+}
+
+pub struct TkcTokenizer {
+    /// Reads special tokens in a text as plain text.
+    plain: Tokenizer,
+    /// Reads them as themselves; made when first asked for.
+    parsing: OnceLock<Tokenizer>,
+    vocabulary: Vec<Entry>,
+    decoder: String,
+}
+
+#[repr(C)]
+pub struct TkcTokenInfo {
+    text: *const u8,
+    length: usize,
+    added: bool,
+    special: bool,
+}
+
+#[repr(C)]
+pub struct TkcIds {
+    data: *mut u32,
+    length: usize,
+}
+
+#[repr(C)]
+pub struct TkcText {
+    data: *mut u8,
+    length: usize,
+}
+
+type BpeTokenizer = TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
+
+/// Nearly every tokenizer is a BPE. Read as one, its vocabulary does not pass
+/// through the generic values that the crate needs to tell models apart, which
+/// halves the time.
+fn parse(json: &[u8]) -> Fallible<Tokenizer> {
+    let Ok(bpe) = serde_json::from_slice::<BpeTokenizer>(json) else {
+        return Tokenizer::from_bytes(json);
+    };
+    let tokenizer = TokenizerBuilder::new()
+        .with_model(ModelWrapper::from(bpe.get_model().clone()))
+        .with_normalizer(bpe.get_normalizer().cloned())
+        .with_pre_tokenizer(bpe.get_pre_tokenizer().cloned())
+        .with_post_processor(bpe.get_post_processor().cloned())
+        .with_decoder(bpe.get_decoder().cloned())
+        .with_added_vocabulary(bpe.get_added_vocabulary().clone())
+        .build()?;
+    Ok(tokenizer.into())
+}
+
+impl TkcTokenizer {
+    fn new(json: &[u8], max_vocabulary: usize) -> Fallible<Self> {
+        let mut plain = parse(json)?;
+        // A prompt is never cut or padded silently.
+        plain.with_truncation(None)?;
+        plain.with_padding(None);
+        plain.set_encode_special_tokens(true);
+
+        let mut vocabulary = Vec::new();
+        for (text, id) in plain.get_vocab(true) {
+            let id = id as usize;
+            if id >= max_vocabulary {
+                return Err(format!(
+                    "token {text:?} has the id {id}, the limit is {}",
+                    max_vocabulary.saturating_sub(1)
+                )
+                .into());
+            }
+            if id >= vocabulary.len() {
+                vocabulary.resize(id + 1, Entry::default());
+            }
+            if let Some(other) = &vocabulary[id].text {
+                return Err(format!("tokens {text:?} and {other:?} share the id {id}").into());
+            }
+            vocabulary[id].text = Some(text.into_boxed_str());
+        }
+        for (id, token) in plain.get_added_tokens_decoder() {
+            let entry = &mut vocabulary[id as usize];
+            entry.text = Some(token.content.into_boxed_str());
+            entry.added = true;
+            entry.special = token.special;
+        }
+        let decoder = serde_json::to_string(&plain.get_decoder())?;
+        Ok(Self {
+            plain,
+            parsing: OnceLock::new(),
+            vocabulary,
+            decoder,
+        })
+    }
+
+    fn parsing(&self) -> &Tokenizer {
+        self.parsing.get_or_init(|| {
+            let mut tokenizer = self.plain.clone();
+            tokenizer.set_encode_special_tokens(false);
+            tokenizer
+        })
+    }
+
+    fn encode(
+        &self,
+        text: &[u8],
+        parse_special: bool,
+        add_special: bool,
+        byte_ids: &[i32],
+    ) -> Fallible<Vec<u32>> {
+        let tokenizer = if parse_special {
+            self.parsing()
+        } else {
+            &self.plain
+        };
+        if let Ok(text) = std::str::from_utf8(text) {
+            return Ok(tokenizer.encode_fast(text, add_special)?.get_ids().to_vec());
+        }
+        let mut ids = Vec::new();
+        for chunk in text.utf8_chunks() {
+            if !chunk.valid().is_empty() {
+                let encoding = tokenizer.encode_fast(chunk.valid(), false)?;
+                ids.extend_from_slice(encoding.get_ids());
+            }
+            for &byte in chunk.invalid() {
+                let id = byte_ids.get(byte as usize).copied().unwrap_or(-1);
+                ids.push(
+                    u32::try_from(id).map_err(|_| format!("no token for the byte 0x{byte:02X}"))?,
+                );
+            }
+        }
+        if !add_special {
+            return Ok(ids);
+        }
+        let tokens = ids
+            .into_iter()
+            .map(|id| Token::new(id, String::new(), (0, 0)))
+            .collect();
+        let encoding = Encoding::from_tokens(tokens, 0);
+        let encoding = tokenizer.post_process(encoding, None, true)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
+
+/// The bytes of a C argument; a null pointer is an empty one.
+unsafe fn bytes<'a, T>(data: *const T, length: usize) -> &'a [T] {
+    if data.is_null() {
+        &[]
+    } else {
+        slice::from_raw_parts(data, length)
+    }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| payload.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or("without a message"))
+}
+
+/// Runs one entry; null is success, else the message, owned by the caller.
+fn guarded(entry: impl FnOnce() -> Fallible<()>) -> *mut c_char {
+    let message = match catch_unwind(AssertUnwindSafe(entry)) {
+        Ok(Ok(())) => return std::ptr::null_mut(),
+        Ok(Err(error)) => error.to_string(),
+        Err(payload) => panic_text(&*payload),
+    };
+    let message = message.replace('\0', "\\0");
+    CString::new(message).unwrap_or_default().into_raw()
+}
+
+fn prepare() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // The message travels in the error; stderr is not ours.
+        set_hook(Box::new(|_| {}));
+        // SAFETY: sets one number, before this library's first search.
+        unsafe { onig_sys::onig_set_retry_limit_in_search(RETRIES_IN_SEARCH) };
+    });
+}
+
+/// # Safety
+/// `json` holds `length` bytes; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_new(
+    json: *const u8,
+    length: usize,
+    max_vocabulary: usize,
+    out: *mut *mut TkcTokenizer,
+) -> *mut c_char {
+    guarded(|| {
+        prepare();
+        let tokenizer = TkcTokenizer::new(bytes(json, length), max_vocabulary)?;
+        *out = Box::into_raw(Box::new(tokenizer));
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `tokenizer` came from `tkc_new` and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_free(tokenizer: *mut TkcTokenizer) {
+    if !tokenizer.is_null() {
+        tkc_free_message(guarded(|| {
+            drop(Box::from_raw(tokenizer));
+            Ok(())
+        }));
+    }
+}
+
+/// # Safety
+/// `tokenizer` is alive.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_vocabulary_size(tokenizer: *const TkcTokenizer) -> usize {
+    (*tokenizer).vocabulary.len()
+}
+
+/// # Safety
+/// `tokenizer` is alive; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_token(
+    tokenizer: *const TkcTokenizer,
+    id: usize,
+    out: *mut TkcTokenInfo,
+) -> bool {
+    let vocabulary = &(*tokenizer).vocabulary;
+    match vocabulary.get(id) {
+        Some(Entry {
+            text: Some(text),
+            added,
+            special,
+        }) => {
+            *out = TkcTokenInfo {
+                text: text.as_ptr(),
+                length: text.len(),
+                added: *added,
+                special: *special,
+            };
+            true
+        }
+        _ => false,
+    }
+}
+
+/// # Safety
+/// `tokenizer` is alive; `text` holds `length` bytes; `id` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_token_id(
+    tokenizer: *const TkcTokenizer,
+    text: *const u8,
+    length: usize,
+    id: *mut i64,
+) -> *mut c_char {
+    guarded(|| {
+        let found = std::str::from_utf8(bytes(text, length))
+            .ok()
+            .and_then(|text| (*tokenizer).plain.token_to_id(text));
+        *id = found.map_or(-1, i64::from);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `tokenizer` is alive; `length` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_decoder(
+    tokenizer: *const TkcTokenizer,
+    length: *mut usize,
+) -> *const u8 {
+    let decoder = &(*tokenizer).decoder;
+    *length = decoder.len();
+    decoder.as_ptr()
+}
+
+/// # Safety
+/// `tokenizer` is alive; `text` holds `length` bytes; `byte_ids` is null or
+/// holds 256 ids; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_encode(
+    tokenizer: *const TkcTokenizer,
+    text: *const u8,
+    length: usize,
+    parse_special: bool,
+    add_special: bool,
+    byte_ids: *const i32,
+    out: *mut TkcIds,
+) -> *mut c_char {
+    guarded(|| {
+        let ids = (*tokenizer).encode(
+            bytes(text, length),
+            parse_special,
+            add_special,
+            bytes(byte_ids, 256),
+        )?;
+        let ids = ids.into_boxed_slice();
+        *out = TkcIds {
+            length: ids.len(),
+            data: Box::into_raw(ids).cast(),
+        };
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `tokenizer` is alive; `ids` holds `count` ids; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_decode(
+    tokenizer: *const TkcTokenizer,
+    ids: *const u32,
+    count: usize,
+    with_special: bool,
+    out: *mut TkcText,
+) -> *mut c_char {
+    guarded(|| {
+        let text = (*tokenizer)
+            .plain
+            .decode(bytes(ids, count), !with_special)?;
+        let text = text.into_bytes().into_boxed_slice();
+        *out = TkcText {
+            length: text.len(),
+            data: Box::into_raw(text).cast(),
+        };
+        Ok(())
+    })
+}
+
+/// # Safety
+/// `ids` came from `tkc_encode` and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_free_ids(ids: TkcIds) {
+    if !ids.data.is_null() {
+        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(
+            ids.data, ids.length,
+        )));
+    }
+}
+
+/// # Safety
+/// `text` came from `tkc_decode` and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_free_text(text: TkcText) {
+    if !text.data.is_null() {
+        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(
+            text.data,
+            text.length,
+        )));
+    }
+}
+
+/// # Safety
+/// `message` came from this library and is not used again.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_free_message(message: *mut c_char) {
+    if !message.is_null() {
+        drop(CString::from_raw(message));
+    }
+}

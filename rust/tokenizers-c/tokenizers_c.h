@@ -1,0 +1,94 @@
+// tokenizers_c.h: the few calls of the Rust `tokenizers` crate that mlxterp
+// needs, as C.
+//
+// A function that returns `char*` returns NULL when it succeeded, else a
+// message that the caller frees with tkc_free_message; its outputs are then
+// untouched. Panics inside the crate arrive as such messages, too. Text is
+// UTF-8 with a length, not terminated. A tokenizer is immutable: calls on one
+// may run on several threads at once.
+
+#ifndef TOKENIZERS_C_H
+#define TOKENIZERS_C_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct tkc_tokenizer tkc_tokenizer;
+
+/** One entry of the vocabulary; the text lives as long as the tokenizer. */
+typedef struct {
+  const char* text;
+  size_t length;
+  bool added;    // stands beside the model's own vocabulary
+  bool special;  // an added token that controls, such as <|im_start|>
+} tkc_token_info;
+
+typedef struct {
+  uint32_t* data;
+  size_t length;
+} tkc_ids;
+
+typedef struct {
+  char* data;
+  size_t length;
+} tkc_text;
+
+/** A tokenizer from the text of a tokenizer.json, whose truncation and padding
+ * are ignored. Ids of `max_vocabulary` and above are refused. */
+char* tkc_new(
+    const char* json,
+    size_t length,
+    size_t max_vocabulary,
+    tkc_tokenizer** out);
+void tkc_free(tkc_tokenizer* tokenizer);
+
+/** One more than the highest id. */
+size_t tkc_vocabulary_size(const tkc_tokenizer* tokenizer);
+
+/** False where no token has that id. */
+bool tkc_token(const tkc_tokenizer* tokenizer, size_t id, tkc_token_info* out);
+
+/** The id of the token written exactly so, or -1. */
+char* tkc_token_id(
+    const tkc_tokenizer* tokenizer,
+    const char* text,
+    size_t length,
+    int64_t* id);
+
+/** The decoder's part of tokenizer.json, as JSON; lives as long as the
+ * tokenizer. */
+const char* tkc_decoder(const tkc_tokenizer* tokenizer, size_t* length);
+
+/** Token ids of a text. `byte_ids[b]` stands for a byte `b` that is not part
+ * of a UTF-8 character; -1 there, or no table, makes such a byte an error. */
+char* tkc_encode(
+    const tkc_tokenizer* tokenizer,
+    const char* text,
+    size_t length,
+    bool parse_special,
+    bool add_special,
+    const int32_t* byte_ids,
+    tkc_ids* out);
+
+/** The text that the crate's own decoder makes of the ids. */
+char* tkc_decode(
+    const tkc_tokenizer* tokenizer,
+    const uint32_t* ids,
+    size_t count,
+    bool with_special,
+    tkc_text* out);
+
+void tkc_free_ids(tkc_ids ids);
+void tkc_free_text(tkc_text text);
+void tkc_free_message(char* message);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // TOKENIZERS_C_H

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Installs what is missing; does nothing, quickly, when nothing is.
+#   scripts/setup.sh        what building, the demo and the tests need
+#   scripts/setup.sh dev    clang-format, clang-tidy and the benchmarks as well
+# Exit code 4: something is missing that this script may not install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+give_up() { say "$@"; exit 4; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# 1. System packages.
+case "$(uname -s)" in
+  Linux) source scripts/setup_linux.sh ;;
+  Darwin) source scripts/setup_macos.sh ;;
+  *) give_up "mlxterp builds on Linux and macOS; this is $(uname -s)" ;;
+esac
+install_packages "${1:-}"
+
+# 2. Rust, for the tokenizer. Distributions' own is often too old for it.
+if ! have cargo && [[ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]]; then
+  give_up "Rust is missing; install it with
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
+fi
+
+# 3. .venv with the pinned MLX wheel, which holds its C++ headers and library.
+requirements_met() {
+  local requirement site
+  for site in .venv/lib/python3*/site-packages; do
+    compgen -G "$site/mlx/lib/libmlx.*" >/dev/null || return 1
+    while read -r requirement; do
+      [[ -d "$site/$requirement.dist-info" ]] || return 1
+    done < <(sed -n 's/^\([A-Za-z0-9_]*\)[^=]*==\([0-9.]*\).*/\1-\2/p' \
+      requirements.txt)
+  done
+}
+
+if [[ ! -x .venv/bin/python ]] || ! requirements_met; then
+  python=
+  for candidate in python3 python3.{14,13,12,11}; do
+    if "$candidate" -c 'import sys, venv, ensurepip
+sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      python=$candidate
+      break
+    fi
+  done
+  [[ $python ]] || give_up "Python 3.11 or newer, with venv, is missing"
+  say "installing requirements.txt into .venv"
+  [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+    -r requirements.txt ||
+    give_up "pip could not install requirements.txt (is there a network?)"
+fi

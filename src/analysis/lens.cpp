@@ -1,0 +1,249 @@
+#include "mlxterp/analysis/lens.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/fail.h"
+#include "io/parallel.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+constexpr size_t logits_budget = size_t{256} << 20;
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+// As a set, counted from the front; all of 0..size where `chosen` is empty.
+std::vector<int> resolve(
+    const std::vector<int>& chosen, int size, const char* what) {
+  std::vector<int> all;
+  if (chosen.empty())
+    for (int i = 0; i < size; ++i)
+      all.push_back(i);
+  for (const int i : chosen) {
+    if (i < -size || i >= size)
+      fail(
+          ErrorKind::out_of_range,
+          "[logit_lens] {} {} is out of range; there are {}, numbered 0 to {} "
+          "or {} to -1",
+          what,
+          i,
+          size,
+          size - 1,
+          -size);
+    all.push_back(i < 0 ? i + size : i);
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+void check_top_k(int k, size_t vocab) {
+  if (k < 1 || static_cast<size_t>(k) > vocab)
+    fail(
+        ErrorKind::out_of_range,
+        "[logit_lens] {} top tokens of a vocabulary of {}; ask for 1 to {}",
+        k,
+        vocab,
+        vocab);
+}
+
+void check_edits(const SiteCatalog& sites, const std::vector<Edit>& edits) {
+  for (const auto& edit : edits)
+    for (const auto site : sites.match(edit.site)) {
+      const auto& name = sites[site].name;
+      if (name == "logits" || name.starts_with("ln_final") ||
+          name.starts_with("unembed"))
+        fail(
+            ErrorKind::usage,
+            "[logit_lens] an edit of '{}' comes after the residual stream, "
+            "which is all a lens reads; edit the layers",
+            name);
+    }
+}
+
+// The winners of one row, the best first, of equal ones the lower id: an
+// insertion into k places that few tokens reach. A NaN leaves -1 everywhere.
+void best(std::span<const float> logits, std::span<int> ids) {
+  size_t filled = 0;
+  bool valid = true;
+  float least = -std::numeric_limits<float>::infinity();
+  for (size_t token = 0; token < logits.size(); ++token) {
+    const float x = logits[token];
+    valid &= x == x;
+    if (filled == ids.size() && !(x > least)) continue;
+    size_t place = filled < ids.size() ? filled++ : filled - 1;
+    for (; place > 0 && logits[static_cast<size_t>(ids[place - 1])] < x;
+         --place)
+      ids[place] = ids[place - 1];
+    ids[place] = static_cast<int>(token);
+    least = logits[static_cast<size_t>(ids[filled - 1])];
+  }
+  if (!valid || !std::isfinite(logits[static_cast<size_t>(ids[0])]))
+    std::fill(ids.begin(), ids.end(), -1);
+}
+
+float normalizer(std::span<const float> logits, float most) {
+  // Four sums: one would wait for itself, and round more.
+  double sums[4] = {};
+  for (size_t i = 0; i < logits.size(); ++i)
+    sums[i % 4] += static_cast<double>(std::exp(logits[i] - most));
+  return most +
+         static_cast<float>(std::log(sums[0] + sums[1] + sums[2] + sums[3]));
+}
+
+// Fills one cell of the lens from its row of logits.
+void read_cell(Lens& lens, size_t cell, std::span<const float> logits) {
+  const auto k = static_cast<size_t>(lens.top_k);
+  const std::span ids(lens.top_ids.data() + cell * k, k);
+  best(logits, ids);
+  const bool finite = ids[0] >= 0;
+  const float total =
+      finite ? normalizer(logits, logits[static_cast<size_t>(ids[0])]) : nan;
+  for (size_t i = 0; i < k; ++i) {
+    const float logit = finite ? logits[static_cast<size_t>(ids[i])] : nan;
+    lens.top_logits[cell * k + i] = logit;
+    lens.top_probabilities[cell * k + i] = std::exp(logit - total);
+  }
+  if (!lens.track) return;
+  const auto tracked = static_cast<size_t>(*lens.track);
+  const float logit = finite ? logits[tracked] : nan;
+  int rank = finite ? 0 : -1;
+  for (size_t i = 0; finite && i < logits.size(); ++i)
+    rank += logits[i] > logit || (logits[i] == logit && i < tracked);
+  lens.track_logits[cell] = logit;
+  lens.track_probabilities[cell] = std::exp(logit - total);
+  lens.track_ranks[cell] = rank;
+}
+
+// Every chosen residual at every chosen position, [row * pos, d_model].
+mx::array residuals(const ActivationCache& run, const Lens& lens) {
+  const mx::array where(
+      lens.positions.data(), {static_cast<int>(lens.columns())}, mx::int32);
+  std::vector<mx::array> rows;
+  for (const auto& site : lens.sites)
+    rows.push_back(mx::take(mx::squeeze(run[site], 0), where, 0));
+  return mx::concatenate(std::move(rows), 0);
+}
+
+}  // namespace
+
+std::optional<size_t> Lens::on_top_from(size_t column) const {
+  if (!track)
+    fail(ErrorKind::usage, "[Lens] no token is tracked; set LensOptions.track");
+  if (column >= columns())
+    fail(
+        ErrorKind::out_of_range,
+        "[Lens] column {} is out of range; there are {}",
+        column,
+        columns());
+  size_t first = rows();
+  while (first > 0 && track_ranks[cell(first - 1, column)] == 0)
+    --first;
+  return first < rows() ? std::optional(first) : std::nullopt;
+}
+
+Lens logit_lens(
+    const InterpretableModel& model,
+    const Inputs& prompt,
+    const LensOptions& options) {
+  const auto& decoder = model.decoder();
+  const auto vocab = static_cast<size_t>(decoder.config().vocab);
+  check_top_k(options.top_k, vocab);
+  if (options.track &&
+      (*options.track < 0 || static_cast<size_t>(*options.track) >= vocab))
+    fail(
+        ErrorKind::out_of_range,
+        "[logit_lens] token id {} is out of range; the vocabulary has {}",
+        *options.track,
+        vocab);
+  check_edits(model.sites(), options.edits);
+
+  Lens lens;
+  lens.model_layers = decoder.config().n_layers;
+  if (options.embed) {
+    lens.layers.emplace_back();
+    lens.sites.push_back(
+        model.sites()[model.sites().find("layers.0.resid_pre")].name);
+  }
+  for (const int layer : resolve(options.layers, lens.model_layers, "layer")) {
+    lens.layers.emplace_back(layer);
+    lens.sites.push_back(fmt::format("layers.{}.resid_post", layer));
+  }
+
+  if (options.progress) options.progress("Running the model", 0.0);
+  auto save = lens.sites;
+  save.emplace_back("tokens");
+  const auto run = model.run(prompt, {.save = save, .edits = options.edits});
+  if (run.lengths().size() != 1)
+    fail(
+        ErrorKind::usage,
+        "[logit_lens] {} prompts; a lens reads one",
+        run.lengths().size());
+  const auto tokens = run["tokens"];
+  lens.ids.assign(tokens.data<int>(), tokens.data<int>() + tokens.size());
+  lens.positions = resolve(options.positions, run.lengths()[0], "position");
+  lens.top_k = options.top_k;
+  lens.track = options.track;
+  const size_t cells = lens.rows() * lens.columns();
+  const size_t places = cells * static_cast<size_t>(lens.top_k);
+  lens.top_ids.resize(places);
+  lens.top_logits.resize(places);
+  lens.top_probabilities.resize(places);
+  if (lens.track) {
+    lens.track_logits.resize(cells);
+    lens.track_probabilities.resize(cells);
+    lens.track_ranks.resize(cells);
+  }
+
+  const auto stream = residuals(run, lens);
+  const size_t chunk =
+      std::max<size_t>(1, logits_budget / (vocab * sizeof(float)));
+  for (size_t begin = 0; begin < cells; begin += chunk) {
+    const size_t end = std::min(cells, begin + chunk);
+    if (options.progress)
+      options.progress(
+          "Reading the residual stream",
+          static_cast<double>(begin) / static_cast<double>(cells));
+    Pass pass;
+    const auto rows = mx::slice(
+        stream,
+        {static_cast<int>(begin), 0},
+        {static_cast<int>(end), stream.shape(1)});
+    auto logits = mx::contiguous(mx::astype(
+        decoder.unembed(decoder.ln_final(rows, pass), pass), mx::float32));
+    logits.eval();
+    // Softmax and top-k as plain loops: on a CPU MLX takes six times as long.
+    const float* data = logits.data<float>();
+    split_over_cores(end - begin, 1, [&](size_t first, size_t last) {
+      for (size_t i = first; i < last; ++i)
+        read_cell(lens, begin + i, {data + i * vocab, vocab});
+    });
+  }
+  if (options.progress) options.progress("Reading the residual stream", 1.0);
+  return lens;
+}
+
+TopTokens top_tokens(std::span<const float> logits, int k) {
+  check_top_k(k, logits.size());
+  TopTokens top;
+  top.ids.resize(static_cast<size_t>(k));
+  best(logits, top.ids);
+  const bool finite = top.ids[0] >= 0;
+  top.normalizer =
+      finite ? normalizer(logits, logits[static_cast<size_t>(top.ids[0])])
+             : nan;
+  for (const int id : top.ids) {
+    const float logit = finite ? logits[static_cast<size_t>(id)] : nan;
+    top.logits.push_back(logit);
+    top.probabilities.push_back(std::exp(logit - top.normalizer));
+  }
+  return top;
+}
+
+}  // namespace mlxterp

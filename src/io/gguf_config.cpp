@@ -1,0 +1,372 @@
+#include "io/gguf_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "mlxterp/core/limits.h"
+
+namespace mlxterp {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr std::string_view rope_freqs = "rope_freqs.weight";
+constexpr std::string_view rope_long = "rope_factors_long.weight";
+constexpr std::string_view rope_short = "rope_factors_short.weight";
+
+/** Makes one file's config.json. */
+class ConfigMaker {
+ public:
+  ConfigMaker(
+      const Gguf& gguf,
+      const GgufMetadata& metadata,
+      const GgufArchitecture& architecture)
+      : gguf_(gguf), metadata_(metadata), architecture_(architecture) {}
+
+  ordered_json make() {
+    if (const auto experts = find_integer("expert_count", 0, 1 << 20))
+      if (*experts > 0)
+        metadata_.bad(
+            "{} is a mixture of {} experts, which is not read from "
+            "GGUF yet",
+            metadata_.name(),
+            *experts);
+    config_["model_type"] = architecture_.model_type;
+    const auto name = architecture_.name;
+    if (name == "gpt2") {
+      add_gpt2();
+    } else {
+      add_sizes();
+      config_["rms_norm_eps"] =
+          metadata_.number(key("attention.layer_norm_rms_epsilon"));
+      if (name == "gemma2" || name == "gemma3")
+        add_gemma();
+      else
+        config_["hidden_act"] = "silu";
+      if (name == "gemma3")
+        add_gemma3_rotary();
+      else
+        add_rotary();
+      if (name == "phi3") add_window();
+      if (name == "llama" || name == "qwen3")
+        config_["attention_bias"] = has_tensor("blk.0.attn_q.bias");
+      if (name == "llama")
+        config_["mlp_bias"] = has_tensor("blk.0.ffn_up.bias");
+    }
+    add_vocabulary();
+    config_["tie_word_embeddings"] = !has_tensor("output.weight");
+    return config_;
+  }
+
+ private:
+  std::string key(std::string_view field) const {
+    return fmt::format("{}.{}", architecture_.name, field);
+  }
+
+  std::optional<int64_t> find_integer(
+      std::string_view field, int64_t least, int64_t most) const {
+    return metadata_.find_integer(key(field), least, most);
+  }
+
+  int64_t integer(std::string_view field, int64_t most) const {
+    return metadata_.integer(key(field), 1, most);
+  }
+
+  const TensorInfo* find_tensor(std::string_view name) const {
+    const auto& tensors = gguf_.tensors();
+    const auto found = std::find_if(
+        tensors.begin(), tensors.end(), [&](const TensorInfo& tensor) {
+          return tensor.name == name;
+        });
+    return found == tensors.end() ? nullptr : &*found;
+  }
+
+  bool has_tensor(std::string_view name) const { return find_tensor(name); }
+
+  void add_sizes() {
+    const int64_t hidden = integer("embedding_length", limits::d_model);
+    const int64_t heads = integer("attention.head_count", limits::heads);
+    const int64_t kv_heads =
+        find_integer("attention.head_count_kv", 1, limits::heads)
+            .value_or(heads);
+    const auto key_length =
+        find_integer("attention.key_length", 1, limits::d_model);
+    if (!key_length && hidden % heads != 0)
+      metadata_.bad(
+          "{} has {} heads, which do not divide its width {}",
+          metadata_.name(),
+          heads,
+          hidden);
+    if (heads % kv_heads != 0)
+      metadata_.bad(
+          "{} has {} key heads, which do not divide its {} heads",
+          metadata_.name(),
+          kv_heads,
+          heads);
+    head_dim_ = key_length.value_or(hidden / heads);
+    const int64_t value_length =
+        find_integer("attention.value_length", 1, limits::d_model)
+            .value_or(head_dim_);
+    if (value_length != head_dim_)
+      metadata_.bad(
+          "{} has keys of {} and values of {} numbers, which differ",
+          metadata_.name(),
+          head_dim_,
+          value_length);
+    config_["num_hidden_layers"] = integer("block_count", limits::layers);
+    config_["hidden_size"] = hidden;
+    config_["intermediate_size"] =
+        integer("feed_forward_length", limits::d_mlp);
+    config_["num_attention_heads"] = heads;
+    config_["num_key_value_heads"] = kv_heads;
+    config_["head_dim"] = head_dim_;
+    config_["max_position_embeddings"] =
+        integer("context_length", int64_t{1} << 31);
+  }
+
+  void add_rotary() {
+    config_["rope_theta"] = theta(10000.0);
+    const int64_t turned =
+        find_integer("rope.dimension_count", 1, limits::d_model)
+            .value_or(head_dim_);
+    if (turned != head_dim_)
+      config_["partial_rotary_factor"] =
+          static_cast<double>(turned) / static_cast<double>(head_dim_);
+    auto scaling = rope_scaling();
+    if (const auto factors = rope_factors(scaling)) scaling = factors;
+    if (scaling) config_["rope_scaling"] = *scaling;
+  }
+
+  double theta(double otherwise) const {
+    return metadata_.find_number(key("rope.freq_base")).value_or(otherwise);
+  }
+
+  /** The stretch of each turning pair where tensors hold it: Phi-3's two,
+   * or Llama 3's one, which does not depend on the length. */
+  std::optional<ordered_json> rope_factors(
+      const std::optional<ordered_json>& stated) const {
+    const bool same = has_tensor(rope_freqs);
+    if (!same && !has_tensor(rope_long) && !has_tensor(rope_short))
+      return std::nullopt;
+    if (stated && stated->contains("factor"))
+      metadata_.bad(
+          "{} scales its rotation twice, by a factor and by a tensor",
+          metadata_.name());
+    ordered_json scaling;
+    scaling["rope_type"] = "longrope";
+    scaling["original_max_position_embeddings"] =
+        find_integer(
+            "rope.scaling.original_context_length", 1, int64_t{1} << 31)
+            .value_or(config_["max_position_embeddings"].get<int64_t>());
+    scaling["attention_factor"] =
+        metadata_.find_number(key("rope.scaling.attn_factor")).value_or(1.0);
+    scaling["short_factor"] = numbers(same ? rope_freqs : rope_short);
+    scaling["long_factor"] = numbers(same ? rope_freqs : rope_long);
+    return scaling;
+  }
+
+  ordered_json numbers(std::string_view name) const {
+    const TensorInfo* tensor = find_tensor(name);
+    if (!tensor) metadata_.bad("{} lacks {}", metadata_.name(), name);
+    if (tensor->type != "F32" || tensor->shape.size() != 1)
+      metadata_.bad("{} of {} is no F32 vector", name, metadata_.name());
+    const auto values = gguf_.read(*tensor, mlx::core::float32);
+    const auto* data = values.data<float>();
+    auto list = ordered_json::array();
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (!std::isfinite(data[i]) || data[i] <= 0)
+        metadata_.bad(
+            "{} of {} holds {}, not a positive number",
+            name,
+            metadata_.name(),
+            data[i]);
+      list.push_back(data[i]);
+    }
+    return list;
+  }
+
+  void add_window() {
+    // llama.cpp writes 0 where there is none. It leaves Phi-3's out when it
+    // runs; the model was trained with it.
+    const auto window =
+        find_integer("attention.sliding_window", 0, int64_t{1} << 31);
+    if (window.value_or(0) > 0) config_["sliding_window"] = *window;
+  }
+
+  // What no key holds is as llama.cpp has it: the scale of the scores by the
+  // size of the model, Gemma 2's caps and window where they are left out.
+  void add_gemma() {
+    const bool second = architecture_.name == "gemma2";
+    const auto layers = config_["num_hidden_layers"].get<int64_t>();
+    const bool largest = layers == (second ? 46 : 62);
+    config_["query_pre_attn_scalar"] =
+        largest ? config_["hidden_size"].get<int64_t>() /
+                      config_["num_attention_heads"].get<int64_t>()
+                : head_dim_;
+    add_window();
+    if (second && !metadata_.has(key("attention.sliding_window")))
+      config_["sliding_window"] = 4096;
+    add_cap("attn_logit_softcapping", second ? 50.0 : 0);
+    add_cap("final_logit_softcapping", second ? 30.0 : 0);
+    if (!config_.contains("sliding_window")) return;
+    auto types = ordered_json::array();
+    for (int64_t i = 0; i < layers; ++i)
+      types.push_back(
+          has_window(i, second ? 2 : 6) ? "sliding_attention"
+                                        : "full_attention");
+    config_["layer_types"] = types;
+  }
+
+  void add_cap(std::string_view field, double otherwise) {
+    const double cap = metadata_.find_number(key(field)).value_or(otherwise);
+    if (cap > 0) config_[std::string(field)] = cap;
+  }
+
+  /** All but each period-th layer have the window; newer files say which. */
+  bool has_window(int64_t layer, int64_t otherwise) const {
+    const auto field = key("attention.sliding_window_pattern");
+    const auto& all = gguf_.metadata();
+    if (const auto found = all.find(field); found != all.end())
+      if (const auto* each = std::get_if<std::vector<bool>>(&found->second)) {
+        const auto at = static_cast<size_t>(layer);
+        if (at >= each->size())
+          metadata_.bad(
+              "{} of {} has {} entries, fewer than layers",
+              field,
+              metadata_.name(),
+              each->size());
+        return (*each)[at];
+      }
+    const int64_t period =
+        metadata_.find_integer(field, 0, limits::layers).value_or(otherwise);
+    return period == 0 || layer % period < period - 1;
+  }
+
+  // Layers with a window turn by a theta of their own, never stretched.
+  void add_gemma3_rotary() {
+    ordered_json full, sliding;
+    if (const auto scaling = rope_scaling())
+      full = *scaling;
+    else
+      full["rope_type"] = "default";
+    full["rope_theta"] = theta(10000.0);
+    sliding["rope_type"] = "default";
+    sliding["rope_theta"] =
+        metadata_.find_number(key("rope.freq_base_swa")).value_or(10000.0);
+    config_["rope_parameters"] = {
+        {"full_attention", full}, {"sliding_attention", sliding}};
+  }
+
+  void add_gpt2() {
+    config_["n_layer"] = integer("block_count", limits::layers);
+    config_["n_embd"] = integer("embedding_length", limits::d_model);
+    config_["n_inner"] = integer("feed_forward_length", limits::d_mlp);
+    config_["n_head"] = integer("attention.head_count", limits::heads);
+    config_["n_positions"] = integer("context_length", int64_t{1} << 31);
+    config_["layer_norm_epsilon"] =
+        metadata_.number(key("attention.layer_norm_epsilon"));
+    config_["activation_function"] = "gelu_new";
+  }
+
+  // Passed on as it is; whether it can be computed is the model's to say.
+  std::optional<ordered_json> rope_scaling() const {
+    ordered_json scaling;
+    if (const auto linear = metadata_.find_number(key("rope.scale_linear"));
+        linear && *linear != 1) {
+      scaling["rope_type"] = "linear";
+      scaling["factor"] = *linear;
+    }
+    const auto type_key = key("rope.scaling.type");
+    if (const auto* type = metadata_.find<std::string>(type_key, "a string")) {
+      if (*type == "none") return std::nullopt;
+      scaling["rope_type"] = printable(*type);
+    }
+    if (const auto factor = metadata_.find_number(key("rope.scaling.factor")))
+      scaling["factor"] = *factor;
+    if (const auto length = find_integer(
+            "rope.scaling.original_context_length", 1, int64_t{1} << 31))
+      scaling["original_max_position_embeddings"] = *length;
+    // The length alone says nothing of a scaling.
+    if (!scaling.contains("rope_type") && !scaling.contains("factor"))
+      return std::nullopt;
+    if (!scaling.contains("rope_type")) scaling["rope_type"] = "unnamed";
+    return scaling;
+  }
+
+  void add_vocabulary() {
+    const TensorInfo* embedding = find_tensor("token_embd.weight");
+    if (!embedding || embedding->shape.size() != 2)
+      metadata_.bad("{} has no matrix token_embd.weight", metadata_.name());
+    const int64_t rows = embedding->shape[0];
+    const int64_t size =
+        find_integer("vocab_size", 1, limits::vocab).value_or(rows);
+    if (size != rows)
+      metadata_.bad(
+          "{} says vocab_size {} and has {} rows of token_embd.weight",
+          metadata_.name(),
+          size,
+          rows);
+    check_token_lists(size);
+    config_["vocab_size"] = size;
+    for (const std::string which : {"bos", "eos"}) {
+      const auto id = metadata_.find_integer(
+          "tokenizer.ggml." + which + "_token_id", 0, size - 1);
+      if (id) config_[which + "_token_id"] = *id;
+    }
+  }
+
+  void check_token_lists(int64_t size) const {
+    const std::string lists = "tokenizer.ggml.";
+    check_list(
+        lists + "tokens",
+        metadata_.find<std::vector<std::string>>(
+            lists + "tokens", "a list of strings"),
+        size);
+    check_list(
+        lists + "scores",
+        metadata_.find<std::vector<double>>(
+            lists + "scores", "a list of floats"),
+        size);
+    check_list(
+        lists + "token_type",
+        metadata_.find<std::vector<int64_t>>(
+            lists + "token_type", "a list of integers"),
+        size);
+  }
+
+  template <typename T>
+  void check_list(
+      const std::string& name, const T* values, int64_t size) const {
+    if (values && values->size() != static_cast<size_t>(size))
+      metadata_.bad(
+          "{} of {} has {} entries, the vocabulary {}",
+          name,
+          metadata_.name(),
+          values->size(),
+          size);
+  }
+
+  const Gguf& gguf_;
+  const GgufMetadata& metadata_;
+  const GgufArchitecture& architecture_;
+  ordered_json config_;
+  int64_t head_dim_ = 0;
+};
+
+}  // namespace
+
+std::string make_config(
+    const Gguf& gguf,
+    const GgufMetadata& metadata,
+    const GgufArchitecture& architecture) {
+  return ConfigMaker(gguf, metadata, architecture).make().dump(2);
+}
+
+bool is_in_config(std::string_view tensor) {
+  return tensor == rope_freqs || tensor == rope_long || tensor == rope_short;
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,254 @@
+#include "io/gguf_quants.h"
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+
+#include "io/half.h"
+
+namespace mlxterp {
+
+namespace {
+
+// Everything is copied out of a block before it is used: the file promises no
+// alignment, and the compiler then knows that `out` does not overlap it.
+template <size_t n>
+std::array<uint8_t, n> bytes_at(const std::byte* at) {
+  std::array<uint8_t, n> bytes;
+  std::memcpy(bytes.data(), at, n);
+  return bytes;
+}
+
+template <typename T>
+T load(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+float half_at(const std::byte* at) {
+  return from_half(load<uint16_t>(at));
+}
+
+struct Scales {
+  std::array<uint8_t, 8> scale;
+  std::array<uint8_t, 8> minimum;
+};
+
+// Q4_K and Q5_K: eight scales and eight minima of 6 bits in 12 bytes. The
+// first four of each fill bytes 0 to 3 and 4 to 7 but for their top two bits,
+// which are the top bits of the last four; whose low halves share bytes 8..11.
+Scales scales_6bit(const std::byte* at) {
+  const auto b = bytes_at<12>(at);
+  Scales s;
+  for (size_t i = 0; i < 4; ++i) {
+    s.scale[i] = b[i] & 63;
+    s.minimum[i] = b[i + 4] & 63;
+    s.scale[i + 4] = static_cast<uint8_t>((b[i + 8] & 15) | ((b[i] >> 6) << 4));
+    s.minimum[i + 4] =
+        static_cast<uint8_t>((b[i + 8] >> 4) | ((b[i + 4] >> 6) << 4));
+  }
+  return s;
+}
+
+// Q3_K: sixteen scales of 6 bits in 12 bytes, the low halves in the first
+// eight (two a byte, 8 apart), the top bits in the last four.
+std::array<int, 16> scales_q3(const std::byte* at) {
+  const auto b = bytes_at<12>(at);
+  std::array<int, 16> s;
+  for (size_t i = 0; i < 16; ++i) {
+    const int low = i < 8 ? b[i] & 15 : b[i - 8] >> 4;
+    const int high = (b[8 + i % 4] >> (2 * (i / 4))) & 3;
+    s[i] = (low | (high << 4)) - 32;
+  }
+  return s;
+}
+
+}  // namespace
+
+void unpack_q4_0(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 18, out += 32) {
+    const float d = half_at(at);
+    const auto q = bytes_at<16>(at + 2);
+    for (size_t j = 0; j < 16; ++j) {
+      out[j] = d * static_cast<float>((q[j] & 15) - 8);
+      out[j + 16] = d * static_cast<float>((q[j] >> 4) - 8);
+    }
+  }
+}
+
+void unpack_q4_1(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 20, out += 32) {
+    const float d = half_at(at);
+    const float m = half_at(at + 2);
+    const auto q = bytes_at<16>(at + 4);
+    for (size_t j = 0; j < 16; ++j) {
+      out[j] = d * static_cast<float>(q[j] & 15) + m;
+      out[j + 16] = d * static_cast<float>(q[j] >> 4) + m;
+    }
+  }
+}
+
+void unpack_q5_0(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 22, out += 32) {
+    const float d = half_at(at);
+    const uint32_t fifth = load<uint32_t>(at + 2);
+    const auto q = bytes_at<16>(at + 6);
+    for (uint32_t j = 0; j < 16; ++j) {
+      const int low = (q[j] & 15) | static_cast<int>(((fifth >> j) & 1) << 4);
+      const int high =
+          (q[j] >> 4) | static_cast<int>(((fifth >> (j + 16)) & 1) << 4);
+      out[j] = d * static_cast<float>(low - 16);
+      out[j + 16] = d * static_cast<float>(high - 16);
+    }
+  }
+}
+
+void unpack_q5_1(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 24, out += 32) {
+    const float d = half_at(at);
+    const float m = half_at(at + 2);
+    const uint32_t fifth = load<uint32_t>(at + 4);
+    const auto q = bytes_at<16>(at + 8);
+    for (uint32_t j = 0; j < 16; ++j) {
+      const int low = (q[j] & 15) | static_cast<int>(((fifth >> j) & 1) << 4);
+      const int high =
+          (q[j] >> 4) | static_cast<int>(((fifth >> (j + 16)) & 1) << 4);
+      out[j] = d * static_cast<float>(low) + m;
+      out[j + 16] = d * static_cast<float>(high) + m;
+    }
+  }
+}
+
+void unpack_q8_0(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 34, out += 32) {
+    const float d = half_at(at);
+    const auto q = bytes_at<32>(at + 2);
+    for (size_t j = 0; j < 32; ++j)
+      out[j] = d * static_cast<float>(static_cast<int8_t>(q[j]));
+  }
+}
+
+// scales[16] (4 bits scale, 4 bits minimum), 2-bit numbers[64], d, d_min. Each
+// half of the block spreads 32 bytes over four runs of 32 numbers.
+void unpack_q2_k(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 256, at += 84) {
+    const auto scales = bytes_at<16>(at);
+    const float d = half_at(at + 80);
+    const float d_min = half_at(at + 82);
+    for (size_t group = 0; group < 16; ++group, out += 16) {
+      const size_t half = group / 8;
+      const auto q = bytes_at<16>(at + 16 + 32 * half + 16 * (group % 2));
+      const int shift = static_cast<int>(2 * (group % 8 / 2));
+      const float scale = d * static_cast<float>(scales[group] & 15);
+      const float minimum = d_min * static_cast<float>(scales[group] >> 4);
+      for (size_t j = 0; j < 16; ++j)
+        out[j] = scale * static_cast<float>((q[j] >> shift) & 3) - minimum;
+    }
+  }
+}
+
+// third bits[32], low 2 bits[64], scales[12], d. Numbers run as in Q2_K; bit
+// k of the third bits belongs to the k-th run of 32, and unset it means -4.
+void unpack_q3_k(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 256, at += 110) {
+    const auto scales = scales_q3(at + 96);
+    const float d = half_at(at + 108);
+    for (size_t group = 0; group < 16; ++group, out += 16) {
+      const size_t half = group / 8;
+      const auto third = bytes_at<16>(at + 16 * (group % 2));
+      const auto q = bytes_at<16>(at + 32 + 32 * half + 16 * (group % 2));
+      const int shift = static_cast<int>(2 * (group % 8 / 2));
+      const int bit = static_cast<int>(group / 2);
+      const float scale = d * static_cast<float>(scales[group]);
+      for (size_t j = 0; j < 16; ++j) {
+        const int top = ((third[j] >> bit) & 1) << 2;
+        const int number = ((q[j] >> shift) & 3) + top - 4;
+        out[j] = scale * static_cast<float>(number);
+      }
+    }
+  }
+}
+
+// d, d_min, scales and minima[12], 4-bit numbers[128]: 32 bytes hold two runs
+// of 32 numbers, the low halves and then the high ones.
+void unpack_q4_k(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 256, at += 144) {
+    const float d = half_at(at);
+    const float d_min = half_at(at + 2);
+    const auto s = scales_6bit(at + 4);
+    for (size_t group = 0; group < 8; ++group, out += 32) {
+      const auto q = bytes_at<32>(at + 16 + 32 * (group / 2));
+      const int shift = static_cast<int>(4 * (group % 2));
+      const float scale = d * static_cast<float>(s.scale[group]);
+      const float minimum = d_min * static_cast<float>(s.minimum[group]);
+      for (size_t j = 0; j < 32; ++j)
+        out[j] = scale * static_cast<float>((q[j] >> shift) & 15) - minimum;
+    }
+  }
+}
+
+// As Q4_K, with the fifth bits[32] before the numbers: bit k of each byte
+// belongs to the k-th run of 32.
+void unpack_q5_k(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 256, at += 176) {
+    const float d = half_at(at);
+    const float d_min = half_at(at + 2);
+    const auto s = scales_6bit(at + 4);
+    const auto fifth = bytes_at<32>(at + 16);
+    for (size_t group = 0; group < 8; ++group, out += 32) {
+      const auto q = bytes_at<32>(at + 48 + 32 * (group / 2));
+      const int shift = static_cast<int>(4 * (group % 2));
+      const int bit = static_cast<int>(group);
+      const float scale = d * static_cast<float>(s.scale[group]);
+      const float minimum = d_min * static_cast<float>(s.minimum[group]);
+      for (size_t j = 0; j < 32; ++j) {
+        const int top = ((fifth[j] >> bit) & 1) << 4;
+        const int number = ((q[j] >> shift) & 15) + top;
+        out[j] = scale * static_cast<float>(number) - minimum;
+      }
+    }
+  }
+}
+
+// low 4 bits[128], high 2 bits[64], int8 scales[16], d. Each half of the block
+// has four runs of 32: the low bits come from 64 bytes (low halves, then high
+// halves), the high ones from 32 bytes (two bits a run).
+void unpack_q6_k(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 256, at += 210) {
+    const auto scales = bytes_at<16>(at + 192);
+    const float d = half_at(at + 208);
+    for (size_t group = 0; group < 16; ++group, out += 16) {
+      const size_t half = group / 8;
+      const size_t run = group % 8 / 2;
+      const size_t part = 16 * (group % 2);
+      const auto low = bytes_at<16>(at + 64 * half + 32 * (run % 2) + part);
+      const auto high = bytes_at<16>(at + 128 + 32 * half + part);
+      const int low_shift = static_cast<int>(4 * (run / 2));
+      const int high_shift = static_cast<int>(2 * run);
+      const float scale =
+          d * static_cast<float>(static_cast<int8_t>(scales[group]));
+      for (size_t j = 0; j < 16; ++j) {
+        const int top = ((high[j] >> high_shift) & 3) << 4;
+        const int number = (((low[j] >> low_shift) & 15) | top) - 32;
+        out[j] = scale * static_cast<float>(number);
+      }
+    }
+  }
+}
+
+void unpack_f32(const std::byte* at, size_t n, float* out) {
+  std::memcpy(out, at, n * sizeof(float));
+}
+
+void unpack_f16(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; ++i)
+    out[i] = half_at(at + 2 * i);
+}
+
+void unpack_bf16(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; ++i)
+    out[i] = from_bfloat(load<uint16_t>(at + 2 * i));
+}
+
+}  // namespace mlxterp

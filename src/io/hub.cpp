@@ -1,0 +1,203 @@
+#include "mlxterp/io/hub.h"
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "core/fail.h"
+#include "io/hub_cache.h"
+#include "io/hub_download.h"
+#include "io/mapped_file.h"
+#include "io/shard_index.h"
+#include "mlxterp/core/paths.h"
+
+namespace mlxterp {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr const char* config_name = "config.json";
+constexpr const char* single_name = "model.safetensors";
+constexpr const char* index_name = "model.safetensors.index.json";
+// What Tokenizer::load reads, where a model has it.
+constexpr const char* tokenizer_names[] = {
+    "tokenizer.json", "tokenizer_config.json"};
+
+bool there(const fs::path& path) {
+  std::error_code error;
+  return fs::exists(path, error);
+}
+
+std::set<std::string> shards_of(const fs::path& snapshot) {
+  std::set<std::string> shards;
+  const auto index = read_shard_index(snapshot / index_name, hub_caller);
+  for (const auto& [tensor, shard] : index.map)
+    shards.insert(shard);
+  return shards;
+}
+
+/** A file that a snapshot lacks, or "". */
+std::string lacking(const fs::path& snapshot, const HubId& id) {
+  const auto first = [&](const auto& names) -> std::string {
+    for (const auto& name : names)
+      if (!there(snapshot / name)) return name;
+    return "";
+  };
+  if (!id.file.empty()) return first(std::vector{id.file});
+  if (!there(snapshot / config_name)) return config_name;
+  if (!there(snapshot / index_name)) return first(std::vector{single_name});
+  try {
+    return first(shards_of(snapshot));
+  } catch (const Error&) {
+    return index_name;
+  }
+}
+
+fs::path found(const HubCache& cache, const HubId& id, const std::string& at) {
+  const auto snapshot = cache.snapshot(at);
+  return id.file.empty() ? snapshot : snapshot / id.file;
+}
+
+[[noreturn]] void fail_offline(
+    const HubSettings& settings, const HubId& id, const std::string& lacks) {
+  fail(
+      ErrorKind::environment,
+      "[{}] {} {} in {}, and HF_HUB_OFFLINE forbids to download it; unset it, "
+      "or name a model on this machine",
+      hub_caller,
+      id.repo,
+      lacks.empty() ? "is not" : fmt::format("lacks {}", printable(lacks)),
+      quoted(settings.cache));
+}
+
+std::string gguf_files(const HubListing& listing) {
+  constexpr int shown = 12;
+  std::string out;
+  int count = 0;
+  for (const auto& name : listing.files)
+    if (name.ends_with(".gguf") && name.find('/') == name.npos &&
+        ++count <= shown)
+      out += (out.empty() ? "" : ", ") + printable(name);
+  if (count > shown) out += fmt::format(" and {} more", count - shown);
+  return out;
+}
+
+[[noreturn]] void fail_no_model(const HubListing& listing, const HubId& id) {
+  const auto ggufs = gguf_files(listing);
+  if (!id.file.empty())
+    fail(
+        ErrorKind::environment,
+        "[{}] {} has no file {}; its GGUF files: {}",
+        hub_caller,
+        id.repo,
+        id.file,
+        ggufs.empty() ? "none" : ggufs);
+  if (!ggufs.empty())
+    fail(
+        ErrorKind::environment,
+        "[{}] {} holds GGUF files; name one as {}/FILE: {}",
+        hub_caller,
+        id.repo,
+        id.repo,
+        ggufs);
+  const bool pickle = std::any_of(
+      listing.files.begin(), listing.files.end(), [](const auto& name) {
+        return name.ends_with(".bin") || name.ends_with(".pt") ||
+               name.ends_with(".pth");
+      });
+  fail(
+      ErrorKind::bad_data,
+      "[{}] {} has no {}{}; name a model that has safetensors",
+      hub_caller,
+      id.repo,
+      listing.files.contains(config_name) ? single_name : config_name,
+      pickle ? " but its weights as a pickle, which can run any code when read"
+             : "");
+}
+
+/** Weights come last: where they are, the small files are too. */
+void download_all(
+    HubDownload& download,
+    const HubCache& cache,
+    const HubListing& listing,
+    const HubId& id) {
+  const auto has = [&](const std::string& name) {
+    return listing.files.contains(name);
+  };
+  if (!id.file.empty()) {
+    if (!has(id.file)) fail_no_model(listing, id);
+    download.fetch(listing.commit, {id.file});
+    return;
+  }
+  if (!has(config_name) || (!has(index_name) && !has(single_name)))
+    fail_no_model(listing, id);
+  std::vector<std::string> small = {config_name};
+  for (const char* name : tokenizer_names)
+    if (has(name)) small.emplace_back(name);
+  if (has(index_name)) small.emplace_back(index_name);
+  download.fetch(listing.commit, small);
+
+  std::vector<std::string> weights = {single_name};
+  if (has(index_name)) {
+    const auto shards = shards_of(cache.snapshot(listing.commit));
+    weights.assign(shards.begin(), shards.end());
+  }
+  for (const auto& name : weights)
+    if (!has(name))
+      fail(
+          ErrorKind::bad_data,
+          "[{}] {} lacks the shard {} that its index names; tell its authors",
+          hub_caller,
+          id.repo,
+          printable(name));
+  download.fetch(listing.commit, weights);
+}
+
+}  // namespace
+
+fs::path hub_snapshot(std::string_view text, const HubOptions& options) {
+  const auto id = HubId::parse(text);
+  const auto settings = HubSettings::read();
+  const HubCache cache(settings.cache, id.repo);
+  const auto known = cache.commit_of(options.revision);
+  const auto lacks = known ? lacking(cache.snapshot(*known), id) : "";
+  const bool whole = known && lacks.empty();
+  if (whole && (settings.offline || is_commit(options.revision)))
+    return found(cache, id, *known);
+  if (settings.offline) fail_offline(settings, id, lacks);
+
+  HubDownload download(settings, options, cache, id.repo);
+  HubListing listing;
+  try {
+    listing = download.list(/*patient=*/!whole);
+  } catch (const Error&) {
+    if (!whole) throw;
+    return found(cache, id, *known);
+  }
+  download_all(download, cache, listing, id);
+  // Last of all: until here a branch stands for what it stood for before.
+  if (!is_commit(options.revision))
+    cache.set_commit(options.revision, listing.commit);
+  return found(cache, id, listing.commit);
+}
+
+fs::path find_model(const std::string& model, const HubOptions& options) {
+  if (model == "demo") {
+    auto path = demo_model_path();
+    if (!there(path))
+      fail(
+          ErrorKind::environment,
+          "[find_model] the demo model is not at {}; `make demo` puts it there",
+          quoted(path));
+    return path;
+  }
+  const auto slashes = std::count(model.begin(), model.end(), '/');
+  const bool file = slashes == 1 && model.ends_with(".gguf");
+  const bool path = model.find_first_of("/.~") == 0;
+  // What can only be a path is left to who opens it to complain about.
+  if (there(model) || path || file || slashes < 1 || slashes > 2) return model;
+  return hub_snapshot(model, options);
+}
+
+}  // namespace mlxterp

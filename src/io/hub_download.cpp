@@ -1,0 +1,634 @@
+#include "io/hub_download.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <csignal>
+#include <exception>
+#include <mutex>
+#include <random>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "core/fail.h"
+#include "io/json.h"
+#include "io/mapped_file.h"
+#include "io/sha256.h"
+#include "mlxterp/core/limits.h"
+
+namespace mlxterp {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+using nlohmann::json;
+
+namespace {
+
+constexpr size_t at_once = 4;
+constexpr int most_attempts = 6;  // five more after the first
+constexpr auto longest_wait = 120s;
+constexpr auto longest_pause = 10000ms;
+constexpr uint64_t much = 1u << 20;  // an attempt that got this far was none
+constexpr size_t read_bytes = 1u << 20;
+
+bool is_hex(std::string_view text) {
+  return text.find_first_not_of("0123456789abcdef") == text.npos;
+}
+
+// Large files' etags are their SHA-256, small ones' Git's name for them.
+bool is_sha256(std::string_view etag) {
+  return etag.size() == 64 && is_hex(etag);
+}
+
+// W/"abc" and "abc" as abc, which becomes a file's name.
+std::string etag_of(std::string text) {
+  if (text.starts_with("W/")) text = text.substr(2);
+  std::erase(text, '"');
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.';
+  };
+  const bool fine = !text.empty() && text.size() <= 128 && text[0] != '.' &&
+                    std::all_of(text.begin(), text.end(), plain);
+  return fine ? text : "";
+}
+
+// A name that leads out of the repository.
+bool escapes(const std::string& name) {
+  if (name.empty() || name.front() == '/') return true;
+  if (name.find('\0') != name.npos) return true;
+  const fs::path path(name);
+  return std::find(path.begin(), path.end(), "..") != path.end();
+}
+
+double megabytes(uint64_t bytes) {
+  return static_cast<double>(bytes) / 1e6;
+}
+
+[[noreturn]] void fail_disk(int error, const fs::path& path) {
+  fail(
+      ErrorKind::environment,
+      "[{}] cannot write {} ({}); make room or set HF_HUB_CACHE to another "
+      "folder, what has arrived is kept",
+      hub_caller,
+      quoted(path),
+      std::generic_category().message(error));
+}
+
+// Blocked for the thread's whole life: a broken TLS connection may raise it.
+void block_sigpipe() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
+}  // namespace
+
+/** blobs/<etag>.incomplete: as much of a file as has arrived. */
+class HubDownload::Part {
+ public:
+  Part(fs::path path, bool digest, const std::atomic<bool>& stop)
+      : path_(std::move(path)) {
+    if (digest) digest_ = std::make_unique<Sha256>();
+    descriptor_ =
+        ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    if (descriptor_ < 0) fail_disk(errno, path_);
+    read(stop);
+  }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+  ~Part() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+
+  uint64_t size() const { return size_; }
+
+  void append(std::string_view bytes) {
+    if (digest_) digest_->update(bytes);
+    while (!bytes.empty()) {
+      const ssize_t written = ::pwrite(
+          descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(size_));
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail_disk(errno, path_);
+      size_ += static_cast<uint64_t>(written);
+      bytes.remove_prefix(static_cast<size_t>(written));
+    }
+  }
+
+  void restart() {
+    if (::ftruncate(descriptor_, 0) != 0) fail_disk(errno, path_);
+    size_ = 0;
+    if (digest_) digest_ = std::make_unique<Sha256>();
+  }
+
+  /** The SHA-256, where it was asked for; asked once. */
+  std::string digest() { return digest_ ? digest_->hex() : ""; }
+
+  void discard() { ::unlink(path_.c_str()); }
+
+  void commit(const fs::path& blob) {
+    if (::fsync(descriptor_) != 0) fail_disk(errno, path_);
+    // Network disks report a full one only here.
+    if (::close(std::exchange(descriptor_, -1)) != 0) fail_disk(errno, path_);
+    if (::rename(path_.c_str(), blob.c_str()) != 0) fail_disk(errno, blob);
+  }
+
+ private:
+  // What an earlier download left.
+  void read(const std::atomic<bool>& stop) {
+    struct stat status {};
+    if (::fstat(descriptor_, &status) != 0) fail_disk(errno, path_);
+    if (!digest_) {
+      size_ = static_cast<uint64_t>(status.st_size);
+      return;
+    }
+    std::string buffer(read_bytes, '\0');
+    while (!stop) {
+      const ssize_t count = ::pread(
+          descriptor_, buffer.data(), buffer.size(), static_cast<off_t>(size_));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) fail_disk(errno, path_);
+      if (count == 0) return;
+      digest_->update({buffer.data(), static_cast<size_t>(count)});
+      size_ += static_cast<uint64_t>(count);
+    }
+  }
+
+  fs::path path_;
+  int descriptor_ = -1;
+  uint64_t size_ = 0;
+  std::unique_ptr<Sha256> digest_;
+};
+
+HubDownload::HubDownload(
+    const HubSettings& settings,
+    const HubOptions& options,
+    const HubCache& cache,
+    const std::string& repo)
+    : settings_(settings), options_(options), cache_(cache), repo_(repo) {
+  host_ = origin_of(settings.endpoint);
+  for (const std::string_view port : {":443", ":80"})
+    if (host_.ends_with(port)) host_.resize(host_.size() - port.size());
+}
+
+// ---- threads ----
+
+void HubDownload::run(const std::vector<Job>& jobs) {
+  std::atomic<size_t> next = 0;
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::exception_ptr first;
+  size_t running = std::min(at_once, jobs.size());
+  const auto failed = [&] {
+    const std::lock_guard lock(mutex);
+    if (!first) first = std::current_exception();
+    stop_ = true;
+  };
+  const auto work = [&] {
+    block_sigpipe();
+    try {
+      HttpClient client;
+      for (size_t i; !stop_ && (i = next++) < jobs.size();)
+        jobs[i](client);
+    } catch (...) {
+      failed();
+    }
+    const std::lock_guard lock(mutex);
+    --running;
+    changed.notify_one();
+  };
+  std::vector<std::thread> threads;
+  threads.reserve(running);
+  const auto join = [&] {
+    for (auto& thread : threads)
+      thread.join();
+  };
+  try {
+    for (size_t i = running; i > 0; --i)
+      threads.emplace_back(work);
+    std::unique_lock lock(mutex);
+    while (running > 0) {
+      changed.wait_for(lock, 100ms);
+      lock.unlock();
+      tell();
+      lock.lock();
+    }
+  } catch (...) {
+    failed();
+  }
+  join();
+  if (first) std::rethrow_exception(first);
+}
+
+void HubDownload::tell() const {
+  if (!options_.progress || total_ == 0) return;
+  const uint64_t done = std::min(done_.load(), total_);
+  options_.progress(
+      fmt::format(
+          "Downloading {}, {:.1f} of {:.1f} MB",
+          repo_,
+          megabytes(done),
+          megabytes(total_)),
+      static_cast<double>(done) / static_cast<double>(total_));
+}
+
+void HubDownload::check_running() const {
+  // Never seen: what stopped us is thrown in its place.
+  if (stop_) fail(ErrorKind::environment, "[{}] stopped", hub_caller);
+}
+
+// ---- asking ----
+
+/** Waits where another attempt is worth it, else says false. */
+bool HubDownload::wait_for_next(const HttpAnswer& answer, int attempt) {
+  check_running();
+  if (answer.status != 0) reached_ = true;
+  if (!answer.again || attempt >= most_attempts) return false;
+  if (answer.unreachable && !reached_) return false;  // there is no network
+  std::chrono::milliseconds pause = std::min<std::chrono::milliseconds>(
+      options_.pause * (1 << (attempt - 1)), longest_pause);
+  if (answer.retry_after) {
+    if (*answer.retry_after > longest_wait) return false;
+    pause = std::max<std::chrono::milliseconds>(pause, *answer.retry_after);
+  }
+  const auto end = std::chrono::steady_clock::now() + pause;
+  while (std::chrono::steady_clock::now() < end) {
+    check_running();
+    std::this_thread::sleep_for(std::min(pause, 20ms));
+  }
+  return true;
+}
+
+HttpAnswer HubDownload::ask(
+    HttpClient& client, const HttpQuestion& question, int most) {
+  for (int attempt = 1;; ++attempt) {
+    auto answer = client.ask(question);
+    if (answer.status != 0) reached_ = true;
+    if (attempt >= most || !wait_for_next(answer, attempt)) return answer;
+  }
+}
+
+std::string HubDownload::refusal(
+    const HttpAnswer& answer, const std::string& what) const {
+  if (answer.unreachable)
+    return fmt::format(
+        "cannot reach {} ({}) for {}, which is not whole in the cache; check "
+        "the network, HF_ENDPOINT and the proxy, or name a model on this "
+        "machine",
+        host_,
+        answer.failure,
+        what);
+  switch (answer.status) {
+    case 0:
+      return fmt::format(
+          "{} from {} did not arrive ({}); try again, what has arrived is kept",
+          what,
+          host_,
+          answer.failure);
+    case 401:
+    case 403:
+      return fmt::format(
+          "{} refuses {} ({}): {} is gated or private{}; ask for access at "
+          "{}/{} and {}",
+          host_,
+          what,
+          answer.status,
+          repo_,
+          answer.status == 401 ? ", or does not exist" : "",
+          host_,
+          repo_,
+          settings_.token.empty()
+              ? "set HF_TOKEN to a token that may read it"
+              : "set HF_TOKEN to another token, this one may not read it");
+    case 404:
+      return fmt::format(
+          "{} has no {} (404): no such model, or no revision '{}' of it; check "
+          "the id, or the path where a file was meant",
+          host_,
+          what,
+          printable(options_.revision));
+    case 429:
+      return fmt::format(
+          "{} answers too many requests (429){}; try again later, or set "
+          "HF_TOKEN",
+          host_,
+          answer.retry_after
+              ? fmt::format(
+                    " and asks to wait {} s", answer.retry_after->count())
+              : "");
+    default:
+      return fmt::format(
+          "{} answers {} for {}; try again later", host_, answer.status, what);
+  }
+}
+
+void HubDownload::fail_answer(
+    const HttpAnswer& answer, const std::string& what) const {
+  fail(ErrorKind::environment, "[{}] {}", hub_caller, refusal(answer, what));
+}
+
+// ---- what there is ----
+
+HubListing HubDownload::list(bool patient) {
+  std::string text;
+  HttpQuestion question;
+  question.url = fmt::format(
+      "{}/api/models/{}/revision/{}",
+      settings_.endpoint,
+      repo_,
+      url_escape(options_.revision));
+  question.token = settings_.token;
+  question.silence = std::min(settings_.silence, std::chrono::seconds(30));
+  question.timeout = 60s;
+  question.stop = &stop_;
+  question.body = [&](const HttpAnswer&, std::string_view bytes) {
+    text += bytes;
+    if (text.size() > limits::hub_answer_bytes)
+      fail(
+          ErrorKind::bad_data,
+          "[{}] what {} says about {} has more than {} bytes; is HF_ENDPOINT "
+          "a hub?",
+          hub_caller,
+          host_,
+          repo_,
+          limits::hub_answer_bytes);
+  };
+  HubListing listing;
+  run({[&](HttpClient& client) {
+    HttpAnswer answer;
+    for (int attempt = 1;; ++attempt) {
+      text.clear();
+      answer = client.ask(question);
+      if (!patient || !wait_for_next(answer, attempt)) break;
+    }
+    if (answer.status != 0) reached_ = true;
+    if (answer.status != 200) fail_answer(answer, repo_);
+    listing = parse(text);
+  }});
+  return listing;
+}
+
+HubListing HubDownload::parse(const std::string& text) const {
+  const auto what = fmt::format("what {} says about {}", host_, repo_);
+  const auto bad = [&](const std::string& why) {
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} {}; is HF_ENDPOINT a hub?",
+        hub_caller,
+        what,
+        why);
+  };
+  const json answer = parse_json(text, hub_caller, what);
+  HubListing listing;
+  const auto sha = answer.find("sha");
+  if (!answer.is_object() || sha == answer.end() || !sha->is_string() ||
+      !is_commit(sha->get_ref<const std::string&>()))
+    bad("names no commit");
+  listing.commit = sha->get<std::string>();
+  if (is_commit(options_.revision) && listing.commit != options_.revision)
+    bad("is about another commit");
+  const auto files = answer.find("siblings");
+  if (files == answer.end() || !files->is_array() ||
+      files->size() > limits::hub_files)
+    bad("lists no files");
+  for (const auto& file : *files) {
+    const auto name = file.is_object() ? file.find("rfilename") : file.end();
+    if (name == file.end() || !name->is_string()) bad("lists no files");
+    const auto& path = name->get_ref<const std::string&>();
+    if (escapes(path))
+      bad(fmt::format("names '{}', outside the model", printable(path)));
+    listing.files.insert(path);
+  }
+  return listing;
+}
+
+std::string HubDownload::url_of(
+    const std::string& commit, const std::string& name) const {
+  return fmt::format(
+      "{}/{}/resolve/{}/{}",
+      settings_.endpoint,
+      repo_,
+      commit,
+      url_escape(name));
+}
+
+HubDownload::File HubDownload::look_up(
+    HttpClient& client, const std::string& commit, const std::string& name) {
+  HttpQuestion question;
+  question.url = url_of(commit, name);
+  question.head = true;
+  question.stay = true;  // the hub knows, the store it redirects to may not
+  question.token = settings_.token;
+  question.silence = settings_.silence;
+  question.timeout = 60s;
+  question.stop = &stop_;
+  const auto answer = ask(client, question, most_attempts);
+  const auto what = fmt::format("{}/{}", repo_, printable(name));
+  if (answer.status != 200 && !answer.redirect()) fail_answer(answer, what);
+
+  const auto linked = answer.header("x-linked-etag");
+  const auto etag = etag_of(linked.empty() ? answer.header("etag") : linked);
+  auto size = answer.number("x-linked-size");
+  if (!size && !answer.redirect()) size = answer.number("content-length");
+  const auto owner = answer.header("x-repo-commit");
+  if (etag.empty() || !size || *size > limits::hub_file_bytes ||
+      (!owner.empty() && owner != commit))
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} does not say what {} is (etag '{}', {} bytes, commit '{}'); "
+        "is HF_ENDPOINT a hub?",
+        hub_caller,
+        host_,
+        what,
+        printable(etag),
+        size ? fmt::format("{}", *size) : "unknown",
+        printable(owner));
+  return {name, etag, *size};
+}
+
+// ---- bytes ----
+
+void HubDownload::fetch(
+    const std::string& commit, const std::vector<std::string>& names) {
+  std::error_code error;
+  std::vector<File> files;
+  for (const auto& name : names)
+    if (!fs::exists(cache_.snapshot(commit) / name, error))
+      files.push_back({name, "", 0});
+  if (files.empty()) return;
+
+  std::vector<Job> jobs;
+  for (auto& file : files)
+    jobs.emplace_back(
+        [&](HttpClient& client) { file = look_up(client, commit, file.name); });
+  run(jobs);
+
+  make_folders(cache_.blob("x").parent_path());
+  check_space(files);
+  done_ = 0;
+  total_ = 0;
+  for (const auto& file : files)
+    if (!whole(file)) total_ += file.size;
+  jobs.clear();
+  for (const auto& file : files)
+    jobs.emplace_back([&](HttpClient& client) {
+      download(client, commit, file);
+      cache_.link(commit, file.name, file.etag);
+    });
+  run(jobs);
+}
+
+void HubDownload::check_space(const std::vector<File>& files) const {
+  std::error_code error;
+  const auto folder = cache_.blob("x").parent_path();
+  uint64_t wanted = 0;
+  for (const auto& file : files) {
+    if (whole(file)) continue;
+    const auto have =
+        fs::file_size(cache_.blob(file.etag + ".incomplete"), error);
+    wanted += file.size - (error ? 0 : std::min<uint64_t>(have, file.size));
+  }
+  const auto space = fs::space(folder, error);
+  if (error || space.available >= wanted) return;
+  fail(
+      ErrorKind::environment,
+      "[{}] {} takes {:.1f} MB and the disk of {} has {:.1f} MB left; make "
+      "room or set HF_HUB_CACHE to another folder",
+      hub_caller,
+      repo_,
+      megabytes(wanted),
+      quoted(folder),
+      megabytes(space.available));
+}
+
+bool HubDownload::whole(const File& file) const {
+  std::error_code error;
+  const auto blob = cache_.blob(file.etag);
+  return fs::is_regular_file(blob, error) &&
+         fs::file_size(blob, error) == file.size && !error;
+}
+
+void HubDownload::download(
+    HttpClient& client, const std::string& commit, const File& file) {
+  if (whole(file)) return;
+  const FileLock lock(cache_.lock(file.etag), [&] { check_running(); });
+  if (whole(file)) {  // another process was faster
+    done_ += file.size;
+    return;
+  }
+  // Without a lock the name must be nobody else's.
+  std::random_device random;
+  const auto own = lock.held() ? "" : fmt::format(".{:08x}", random());
+  Part part(
+      cache_.blob(file.etag + own + ".incomplete"),
+      is_sha256(file.etag),
+      stop_);
+  check_running();
+  if (part.size() > file.size) part.restart();
+  done_ += part.size();
+  for (bool resumed = part.size() > 0;; resumed = false) {
+    fetch_rest(client, commit, file, part);
+    const auto digest = part.digest();
+    if (digest.empty() || digest == file.etag) break;
+    done_ -= part.size();
+    part.restart();
+    if (resumed) continue;  // what was there before may be to blame
+    part.discard();
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {}/{} arrived with SHA-256 {}, not {}; something on the way "
+        "changes it, try another network or HF_ENDPOINT",
+        hub_caller,
+        repo_,
+        printable(file.name),
+        digest,
+        file.etag);
+  }
+  part.commit(cache_.blob(file.etag));
+}
+
+void HubDownload::fetch_rest(
+    HttpClient& client,
+    const std::string& commit,
+    const File& file,
+    Part& part) {
+  struct Unusable {};
+  const auto what = fmt::format("{}/{}", repo_, printable(file.name));
+  HttpQuestion question;
+  question.url = url_of(commit, file.name);
+  question.token = settings_.token;
+  question.silence = settings_.silence;
+  question.stop = &stop_;
+  uint64_t farthest = part.size();
+  for (int attempt = 1; part.size() < file.size; ++attempt) {
+    bool started = false;
+    bool restart = false;
+    question.from = part.size();
+    question.body = [&](const HttpAnswer& answer, std::string_view bytes) {
+      if (!std::exchange(started, true) && !start_body(answer, file, part))
+        throw Unusable();
+      if (bytes.size() > file.size - part.size()) {
+        part.discard();
+        fail(
+            ErrorKind::bad_data,
+            "[{}] {} is longer than the {} bytes {} says it has; try again "
+            "later or another HF_ENDPOINT",
+            hub_caller,
+            what,
+            file.size,
+            host_);
+      }
+      part.append(bytes);
+      done_ += bytes.size();
+    };
+    HttpAnswer answer;
+    try {
+      answer = client.ask(question);
+      if (answer.ok()) answer = {.failure = "it ended early", .again = true};
+    } catch (const Unusable&) {
+      answer = {.failure = "another part of it was sent", .again = true};
+      restart = true;
+    }
+    if (part.size() == file.size) return;
+    // The range is none of the file that it has.
+    if (answer.status == 416) answer.again = restart = true;
+    if (part.size() >= farthest + much) attempt = 1;
+    farthest = std::max(farthest, part.size());
+    if (restart) {
+      done_ -= part.size();
+      part.restart();
+    }
+    if (!wait_for_next(answer, attempt)) fail_answer(answer, what);
+  }
+}
+
+/** False where the body cannot follow what is there. */
+bool HubDownload::start_body(
+    const HttpAnswer& answer, const File& file, Part& part) {
+  if (answer.status == 206)
+    return answer.header("content-range") ==
+           fmt::format("bytes {}-{}/{}", part.size(), file.size - 1, file.size);
+  done_ -= part.size();
+  part.restart();  // it sends everything, asked for or not
+  const auto length = answer.number("content-length");
+  if (!length || *length == file.size) return true;
+  part.discard();
+  fail(
+      ErrorKind::bad_data,
+      "[{}] {}/{} comes with {} bytes, {} says it has {}; try again later or "
+      "another HF_ENDPOINT",
+      hub_caller,
+      repo_,
+      printable(file.name),
+      *length,
+      host_,
+      file.size);
+}
+
+}  // namespace mlxterp

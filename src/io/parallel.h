@@ -1,0 +1,38 @@
+// io/parallel.h: splits a loop over the machine's cores.
+
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace mlxterp {
+
+/** Calls `part(begin, end)`, which must not throw, for stretches that cover
+ * 0..n, at most one a core, at least `least` long but for the last. */
+template <typename Part>
+void split_over_cores(size_t n, size_t least, const Part& part) {
+  constexpr size_t most = 16;  // memory is the limit before that
+  const size_t cores =
+      std::clamp<size_t>(std::thread::hardware_concurrency(), 1, most);
+  const size_t parts =
+      std::clamp<size_t>(n / std::max<size_t>(least, 1), 1, cores);
+  std::vector<std::thread> threads;
+  threads.reserve(parts);
+  for (size_t i = 1; i < parts; ++i) {
+    const size_t begin = n * i / parts;
+    const size_t end = n * (i + 1) / parts;
+    try {
+      threads.emplace_back([&part, begin, end] { part(begin, end); });
+    } catch (const std::system_error&) {
+      part(begin, end);  // no more threads to be had
+    }
+  }
+  part(size_t{0}, n / parts);
+  for (auto& thread : threads)
+    thread.join();
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,56 @@
+// io/quantized.h: matrices as MLX packs them in a safetensors folder.
+
+#pragma once
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "io/decode.h"
+#include "mlxterp/io/tensor_info.h"
+
+namespace mlxterp {
+
+class MappedFile;
+
+/** How a matrix is packed: groups of numbers along a row share a scale. */
+struct Packing {
+  enum class Mode { affine, mxfp4 };
+  Mode mode = Mode::affine;
+  int group = 0;
+  int bits = 0;
+};
+
+/** A tensor and the file it lies in. */
+struct StoredTensor {
+  TensorInfo info;
+  const MappedFile* file;
+};
+
+/** X.weight (U32), X.scales and, where affine, X.biases of one module. */
+struct QuantizedMatrix {
+  Packing packing;
+  StoredTensor weight, scales;
+  std::optional<StoredTensor> biases;
+  /** Of the matrix as it is read: unpacked shape, the bytes of all parts. */
+  TensorInfo info;
+};
+
+/**
+ * The packed matrices among a folder's tensors, as its config.json's
+ * "quantization" says. Throws bad_data: packings MLX does not have, parts that
+ * are missing or do not fit, settings for modules that are not there, packed
+ * weights that the config does not explain, and other makers' quantisation.
+ */
+std::vector<QuantizedMatrix> find_quantized(
+    const std::filesystem::path& folder,
+    const nlohmann::json& config,
+    const std::vector<StoredTensor>& tensors);
+
+/** The matrix's numbers, as decode() gives those of a tensor. Where no dtype is
+ * asked: the scales' own, bfloat16 for mxfp4. */
+Decoded dequantize(const QuantizedMatrix& matrix, const DecodeOptions& options);
+
+}  // namespace mlxterp

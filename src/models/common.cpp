@@ -1,0 +1,270 @@
+#include "models/common.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "core/fail.h"
+#include "mlxterp/core/limits.h"
+
+namespace mlxterp {
+
+namespace {
+
+// Radians to positions of each pair, theta^(2i / dims).
+std::vector<double> plain_periods(int dims, double theta) {
+  std::vector<double> periods;
+  for (int i = 0; i < dims / 2; ++i)
+    periods.push_back(std::pow(theta, 2.0 * i / dims));
+  return periods;
+}
+
+std::vector<float> narrow(const std::vector<double>& wide) {
+  return {wide.begin(), wide.end()};
+}
+
+// Llama 3.1: slow turns are stretched, fast ones kept, a ramp between them.
+std::vector<float> llama3_periods(
+    const ConfigReader& scaling, int dims, float theta) {
+  const double factor = scaling.positive("factor");
+  const double low = scaling.positive("low_freq_factor");
+  const double high = scaling.positive("high_freq_factor");
+  const double context =
+      scaling.integer("original_max_position_embeddings", 1, limits::dim);
+  auto periods = plain_periods(dims, theta);
+  for (auto& period : periods) {
+    const double wavelength = 2 * std::numbers::pi * period;
+    if (wavelength > context / low) {
+      period *= factor;
+    } else if (wavelength >= context / high) {
+      const double smooth = (context / wavelength - low) / (high - low);
+      period = 1 / ((1 - smooth) / (factor * period) + smooth / period);
+    }
+  }
+  return narrow(periods);
+}
+
+// YaRN (Peng et al., 2023).
+void set_yarn(
+    nn::Rope& rope, const ConfigReader& scaling, double factor, int context) {
+  const auto mscale = [](double by, double times) {
+    return by <= 1 ? 1.0 : 0.1 * times * std::log(by) + 1.0;
+  };
+  double attention = 0;
+  if (scaling.has("attention_factor"))
+    attention = scaling.positive("attention_factor");
+  else if (scaling.has("mscale") && scaling.has("mscale_all_dim"))
+    attention = mscale(factor, scaling.positive("mscale")) /
+                mscale(factor, scaling.positive("mscale_all_dim"));
+  else
+    attention = mscale(factor, 1);
+  rope.attention_factor = static_cast<float>(attention);
+
+  // The dimension that turns so many times within the context.
+  const auto dimension = [&](double turns) {
+    return rope.dims * std::log(context / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(static_cast<double>(rope.theta)));
+  };
+  double first = dimension(scaling.positive("beta_fast", 32.0f));
+  double last = dimension(scaling.positive("beta_slow", 1.0f));
+  if (scaling.boolean("truncate", true)) {
+    first = std::floor(first);
+    last = std::ceil(last);
+  }
+  first = std::max(first, 0.0);
+  last = std::min(last, rope.dims - 1.0);
+  if (first == last) last += 0.001;
+  auto periods = plain_periods(rope.dims, rope.theta);
+  for (size_t i = 0; i < periods.size(); ++i) {
+    const double stretched =
+        std::clamp((static_cast<double>(i) - first) / (last - first), 0.0, 1.0);
+    periods[i] =
+        1 / (stretched / (factor * periods[i]) + (1 - stretched) / periods[i]);
+  }
+  rope.periods = narrow(periods);
+}
+
+// LongRoPE (Ding et al., 2024).
+void set_longrope(
+    nn::Rope& rope, const ConfigReader& scaling, int original, int context) {
+  const auto pairs = static_cast<size_t>(rope.dims / 2);
+  const auto plain = plain_periods(rope.dims, rope.theta);
+  const auto stretched = [&](const char* field) {
+    auto periods = scaling.numbers(field, pairs);
+    for (size_t i = 0; i < pairs; ++i)
+      periods[i] = static_cast<float>(periods[i] * plain[i]);
+    return periods;
+  };
+  rope.periods = stretched("short_factor");
+  rope.longer = {original, stretched("long_factor")};
+  const double factor = scaling.has("factor")
+                            ? static_cast<double>(scaling.positive("factor"))
+                            : static_cast<double>(context) / original;
+  if (scaling.has("attention_factor"))
+    rope.attention_factor = scaling.positive("attention_factor");
+  else if (factor > 1)
+    rope.attention_factor = static_cast<float>(
+        std::sqrt(1 + std::log(factor) / std::log(original)));
+}
+
+}  // namespace
+
+nn::Rope rope_of(
+    const ConfigReader& config,
+    int d_head,
+    int context,
+    const RopeDefaults& defaults) {
+  auto json = config.has("rope_parameters")
+                  ? config.object("rope_parameters").json()
+                  : config.object("rope_scaling").json();
+  if (defaults.kind && json.contains(defaults.kind))
+    json = ConfigReader(json).object(defaults.kind).json();
+  // What the newer object does not say, the older fields do.
+  for (const char* field :
+       {"rope_theta",
+        "partial_rotary_factor",
+        "original_max_position_embeddings"})
+    if (!json.contains(field) && config.has(field))
+      json[field] = config.json()[field];
+  const ConfigReader scaling(json);
+
+  nn::Rope rope;
+  rope.theta = scaling.positive("rope_theta", defaults.theta);
+  const float part = scaling.positive("partial_rotary_factor", defaults.part);
+  rope.dims = static_cast<int>(static_cast<float>(d_head) * part);
+  if (part > 1 || rope.dims < 2 || rope.dims % 2 != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] 'partial_rotary_factor' is {}; of head_dim {} it must "
+        "leave an even number of turning dimensions, 2 at least",
+        part,
+        d_head);
+
+  const auto type = scaling.has("rope_type")
+                        ? scaling.text("rope_type")
+                        : scaling.text_or("type", "default");
+  const int original = scaling.integer_or(
+      "original_max_position_embeddings", context, 1, limits::dim);
+  if (type == "default") return rope;
+  if (scaling.has("factor"))
+    rope.reach = static_cast<int>(std::min<double>(
+        static_cast<double>(scaling.positive("factor")) * original, 1 << 30));
+  if (type == "linear") {
+    rope.scale = 1.0f / scaling.positive("factor");
+  } else if (type == "dynamic") {
+    rope.dynamic = {scaling.positive("factor"), original};
+  } else if (type == "llama3") {
+    rope.periods = llama3_periods(scaling, rope.dims, rope.theta);
+  } else if (type == "yarn") {
+    const double factor = scaling.has("factor")
+                              ? static_cast<double>(scaling.positive("factor"))
+                              : static_cast<double>(context) / original;
+    set_yarn(rope, scaling, factor, original);
+  } else if (type == "longrope" || type == "su") {
+    set_longrope(rope, scaling, original, context);
+  } else {
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] rope scaling '{}' is not supported; known: default, "
+        "linear, dynamic, llama3, yarn, longrope",
+        printable(type));
+  }
+  return rope;
+}
+
+nn::Activation activation_of(
+    const ConfigReader& config, const char* field, const char* fallback) {
+  const auto name = config.text_or(field, fallback);
+  if (name == "silu" || name == "swish") return nn::Activation::silu;
+  if (name == "relu") return nn::Activation::relu;
+  if (name == "gelu") return nn::Activation::gelu;
+  if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast")
+    return nn::Activation::gelu_tanh;
+  fail(
+      ErrorKind::bad_data,
+      "[config.json] '{}' is '{}', which is not supported; known: silu, relu, "
+      "gelu, gelu_new, gelu_pytorch_tanh",
+      field,
+      printable(name));
+}
+
+std::vector<int> windows_of(
+    const ConfigReader& config, int n_layers, bool (*otherwise)(int layer)) {
+  if (!config.has("sliding_window")) return {};
+  const int window = config.integer("sliding_window", 1, limits::dim);
+  std::vector<int> windows(static_cast<size_t>(n_layers), 0);
+  std::vector<std::string> types;
+  if (config.has("layer_types"))
+    types = config.texts("layer_types", windows.size());
+  for (int i = 0; i < n_layers; ++i) {
+    const auto at = static_cast<size_t>(i);
+    if (types.empty() ? otherwise(i) : types[at] == "sliding_attention")
+      windows[at] = window;
+    else if (!types.empty() && types[at] != "full_attention")
+      fail(
+          ErrorKind::bad_data,
+          "[config.json] 'layer_types' names '{}'; known: full_attention, "
+          "sliding_attention",
+          printable(types[at]));
+  }
+  return windows;
+}
+
+void check_heads(const DecoderConfig& c) {
+  if (c.n_heads % c.n_kv_heads != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] num_attention_heads {} is no multiple of "
+        "num_key_value_heads {}",
+        c.n_heads,
+        c.n_kv_heads);
+  if (c.rope.dims > 0 && c.d_head % 2 != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] head_dim {} is odd; rotary position embedding turns "
+        "pairs",
+        c.d_head);
+}
+
+DecoderConfig common_config(
+    const ConfigReader& config, const CommonDefaults& defaults) {
+  DecoderConfig c;
+  c.model_type = config.text("model_type");
+  c.vocab = config.integer("vocab_size", 1, limits::vocab);
+  c.d_model = config.integer("hidden_size", 1, limits::d_model);
+  c.n_layers = config.integer("num_hidden_layers", 1, limits::layers);
+  c.n_heads = config.integer("num_attention_heads", 1, limits::heads);
+  c.n_kv_heads = config.integer_or(
+      "num_key_value_heads",
+      defaults.kv_heads > 0 ? defaults.kv_heads : c.n_heads,
+      1,
+      limits::heads);
+  if (!config.has("head_dim") && c.d_model % c.n_heads != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] hidden_size {} is no multiple of num_attention_heads "
+        "{}, and there is no head_dim",
+        c.d_model,
+        c.n_heads);
+  c.d_head =
+      config.integer_or("head_dim", c.d_model / c.n_heads, 1, limits::d_model);
+  if (c.d_head % 2 != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] head_dim {} is odd; rotary position embedding turns "
+        "pairs",
+        c.d_head);
+  c.d_mlp = config.integer("intermediate_size", 1, limits::d_mlp);
+  c.context =
+      config.integer_or("max_position_embeddings", 2048, 1, limits::dim);
+  c.norm.eps = config.positive("rms_norm_eps", 1e-6f);
+  c.qk_norm_config = c.norm;
+  c.rope = rope_of(config, c.d_head, c.context, {.theta = defaults.theta});
+  c.context = std::max(c.context, c.rope.reach);
+  c.tied = config.boolean("tie_word_embeddings", defaults.tied);
+  c.activation = activation_of(config, "hidden_act", "silu");
+  check_heads(c);
+  return c;
+}
+
+}  // namespace mlxterp

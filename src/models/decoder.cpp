@@ -1,0 +1,177 @@
+#include "mlxterp/models/decoder.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// `flags` of one layer; an empty list says `otherwise` for all.
+template <typename T>
+T at(const std::vector<T>& flags, int layer, T otherwise) {
+  return flags.empty() ? otherwise : T(flags[static_cast<size_t>(layer)]);
+}
+
+nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
+  nn::AttentionConfig attn{
+      .d_model = config.d_model,
+      .n_heads = config.n_heads,
+      .n_kv_heads = config.n_kv_heads,
+      .d_head = config.d_head,
+      .qkv_bias = config.qkv_bias,
+      .out_bias = config.attn_out_bias,
+      .rope = config.rope,
+      .scale = config.attention_scale,
+      .softcap = config.attention_softcap,
+      .window = at(config.windows, layer, 0),
+      .qk_norm = config.qk_norm,
+      .norm = config.qk_norm_config,
+  };
+  if (config.local_rope && attn.window > 0) attn.rope = *config.local_rope;
+  if (at(config.no_rope, layer, false)) attn.rope.dims = 0;
+  if (config.scale_by_layer) {
+    const auto d_head = static_cast<float>(config.d_head);
+    const float scale = attn.scale > 0 ? attn.scale : 1 / std::sqrt(d_head);
+    attn.scale = scale / static_cast<float>(layer + 1);
+  }
+  return attn;
+}
+
+mx::array times(const mx::array& x, float factor) {
+  return factor == 1.0f ? x : mx::multiply(x, mx::array(factor, x.dtype()));
+}
+
+}  // namespace
+
+DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
+    : attn(attention(config, layer)),
+      parallel_(config.parallel),
+      residual_scale_(config.residual_scale) {
+  const auto add_norm = [&](const char* name, auto& norm) {
+    add(name, norm.emplace(config.d_model, config.norm));
+  };
+  if (config.pre_norms) add_norm("ln1", ln1);
+  add("attn", attn);
+  if (config.post_norms) add_norm("ln1_post", ln1_post);
+  if (config.pre_norms && !config.shared_norm) add_norm("ln2", ln2);
+  if (config.moe && !at(config.dense, layer, false))
+    add("mlp", moe.emplace(*config.moe));
+  else
+    add("mlp",
+        mlp.emplace(nn::MLPConfig{
+            .d_model = config.d_model,
+            .d_mlp = config.d_mlp,
+            .activation = config.activation,
+            .gated = config.gated,
+            .bias = config.mlp_bias,
+        }));
+  if (config.post_norms) add_norm("ln2_post", ln2_post);
+
+  alias("resid_pre", "input");
+  // Where a norm or a factor stands behind it, what is added to the residual
+  // stream is a value of its own; else it is the module's output.
+  if (config.residual_scale != 1.0f) {
+    attn_out_ = site("attn_out", Layout::features);
+    mlp_out_ = site("mlp_out", Layout::features);
+  } else {
+    alias("attn_out", config.post_norms ? "ln1_post.output" : "attn.output");
+    alias("mlp_out", config.post_norms ? "ln2_post.output" : "mlp.output");
+  }
+  if (!config.parallel) resid_mid_ = site("resid_mid", Layout::features);
+  alias("resid_post", "output");
+}
+
+mx::array DecoderLayer::feed_forward(const mx::array& x, Pass& pass) const {
+  return mlp ? (*mlp)(x, pass) : (*moe)(x, pass);
+}
+
+mx::array DecoderLayer::written(
+    mx::array y,
+    const std::optional<nn::Norm>& post,
+    std::optional<Slot> slot,
+    Pass& pass) const {
+  if (post) y = (*post)(y, pass);
+  y = times(y, residual_scale_);
+  return slot ? tap(pass, *slot, std::move(y)) : y;
+}
+
+mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
+  const auto read = ln1 ? (*ln1)(x, pass) : x;
+  const auto attn_out = written(attn(read, pass), ln1_post, attn_out_, pass);
+  if (parallel_) {
+    const auto both = ln2 ? (*ln2)(x, pass) : read;
+    const auto mlp_out =
+        written(feed_forward(both, pass), ln2_post, mlp_out_, pass);
+    return mx::add(mx::add(x, attn_out), mlp_out);
+  }
+  const auto mid = tap(pass, *resid_mid_, mx::add(x, attn_out));
+  const auto mlp_out = written(
+      feed_forward(ln2 ? (*ln2)(mid, pass) : mid, pass),
+      ln2_post,
+      mlp_out_,
+      pass);
+  return mx::add(mid, mlp_out);
+}
+
+Unembedding::Unembedding(
+    const DecoderConfig& config, const nn::Embedding& embed)
+    : embed_(embed),
+      scale_(config.logit_scale),
+      softcap_(config.logit_softcap) {
+  if (!config.tied)
+    add("weight",
+        own_.emplace(nn::Linear(config.d_model, config.vocab).weight));
+  if (config.unembed_bias) add("bias", bias.emplace(mx::zeros({config.vocab})));
+}
+
+mx::array Unembedding::forward(const mx::array& x, Pass&) const {
+  auto logits = mx::matmul(x, mx::transpose(weight()));
+  if (bias) logits = mx::add(logits, *bias);
+  logits = times(logits, scale_);
+  if (softcap_ == 0) return logits;
+  const mx::array cap(softcap_, logits.dtype());
+  return mx::multiply(mx::tanh(mx::divide(logits, cap)), cap);
+}
+
+Decoder::Decoder(const DecoderConfig& config)
+    : embed(config.vocab, config.d_model, config.embed_scale),
+      ln_final(config.d_model, config.norm),
+      unembed(config, embed),
+      config_(config) {
+  add("embed", embed);
+  if (config.positions > 0)
+    add("pos_embed", pos_embed.emplace(config.positions, config.d_model));
+  for (int i = 0; i < config.n_layers; ++i) {
+    layers.push_back(std::make_unique<DecoderLayer>(config, i));
+    add(fmt::format("layers.{}", i), *layers.back());
+  }
+  add("ln_final", ln_final);
+  add("unembed", unembed);
+  layouts(Layout::other, Layout::features);
+  alias("tokens", "input");
+  alias("embed", "embed.output");
+  if (pos_embed) alias("pos_embed", "pos_embed.output");
+  alias("ln_final", "ln_final.output");
+  alias("logits", "unembed.output");
+  alias("output", "unembed.output");  // one value, one site
+}
+
+mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
+  auto x = embed(ids, pass);
+  if (pos_embed) {
+    const int first = config_.position_offset;
+    const auto row = mx::arange(first, first + ids.shape(1));
+    x = mx::add(x, (*pos_embed)(mx::broadcast_to(row, ids.shape()), pass));
+  }
+  for (const auto& layer : layers)
+    x = (*layer)(x, pass);
+  return unembed(ln_final(x, pass), pass);
+}
+
+}  // namespace mlxterp

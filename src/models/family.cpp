@@ -1,0 +1,60 @@
+#include "mlxterp/models/family.h"
+
+#include <array>
+
+#include "core/fail.h"
+#include "models/config_reader.h"
+
+namespace mlxterp {
+
+// Each in the file of its name, or of its kin's.
+extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
+    qwen3_moe_family, gemma_family, gemma2_family, gemma3_family, phi_family,
+    phi3_family, gpt2_family, gptj_family, gpt_neox_family, opt_family,
+    olmo2_family, granite_family, smollm3_family, stablelm_family,
+    starcoder2_family, cohere_family, mixtral_family, olmoe_family;
+
+std::span<const Family> families() {
+  static const std::array all = {
+      llama_family,     mistral_family,    qwen2_family,   qwen3_family,
+      gemma_family,     gemma2_family,     gemma3_family,  phi_family,
+      phi3_family,      gpt2_family,       gptj_family,    gpt_neox_family,
+      opt_family,       olmo2_family,      granite_family, smollm3_family,
+      stablelm_family,  starcoder2_family, cohere_family,  mixtral_family,
+      qwen3_moe_family, olmoe_family};
+  return all;
+}
+
+const Family& family_of(const std::string& config_json) {
+  const auto model_type = ConfigReader(config_json).text("model_type");
+  std::string known;
+  for (const auto& family : families()) {
+    if (family.model_type == model_type) return family;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", family.model_type);
+  }
+  fail(
+      ErrorKind::bad_data,
+      "[config.json] model_type '{}' is not supported; known: {}",
+      printable(model_type),
+      known);
+}
+
+std::string rename(std::string path, std::span<const Rename> renames) {
+  for (const auto& [from, to] : renames) {
+    const auto boundary = [&](size_t i) {
+      return i == path.size() || path[i] == '.';
+    };
+    for (size_t at = path.find(from); at != std::string::npos;
+         at = path.find(from, at + 1)) {
+      if ((at != 0 && path[at - 1] != '.') || !boundary(at + from.size()))
+        continue;
+      // An empty `to` takes its dot along.
+      const bool drop_dot = to.empty() && at + from.size() < path.size();
+      path.replace(at, from.size() + (drop_dot ? 1 : 0), to);
+      break;
+    }
+  }
+  return path;
+}
+
+}  // namespace mlxterp

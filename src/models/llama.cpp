@@ -1,0 +1,31 @@
+// models/llama.cpp: Llama (Touvron et al., 2023) and what shares its shape:
+// SmolLM2 and Mistral (Jiang et al., 2023), which adds a window.
+
+#include "models/common.h"
+
+namespace mlxterp {
+
+namespace {
+
+DecoderConfig llama(const std::string& json) {
+  const ConfigReader config(json);
+  auto c = common_config(config);
+  c.qkv_bias = c.attn_out_bias = config.boolean("attention_bias", false);
+  c.mlp_bias = config.boolean("mlp_bias", false);
+  return c;
+}
+
+DecoderConfig mistral(const std::string& json) {
+  const ConfigReader config(json);
+  auto c = common_config(config);
+  c.windows = windows_of(config, c.n_layers, [](int) { return true; });
+  return c;
+}
+
+}  // namespace
+
+extern const Family llama_family, mistral_family;
+const Family llama_family = {"llama", llama, llama_names};
+const Family mistral_family = {"mistral", mistral, llama_names};
+
+}  // namespace mlxterp

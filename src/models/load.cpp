@@ -1,0 +1,289 @@
+#include "mlxterp/models/load.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "core/fail.h"
+#include "mlx/device.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlxterp/models/family.h"
+#include "models/loadable.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+using Shape = std::vector<int64_t>;
+
+std::string listed(const std::vector<std::string>& names) {
+  constexpr size_t shown = 10;
+  std::string out;
+  for (size_t i = 0; i < std::min(names.size(), shown); ++i)
+    out += fmt::format("{}{}", i ? ", " : "", printable(names[i]));
+  if (names.size() > shown) out += ", ...";
+  return out;
+}
+
+// Buffers that some exporters write and that the config says already.
+bool derived(const std::string& name) {
+  for (const auto* end :
+       {"rotary_emb.inv_freq",
+        ".attn.bias",
+        ".attn.masked_bias",
+        ".attention.bias",
+        ".attention.masked_bias"})
+    if (name.ends_with(end)) return true;
+  return false;
+}
+
+Shape shape_of(const mx::array& slot) {
+  return {slot.shape().begin(), slot.shape().end()};
+}
+
+// A parameter of the Decoder and what it is made from.
+struct Slot {
+  mx::array* value;
+  /** Tensors that are stacked to it, one for each expert or head; else one. */
+  std::vector<mx::array> stack = {};
+  size_t filled = 0;
+  bool stacked = false;
+};
+
+// A tensor of the checkpoint and the slots it fills.
+struct Job {
+  const TensorInfo* tensor;
+  std::vector<Slot*> slots;
+  size_t index = 0;  // in a stack
+  bool transposed = false;
+  bool by_head = false;
+};
+
+class Loader {
+ public:
+  Loader(const Checkpoint& checkpoint, const Family& family)
+      : checkpoint_(checkpoint),
+        family_(family),
+        decoder_(
+            std::make_shared<Decoder>(family.configure(checkpoint.config()))) {
+    for (const auto& [path, parameter] : decoder_->mutable_parameters())
+      slots_.emplace(path, Slot{parameter});
+  }
+
+  // Everything is checked before the first weight is read.
+  void plan() {
+    std::vector<std::string> extra;
+    for (const auto& tensor : checkpoint_.tensors()) {
+      const auto path = rename(tensor.name, family_.renames);
+      if (one(tensor, path) || several(tensor, path) || part(tensor, path))
+        continue;
+      if (path == "unembed.weight" && decoder_->config().tied)
+        second_unembedding_ = &tensor;
+      else if (!derived(tensor.name))
+        extra.push_back(tensor.name);
+    }
+    std::vector<std::string> missing;
+    for (const auto& [path, slot] : slots_)
+      if (slot.filled < (slot.stacked ? slot.stack.size() : 1))
+        missing.push_back(path);
+    const auto file = printable(checkpoint_.path().string());
+    if (!missing.empty())
+      fail(
+          ErrorKind::bad_data,
+          "[load] {} lacks {} tensor(s) that its config asks for: {}",
+          file,
+          missing.size(),
+          listed(missing));
+    if (!extra.empty())
+      fail(
+          ErrorKind::bad_data,
+          "[load] {} holds {} tensor(s) that a {} model of this config has no "
+          "place for: {}",
+          file,
+          extra.size(),
+          family_.model_type,
+          listed(extra));
+  }
+
+  std::shared_ptr<Decoder> read(
+      std::optional<mx::Dtype> dtype, const Progress& progress) {
+    double total = 0, done = 0;
+    for (const auto& job : jobs_)
+      total += static_cast<double>(job.tensor->bytes);
+    for (const auto& job : jobs_) {
+      if (progress) progress("Reading weights", done / total);
+      fill(job, checkpoint_.read(*job.tensor, dtype));
+      done += static_cast<double>(job.tensor->bytes);
+    }
+    for (auto& [path, slot] : slots_) {
+      if (!slot.stacked) continue;
+      *slot.value = mx::stack(slot.stack);
+      slot.value->eval();
+      slot.stack.clear();
+    }
+    if (second_unembedding_) check_tie(dtype);
+    if (progress) progress("Reading weights", 1.0);
+    return decoder_;
+  }
+
+ private:
+  Slot* find(const std::string& path) {
+    const auto found = slots_.find(path);
+    return found == slots_.end() ? nullptr : &found->second;
+  }
+
+  // "layers.3.attn.o_proj.weight" is of the part "attn.o_proj".
+  bool transposed(const std::string& path) const {
+    return std::any_of(
+        family_.transposed.begin(),
+        family_.transposed.end(),
+        [&](std::string_view part) {
+          return path.ends_with(fmt::format(".{}.weight", part));
+        });
+  }
+
+  void check_shape(
+      const TensorInfo& tensor, const std::string& path, Shape expected) const {
+    if (transposed(path) && expected.size() == 2)
+      std::swap(expected[0], expected[1]);
+    if (tensor.shape == expected) return;
+    fail(
+        ErrorKind::bad_data,
+        "[load] tensor '{}' has shape ({}), but the config makes {} ({})",
+        printable(tensor.name),
+        fmt::join(tensor.shape, ", "),
+        path,
+        fmt::join(expected, ", "));
+  }
+
+  bool one(const TensorInfo& tensor, const std::string& path) {
+    auto* slot = find(path);
+    if (!slot) return false;
+    check_shape(tensor, path, shape_of(*slot->value));
+    ++slot->filled;
+    jobs_.push_back({&tensor, {slot}, 0, transposed(path)});
+    return true;
+  }
+
+  // A fused tensor fills the slots of its parts.
+  bool several(const TensorInfo& tensor, const std::string& path) {
+    for (const auto& fused : family_.fused) {
+      const auto at = path.find(fmt::format(".{}.", fused.part));
+      if (at == path.npos) continue;
+      const auto end = path.substr(at + 1 + fused.part.size());
+      Job job{&tensor, {}, 0, transposed(path), fused.by_head};
+      Shape whole;
+      for (const auto into : fused.into) {
+        auto* slot =
+            find(fmt::format("{}.{}{}", path.substr(0, at), into, end));
+        if (!slot) return false;
+        const auto shape = shape_of(*slot->value);
+        if (whole.empty())
+          whole = shape;
+        else
+          whole[0] += shape[0];
+        ++slot->filled;
+        job.slots.push_back(slot);
+      }
+      check_shape(tensor, path, whole);
+      jobs_.push_back(std::move(job));
+      return true;
+    }
+    return false;
+  }
+
+  // One of a stack: layers.0.mlp.experts.3.up_proj.weight is number 3 of
+  // layers.0.mlp.experts.up_proj.weight.
+  bool part(const TensorInfo& tensor, const std::string& path) {
+    for (size_t begin = path.find('.'); begin != path.npos;
+         begin = path.find('.', begin + 1)) {
+      const auto end = path.find('.', begin + 1);
+      if (end == path.npos) break;
+      size_t index = 0;
+      const auto parsed =
+          std::from_chars(path.data() + begin + 1, path.data() + end, index);
+      if (parsed.ec != std::errc() || parsed.ptr != path.data() + end) continue;
+      auto* slot = find(path.substr(0, begin) + path.substr(end));
+      if (!slot) continue;
+      auto shape = shape_of(*slot->value);
+      if (shape.empty() || index >= static_cast<size_t>(shape[0])) return false;
+      if (!slot->stacked) {
+        slot->stacked = true;
+        slot->stack.assign(static_cast<size_t>(shape[0]), mx::array(0));
+      }
+      shape.erase(shape.begin());
+      check_shape(tensor, path, shape);
+      ++slot->filled;
+      jobs_.push_back({&tensor, {slot}, index});
+      return true;
+    }
+    return false;
+  }
+
+  void fill(const Job& job, mx::array whole) {
+    if (job.transposed && whole.ndim() == 2) whole = mx::transpose(whole);
+    if (job.slots.size() == 1) {
+      auto value = job.transposed ? mx::contiguous(whole) : whole;
+      value.eval();
+      auto& slot = *job.slots.front();
+      (slot.stacked ? slot.stack[job.index] : *slot.value) = value;
+      return;
+    }
+    int row = 0;
+    for (size_t i = 0; i < job.slots.size(); ++i) {
+      auto& slot = *job.slots[i]->value;
+      const auto shape = slot.shape();
+      auto from = mx::Shape(whole.ndim(), 0), to = whole.shape();
+      auto source = whole;
+      if (job.by_head) {
+        // [head, part, d_head, ...]: take one part of every head.
+        const int heads = decoder_->config().n_heads;
+        const auto parts = static_cast<int>(job.slots.size());
+        const mx::Shape apart{
+            heads, parts, whole.shape(0) / (heads * parts), -1};
+        source = mx::take(mx::reshape(whole, apart), static_cast<int>(i), 1);
+        slot = mx::contiguous(mx::reshape(source, shape));
+      } else {
+        from[0] = row;
+        to[0] = row += shape[0];
+        slot = mx::contiguous(mx::slice(source, from, to));
+      }
+      slot.eval();
+    }
+  }
+
+  // Some exporters write a tied matrix twice. Two that differ are no tie.
+  void check_tie(std::optional<mx::Dtype> dtype) const {
+    const auto other = checkpoint_.read(*second_unembedding_, dtype);
+    if (!mx::array_equal(other, decoder_->embed.weight).item<bool>())
+      fail(
+          ErrorKind::bad_data,
+          "[load] the config ties the unembedding to the embedding, but '{}' "
+          "differs from it; set tie_word_embeddings to false",
+          printable(second_unembedding_->name));
+  }
+
+  const Checkpoint& checkpoint_;
+  const Family& family_;
+  std::shared_ptr<Decoder> decoder_;
+  std::map<std::string, Slot> slots_;
+  std::vector<Job> jobs_;
+  const TensorInfo* second_unembedding_ = nullptr;
+};
+
+}  // namespace
+
+std::shared_ptr<Decoder> load_decoder(
+    const Checkpoint& checkpoint, const LoadOptions& options) {
+  check_loadable(checkpoint, options);
+  Loader loader(checkpoint, family_of(checkpoint.config()));
+  loader.plan();
+  auto dtype = options.dtype;
+  if (!dtype && mx::default_device() == mx::Device::cpu) dtype = mx::float32;
+  return loader.read(dtype, options.progress);
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,52 @@
+#include "models/loadable.h"
+
+#include "core/fail.h"
+#include "core/machine.h"
+#include "io/decode.h"
+#include "mlx/device.h"
+#include "mlx/utils.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// MLX on a CPU dies where memory cannot be had, or the system ends us later.
+void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
+  auto dtype = options.dtype;
+  if (!dtype && mx::default_device() == mx::Device::cpu) dtype = mx::float32;
+  double bytes = 0;
+  for (const auto& tensor : checkpoint.tensors()) {
+    const auto* encoding = find_encoding(tensor.type);
+    const bool floats = !encoding || encoding->unpack;  // none: packed floats
+    const auto numbers =
+        static_cast<double>(count_numbers(tensor.shape).value_or(0));
+    if (floats)
+      bytes +=
+          numbers *
+          mx::size_of(dtype.value_or(encoding ? encoding->dtype : mx::float16));
+    else
+      bytes += static_cast<double>(tensor.bytes);
+  }
+  const auto limit = static_cast<double>(machine_memory());
+  if (bytes > limit)
+    fail(
+        ErrorKind::environment,
+        "[load] the weights of {} take {:.1f} GB, this machine has {:.1f} GB; "
+        "use a smaller model or dtype",
+        printable(checkpoint.path().string()),
+        bytes / 1e9,
+        limit / 1e9);
+}
+
+}  // namespace
+
+void check_loadable(const Checkpoint& checkpoint, const LoadOptions& options) {
+  check_memory(checkpoint, options);
+  if (options.warn)
+    for (const auto& sentence : checkpoint.warnings())
+      options.warn(sentence);
+}
+
+}  // namespace mlxterp

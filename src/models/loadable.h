@@ -1,0 +1,14 @@
+// models/loadable.h: what can be told of a checkpoint before it is loaded.
+
+#pragma once
+
+#include "mlxterp/models/load.h"
+
+namespace mlxterp {
+
+/** Passes its warnings on. Throws bad_data where it is quantised in a way that
+ * is not read here, environment where its weights need more memory than this
+ * machine has. */
+void check_loadable(const Checkpoint& checkpoint, const LoadOptions& options);
+
+}  // namespace mlxterp

@@ -1,0 +1,71 @@
+// models/opt.cpp: OPT (Zhang et al., 2022), the sizes whose norms stand before
+// attention and MLP: all but 350m.
+
+#include "core/fail.h"
+#include "mlxterp/core/limits.h"
+#include "models/common.h"
+
+namespace mlxterp {
+
+namespace {
+
+DecoderConfig opt(const std::string& json) {
+  const ConfigReader config(json);
+  DecoderConfig c;
+  c.model_type = config.text("model_type");
+  c.vocab = config.integer("vocab_size", 1, limits::vocab);
+  c.d_model = config.integer("hidden_size", 1, limits::d_model);
+  c.n_layers = config.integer("num_hidden_layers", 1, limits::layers);
+  c.n_heads = c.n_kv_heads =
+      config.integer("num_attention_heads", 1, limits::heads);
+  if (c.d_model % c.n_heads != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] hidden_size {} is no multiple of num_attention_heads {}",
+        c.d_model,
+        c.n_heads);
+  if (config.integer_or("word_embed_proj_dim", c.d_model, 1, limits::d_model) !=
+          c.d_model ||
+      !config.boolean("do_layer_norm_before", true) ||
+      !config.boolean("layer_norm_elementwise_affine", true) ||
+      config.boolean("_remove_final_layer_norm", false))
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] this OPT projects its embeddings or has its norms "
+        "elsewhere (as opt-350m does), which is not supported");
+  c.d_head = c.d_model / c.n_heads;
+  c.d_mlp = config.integer("ffn_dim", 1, limits::d_mlp);
+  c.context =
+      config.integer_or("max_position_embeddings", 2048, 1, limits::d_mlp);
+  c.positions = c.context + 2;  // the first two rows are never used
+  c.position_offset = 2;
+  const bool bias = config.boolean("enable_bias", true);
+  c.norm = {.kind = nn::NormConfig::Kind::layer, .eps = 1e-5f, .bias = true};
+  c.activation = activation_of(config, "activation_function", "relu");
+  c.gated = false;
+  c.qkv_bias = c.attn_out_bias = c.mlp_bias = bias;
+  c.tied = config.boolean("tie_word_embeddings", true);
+  return c;
+}
+
+constexpr Rename names[] = {
+    {"model", ""},
+    {"decoder.final_layer_norm", "ln_final"},
+    {"decoder", ""},
+    {"embed_tokens", "embed"},
+    {"embed_positions", "pos_embed"},
+    {"self_attn_layer_norm", "ln1"},
+    {"self_attn", "attn"},
+    {"attn.out_proj", "attn.o_proj"},
+    {"fc1", "mlp.up_proj"},
+    {"fc2", "mlp.down_proj"},
+    {"final_layer_norm", "ln2"},
+    {"lm_head", "unembed"},
+};
+
+}  // namespace
+
+extern const Family opt_family;
+const Family opt_family = {"opt", opt, names};
+
+}  // namespace mlxterp

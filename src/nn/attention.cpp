@@ -1,0 +1,166 @@
+#include "mlxterp/nn/attention.h"
+
+#include <cmath>
+#include <limits>
+
+#include "mlx/fast.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+namespace {
+
+// Turns [batch, pos, head, d] into [batch, head, pos, d] and back.
+mx::array swap_pos_head(const mx::array& x) {
+  return mx::transpose(x, {0, 2, 1, 3});
+}
+
+mx::array pattern_of(const mx::array& scores) {
+  return mx::softmax(scores, -1, /*precise=*/true);
+}
+
+// Joins each group of query heads that share a kv head, so that one product
+// serves the group: [batch, head, pos, d] to [batch, kv_head, group * pos, d].
+mx::array by_group(const mx::array& x, int n_kv_heads) {
+  return mx::reshape(x, {x.shape(0), n_kv_heads, -1, x.shape(3)});
+}
+
+}  // namespace
+
+Attention::Attention(const AttentionConfig& config)
+    : q_proj(config.d_model, config.n_heads * config.d_head, config.qkv_bias),
+      k_proj(
+          config.d_model, config.n_kv_heads * config.d_head, config.qkv_bias),
+      v_proj(
+          config.d_model, config.n_kv_heads * config.d_head, config.qkv_bias),
+      o_proj(config.n_heads * config.d_head, config.d_model, config.out_bias),
+      config_(config),
+      scale_(
+          config.scale > 0
+              ? config.scale
+              : 1.0f / std::sqrt(static_cast<float>(config.d_head))) {
+  add("q_proj", q_proj);
+  add("k_proj", k_proj);
+  add("v_proj", v_proj);
+  add("o_proj", o_proj);
+  add_norms();
+}
+
+void Attention::add_norms() {
+  using QkNorm = AttentionConfig::QkNorm;
+  const int d = config_.d_head;
+  const auto make = [&](std::optional<Norm>& norm, int heads) {
+    if (config_.qk_norm == QkNorm::together)
+      norm.emplace(heads * d, config_.norm);
+    else if (config_.qk_norm == QkNorm::head)
+      norm.emplace(mx::Shape{d}, config_.norm, Layout::heads);
+    else
+      norm.emplace(mx::Shape{heads, d}, config_.norm, Layout::heads);
+  };
+  if (config_.qk_norm == QkNorm::none) return;
+  make(q_norm, config_.n_heads);
+  make(k_norm, config_.n_kv_heads);
+  add("q_norm", *q_norm);
+  add("k_norm", *k_norm);
+}
+
+mx::array Attention::normed(
+    const std::optional<Norm>& norm, const mx::array& x, Pass& pass) const {
+  if (!norm) return x;
+  if (config_.qk_norm != AttentionConfig::QkNorm::together)
+    return (*norm)(x, pass);
+  const auto flat = mx::reshape(x, {x.shape(0), x.shape(1), -1});
+  return mx::reshape((*norm)(flat, pass), x.shape());
+}
+
+mx::array Attention::forward(const mx::array& x, Pass& pass) const {
+  const int batch = x.shape(0), length = x.shape(1);
+  const auto heads = [&](const Linear& project, int n, Slot slot) {
+    auto y = mx::reshape(project(x, pass), {batch, length, n, config_.d_head});
+    return tap(pass, slot, std::move(y));
+  };
+  const auto q = normed(q_norm, heads(q_proj, config_.n_heads, q_), pass);
+  const auto k = normed(k_norm, heads(k_proj, config_.n_kv_heads, k_), pass);
+  const auto v = heads(v_proj, config_.n_kv_heads, v_);
+
+  // The sites speak [batch, pos, head, d_head], the rotation works on
+  // [batch, head, pos, d_head]: turn back only for who looks.
+  const auto rotate = [&](const mx::array& y, Slot slot) {
+    auto turned = swap_pos_head(y);
+    if (config_.rope.dims > 0) turned = config_.rope(turned, 0);
+    if (pass.edits(id(slot)))
+      return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
+    pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
+    return turned;
+  };
+  const auto rot_q = rotate(q, rot_q_), rot_k = rotate(k, rot_k_);
+
+  auto z = swap_pos_head(mix(rot_q, rot_k, swap_pos_head(v), pass));
+  z = tap(pass, z_, std::move(z));
+  if (pass.edits(id(result_))) {
+    auto out = mx::sum(tap(pass, result_, per_head(z)), 2);
+    if (o_proj.bias) out = mx::add(out, *o_proj.bias);
+    return o_proj.output_from(std::move(out), pass);
+  }
+  pass.offer(id(result_), [this, z] { return per_head(z); });
+  return o_proj(mx::reshape(z, {batch, length, -1}), pass);
+}
+
+mx::array Attention::scores(const mx::array& q, const mx::array& k) const {
+  const int dest = q.shape(2), src = k.shape(2);
+  auto s = mx::matmul(
+      by_group(
+          mx::multiply(q, mx::array(scale_, q.dtype())), config_.n_kv_heads),
+      mx::swapaxes(k, 2, 3));
+  s = mx::reshape(s, {q.shape(0), config_.n_heads, dest, src});
+  if (config_.softcap > 0) {
+    const mx::array cap(config_.softcap, s.dtype());
+    s = mx::multiply(mx::tanh(mx::divide(s, cap)), cap);
+  }
+  const float masked = -std::numeric_limits<float>::infinity();
+  return mx::where(visible(dest, src), s, mx::array(masked, s.dtype()));
+}
+
+mx::array Attention::visible(int dest, int src) const {
+  const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
+  const auto columns = mx::arange(src);
+  const auto causal = mx::greater_equal(rows, columns);
+  if (config_.window == 0 || src <= config_.window) return causal;
+  const auto first = mx::subtract(rows, mx::array(config_.window));
+  return mx::logical_and(causal, mx::greater(columns, first));
+}
+
+mx::array Attention::mix(
+    const mx::array& q,
+    const mx::array& k,
+    const mx::array& v,
+    Pass& pass) const {
+  const bool edited = pass.edits(id(scores_)) || pass.edits(id(pattern_));
+  if (edited || config_.softcap > 0) {
+    auto pattern = pattern_of(tap(pass, scores_, scores(q, k)));
+    pattern = tap(pass, pattern_, std::move(pattern));
+    const auto z = mx::matmul(by_group(pattern, config_.n_kv_heads), v);
+    return mx::reshape(z, q.shape());
+  }
+  // `this` outlives the closures: a trace keeps its model alive.
+  pass.offer(id(scores_), [this, q, k] { return scores(q, k); });
+  pass.offer(id(pattern_), [this, q, k] { return pattern_of(scores(q, k)); });
+  const int dest = q.shape(2), src = k.shape(2);
+  if (config_.window == 0 || src <= config_.window)
+    return mx::fast::scaled_dot_product_attention(q, k, v, scale_, "causal");
+  return mx::fast::scaled_dot_product_attention(
+      q, k, v, scale_, "array", visible(dest, src));
+}
+
+mx::array Attention::per_head(const mx::array& z) const {
+  // W_O [d_model, head * d_head] as [head, d_head, d_model].
+  const auto w_o = mx::transpose(
+      mx::reshape(
+          o_proj.weight, {config_.d_model, config_.n_heads, config_.d_head}),
+      {1, 2, 0});
+  return swap_pos_head(mx::matmul(swap_pos_head(z), w_o));
+}
+
+}  // namespace mlxterp::nn

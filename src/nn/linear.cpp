@@ -1,0 +1,45 @@
+#include "mlxterp/nn/linear.h"
+
+#include <cmath>
+
+#include "mlx/ops.h"
+#include "mlx/random.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+namespace {
+
+// Lazy: a parameter that a checkpoint replaces is never drawn.
+mx::array uniform(const mx::Shape& shape, int d_in) {
+  const float bound = 1.0f / std::sqrt(static_cast<float>(d_in));
+  return mx::random::uniform(-bound, bound, shape);
+}
+
+}  // namespace
+
+Linear::Linear(int d_in, int d_out, bool with_bias)
+    : weight(uniform({d_out, d_in}, d_in)) {
+  add("weight", weight);
+  if (with_bias) add("bias", bias.emplace(uniform({d_out}, d_in)));
+}
+
+mx::array Linear::forward(const mx::array& x, Pass&) const {
+  const auto turned = mx::transpose(weight);
+  return bias ? mx::addmm(*bias, x, turned) : mx::matmul(x, turned);
+}
+
+Embedding::Embedding(int vocab, int d_model, float scale)
+    : weight(uniform({vocab, d_model}, d_model)), scale_(scale) {
+  add("weight", weight);
+  layouts(Layout::other, Layout::features);
+}
+
+mx::array Embedding::forward(const mx::array& ids, Pass&) const {
+  auto rows = mx::take(weight, ids, 0);
+  if (scale_ == 1.0f) return rows;
+  return mx::multiply(rows, mx::array(scale_, rows.dtype()));
+}
+
+}  // namespace mlxterp::nn

@@ -1,0 +1,56 @@
+#include "mlxterp/nn/mlp.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+mx::array activate(Activation activation, const mx::array& x) {
+  if (activation == Activation::silu) return mx::multiply(x, mx::sigmoid(x));
+  if (activation == Activation::relu)
+    return mx::maximum(x, mx::array(0.0f, x.dtype()));
+
+  // Of many steps: in half precision each would round.
+  const auto wide = mx::astype(x, mx::float32);
+  const auto constant = [](double value) {
+    return mx::array(static_cast<float>(value));
+  };
+  auto share = mx::array(0.0f);
+  if (activation == Activation::gelu) {
+    share = mx::erf(mx::multiply(wide, constant(std::sqrt(0.5))));
+  } else {
+    const auto cubed = mx::multiply(mx::multiply(wide, wide), wide);
+    share = mx::tanh(mx::multiply(
+        mx::add(wide, mx::multiply(cubed, constant(0.044715))),
+        constant(std::sqrt(2.0 / std::numbers::pi))));
+  }
+  const auto half = mx::multiply(wide, constant(0.5));
+  return mx::astype(mx::multiply(half, mx::add(share, constant(1))), x.dtype());
+}
+
+MLP::MLP(const MLPConfig& config)
+    : up_proj(config.d_model, config.d_mlp, config.bias),
+      down_proj(config.d_mlp, config.d_model, config.bias),
+      activation_(config.activation) {
+  if (config.gated)
+    add("gate_proj",
+        gate_proj.emplace(config.d_model, config.d_mlp, config.bias));
+  add("up_proj", up_proj);
+  add("down_proj", down_proj);
+  alias("pre", gate_proj ? "gate_proj.output" : "up_proj.output");
+  if (gate_proj) alias("pre_linear", "up_proj.output");
+  alias("post", "down_proj.input");
+}
+
+mx::array MLP::forward(const mx::array& x, Pass& pass) const {
+  if (!gate_proj)
+    return down_proj(activate(activation_, up_proj(x, pass)), pass);
+  const auto gate = activate(activation_, (*gate_proj)(x, pass));
+  return down_proj(mx::multiply(gate, up_proj(x, pass)), pass);
+}
+
+}  // namespace mlxterp::nn

@@ -1,0 +1,113 @@
+#include "mlxterp/nn/module.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "core/fail.h"
+
+namespace mlxterp::nn {
+
+namespace {
+
+std::string join(const std::string& path, const std::string& name) {
+  return path.empty() ? name : path + "." + name;
+}
+
+// Visits every module below `module` once, parents first.
+template <typename M, typename Visit>
+void walk(
+    M& module,
+    const std::string& path,
+    std::unordered_set<const Module*>& seen,
+    const Visit& visit) {
+  if (!seen.insert(&module).second) return;
+  visit(path, module);
+  for (const auto& [name, child] : module.children())
+    walk<M>(*child, join(path, name), seen, visit);
+}
+
+void check_name(const char* what, const std::string& name, bool taken) {
+  if (name.empty() || name.front() == '.' || name.back() == '.')
+    fail(
+        ErrorKind::usage,
+        "[Module] {} name '{}' is empty or starts or ends with a dot",
+        what,
+        printable(name));
+  if (taken)
+    fail(
+        ErrorKind::usage,
+        "[Module] {} name '{}' is taken; each name may be added once",
+        what,
+        printable(name));
+}
+
+bool has(const auto& named, const std::string& name) {
+  return std::any_of(named.begin(), named.end(), [&](const auto& entry) {
+    return entry.first == name;
+  });
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, const Module*>> Module::named_modules()
+    const {
+  std::vector<std::pair<std::string, const Module*>> all;
+  std::unordered_set<const Module*> seen;
+  walk(*this, "", seen, [&](const std::string& path, const Module& module) {
+    all.emplace_back(path, &module);
+  });
+  return all;
+}
+
+std::vector<std::pair<std::string, const mlx::core::array*>>
+Module::parameters() const {
+  std::vector<std::pair<std::string, const mlx::core::array*>> all;
+  std::unordered_set<const Module*> seen;
+  walk(*this, "", seen, [&](const std::string& path, const Module& module) {
+    for (const auto& [name, parameter] : module.parameters_)
+      all.emplace_back(join(path, name), parameter);
+  });
+  return all;
+}
+
+std::vector<Module::Parameter> Module::mutable_parameters() {
+  std::vector<Parameter> all;
+  std::unordered_set<const Module*> seen;
+  walk(*this, "", seen, [&](const std::string& path, Module& module) {
+    for (const auto& [name, parameter] : module.parameters_)
+      all.emplace_back(join(path, name), parameter);
+  });
+  return all;
+}
+
+void Module::add(std::string name, Module& child) {
+  check_name("part", name, has(children_, name) || has(parameters_, name));
+  children_.emplace_back(std::move(name), &child);
+}
+
+void Module::add(std::string name, mlx::core::array& parameter) {
+  check_name("parameter", name, has(children_, name) || has(parameters_, name));
+  parameters_.emplace_back(std::move(name), &parameter);
+}
+
+Module::Slot Module::site(std::string name, Layout layout) {
+  check_name(
+      "site",
+      name,
+      std::any_of(sites_.begin(), sites_.end(), [&](const auto& declared) {
+        return declared.name == name;
+      }));
+  sites_.push_back({std::move(name), layout});
+  return static_cast<Slot>(sites_.size() - 1);
+}
+
+void Module::alias(std::string name, std::string path) {
+  aliases_.emplace_back(std::move(name), std::move(path));
+}
+
+void Module::layouts(Layout input, Layout output) {
+  sites_[0].layout = input;
+  sites_[1].layout = output;
+}
+
+}  // namespace mlxterp::nn

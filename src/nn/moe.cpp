@@ -1,0 +1,74 @@
+#include "mlxterp/nn/moe.h"
+
+#include <cmath>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlx/random.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+namespace {
+
+mx::array uniform(const mx::Shape& shape) {
+  const float bound = 1.0f / std::sqrt(static_cast<float>(shape.back()));
+  return mx::random::uniform(-bound, bound, shape);
+}
+
+// Each row of x, [batch, pos, k or 1, 1, in], through its own matrix.
+mx::array through(
+    const mx::array& x, const mx::array& weight, const mx::array& chosen) {
+  return mx::gather_mm(x, mx::swapaxes(weight, 1, 2), std::nullopt, chosen);
+}
+
+}  // namespace
+
+Experts::Experts(const MoEConfig& config)
+    : gate_proj(uniform({config.n_experts, config.d_mlp, config.d_model})),
+      up_proj(uniform({config.n_experts, config.d_mlp, config.d_model})),
+      down_proj(uniform({config.n_experts, config.d_model, config.d_mlp})),
+      activation(config.activation) {
+  add("gate_proj.weight", gate_proj);
+  add("up_proj.weight", up_proj);
+  add("down_proj.weight", down_proj);
+}
+
+mx::array Experts::forward(const mx::array&, Pass&) const {
+  fail(ErrorKind::usage, "[Experts] they run through MoE only");
+}
+
+mx::array Experts::apply(const mx::array& x, const mx::array& chosen) const {
+  const auto rows = mx::expand_dims(x, {-2, -3});
+  const auto gate = activate(activation, through(rows, gate_proj, chosen));
+  const auto post = mx::multiply(gate, through(rows, up_proj, chosen));
+  return mx::squeeze(through(post, down_proj, chosen), -2);
+}
+
+MoE::MoE(const MoEConfig& config)
+    : router(config.d_model, config.n_experts),
+      experts(config),
+      config_(config) {
+  add("router", router);
+  add("experts", experts);
+}
+
+mx::array MoE::forward(const mx::array& x, Pass& pass) const {
+  const auto logits = tap(pass, router_logits_, router(x, pass));
+  const auto probabilities = mx::softmax(mx::astype(logits, mx::float32), -1);
+  const int k = config_.top_k;
+  auto chosen = mx::slice(
+      mx::argsort(mx::negative(probabilities), -1),
+      {0, 0, 0},
+      {x.shape(0), x.shape(1), k});
+  chosen = tap(pass, expert_indices_, std::move(chosen));
+  auto weights = mx::take_along_axis(probabilities, chosen, -1);
+  if (config_.normalize)
+    weights = mx::divide(weights, mx::sum(weights, -1, true));
+  weights = tap(pass, expert_weights_, mx::astype(weights, x.dtype()));
+  return mx::sum(
+      mx::multiply(experts.apply(x, chosen), mx::expand_dims(weights, -1)), -2);
+}
+
+}  // namespace mlxterp::nn

@@ -1,0 +1,66 @@
+#include "mlxterp/nn/norm.h"
+
+#include "mlx/fast.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+Norm::Norm(const mx::Shape& shape, const NormConfig& config, Layout layout)
+    : weight(config.plus_one ? mx::zeros(shape) : mx::ones(shape)),
+      config_(config),
+      scale_(site("scale", layout)),
+      normalized_(site("normalized", layout)) {
+  layouts(layout, layout);
+  add("weight", weight);
+  if (config.bias) add("bias", bias.emplace(mx::zeros(shape)));
+}
+
+mx::array Norm::centered(const mx::array& x) const {
+  const auto wide = mx::astype(x, mx::float32);
+  if (config_.kind == NormConfig::Kind::rms) return wide;
+  return mx::subtract(wide, mx::mean(wide, -1, true));
+}
+
+mx::array Norm::scale(const mx::array& x) const {
+  const auto power = mx::mean(mx::square(centered(x)), -1, true);
+  return mx::sqrt(mx::add(power, mx::array(config_.eps)));
+}
+
+// In float32 where 1 is added: half precision would round the weight away.
+mx::array Norm::gain() const {
+  if (!config_.plus_one) return weight;
+  return mx::add(mx::astype(weight, mx::float32), mx::array(1.0f));
+}
+
+mx::array Norm::forward(const mx::array& x, Pass& pass) const {
+  // `this` outlives the closures: a trace keeps its model alive.
+  const auto divided = [this, x](const mx::array& by) {
+    return mx::astype(mx::divide(centered(x), by), x.dtype());
+  };
+  if (pass.edits(id(scale_)) || pass.edits(id(normalized_))) {
+    const auto by = tap(pass, scale_, scale(x));
+    auto y = mx::multiply(tap(pass, normalized_, divided(by)), gain());
+    if (bias) y = mx::add(y, *bias);
+    return mx::astype(y, x.dtype());
+  }
+  pass.offer(id(scale_), [this, x] { return scale(x); });
+  pass.offer(id(normalized_), [this, x, divided] { return divided(scale(x)); });
+  const bool rms = config_.kind == NormConfig::Kind::rms;
+  if (config_.plus_one) {
+    const auto wide = mx::astype(x, mx::float32);
+    return mx::astype(mx::fast::rms_norm(wide, gain(), config_.eps), x.dtype());
+  }
+  if (weight.ndim() == 1)
+    return rms ? mx::fast::rms_norm(x, weight, config_.eps)
+               : mx::fast::layer_norm(x, weight, bias, config_.eps);
+  // The fused kernels know one gain for all heads only.
+  auto y =
+      rms ? mx::fast::rms_norm(x, std::nullopt, config_.eps)
+          : mx::fast::layer_norm(x, std::nullopt, std::nullopt, config_.eps);
+  y = mx::multiply(y, weight);
+  return bias ? mx::add(y, *bias) : y;
+}
+
+}  // namespace mlxterp::nn

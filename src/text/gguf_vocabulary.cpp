@@ -1,0 +1,558 @@
+#include "text/gguf_vocabulary.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "core/fail.h"
+#include "core/utf8.h"
+#include "mlxterp/core/limits.h"
+
+namespace mlxterp {
+
+namespace {
+
+using Metadata = std::map<std::string, GgufValue>;
+using Ids = std::unordered_map<std::string_view, int>;
+
+// tokenizer.ggml.token_type
+enum class TokenType : int64_t {
+  undefined = 0,
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6,
+};
+
+// How a family cuts text into words before BPE: each pattern splits what the
+// ones before it left, and what lies between two matches is a word as well.
+struct PreTokenizer {
+  std::vector<std::string_view> names;
+  std::vector<std::string> patterns;
+  bool ignore_merges = false;  // a word that is a token needs no merging
+  bool add_bos = false;        // where add_bos_token does not say
+};
+
+const std::vector<PreTokenizer>& pre_tokenizers() {
+  static const std::vector<PreTokenizer> known = [] {
+    const std::string gpt2 =
+        R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)"
+        R"(|\s+(?!\S)|\s+)";
+    // Contractions in either case, as (?i:) would fold beyond ASCII.
+    const auto with_digits = [](const char* digits) {
+      return fmt::format(
+          R"('(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE]))"
+          R"(|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{})"
+          R"(| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+          digits);
+    };
+    const std::string llama3 = with_digits(R"(\p{N}{1,3})");
+    const std::string qwen2 = with_digits(R"(\p{N})");
+    return std::vector<PreTokenizer>{
+        {.names = {"default"},
+         .patterns = {R"([\p{P}$+<=>^~|]+)", gpt2, R"(\p{N}+)", "[0-9]{3}"}},
+        {.names = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4"},
+         .patterns = {gpt2}},
+        {.names =
+             {"smollm",
+              "starcoder",
+              "refact",
+              "command-r",
+              "codeshell",
+              "exaone",
+              "minerva-7b"},
+         .patterns = {R"(\p{N})", gpt2}},
+        {.names =
+             {"llama-bpe",
+              "llama3",
+              "llama-v3",
+              "falcon3",
+              "falcon-h1",
+              "pixtral",
+              "lfm2"},
+         .patterns = {llama3},
+         .ignore_merges = true,
+         .add_bos = true},
+        {.names = {"dbrx", "smaug-bpe"}, .patterns = {llama3}},
+        {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"},
+         .patterns = {qwen2}},
+    };
+  }();
+  return known;
+}
+
+template <typename T>
+constexpr std::string_view type_name = "";
+template <>
+constexpr std::string_view type_name<int64_t> = "an integer";
+template <>
+constexpr std::string_view type_name<bool> = "a bool";
+template <>
+constexpr std::string_view type_name<std::string> = "a string";
+template <>
+constexpr std::string_view type_name<std::vector<int64_t>> =
+    "an array of integers";
+template <>
+constexpr std::string_view type_name<std::vector<double>> =
+    "an array of floats";
+template <>
+constexpr std::string_view type_name<std::vector<std::string>> =
+    "an array of strings";
+
+// The value at `key`, or nullptr where it is absent.
+template <typename T>
+const T* find(const Metadata& metadata, const std::string& key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) return nullptr;
+  if (const T* value = std::get_if<T>(&found->second)) return value;
+  fail(
+      ErrorKind::bad_data,
+      "[Tokenizer::from_gguf] {} is not {}; the file is broken",
+      printable(key),
+      type_name<T>);
+}
+
+template <typename T>
+const T& get(const Metadata& metadata, const std::string& key) {
+  if (const T* value = find<T>(metadata, key)) return *value;
+  fail(
+      ErrorKind::bad_data,
+      "[Tokenizer::from_gguf] {} is missing; take a file that holds its "
+      "vocabulary",
+      key);
+}
+
+void append_json(std::string& out, std::string_view text) {
+  out += '"';
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      out += fmt::format("\\u{:04x}", static_cast<unsigned char>(c));
+    } else {
+      out += c;
+    }
+  }
+  out += '"';
+}
+
+std::string json(std::string_view text) {
+  std::string out;
+  append_json(out, text);
+  return out;
+}
+
+void check_utf8(std::string_view text, const std::string& key, size_t index) {
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = utf8_length(text.substr(i));
+    if (length == 0)
+      fail(
+          ErrorKind::bad_data,
+          "[Tokenizer::from_gguf] {}[{}] is not UTF-8 ({}); the file is broken",
+          key,
+          index,
+          printable(text));
+    i += length;
+  }
+}
+
+class Vocabulary {
+ public:
+  explicit Vocabulary(const Metadata& metadata)
+      : metadata_(metadata),
+        tokens_(get<std::vector<std::string>>(metadata, tokens_key)),
+        types_(find<std::vector<int64_t>>(metadata, types_key)) {
+    check_counts();
+    ids_.reserve(tokens_.size());
+    for (size_t i = 0; i < tokens_.size(); i++) {
+      const std::string& token = tokens_[i];
+      if (token.size() > limits::token_bytes)
+        fail(
+            ErrorKind::bad_data,
+            "[Tokenizer::from_gguf] {}[{}] has {} bytes, the limit is {}; the "
+            "file is broken",
+            tokens_key,
+            i,
+            token.size(),
+            limits::token_bytes);
+      check_utf8(token, tokens_key, i);
+      const auto [first, fresh] = ids_.emplace(token, static_cast<int>(i));
+      if (!fresh)
+        fail(
+            ErrorKind::bad_data,
+            "[Tokenizer::from_gguf] {}[{}] and [{}] are both '{}'; the file is "
+            "broken",
+            tokens_key,
+            first->second,
+            i,
+            printable(token));
+    }
+    bos_ = special_id("bos");
+    eos_ = special_id("eos");
+  }
+
+  GgufVocabulary build() const {
+    const std::string& model =
+        get<std::string>(metadata_, "tokenizer.ggml.model");
+    if (model == "gpt2") return {byte_level(), bos_, eos_};
+    if (model == "llama") return {sentence_piece(), bos_, eos_};
+    fail(
+        ErrorKind::bad_data,
+        "[Tokenizer::from_gguf] tokenizer.ggml.model '{}' is not supported; "
+        "known: gpt2, llama",
+        printable(model));
+  }
+
+ private:
+  static const std::string tokens_key;
+  static const std::string types_key;
+  static const std::string merges_key;
+  static const std::string scores_key;
+
+  void check_counts() const {
+    if (tokens_.empty() || tokens_.size() > limits::vocab)
+      fail(
+          ErrorKind::bad_data,
+          "[Tokenizer::from_gguf] {} has {} tokens, expected 1 to {}; the file "
+          "is broken",
+          tokens_key,
+          tokens_.size(),
+          limits::vocab);
+    if (types_) check_count(types_key, types_->size());
+    if (const auto* family =
+            find<std::string>(metadata_, "general.architecture")) {
+      const auto* rows = find<int64_t>(metadata_, *family + ".vocab_size");
+      if (rows && *rows < static_cast<int64_t>(tokens_.size()))
+        fail(
+            ErrorKind::bad_data,
+            "[Tokenizer::from_gguf] {} has {} tokens, {}.vocab_size is {}; the "
+            "file is broken",
+            tokens_key,
+            tokens_.size(),
+            printable(*family),
+            *rows);
+    }
+  }
+
+  void check_count(const std::string& key, size_t count) const {
+    if (count != tokens_.size())
+      fail(
+          ErrorKind::bad_data,
+          "[Tokenizer::from_gguf] {} has {} values for {} tokens; the file is "
+          "broken",
+          key,
+          count,
+          tokens_.size());
+  }
+
+  std::optional<int> special_id(std::string_view role) const {
+    const std::string key = fmt::format("tokenizer.ggml.{}_token_id", role);
+    const auto* id = find<int64_t>(metadata_, key);
+    if (!id) return std::nullopt;
+    if (*id < 0 || *id >= static_cast<int64_t>(tokens_.size()))
+      fail(
+          ErrorKind::bad_data,
+          "[Tokenizer::from_gguf] {} is {}, expected 0 to {}; the file is "
+          "broken",
+          key,
+          *id,
+          tokens_.size() - 1);
+    return static_cast<int>(*id);
+  }
+
+  TokenType type(size_t id) const {
+    return types_ ? static_cast<TokenType>((*types_)[id]) : TokenType::normal;
+  }
+
+  // Control tokens and those a model's makers put beside the trained ones.
+  std::string added_tokens() const {
+    std::string out = "[";
+    for (size_t i = 0; i < tokens_.size(); i++) {
+      const TokenType kind = type(i);
+      const bool special =
+          kind == TokenType::control || kind == TokenType::unknown;
+      if (!special && kind != TokenType::user_defined) continue;
+      if (tokens_[i].empty()) continue;
+      if (out.size() > 1) out += ',';
+      out += fmt::format(R"({{"id":{},"content":)", i);
+      append_json(out, tokens_[i]);
+      out += fmt::format(
+          R"(,"single_word":false,"lstrip":false,"rstrip":false,)"
+          R"("normalized":false,"special":{}}})",
+          special);
+    }
+    return out + "]";
+  }
+
+  std::string vocab() const {
+    std::string out = "{";
+    for (size_t i = 0; i < tokens_.size(); i++) {
+      if (i) out += ',';
+      append_json(out, tokens_[i]);
+      out += ':';
+      out += fmt::format_int(i).str();
+    }
+    return out + "}";
+  }
+
+  // BOS and EOS around a text, or null where there is neither.
+  std::string post_processor(bool add_bos_by_default) const {
+    const bool add_bos =
+        added("add_bos_token", add_bos_by_default && bos_.has_value(), bos_);
+    const bool add_eos = added("add_eos_token", false, eos_);
+    if (!add_bos && !add_eos) return "null";
+    const auto element = [&](int id) {
+      return fmt::format(
+          R"({{"SpecialToken":{{"id":{},"type_id":0}}}})", json(tokens_[id]));
+    };
+    std::string template_text;
+    std::string tokens;
+    const auto declare = [&](int id) {
+      const std::string name = json(tokens_[id]);
+      if (!tokens.empty()) tokens += ',';
+      tokens += fmt::format(
+          R"({0}:{{"id":{0},"ids":[{1}],"tokens":[{0}]}})", name, id);
+    };
+    const std::string text = R"({"Sequence":{"id":"A","type_id":0}})";
+    if (add_bos) template_text += fmt::format("{},", element(*bos_));
+    template_text += text;
+    if (add_eos) template_text += fmt::format(",{}", element(*eos_));
+    if (add_bos) declare(*bos_);
+    if (add_eos && !(add_bos && *bos_ == *eos_)) declare(*eos_);
+    return fmt::format(
+        R"({{"type":"TemplateProcessing","single":[{0}],"pair":[{1},)"
+        R"({{"Sequence":{{"id":"B","type_id":0}}}}],)"
+        R"("special_tokens":{{{2}}}}})",
+        template_text,
+        text,
+        tokens);
+  }
+
+  bool added(
+      std::string_view name, bool otherwise, std::optional<int> id) const {
+    const std::string key = fmt::format("tokenizer.ggml.{}", name);
+    const bool* value = find<bool>(metadata_, key);
+    if (value && *value && !id)
+      fail(
+          ErrorKind::bad_data,
+          "[Tokenizer::from_gguf] {} is true, but the file names no such "
+          "token; the file is broken",
+          key);
+    return value ? *value : otherwise;
+  }
+
+  std::string assemble(
+      const std::string& normalizer,
+      const std::string& pre_tokenizer,
+      const std::string& post_processor,
+      const std::string& decoder,
+      const std::string& model_options,
+      const std::string& merges) const {
+    return fmt::format(
+        R"({{"version":"1.0","truncation":null,"padding":null,)"
+        R"("added_tokens":{},"normalizer":{},"pre_tokenizer":{},)"
+        R"("post_processor":{},"decoder":{},"model":{{"type":"BPE",)"
+        R"("dropout":null,"continuing_subword_prefix":null,)"
+        R"("end_of_word_suffix":null,{},"vocab":{},"merges":[{}]}}}})",
+        added_tokens(),
+        normalizer,
+        pre_tokenizer,
+        post_processor,
+        decoder,
+        model_options,
+        vocab(),
+        merges);
+  }
+
+  std::string byte_level() const {
+    const PreTokenizer& pre = pre_tokenizer();
+    std::string steps;
+    for (const std::string& pattern : pre.patterns) {
+      steps += R"({"type":"Split","pattern":{"Regex":)";
+      append_json(steps, pattern);
+      steps += R"(},"behavior":"Isolated","invert":false},)";
+    }
+    const std::string bytes = R"({"type":"ByteLevel","add_prefix_space":false,)"
+                              R"("trim_offsets":false,"use_regex":false})";
+    return assemble(
+        "null",
+        fmt::format(
+            R"({{"type":"Sequence","pretokenizers":[{}{}]}})", steps, bytes),
+        post_processor(pre.add_bos),
+        bytes,
+        fmt::format(
+            R"("unk_token":null,"fuse_unk":false,"byte_fallback":false,)"
+            R"("ignore_merges":{})",
+            pre.ignore_merges),
+        byte_level_merges());
+  }
+
+  const PreTokenizer& pre_tokenizer() const {
+    const auto* stated = find<std::string>(metadata_, "tokenizer.ggml.pre");
+    const std::string name = stated ? *stated : "default";
+    std::string names;
+    for (const PreTokenizer& pre : pre_tokenizers()) {
+      for (const std::string_view known : pre.names) {
+        if (known == name) return pre;
+        if (!names.empty()) names += ", ";
+        names += known;
+      }
+    }
+    fail(
+        ErrorKind::bad_data,
+        "[Tokenizer::from_gguf] tokenizer.ggml.pre '{}' is not supported; "
+        "known: {}",
+        printable(name),
+        names);
+  }
+
+  std::string byte_level_merges() const {
+    const auto& merges = get<std::vector<std::string>>(metadata_, merges_key);
+    std::string out;
+    for (size_t i = 0; i < merges.size(); i++) {
+      const std::string_view merge = merges[i];
+      const size_t space = merge.find(' ', 1);
+      if (space == std::string_view::npos)
+        fail(
+            ErrorKind::bad_data,
+            "[Tokenizer::from_gguf] {}[{}] is '{}', expected two tokens with a "
+            "space between them; the file is broken",
+            merges_key,
+            i,
+            printable(merge));
+      const std::string_view left = merge.substr(0, space);
+      const std::string_view right = merge.substr(space + 1);
+      std::string both(left);
+      both += right;
+      for (const std::string_view token : {left, right, std::string_view(both)})
+        if (!ids_.contains(token))
+          fail(
+              ErrorKind::bad_data,
+              "[Tokenizer::from_gguf] {}[{}] is '{}', but '{}' is no token; "
+              "the file is broken",
+              merges_key,
+              i,
+              printable(merge),
+              printable(token));
+      if (i) out += ',';
+      out += '[';
+      append_json(out, left);
+      out += ',';
+      append_json(out, right);
+      out += ']';
+    }
+    return out;
+  }
+
+  std::string sentence_piece() const {
+    const bool* prefix =
+        find<bool>(metadata_, "tokenizer.ggml.add_space_prefix");
+    const bool add_prefix = !prefix || *prefix;
+    const std::string space =
+        R"({"type":"Replace","pattern":{"String":" "},"content":"▁"})";
+    std::string normalizer = space;
+    std::string decoder =
+        R"({"type":"Sequence","decoders":[)"
+        R"({"type":"Replace","pattern":{"String":"▁"},"content":" "},)"
+        R"({"type":"ByteFallback"},{"type":"Fuse"})";
+    if (add_prefix) {
+      normalizer = fmt::format(
+          R"({{"type":"Sequence","normalizers":[)"
+          R"({{"type":"Prepend","prepend":"▁"}},{}]}})",
+          space);
+      decoder += R"(,{"type":"Strip","content":" ","start":1,"stop":0})";
+    }
+    decoder += "]}";
+    const std::string unknown = [&]() -> std::string {
+      for (size_t i = 0; i < tokens_.size(); i++)
+        if (type(i) == TokenType::unknown) return json(tokens_[i]);
+      return "null";
+    }();
+    return assemble(
+        normalizer,
+        "null",
+        post_processor(true),
+        decoder,
+        fmt::format(
+            R"("unk_token":{},"fuse_unk":true,"byte_fallback":true,)"
+            R"("ignore_merges":false)",
+            unknown),
+        sentence_piece_merges());
+  }
+
+  // SentencePiece joins whichever neighbours give the piece of the highest
+  // score. As BPE merges: every way to cut a piece in two, best piece first.
+  // Only trained pieces take part, or user text could become a control token.
+  std::string sentence_piece_merges() const {
+    const auto& scores = get<std::vector<double>>(metadata_, scores_key);
+    check_count(scores_key, scores.size());
+    struct Merge {
+      int piece;
+      size_t cut;
+    };
+    std::vector<Merge> merges;
+    const auto is_trained = [&](std::string_view piece) {
+      const auto found = ids_.find(piece);
+      return found != ids_.end() && trained(found->second);
+    };
+    for (size_t i = 0; i < tokens_.size(); i++) {
+      if (std::isnan(scores[i]))
+        fail(
+            ErrorKind::bad_data,
+            "[Tokenizer::from_gguf] {}[{}] is NaN; the file is broken",
+            scores_key,
+            i);
+      if (!trained(i)) continue;
+      const std::string_view piece = tokens_[i];
+      for (size_t cut = utf8_length(piece); cut < piece.size();
+           cut += utf8_length(piece.substr(cut)))
+        if (is_trained(piece.substr(0, cut)) && is_trained(piece.substr(cut)))
+          merges.push_back({static_cast<int>(i), cut});
+    }
+    std::stable_sort(
+        merges.begin(), merges.end(), [&](const Merge& a, const Merge& b) {
+          return scores[a.piece] > scores[b.piece];
+        });
+    std::string out;
+    for (const Merge& merge : merges) {
+      const std::string_view piece = tokens_[merge.piece];
+      if (!out.empty()) out += ',';
+      out += '[';
+      append_json(out, piece.substr(0, merge.cut));
+      out += ',';
+      append_json(out, piece.substr(merge.cut));
+      out += ']';
+    }
+    return out;
+  }
+
+  bool trained(size_t id) const {
+    const TokenType kind = type(id);
+    return kind == TokenType::normal || kind == TokenType::undefined;
+  }
+
+  const Metadata& metadata_;
+  const std::vector<std::string>& tokens_;
+  const std::vector<int64_t>* types_;
+  Ids ids_;
+  std::optional<int> bos_;
+  std::optional<int> eos_;
+};
+
+const std::string Vocabulary::tokens_key = "tokenizer.ggml.tokens";
+const std::string Vocabulary::types_key = "tokenizer.ggml.token_type";
+const std::string Vocabulary::merges_key = "tokenizer.ggml.merges";
+const std::string Vocabulary::scores_key = "tokenizer.ggml.scores";
+
+}  // namespace
+
+GgufVocabulary gguf_vocabulary(const Metadata& metadata) {
+  return Vocabulary(metadata).build();
+}
+
+}  // namespace mlxterp

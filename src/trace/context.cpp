@@ -1,0 +1,256 @@
+#include "mlxterp/trace/context.h"
+
+#include <algorithm>
+#include <sstream>
+#include <string>
+
+#include "core/fail.h"
+#include "core/machine.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlx/utils.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// The traces this thread is inside of, the innermost last.
+thread_local std::vector<TraceContext*> active;
+
+std::string shown(const mx::array& x) {
+  std::ostringstream dtype;
+  dtype << x.dtype();
+  return fmt::format(
+      "{} ({})",
+      dtype.str(),
+      fmt::join(std::vector<int>(x.shape().begin(), x.shape().end()), ", "));
+}
+
+// MLX on a CPU dies where memory cannot be had, so ask before.
+void check_memory(const std::vector<mx::array>& values) {
+  size_t bytes = 0;
+  for (const auto& value : values)
+    if (!value.is_available()) bytes += value.nbytes();
+  if (const size_t limit = machine_memory(); bytes > limit)
+    fail(
+        ErrorKind::environment,
+        "[trace] what is to be saved takes {:.1f} GB, this machine has {:.1f} "
+        "GB; save fewer sites, or shorter or fewer prompts at once",
+        static_cast<double>(bytes) / 1e9,
+        static_cast<double>(limit) / 1e9);
+}
+
+}  // namespace
+
+TraceContext::TraceContext(
+    std::shared_ptr<const SiteCatalog> sites,
+    std::vector<Edit> edits,
+    std::vector<int> lengths,
+    const std::vector<SiteId>& wanted_sites)
+    : sites_(std::move(sites)),
+      edits_(std::move(edits)),
+      lengths_(std::move(lengths)),
+      flags_(sites_->size()),
+      values_(sites_->size()) {
+  for (const auto site : wanted_sites)
+    flags_[static_cast<size_t>(site)] |= wanted;
+  for (const auto& edit : edits_) {
+    for (const auto site : sites_->match(edit.site)) {
+      flags_[static_cast<size_t>(site)] |= edited;
+      edits_at_[site].push_back(&edit.apply);
+    }
+  }
+}
+
+TraceContext::TraceContext(
+    std::shared_ptr<const SiteCatalog> sites,
+    std::vector<Edit> edits,
+    std::vector<int> lengths,
+    Everything)
+    : TraceContext(
+          std::move(sites),
+          std::move(edits),
+          std::move(lengths),
+          std::vector<SiteId>{}) {
+  for (auto& flags : flags_)
+    flags |= wanted;
+}
+
+mx::array TraceContext::at(SiteId site, mx::array value) {
+  if (site < 0) return value;
+  auto& flags = flags_[static_cast<size_t>(site)];
+  if (flags & edited) {
+    const auto& entry = (*sites_)[site];
+    const SiteView view{entry.name, site, entry.layout, lengths_};
+    for (const auto* edit : edits_at_.at(site)) {
+      auto changed = (*edit)(value, view);
+      if (changed.shape() != value.shape() || changed.dtype() != value.dtype())
+        fail(
+            ErrorKind::usage,
+            "[trace] the intervention on site '{}' returned {}; expected {}",
+            entry.name,
+            shown(changed),
+            shown(value));
+      value = std::move(changed);
+    }
+    if (mx::issubdtype(value.dtype(), mx::inexact) && !value.is_tracer())
+      guards_.emplace_back(site, mx::any(mx::isnan(value)));
+  }
+  if (flags & wanted) values_[static_cast<size_t>(site)] = value;
+  flags |= reached;
+  return value;
+}
+
+bool TraceContext::edits(SiteId site) const {
+  return is(site, edited);
+}
+
+void TraceContext::offer(SiteId site, std::function<mx::array()> make) {
+  if (site < 0) return;
+  flags_[static_cast<size_t>(site)] |= reached;
+  if (is(site, wanted)) offers_.emplace_back(site, std::move(make));
+}
+
+void TraceContext::check_reached() const {
+  std::string missed;
+  for (size_t i = 0; i < flags_.size(); ++i) {
+    if (flags_[i] & reached || !(flags_[i] & edited)) continue;
+    missed += (missed.empty() ? "" : ", ") + (*sites_)[SiteId(i)].name;
+  }
+  if (!missed.empty())
+    fail(
+        ErrorKind::usage,
+        "[trace] the pass never reached these edited sites: {}; another edit, "
+        "or the module above them, takes a path around them",
+        missed);
+}
+
+const mx::array& TraceContext::handle(SiteId site) {
+  auto& value = values_[static_cast<size_t>(site)];
+  if (!value) {
+    const auto made =
+        std::find_if(offers_.rbegin(), offers_.rend(), [&](const auto& offer) {
+          return offer.first == site && offer.second;
+        });
+    if (made == offers_.rend())
+      fail(
+          ErrorKind::usage,
+          "[trace] the pass never reached site '{}'; an edit, or the module "
+          "above it, takes a path around it",
+          (*sites_)[site].name);
+    value = std::exchange(made->second, nullptr)();
+  }
+  return *value;
+}
+
+mx::array TraceContext::value(std::string_view name) {
+  const auto site = sites_->find(name);
+  if (ended_)
+    fail(
+        ErrorKind::usage,
+        "[trace] '{}' cannot be read: the trace has ended",
+        (*sites_)[site].name);
+  return handle(site);
+}
+
+Saved TraceContext::save(std::string_view name) {
+  const auto site = sites_->find(name);
+  if (ended_)
+    fail(
+        ErrorKind::usage,
+        "[trace] '{}' cannot be saved: the trace has ended",
+        (*sites_)[site].name);
+  for (const auto& state : saved_)
+    if (state->site == site) return Saved(state);
+  save(site);
+  return Saved(saved_.back());
+}
+
+void TraceContext::save(SiteId site) {
+  saved_.push_back(std::make_shared<Saved::State>(
+      Saved::State{site, (*sites_)[site].name, handle(site), nullptr}));
+}
+
+void TraceContext::finish() {
+  if (ended_) return;
+  ended_ = true;
+  values_.clear();
+  offers_.clear();
+  const auto guards = std::move(guards_);
+  if (saved_.empty()) return;
+  try {
+    std::vector<mx::array> values;
+    for (const auto& state : saved_)
+      values.push_back(state->value);
+    check_memory(values);
+    for (const auto& [site, guard] : guards)
+      values.push_back(guard);
+    mx::eval(std::move(values));
+    for (const auto& [site, guard] : guards)
+      if (guard.item<bool>())
+        fail(
+            ErrorKind::usage,
+            "[trace] the intervention on site '{}' returned NaN",
+            (*sites_)[site].name);
+  } catch (...) {
+    abandon(std::current_exception());
+    throw;
+  }
+}
+
+void TraceContext::abandon(const std::exception_ptr& error) {
+  ended_ = true;
+  values_.clear();
+  offers_.clear();
+  guards_.clear();
+  for (const auto& state : saved_) {
+    // An array whose evaluation failed may look evaluated: keep none.
+    state->value = mx::array(0);
+    state->error = error;
+  }
+}
+
+ActivationCache TraceContext::saved() {
+  finish();
+  std::vector<std::pair<SiteId, mx::array>> values;
+  for (const auto& state : saved_) {
+    if (state->error) std::rethrow_exception(state->error);
+    values.emplace_back(state->site, state->value);
+  }
+  return {sites_, std::move(values), lengths_};
+}
+
+void TraceContext::push(TraceContext& context) {
+  active.push_back(&context);
+}
+
+void TraceContext::pop(TraceContext& context) {
+  // Traces need not end in the order they began.
+  const auto found = std::find(active.rbegin(), active.rend(), &context);
+  if (found != active.rend()) active.erase(std::next(found).base());
+}
+
+TraceContext* TraceContext::current() {
+  return active.empty() ? nullptr : active.back();
+}
+
+const Saved::State& Saved::state() const {
+  if (!state_)
+    fail(
+        ErrorKind::usage,
+        "[Saved] nothing was saved; assign it from .save() inside a trace");
+  return *state_;
+}
+
+const mx::array& Saved::value() const {
+  if (state().error) std::rethrow_exception(state().error);
+  return state().value;
+}
+
+const std::string& Saved::name() const {
+  return state().name;
+}
+
+}  // namespace mlxterp

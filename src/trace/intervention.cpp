@@ -1,0 +1,242 @@
+#include "mlxterp/trace/intervention.h"
+
+#include <algorithm>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlx/random.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+std::string shown(const mx::Shape& shape) {
+  return fmt::format(
+      "({})", fmt::join(std::vector<int>(shape.begin(), shape.end()), ", "));
+}
+
+// Whether an array of shape `small` broadcasts into one of shape `whole`.
+bool fits(const mx::Shape& small, const mx::Shape& whole) {
+  return small.size() <= whole.size() &&
+         std::equal(
+             small.rbegin(), small.rend(), whole.rbegin(), [](int a, int b) {
+               return a == b || a == 1;
+             });
+}
+
+// As the site's dtype. MLX would drop an imaginary part without a word.
+mx::array cast(const mx::array& given, const mx::array& x, const SiteView& at) {
+  if (given.dtype() == mx::complex64 && x.dtype() != mx::complex64)
+    fail(
+        ErrorKind::usage,
+        "[intervention] site '{}' is real, what it was given is complex64; "
+        "pass the real part",
+        at.name);
+  return mx::astype(given, x.dtype());
+}
+
+// What a selector selects along, for messages.
+enum class Axis { position, head, neuron };
+
+const char* name_of(Axis axis) {
+  switch (axis) {
+    case Axis::position:
+      return "position";
+    case Axis::head:
+      return "head";
+    default:
+      return "neuron";
+  }
+}
+
+// Where the axis lies in a value of that layout.
+int place_of(Axis axis, const mx::array& x, const SiteView& at) {
+  if (axis == Axis::neuron) return static_cast<int>(x.ndim()) - 1;
+  if (axis == Axis::head && at.layout == Layout::heads) return 2;
+  if (axis == Axis::head && at.layout == Layout::scores) return 1;
+  if (axis == Axis::position && at.layout == Layout::scores) return 2;
+  if (axis == Axis::position && at.layout != Layout::other && x.ndim() >= 2)
+    return 1;
+  fail(
+      ErrorKind::usage,
+      "[intervention] site '{}' of shape {} has no {} axis",
+      at.name,
+      shown(x.shape()),
+      name_of(axis));
+}
+
+int checked(int index, int size, Axis axis, const SiteView& at) {
+  if (index < -size || index >= size)
+    fail(
+        ErrorKind::out_of_range,
+        "[intervention] {} {} of site '{}' is out of range; it has {}",
+        name_of(axis),
+        index,
+        at.name,
+        size);
+  return index < 0 ? index + size : index;
+}
+
+Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
+  if (indices.empty())
+    fail(
+        ErrorKind::usage,
+        "[intervention] an empty list of {}s selects nothing",
+        name_of(axis));
+  return [axis, indices = std::move(indices), inner = std::move(inner)](
+             const mx::array& x, const SiteView& at) {
+    const int place = place_of(axis, x, at), batch = x.shape(0);
+    const auto count = static_cast<int>(indices.size());
+    const bool by_row = axis == Axis::position && !at.lengths.empty();
+
+    // Row by row, since rows of a padded batch end at different positions.
+    std::vector<int> flat;
+    for (int row = 0; row < (by_row ? batch : 1); ++row) {
+      const int size =
+          by_row ? at.lengths[static_cast<size_t>(row)] : x.shape(place);
+      const auto first = static_cast<long>(flat.size());
+      for (const int index : indices)
+        flat.push_back(checked(index, size, axis, at));
+      std::vector<int> sorted(flat.begin() + first, flat.end());
+      std::sort(sorted.begin(), sorted.end());
+      const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+      if (twice != sorted.end())
+        fail(
+            ErrorKind::usage,
+            "[intervention] {} {} of site '{}' is selected twice",
+            name_of(axis),
+            *twice,
+            at.name);
+    }
+    mx::Shape narrow(x.ndim(), 1);
+    narrow[0] = by_row ? batch : 1;
+    narrow[place] = count;
+    auto selected = x.shape();
+    selected[place] = count;
+    const auto where =
+        mx::broadcast_to(mx::array(flat.data(), narrow, mx::int32), selected);
+
+    auto part_at = at;
+    std::vector<int> lengths;
+    if (axis == Axis::position) {
+      lengths.assign(at.lengths.size(), count);
+      part_at.lengths = lengths;
+    }
+    const auto part = inner(mx::take_along_axis(x, where, place), part_at);
+    if (part.shape() != selected)
+      fail(
+          ErrorKind::usage,
+          "[intervention] on site '{}' the selected part has shape {}, the "
+          "intervention returned {}",
+          at.name,
+          shown(selected),
+          shown(part.shape()));
+    if (part.dtype() != x.dtype())
+      fail(
+          ErrorKind::usage,
+          "[intervention] on site '{}' the intervention returned its selected "
+          "part in another dtype; cast it back",
+          at.name);
+    return mx::put_along_axis(x, where, part, place);
+  };
+}
+
+}  // namespace
+
+Intervention zero_out() {
+  return [](const mx::array& x) { return mx::zeros_like(x); };
+}
+
+Intervention scale(float factor) {
+  return [factor](const mx::array& x) {
+    return mx::multiply(x, mx::array(factor, x.dtype()));
+  };
+}
+
+Intervention add_vector(mx::array vector) {
+  return [vector = std::move(vector)](const mx::array& x, const SiteView& at) {
+    if (!fits(vector.shape(), x.shape()))
+      fail(
+          ErrorKind::usage,
+          "[add_vector] a vector of shape {} does not fit site '{}' of shape "
+          "{}",
+          shown(vector.shape()),
+          at.name,
+          shown(x.shape()));
+    return mx::add(x, cast(vector, x, at));
+  };
+}
+
+Intervention replace_with(float value) {
+  return [value](const mx::array& x) {
+    return mx::full(x.shape(), mx::array(value, x.dtype()));
+  };
+}
+
+Intervention replace_with(mx::array value) {
+  return [value = std::move(value)](const mx::array& x, const SiteView& at) {
+    auto one_row = x.shape();
+    if (!one_row.empty()) one_row[0] = 1;
+    if (value.shape() != x.shape() && value.shape() != one_row)
+      fail(
+          ErrorKind::usage,
+          "[replace_with] site '{}' has shape {}, the replacement {}",
+          at.name,
+          shown(x.shape()),
+          shown(value.shape()));
+    return mx::broadcast_to(cast(value, x, at), x.shape());
+  };
+}
+
+Intervention clamp(std::optional<float> least, std::optional<float> most) {
+  if (!least && !most)
+    fail(ErrorKind::usage, "[clamp] neither a lower nor an upper bound given");
+  if (least && most && !(*least <= *most))
+    fail(
+        ErrorKind::usage,
+        "[clamp] the lower bound {} is above the upper one {}",
+        *least,
+        *most);
+  return [least, most](const mx::array& x) {
+    const auto bound = [&](std::optional<float> value) {
+      return value ? std::optional(mx::array(*value, x.dtype())) : std::nullopt;
+    };
+    return mx::clip(x, bound(least), bound(most));
+  };
+}
+
+Intervention noise(float std, std::optional<uint64_t> seed) {
+  return [std, seed](const mx::array& x, const SiteView& at) {
+    std::optional<mx::array> key;
+    if (seed)
+      key = mx::random::key(
+          *seed + 0x9E3779B97F4A7C15ull * static_cast<uint64_t>(at.site + 1));
+    const auto drawn = mx::random::normal(x.shape(), x.dtype(), 0.0f, std, key);
+    return mx::add(x, drawn);
+  };
+}
+
+Intervention compose(std::vector<Intervention> steps) {
+  return [steps = std::move(steps)](const mx::array& x, const SiteView& at) {
+    auto value = x;
+    for (const auto& step : steps)
+      value = step(value, at);
+    return value;
+  };
+}
+
+Intervention at_positions(std::vector<int> positions, Intervention inner) {
+  return select(Axis::position, std::move(positions), std::move(inner));
+}
+
+Intervention on_heads(std::vector<int> heads, Intervention inner) {
+  return select(Axis::head, std::move(heads), std::move(inner));
+}
+
+Intervention on_neurons(std::vector<int> neurons, Intervention inner) {
+  return select(Axis::neuron, std::move(neurons), std::move(inner));
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,197 @@
+#include "mlxterp/trace/model.h"
+
+#include <algorithm>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlxterp/io/hub.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+Inputs::Rows rows_of(const mx::array& array) {
+  if (array.ndim() != 2 || !mx::issubdtype(array.dtype(), mx::integer))
+    fail(
+        ErrorKind::usage,
+        "[model] token ids come as integers [batch, pos], not as {} axes of "
+        "another type",
+        array.ndim());
+  auto ids = mx::contiguous(mx::astype(array, mx::int64));
+  ids.eval();
+  const auto* data = ids.data<int64_t>();
+  Inputs::Rows rows(static_cast<size_t>(ids.shape(0)));
+  for (auto& row : rows)
+    for (int i = 0; i < ids.shape(1); ++i, ++data) {
+      row.push_back(static_cast<int>(*data));
+      if (row.back() != *data)  // it would wrap to the id of another token
+        fail(
+            ErrorKind::out_of_range,
+            "[model] token id {} is out of range of any vocabulary",
+            *data);
+    }
+  return rows;
+}
+
+}  // namespace
+
+InterpretableModel InterpretableModel::load(
+    const std::string& model, const LoadOptions& options) {
+  const auto checkpoint =
+      Checkpoint::open(find_model(model, {.progress = options.progress}));
+  auto decoder = load_decoder(checkpoint, options);
+  auto tokenizer = Tokenizer::load(checkpoint);
+  if (tokenizer && tokenizer->vocab_size() > decoder->config().vocab)
+    fail(
+        ErrorKind::bad_data,
+        "[load] the tokenizer has {} ids, the embedding {} rows",
+        tokenizer->vocab_size(),
+        decoder->config().vocab);
+  return InterpretableModel(
+      std::move(decoder),
+      std::move(tokenizer),
+      family_of(checkpoint.config()).renames);
+}
+
+InterpretableModel::InterpretableModel(
+    std::shared_ptr<nn::Module> root,
+    std::optional<Tokenizer> tokenizer,
+    std::span<const Rename> renames)
+    : sites_(std::make_shared<SiteCatalog>(*root, renames)),
+      tokenizer_(std::move(tokenizer)),
+      decoder_(dynamic_cast<const Decoder*>(root.get())) {
+  root_ = std::move(root);
+}
+
+Inputs::Rows InterpretableModel::token_ids(const Inputs& inputs) const {
+  Inputs::Rows rows;
+  if (const auto* given = std::get_if<Inputs::Rows>(&inputs.value_))
+    rows = *given;
+  else if (const auto* array = std::get_if<mx::array>(&inputs.value_))
+    rows = rows_of(*array);
+  else
+    for (const auto& prompt : std::get<Inputs::Texts>(inputs.value_))
+      rows.push_back(tokenizer().encode(prompt));
+
+  if (rows.empty()) fail(ErrorKind::usage, "[model] no prompt was given");
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i].empty())
+      fail(
+          ErrorKind::usage,
+          "[model] prompt {} has 0 tokens; a model needs at least one",
+          i);
+    if (!decoder_) continue;
+    const auto& config = decoder_->config();
+    if (rows[i].size() > static_cast<size_t>(config.context))
+      fail(
+          ErrorKind::usage,
+          "[model] prompt {} has {} tokens, the model's context is {}",
+          i,
+          rows[i].size(),
+          config.context);
+    for (const int id : rows[i])
+      if (id < 0 || id >= config.vocab)
+        fail(
+            ErrorKind::out_of_range,
+            "[model] token id {} is out of range; the vocabulary has {}",
+            id,
+            config.vocab);
+  }
+  return rows;
+}
+
+InterpretableModel::Batch InterpretableModel::prepare(
+    const Inputs& inputs) const {
+  // A module of one's own takes any array as it is.
+  if (const auto* array = std::get_if<mx::array>(&inputs.value_);
+      array && !decoder_)
+    return {*array, {}};
+  const auto rows = token_ids(inputs);
+  size_t longest = 0;
+  std::vector<int> lengths;
+  for (const auto& row : rows) {
+    longest = std::max(longest, row.size());
+    lengths.push_back(static_cast<int>(row.size()));
+  }
+  std::vector<int> flat(rows.size() * longest);
+  for (size_t i = 0; i < rows.size(); ++i)
+    std::copy(
+        rows[i].begin(),
+        rows[i].end(),
+        flat.begin() + static_cast<long>(i * longest));
+  const mx::Shape shape{
+      static_cast<int>(rows.size()), static_cast<int>(longest)};
+  return {mx::array(flat.data(), shape, mx::int32), std::move(lengths)};
+}
+
+Trace InterpretableModel::trace(
+    const Inputs& inputs, std::vector<Edit> edits) const {
+  auto batch = prepare(inputs);
+  return Trace(
+      root_,
+      TraceContext(
+          sites_,
+          std::move(edits),
+          std::move(batch.lengths),
+          TraceContext::Everything{}),
+      [&](Pass& pass) { return (*root_)(batch.ids, pass); });
+}
+
+ActivationCache InterpretableModel::run(
+    const Inputs& inputs, const RunOptions& options) const {
+  std::vector<SiteId> wanted;
+  for (const auto& pattern : options.save) {
+    const auto matched = sites_->match(pattern);
+    wanted.insert(wanted.end(), matched.begin(), matched.end());
+  }
+  std::sort(wanted.begin(), wanted.end());
+  wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
+
+  auto batch = prepare(inputs);
+  TraceContext context(sites_, options.edits, std::move(batch.lengths), wanted);
+  {
+    Pass pass(context);
+    (*root_)(batch.ids, pass);
+  }
+  context.check_reached();
+  for (const auto site : wanted)
+    context.save(site);
+  return context.saved();
+}
+
+mx::array InterpretableModel::operator()(const Inputs& inputs) const {
+  Pass pass;
+  return (*root_)(prepare(inputs).ids, pass);
+}
+
+LayerListProxy InterpretableModel::layers() const {
+  return LayerListProxy(sites_);
+}
+
+ModuleProxy InterpretableModel::operator[](std::string_view path) const {
+  return {sites_, std::string(path)};
+}
+
+OutputProxy InterpretableModel::output() const {
+  return {sites_, sites_->find("output")};
+}
+
+const Tokenizer& InterpretableModel::tokenizer() const {
+  if (!tokenizer_)
+    fail(
+        ErrorKind::usage,
+        "[model] it came without a tokenizer; give token ids instead of text");
+  return *tokenizer_;
+}
+
+const Decoder& InterpretableModel::decoder() const {
+  if (!decoder_)
+    fail(
+        ErrorKind::usage,
+        "[model] this needs a Decoder; the module is one of another kind");
+  return *decoder_;
+}
+
+}  // namespace mlxterp

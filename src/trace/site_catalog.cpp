@@ -1,0 +1,219 @@
+#include "mlxterp/trace/site_catalog.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+
+#include "core/fail.h"
+#include "core/glob.h"
+
+namespace mlxterp {
+
+namespace {
+
+// TransformerLens' words for ours; its names lose every "hook_" first.
+constexpr Rename lens_renames[] = {
+    {"blocks", "layers"},
+    {"attn_scores", "scores"},
+    {"hook_in", "input"},
+    {"hook_out", "output"},
+};
+
+// Words of Llama's checkpoints that people use for any model.
+constexpr Rename common_renames[] = {
+    {"self_attn", "attn"},
+    {"embed_tokens", "embed"},
+    {"lm_head", "unembed"},
+};
+
+// nnterp writes layers_output[3] for what is layers.3.output here.
+std::string from_nnterp(const std::string& name) {
+  static constexpr struct {
+    std::string_view list, below;
+  } lists[] = {{"layers_", ""}, {"attentions_", ".attn"}, {"mlps_", ".mlp"}};
+  for (const auto& [list, below] : lists) {
+    const auto open = name.find('[');
+    if (!name.starts_with(list) || open == name.npos || name.back() != ']')
+      continue;
+    return fmt::format(
+        "layers.{}{}.{}",
+        name.substr(open + 1, name.size() - open - 2),
+        below,
+        name.substr(list.size(), open - list.size()));
+  }
+  return name == "token_embeddings" ? "embed" : name;
+}
+
+std::string join(const std::string& path, std::string_view name) {
+  return path.empty() ? std::string(name) : fmt::format("{}.{}", path, name);
+}
+
+// Levenshtein's distance.
+size_t distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j < row.size(); ++j)
+    row[j] = j;
+  for (size_t i = 0; i < a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (size_t j = 0; j < b.size(); ++j) {
+      const size_t change = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({change, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
+    : renames_(renames.begin(), renames.end()) {
+  // Numbers first (a shared module once), names after, so that a parent's
+  // aliases can point at what lies below it.
+  std::vector<std::pair<std::string, const nn::Module*>> places;
+  std::unordered_map<const nn::Module*, bool> numbered;
+  const std::function<void(const std::string&, nn::Module&)> number_sites =
+      [&](const std::string& path, nn::Module& module) {
+        places.emplace_back(path, &module);
+        if (!numbered[&module]) {
+          if (module.first_site_ >= 0)
+            fail(
+                ErrorKind::usage,
+                "[SiteCatalog] module '{}' is part of another model already; "
+                "build one for each",
+                printable(path));
+          numbered[&module] = true;
+          module.first_site_ = static_cast<SiteId>(sites_.size());
+          for (const auto& [name, layout] : module.sites_)
+            sites_.push_back({"", {}, layout});
+        }
+        for (const auto& [name, child] : module.children())
+          number_sites(join(path, name), *child);
+      };
+  number_sites("", root);
+
+  for (const auto& [path, module] : places) {
+    for (size_t i = 0; i < module->sites_.size(); ++i)
+      names_.emplace(
+          join(path, module->sites_[i].name),
+          module->first_site_ + static_cast<SiteId>(i));
+  }
+  for (const auto& [path, module] : places) {
+    for (const auto& [name, below] : module->aliases_) {
+      const auto target = names_.find(join(path, below));
+      if (target == names_.end())
+        fail(
+            ErrorKind::usage,
+            "[SiteCatalog] '{}' is an alias of '{}', which is no site",
+            join(path, name),
+            join(path, below));
+      const auto site = target->second;
+      auto& canonical = sites_[static_cast<size_t>(site)].name;
+      if (canonical.empty()) canonical = join(path, name);
+      names_.insert_or_assign(join(path, name), site);
+    }
+  }
+  // std::map: aliases come out sorted, whatever the hash does.
+  for (const auto& [name, site] :
+       std::map<std::string, SiteId>(names_.begin(), names_.end())) {
+    auto& entry = sites_[static_cast<size_t>(site)];
+    if (entry.name.empty())
+      entry.name = name;
+    else if (entry.name != name)
+      entry.aliases.push_back(name);
+  }
+}
+
+std::vector<std::string> SiteCatalog::spellings(std::string_view name) const {
+  std::string plain(name);
+  while (plain.starts_with("model."))
+    plain.erase(0, 6);
+  if (plain == "model") plain.clear();
+  std::vector<std::string> all = {
+      std::string(name),
+      plain,
+      rename(plain, renames_),
+      rename(from_nnterp(plain), common_renames)};
+  auto lens = rename(plain, lens_renames);
+  for (size_t at; (at = lens.find("hook_")) != std::string::npos;)
+    lens.erase(at, 5);
+  all.push_back(rename(lens, lens_renames));
+  // A module's path means its output.
+  for (size_t i = 0, n = all.size(); i < n; ++i)
+    all.push_back(join(all[i], "output"));
+  return all;
+}
+
+std::vector<SiteId> SiteCatalog::lookup(std::string_view name) const {
+  std::vector<SiteId> all;
+  for (const auto& spelling : spellings(name)) {
+    if (spelling.find('*') == spelling.npos) {
+      const auto found = names_.find(spelling);
+      if (found != names_.end()) all.push_back(found->second);
+    } else {
+      for (const auto& [known, site] : names_)
+        if (glob_matches(spelling, known)) all.push_back(site);
+    }
+    if (!all.empty()) break;
+  }
+  return all;
+}
+
+bool SiteCatalog::contains(std::string_view name) const {
+  return !lookup(name).empty();
+}
+
+std::vector<SiteId> SiteCatalog::match(std::string_view pattern) const {
+  std::vector<SiteId> all;
+  for (const auto& name : expand_braces(pattern)) {
+    // Nothing is a slip, not the root: `--save a,` shall not save logits.
+    const auto sites = name.empty() ? std::vector<SiteId>() : lookup(name);
+    if (sites.empty())
+      fail(
+          ErrorKind::unknown_name,
+          "[sites] no site is called '{}'{}",
+          printable(name),
+          nearest(name));
+    all.insert(all.end(), sites.begin(), sites.end());
+  }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+SiteId SiteCatalog::find(std::string_view name) const {
+  const auto all = match(name);
+  if (all.size() > 1)
+    fail(
+        ErrorKind::usage,
+        "[sites] '{}' means {} sites ({}, {}, ...); name one",
+        printable(name),
+        all.size(),
+        (*this)[all[0]].name,
+        (*this)[all[1]].name);
+  return all.front();
+}
+
+std::string SiteCatalog::nearest(const std::string& name) const {
+  constexpr size_t longest = 200;  // comparing takes the product of lengths
+  if (name.size() > longest) return "";
+  // Layers all look alike: compare with the number that was asked for.
+  std::vector<std::pair<size_t, std::string>> close;
+  const auto asked = rename(rename(name, renames_), lens_renames);
+  for (const auto& site : sites_) {
+    if (site.name.empty()) continue;
+    close.emplace_back(distance(asked, site.name), site.name);
+    for (const auto& alias : site.aliases)
+      close.emplace_back(distance(asked, alias), alias);
+  }
+  const size_t shown = std::min<size_t>(3, close.size());
+  std::partial_sort(
+      close.begin(), close.begin() + static_cast<long>(shown), close.end());
+  std::string out;
+  for (size_t i = 0; i < shown; ++i)
+    out += fmt::format("{}{}", i ? ", " : "; did you mean ", close[i].second);
+  return out.empty() ? out : out + "?";
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,48 @@
+#include "mlxterp/trace/trace.h"
+
+#include <exception>
+
+#include "core/fail.h"
+
+namespace mlxterp {
+
+Trace::Trace(
+    std::shared_ptr<const void> keep_alive,
+    TraceContext context,
+    const std::function<mlx::core::array(Pass&)>& forward)
+    : keep_alive_(std::move(keep_alive)),
+      context_(std::move(context)),
+      output_(0),
+      exceptions_(std::uncaught_exceptions()) {
+  Pass pass(context_);
+  output_ = forward(pass);
+  context_.check_reached();
+  TraceContext::push(context_);
+}
+
+Trace::~Trace() {
+  if (std::uncaught_exceptions() > exceptions_) {
+    context_.abandon(std::make_exception_ptr(Error(
+        ErrorKind::usage,
+        "[Saved] an exception left the trace before it was evaluated")));
+  } else {
+    try {
+      finish();
+    } catch (...) {
+      // Every Saved holds it, and throws it when read.
+    }
+  }
+  TraceContext::pop(context_);
+}
+
+void Trace::finish() {
+  output_ = mlx::core::array(0);
+  context_.finish();
+}
+
+ActivationCache Trace::saved() {
+  finish();
+  return context_.saved();
+}
+
+}  // namespace mlxterp

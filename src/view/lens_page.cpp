@@ -1,0 +1,433 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <set>
+
+#include "mlxterp/view/html.h"
+#include "mlxterp/view/lens.h"
+
+namespace mlxterp::view {
+
+namespace {
+
+// More cells than this make a page that browsers struggle with.
+constexpr size_t most_cells = 20'000;
+// Probabilities are coloured in this many steps: classes, since the page's
+// policy allows no style attributes.
+constexpr int steps = 20;
+
+constexpr std::string_view style = R"(
+:root {
+  --paper: #fbfaf7; --ink: #1d1c1a; --soft: #6d6a64; --line: #e4e0d8;
+  --card: #ffffff; --cold: #f4f1ea; --hot: #0b6e6e; --on-hot: #ffffff;
+  --track: #c2410c;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #15171a; --ink: #eceae5; --soft: #9a978f; --line: #2c3035;
+    --card: #1f2328; --cold: #1c2024; --hot: #35b5ab; --on-hot: #06201e;
+    --track: #fb923c;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0 auto; padding: 3rem 2rem 4rem; max-width: 92rem;
+  background: var(--paper); color: var(--ink);
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif;
+}
+.eyebrow {
+  margin: 0; color: var(--hot); font-size: .75rem; font-weight: 650;
+  letter-spacing: .12em; text-transform: uppercase;
+}
+h1 {
+  margin: .3rem 0 .4rem; max-width: 48rem; font-size: 1.7rem;
+  font-weight: 620; line-height: 1.25; letter-spacing: -.015em;
+  text-wrap: balance; overflow-wrap: anywhere; white-space: pre-wrap;
+}
+.about { margin: 0 0 1.6rem; max-width: 48rem; color: var(--soft); }
+.about code { color: var(--ink); }
+code, table, #card { font-family: ui-monospace, "SF Mono", "Cascadia Code", Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+.legend {
+  display: flex; flex-wrap: wrap; align-items: center; gap: .5rem 1.8rem;
+  margin: 0 0 .9rem; color: var(--soft); font-size: .8rem;
+}
+.legend span { display: inline-flex; align-items: center; gap: .5rem; }
+.legend .ramp { gap: 0; border-radius: 3px; overflow: hidden; }
+.ramp i { width: .65rem; height: .8rem; }
+.swatch { width: 1.6rem; height: .95rem; border-radius: 3px; background: var(--cold); box-shadow: inset 0 0 0 2px var(--track); }
+.scroll { overflow: auto; max-height: 88vh; scroll-padding: 3.5rem 0 0 5rem; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
+table { border-collapse: separate; border-spacing: 2px; width: 100%; font-size: .78rem; line-height: 1.2; }
+th { padding: .3rem .5rem; background: var(--card); color: var(--soft); font-weight: 500; white-space: pre; }
+thead th { position: sticky; top: 0; z-index: 1; text-align: left; vertical-align: bottom; border-bottom: 1px solid var(--line); }
+thead b { display: block; max-width: 9rem; overflow: hidden; text-overflow: ellipsis; color: var(--ink); font-weight: 650; }
+tbody th { position: sticky; left: 0; text-align: right; font-variant-numeric: tabular-nums; }
+thead th:first-child { left: 0; z-index: 2; text-align: right; }
+td { min-width: 5rem; max-width: 9rem; padding: .32rem .5rem; border-radius: 3px; overflow: hidden; text-overflow: ellipsis; white-space: pre; cursor: default; outline: none; }
+td.track { box-shadow: inset 0 0 0 2px var(--track); }
+td:hover, td:focus { box-shadow: inset 0 0 0 2px var(--ink); }
+td.bad { color: var(--track); font-style: italic; background: none; }
+#card {
+  position: fixed; z-index: 9; width: 21rem; padding: .8rem .95rem .9rem;
+  background: var(--card); color: var(--ink); border: 1px solid var(--line);
+  border-radius: 10px; box-shadow: 0 10px 34px rgb(0 0 0 / .2);
+  font-size: .78rem; pointer-events: none;
+}
+#card p { margin: 0 0 .55rem; color: var(--soft); font-family: system-ui, sans-serif; }
+#card ol { margin: 0; padding: 0; list-style: none; }
+#card li { display: grid; grid-template-columns: 1fr 4.2rem 3.4rem; gap: .6rem; padding: .14rem .35rem; border-radius: 3px; }
+#card li.heading, #card li.heading span { color: var(--soft); font-size: .7rem; }
+#card li.track { color: var(--track); font-weight: 650; }
+#card b { overflow: hidden; text-overflow: ellipsis; white-space: pre; font-weight: inherit; }
+#card span { text-align: right; font-variant-numeric: tabular-nums; }
+#card span + span { color: var(--soft); }
+#card footer { margin-top: .5rem; padding-top: .5rem; border-top: 1px solid var(--line); color: var(--track); }
+h2 { margin: 2.4rem 0 .2rem; font-size: 1.05rem; font-weight: 620; white-space: pre-wrap; }
+svg { display: block; width: 100%; max-width: 48rem; height: auto; margin-top: .8rem; overflow: visible; }
+svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
+svg .grid { stroke: var(--line); }
+svg .area { fill: var(--track); opacity: .13; }
+svg .way { fill: none; stroke: var(--track); stroke-width: 2; stroke-linejoin: round; }
+svg .dot { fill: var(--track); }
+.notice { padding: .6rem .9rem; border-left: 3px solid var(--track); background: var(--cold); }
+@media (max-width: 40rem) { body { padding: 1.5rem 1rem; } h1 { font-size: 1.35rem; } }
+@media print { .scroll { max-height: none; overflow: visible; } }
+)";
+
+constexpr std::string_view script = R"js(
+const card = document.getElementById("card");
+const cells = [...document.querySelectorAll("td")];
+const columns = lens.positions.length;
+const percent = p => p === null ? "NaN" : p >= .0995 ? (100 * p).toFixed(0) + "%"
+  : p >= .001 ? (100 * p).toFixed(1) + "%" : "<0.1%";
+const fixed = x => x === null ? "NaN" : x.toFixed(2);
+function make(tag, text, parent) {
+  const element = document.createElement(tag);
+  element.textContent = text;
+  parent.append(element);
+  return element;
+}
+function show(cell) {
+  const i = cells.indexOf(cell), row = Math.floor(i / columns), column = i % columns;
+  const [ids, probabilities, logits, tracked] = lens.cells[i];
+  card.replaceChildren();
+  make("p", `${lens.rows[row]} \u00b7 position ${lens.positions[column]}, after \u201c${lens.prompt[column]}\u201d`, card);
+  if (ids[0] < 0) make("div", "The logits are not finite.", card);
+  const list = make("ol", "", card);
+  const heading = make("li", "", list);
+  heading.className = "heading";
+  for (const [tag, text] of [["b", "next token"], ["span", "prob."], ["span", "logit"]]) make(tag, text, heading);
+  ids.forEach((id, k) => {
+    if (id < 0) return;
+    const item = make("li", "", list);
+    if (id === lens.track) item.className = "track";
+    make("b", lens.labels[id], item);
+    make("span", percent(probabilities[k]), item);
+    make("span", fixed(logits[k]), item);
+  });
+  if (tracked) make("footer", `\u201c${lens.labels[lens.track]}\u201d ${percent(tracked[0])}, logit ${fixed(tracked[1])}, rank ${tracked[2]}`, card);
+  card.hidden = false;
+  const box = cell.getBoundingClientRect(), own = card.getBoundingClientRect();
+  const below = box.bottom + 8 + own.height < innerHeight;
+  card.style.left = Math.max(8, Math.min(box.left, innerWidth - own.width - 8)) + "px";
+  card.style.top = Math.max(8, below ? box.bottom + 8 : box.top - own.height - 8) + "px";
+}
+const hide = () => { card.hidden = true; };
+const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
+const table = document.querySelector("table");
+table.addEventListener("mouseover", e => { const c = e.target.closest("td"); c ? show(c) : hide(); });
+table.addEventListener("mouseleave", hide);
+table.addEventListener("focusin", e => { const c = e.target.closest("td"); if (c) show(c); });
+table.addEventListener("focusout", hide);
+document.addEventListener("scroll", () => {
+  const cell = document.activeElement;
+  cell.tagName === "TD" ? show(cell) : hide();
+}, true);
+table.addEventListener("keydown", e => {
+  if (e.key === "Escape") return hide();
+  const i = cells.indexOf(document.activeElement), to = i + moves[e.key];
+  if (i < 0 || !(to in cells)) return;
+  if (Math.abs(moves[e.key]) === 1 && Math.floor(to / columns) !== Math.floor(i / columns)) return;
+  e.preventDefault();
+  cells[i].tabIndex = -1;
+  cells[to].tabIndex = 0;
+  cells[to].focus();
+});
+)js";
+
+std::string row_name(const Lens& lens, size_t row) {
+  return lens.layers[row] ? fmt::format("layer {}", *lens.layers[row])
+                          : "before layer 0";
+}
+
+std::string number(float x) {
+  return std::isfinite(x) ? fmt::format("{:.6g}", x) : "null";
+}
+
+int step_of(float probability) {
+  return std::clamp(
+      static_cast<int>(std::lround(probability * steps)), 0, steps);
+}
+
+// The colours of the steps; where they get strong the text turns.
+std::string ramp() {
+  std::string css;
+  for (int i = 0; i <= steps; ++i)
+    css += fmt::format(
+        ".p{} {{ background: color-mix(in oklab, var(--hot) {}%, var(--cold));"
+        "{} }}\n",
+        i,
+        i * 100 / steps,
+        i * 10 >= steps * 7 ? " color: var(--on-hot);" : "");
+  return css;
+}
+
+// What is shown of a lens: rows from the last to the first, as they lie on
+// the page, columns from `first` on.
+class Page {
+ public:
+  Page(const Lens& lens, const LensNames& names)
+      : lens_(lens),
+        names_(names),
+        first_(
+            lens.columns() -
+            std::min(
+                lens.columns(),
+                std::max<size_t>(1, most_cells / lens.rows()))) {
+    css_ = std::string(style) + ramp();
+  }
+
+  std::string text() const {
+    return page(
+        "Logit lens: " + prompt(),
+        css_,
+        head() + grid() + (lens_.track ? tracked() : "") +
+            "<div id=\"card\" role=\"status\" hidden></div>\n",
+        data() + std::string(script));
+  }
+
+ private:
+  std::string prompt() const {
+    std::string out;
+    for (const auto& label : names_.prompt)
+      out += label;
+    constexpr size_t most = 400;
+    if (out.size() <= most) return out;
+    size_t end = most;
+    while (end > 0 && (static_cast<unsigned char>(out[end]) & 0xC0) == 0x80)
+      --end;
+    return out.substr(0, end) + "...";
+  }
+
+  size_t k() const { return static_cast<size_t>(lens_.top_k); }
+
+  std::string label(size_t column) const {
+    return visible(names_.prompt[static_cast<size_t>(lens_.positions[column])]);
+  }
+
+  std::string head() const {
+    std::string out = fmt::format(
+        "<header>\n<p class=\"eyebrow\">Logit lens</p>\n<h1>{}</h1>\n"
+        "<p class=\"about\">What <code>{}</code> would say next after each "
+        "layer: the residual stream, read by the model's own final norm and "
+        "unembedding.{}",
+        html(prompt()),
+        html(names_.model),
+        lens_.model_layers > 0 && lens_.layers.back() == lens_.model_layers - 1
+            ? " The top row is its actual prediction."
+            : "");
+    for (const auto& edit : names_.edits)
+      out += fmt::format(" Edited: <code>{}</code>.", html(edit));
+    out += "</p>\n</header>\n";
+    if (first_ > 0)
+      out += fmt::format(
+          "<p class=\"notice\">The last {} of {} positions are shown; choose "
+          "others with <code>--positions</code>.</p>\n",
+          lens_.columns() - first_,
+          lens_.columns());
+    out += "<div class=\"legend\"><span>less likely <span class=\"ramp\">";
+    for (int i = 0; i <= steps; i += 2)
+      out += fmt::format("<i class=\"p{}\"></i>", i);
+    out += "</span> certain</span>";
+    if (lens_.track)
+      out += fmt::format(
+          "<span><i class=\"swatch\"></i> “{}” wins</span>",
+          html(visible(names_.token(*lens_.track))));
+    return out +
+           "<span>Hover a cell, or move with the arrow keys</span></div>\n";
+  }
+
+  std::string grid() const {
+    std::string out =
+        "<div class=\"scroll\"><table role=\"grid\" aria-label=\"The most "
+        "probable next "
+        "token, by layer and position\">\n"
+        "<thead><tr><th scope=\"col\">layer</th>";
+    for (size_t c = first_; c < lens_.columns(); ++c)
+      out += fmt::format(
+          "<th scope=\"col\">{}<b>{}</b></th>",
+          lens_.positions[c],
+          html(label(c)));
+    out += "</tr></thead>\n<tbody>\n";
+    for (size_t r = lens_.rows(); r-- > 0;) {
+      out += fmt::format(
+          "<tr><th scope=\"row\">{}</th>",
+          lens_.layers[r] ? fmt::format("{}", *lens_.layers[r]) : "embed");
+      for (size_t c = first_; c < lens_.columns(); ++c)
+        out += cell(r, c);
+      out += "</tr>\n";
+    }
+    return out + "</tbody></table></div>\n";
+  }
+
+  std::string cell(size_t r, size_t c) const {
+    const auto at = lens_.cell(r, c);
+    const int id = lens_.winner(r, c);
+    // One cell takes the Tab key; the arrows go on from there.
+    const bool entry = r + 1 == lens_.rows() && c + 1 == lens_.columns();
+    if (id < 0)
+      return fmt::format(
+          "<td tabindex=\"{}\" class=\"bad\">NaN</td>", entry ? 0 : -1);
+    return fmt::format(
+        "<td tabindex=\"{}\" class=\"p{}{}\">{}</td>",
+        entry ? 0 : -1,
+        step_of(lens_.top_probabilities[at * k()]),
+        lens_.track == id ? " track" : "",
+        html(visible(names_.token(id))));
+  }
+
+  // The tracked token's probability by layer at the last position.
+  std::string tracked() const {
+    constexpr double width = 720, height = 150;
+    const size_t column = lens_.columns() - 1, rows = lens_.rows();
+    const auto x = [&](size_t row) {
+      return rows > 1 ? width * static_cast<double>(row) /
+                            static_cast<double>(rows - 1)
+                      : width / 2;
+    };
+    std::string points, dots;
+    for (size_t row = 0; row < rows; ++row) {
+      const float p = lens_.track_probabilities[lens_.cell(row, column)];
+      if (!std::isfinite(p)) continue;
+      const double y = height * (1 - static_cast<double>(p));
+      points += fmt::format(" {:.1f},{:.1f}", x(row), y);
+      dots += fmt::format(
+          "<circle class=\"dot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"><title>{}"
+          ": {}, rank {}</title></circle>",
+          x(row),
+          y,
+          row_name(lens_, row),
+          html(percent(p)),
+          lens_.track_ranks[lens_.cell(row, column)]);
+    }
+    std::string out = fmt::format(
+        "<section>\n<h2>“{}” after “{}”, layer by layer</h2>\n",
+        html(visible(names_.token(*lens_.track))),
+        html(label(column)));
+    const auto top = lens_.on_top_from(column);
+    out += fmt::format(
+        "<p class=\"about\">{}</p>\n",
+        top ? "It is on top from " + row_name(lens_, *top) + " on."
+            : "It does not end on top.");
+    out += fmt::format(
+        "<svg viewBox=\"-40 -12 {} {}\" role=\"img\" aria-label=\"Probability "
+        "of the tracked token by layer\">\n",
+        width + 60,
+        height + 40);
+    for (int i = 0; i <= 4; ++i)
+      out += fmt::format(
+          "<path class=\"grid\" d=\"M0 {0}H{1}\"/><text x=\"-8\" y=\"{2}\" "
+          "text-anchor=\"end\">{3}%</text>\n",
+          height * (4 - i) / 4,
+          width,
+          height * (4 - i) / 4 + 4,
+          i * 25);
+    const size_t every = std::max<size_t>(1, (rows + 9) / 10);
+    for (size_t row = 0; row < rows; row += every)
+      out += fmt::format(
+          "<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+          x(row),
+          height + 20,
+          lens_.layers[row] ? fmt::format("{}", *lens_.layers[row]) : "embed");
+    if (!points.empty())
+      out += fmt::format(
+          "\n<polygon class=\"area\" points=\"{0} {1:.1f},{2} 0,{2}\"/>"
+          "<polyline class=\"way\" points=\"{0}\"/>{3}\n",
+          points.substr(1),
+          x(rows - 1),
+          height,
+          dots);
+    return out + "</svg>\n</section>\n";
+  }
+
+  std::string cell_data(size_t r, size_t c) const {
+    const auto at = lens_.cell(r, c);
+    std::vector<std::string> ids, probabilities, logits;
+    for (size_t i = at * k(); i < (at + 1) * k(); ++i) {
+      ids.push_back(fmt::format("{}", lens_.top_ids[i]));
+      probabilities.push_back(number(lens_.top_probabilities[i]));
+      logits.push_back(number(lens_.top_logits[i]));
+    }
+    auto out = fmt::format(
+        "[[{}],[{}],[{}]",
+        fmt::join(ids, ","),
+        fmt::join(probabilities, ","),
+        fmt::join(logits, ","));
+    if (lens_.track)
+      out += fmt::format(
+          ",[{},{},{}]",
+          number(lens_.track_probabilities[at]),
+          number(lens_.track_logits[at]),
+          lens_.track_ranks[at]);
+    return out + "]";
+  }
+
+  // What the script reads, as JSON: rows and cells in the page's order.
+  std::string data() const {
+    std::set<int> used;
+    std::vector<std::string> rows, cells, prompt_labels, labels;
+    for (size_t r = lens_.rows(); r-- > 0;) {
+      rows.push_back(script_string(row_name(lens_, r)));
+      for (size_t c = first_; c < lens_.columns(); ++c) {
+        cells.push_back(cell_data(r, c));
+        const auto at = lens_.cell(r, c) * k();
+        for (size_t i = at; i < at + k(); ++i)
+          if (lens_.top_ids[i] >= 0) used.insert(lens_.top_ids[i]);
+      }
+    }
+    for (size_t c = first_; c < lens_.columns(); ++c)
+      prompt_labels.push_back(script_string(label(c)));
+    if (lens_.track) used.insert(*lens_.track);
+    for (const int id : used)
+      labels.push_back(fmt::format(
+          "\"{}\":{}", id, script_string(visible(names_.token(id)))));
+    return fmt::format(
+        R"(const lens = {{"track":{},"rows":[{}],"positions":[{}],"prompt":[{}],
+"labels":{{{}}},
+"cells":[{}]}};
+)",
+        lens_.track ? fmt::format("{}", *lens_.track) : "null",
+        fmt::join(rows, ","),
+        fmt::join(
+            lens_.positions.begin() + static_cast<long>(first_),
+            lens_.positions.end(),
+            ","),
+        fmt::join(prompt_labels, ","),
+        fmt::join(labels, ","),
+        fmt::join(cells, ",\n"));
+  }
+
+  const Lens& lens_;
+  const LensNames& names_;
+  size_t first_;
+  std::string css_;
+};
+
+}  // namespace
+
+std::string lens_page(const Lens& lens, const LensNames& names) {
+  return Page(lens, names).text();
+}
+
+}  // namespace mlxterp::view

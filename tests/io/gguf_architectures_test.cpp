@@ -1,0 +1,204 @@
+// The config.json made for each architecture, where the metadata says little or
+// contradicts itself. What the weights become: tests/models/gguf_families_test.
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "mlxterp/io/checkpoint.h"
+#include "tests/bad_input.h"
+#include "tests/io/file_bytes.h"
+#include "tests/temp_folder.h"
+
+namespace mlxterp {
+namespace {
+
+using nlohmann::json;
+using testing::raw;
+using testing::TempFolder;
+using testing::gguf::entry;
+using testing::gguf::number;
+using testing::gguf::real;
+using testing::gguf::word;
+
+/** A file of that architecture with the metadata that all but GPT-2 share and
+ * an embedding of 6 tokens; the keys are without the architecture's name. */
+struct Model {
+  std::string name;
+  std::map<std::string, std::string> metadata = {};
+  std::map<std::string, std::vector<float>> vectors = {};
+
+  explicit Model(std::string architecture) : name(std::move(architecture)) {
+    set("block_count", 2);
+    set("context_length", 32);
+    set("embedding_length", 12);
+    set("feed_forward_length", 16);
+    set("attention.head_count", 2);
+    metadata["eps"] = real(name + ".attention.layer_norm_rms_epsilon", 1e-5f);
+  }
+
+  void set(const std::string& key, uint32_t value) {
+    metadata[key] = number(name + "." + key, value);
+  }
+
+  void set_real(const std::string& key, float value) {
+    metadata[key] = real(name + "." + key, value);
+  }
+
+  std::string bytes() const {
+    testing::gguf::File file;
+    file.entries.push_back(word("general.architecture", name));
+    for (const auto& [key, bytes_of] : metadata)
+      file.entries.push_back(bytes_of);
+    file.tensors.push_back(
+        testing::gguf::tensor("token_embd.weight", {12, 6}, 0, 0));
+    file.data = testing::floats(72);
+    for (const auto& [tensor, values] : vectors) {
+      file.data.resize((file.data.size() + 31) / 32 * 32);
+      file.tensors.push_back(
+          testing::gguf::tensor(tensor, {values.size()}, 0, file.data.size()));
+      for (const float value : values)
+        file.data += raw(value);
+    }
+    file.data.resize((file.data.size() + 31) / 32 * 32);
+    return file.bytes();
+  }
+
+  json config() const {
+    const TempFolder folder;
+    return json::parse(
+        Checkpoint::open(folder.write("m.gguf", bytes())).config());
+  }
+
+  void refused(const std::vector<std::string>& says) const {
+    const TempFolder folder;
+    testing::expect_refused(
+        [&] {
+          return Checkpoint::open(folder.write("m.gguf", bytes())).config();
+        },
+        ErrorKind::bad_data,
+        says);
+  }
+};
+
+std::vector<std::string> types(const json& config) {
+  return config.at("layer_types").get<std::vector<std::string>>();
+}
+
+TEST(GgufArchitectures, Gemma2SaysWhatIsLeftOut) {
+  Model model("gemma2");
+  model.set("attention.key_length", 4);
+  auto config = model.config();
+  EXPECT_EQ(config["query_pre_attn_scalar"], 4);
+  EXPECT_EQ(config["sliding_window"], 4096);
+  EXPECT_EQ(config["attn_logit_softcapping"], 50.0);
+  EXPECT_EQ(config["final_logit_softcapping"], 30.0);
+  EXPECT_EQ(config["rope_theta"], 10000.0);
+  EXPECT_EQ(config["tie_word_embeddings"], true);
+  EXPECT_FALSE(config.contains("hidden_act"));
+  EXPECT_EQ(
+      types(config),
+      (std::vector<std::string>{"sliding_attention", "full_attention"}));
+  // The 27B is known by its layers alone.
+  model.set("block_count", 46);
+  EXPECT_EQ(model.config()["query_pre_attn_scalar"], 6);
+}
+
+TEST(GgufArchitectures, Gemma3sWindowsAndRotations) {
+  Model model("gemma3");
+  model.set("block_count", 62);
+  model.set("attention.key_length", 4);
+  EXPECT_EQ(model.config()["query_pre_attn_scalar"], 6);
+  EXPECT_FALSE(model.config().contains("layer_types"));
+  EXPECT_FALSE(model.config().contains("final_logit_softcapping"));
+  model.set("block_count", 7);
+  model.set("attention.sliding_window", 5);
+  model.set_real("rope.freq_base", 1e6f);
+  model.metadata["type"] = word("gemma3.rope.scaling.type", "linear");
+  model.set_real("rope.scaling.factor", 8);
+  auto config = model.config();
+  EXPECT_EQ(config["query_pre_attn_scalar"], 4);
+  EXPECT_EQ(config["sliding_window"], 5);
+  const auto layers = types(config);
+  ASSERT_EQ(layers.size(), 7u);
+  for (size_t i = 0; i < 7; ++i)
+    EXPECT_EQ(layers[i], i == 5 ? "full_attention" : "sliding_attention") << i;
+  EXPECT_EQ(
+      config["rope_parameters"],
+      (json{
+          {"full_attention",
+           {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 1e6}}},
+          {"sliding_attention",
+           {{"rope_type", "default"}, {"rope_theta", 10000.0}}}}));
+  // One flag a layer, as newer files have it.
+  const auto flags = [&](const std::string& each) {
+    model.metadata["flags"] = entry(
+        "gemma3.attention.sliding_window_pattern",
+        testing::gguf::array,
+        raw(uint32_t{testing::gguf::boolean}) + raw(uint64_t{each.size()}) +
+            each);
+  };
+  flags(std::string("\1\0\0\1\1\1\1", 7));
+  EXPECT_EQ(types(model.config())[1], "full_attention");
+  EXPECT_EQ(types(model.config())[3], "sliding_attention");
+  flags(std::string("\1\0", 2));
+  model.refused({"sliding_window_pattern", "2 entries"});
+}
+
+TEST(GgufArchitectures, StretchesOfTheRotationInTensors) {
+  Model model("phi3");
+  model.set("attention.sliding_window", 0);
+  model.set("rope.scaling.original_context_length", 16);
+  EXPECT_FALSE(model.config().contains("sliding_window"));
+  model.vectors["rope_factors_long.weight"] = {1.5f, 2, 3};
+  model.refused({"lacks rope_factors_short.weight"});
+  model.vectors["rope_factors_short.weight"] = {1, 1, 1.25f};
+  auto config = model.config();
+  EXPECT_EQ(
+      config["rope_scaling"],
+      (json{
+          {"rope_type", "longrope"},
+          {"original_max_position_embeddings", 16},
+          {"attention_factor", 1.0},
+          {"short_factor", {1.0, 1.0, 1.25}},
+          {"long_factor", {1.5, 2.0, 3.0}}}));
+  model.set_real("rope.scaling.attn_factor", 1.25f);
+  EXPECT_EQ(model.config()["rope_scaling"]["attention_factor"], 1.25);
+  for (const float wrong : {0.0f, -1.0f, std::nanf(""), INFINITY}) {
+    model.vectors["rope_factors_short.weight"][1] = wrong;
+    model.refused({"rope_factors_short.weight", "not a positive number"});
+  }
+  model.vectors["rope_factors_short.weight"][1] = 1;
+  model.set_real("rope.scaling.factor", 8);
+  model.refused({"scales its rotation twice"});
+}
+
+TEST(GgufArchitectures, WhatIsMissingIsNamed) {
+  for (const std::string name :
+       {"qwen2", "qwen3", "gemma2", "gemma3", "phi3"}) {
+    for (const std::string key :
+         {"block_count",
+          "context_length",
+          "embedding_length",
+          "feed_forward_length",
+          "attention.head_count"}) {
+      Model model(name);
+      model.metadata.erase(key);
+      model.refused({"has no " + name + "." + key});
+    }
+    Model model(name);
+    model.metadata.erase("eps");
+    model.refused({"has no " + name + ".attention.layer_norm_rms_epsilon"});
+  }
+  Model gpt2("gpt2");
+  gpt2.refused({"has no gpt2.attention.layer_norm_epsilon"});
+  gpt2.set_real("attention.layer_norm_epsilon", 1e-5f);
+  EXPECT_EQ(gpt2.config()["n_positions"], 32);
+  gpt2.metadata.erase("embedding_length");
+  gpt2.refused({"has no gpt2.embedding_length"});
+}
+
+}  // namespace
+}  // namespace mlxterp

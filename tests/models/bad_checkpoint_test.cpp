@@ -1,0 +1,310 @@
+// Checkpoints that are not what their config says. Each case is a test, and so
+// a process, of its own: a crash fails that one.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "core/machine.h"
+#include "mlxterp/core/error.h"
+#include "mlxterp/core/limits.h"
+#include "mlxterp/models/load.h"
+#include "mlxterp/trace/model.h"
+#include "tests/temp_folder.h"
+#include "tests/tiny_checkpoint.h"
+
+namespace mlxterp {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::TempFolder;
+using ::testing::TestParamInfo;
+using ::testing::TestWithParam;
+using testing::TinyCheckpoint;
+using ::testing::Values;
+using ::testing::ValuesIn;
+
+struct Case {
+  std::string name;
+  std::function<void(TinyCheckpoint&)> spoil;
+  std::vector<std::string> says;
+};
+
+void PrintTo(const Case& one, std::ostream* out) {
+  *out << one.name;
+}
+
+class BadCheckpoint : public TestWithParam<Case> {};
+
+TEST_P(BadCheckpoint, IsRefused) {
+  const TempFolder folder;
+  TinyCheckpoint tiny;
+  GetParam().spoil(tiny);
+  const auto path = tiny.write(folder);
+  try {
+    InterpretableModel::load(path.string());
+    ADD_FAILURE() << "it was loaded";
+  } catch (const Error& error) {
+    const std::string message = error.what();
+    EXPECT_EQ(error.kind(), ErrorKind::bad_data) << message;
+    EXPECT_EQ(message.substr(0, 1), "[") << message;
+    for (const auto& part : GetParam().says)
+      EXPECT_NE(message.find(part), std::string::npos)
+          << "'" << part << "' is not in: " << message;
+  }
+}
+
+std::string name_of(const TestParamInfo<Case>& info) {
+  return info.param.name;
+}
+
+Case field(
+    const std::string& name,
+    const char* field,
+    const json& value,
+    std::vector<std::string> says = {}) {
+  if (says.empty()) says.emplace_back(field);
+  return {
+      name,
+      [field, value](TinyCheckpoint& tiny) { tiny.config[field] = value; },
+      says};
+}
+
+// No number that sizes something is taken as it comes.
+std::vector<Case> numbers() {
+  const std::pair<const char*, json> wrong[] = {
+      {"zero", 0},
+      {"negative", -1},
+      {"fraction", 1.5},
+      {"string", "3"},
+      {"large", 1'000'000'000},
+      {"true", true},
+      {"unsigned", std::numeric_limits<uint64_t>::max()},
+      {"list", json::array()},
+  };
+  std::vector<Case> cases;
+  for (const char* name :
+       {"num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "vocab_size"}) {
+    for (const auto& [what, value] : wrong)
+      cases.push_back(field(std::string(name) + "_" + what, name, value));
+    cases.push_back(
+        {std::string(name) + "_missing",
+         [name](TinyCheckpoint& tiny) { tiny.config.erase(name); },
+         {name, "missing"}});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(Number, BadCheckpoint, ValuesIn(numbers()), name_of);
+
+INSTANTIATE_TEST_SUITE_P(
+    Config,
+    BadCheckpoint,
+    Values(
+        Case{
+            "number_of_1e309",
+            [](TinyCheckpoint& tiny) {
+              auto text = tiny.config.dump();
+              text.replace(text.find("10000.0"), 7, "1e309");
+              tiny.config_text = text;
+            },
+            {"config.json", "1e309"}},
+        field("theta_above_a_float", "rope_theta", 1e39, {"finite"}),
+        field("theta_negative", "rope_theta", -1),
+        field("eps_zero", "rms_norm_eps", 0),
+        field("eps_string", "rms_norm_eps", "x"),
+        field("inner_width_zero", "intermediate_size", 0),
+        field("layers_above_limit", "num_hidden_layers", limits::layers + 1),
+        field("heads_above_limit", "num_attention_heads", limits::heads + 1),
+        field("width_above_limit", "hidden_size", limits::d_model + 1),
+        field("vocabulary_above_limit", "vocab_size", limits::vocab + 1),
+        field("kv_heads_no_divisor", "num_key_value_heads", 4),
+        field("head_odd", "head_dim", 7),
+        field("head_fraction", "head_dim", 8.5),
+        field("activation", "hidden_act", "tanhshrink", {"tanhshrink"}),
+        field("tie_no_boolean", "tie_word_embeddings", "yes"),
+        Case{
+            "heads_do_not_divide",
+            [](TinyCheckpoint& tiny) {
+              tiny.config.erase("head_dim");
+              tiny.config["num_attention_heads"] = 5;
+              tiny.config["num_key_value_heads"] = 5;
+            },
+            {"hidden_size 24", "num_attention_heads 5"}},
+        field(
+            "rope_scaling_unknown",
+            "rope_scaling",
+            {{"rope_type", "sorcery"}, {"factor", 2}},
+            {"rope", "sorcery"}),
+        field("rope_scaling_number", "rope_scaling", 5, {"rope"}),
+        field("no_family", "model_type", "mamba", {"mamba", "known: llama"}),
+        field("a_path", "model_type", "../llama", {"../llama", "known: llama"}),
+        field("no_name", "model_type", "", {"known: llama"}),
+        field("another_case", "model_type", "Llama", {"Llama"}),
+        field("no_string", "model_type", 5),
+        Case{
+            "model_type_missing",
+            [](TinyCheckpoint& tiny) { tiny.config.erase("model_type"); },
+            {"model_type", "missing"}},
+        Case{
+            "inner_width_missing",
+            [](TinyCheckpoint& tiny) {
+              tiny.config.erase("intermediate_size");
+            },
+            {"intermediate_size", "missing"}},
+        field(
+            "quantised",
+            "quantization",
+            {{"group_size", -3}, {"bits", 77}},
+            {"-3", "expected 32, 64, 128"}),
+        field(
+            "quantised_by_transformers",
+            "quantization_config",
+            {{"quant_method", "gptq"}, {"bits", 4}},
+            {"gptq"})),
+    name_of);
+
+const std::string up = "model.layers.1.mlp.up_proj.weight";
+
+INSTANTIATE_TEST_SUITE_P(
+    Tensor,
+    BadCheckpoint,
+    Values(
+        field("another_vocabulary", "vocab_size", 98, {"(97, 24)", "(98, 24)"}),
+        Case{
+            "missing",
+            [](TinyCheckpoint& tiny) { tiny.tensors.erase(up); },
+            {"lacks 1 tensor", "layers.1.mlp.up_proj.weight"}},
+        Case{
+            "many_missing",
+            [](TinyCheckpoint& tiny) {
+              std::erase_if(tiny.tensors, [](const auto& entry) {
+                return entry.first.find("layers") != std::string::npos;
+              });
+            },
+            {"lacks 27 tensor", "layers.0", ", ..."}},
+        Case{
+            "superfluous",
+            [](TinyCheckpoint& tiny) {
+              tiny.put("model.layers.3.mlp.up_proj.weight", {40, 24});
+            },
+            {"model.layers.3.mlp.up_proj.weight"}},
+        Case{
+            "transposed",
+            [](TinyCheckpoint& tiny) {
+              tiny.put(up, {24, 40});
+            },
+            {up, "(24, 40)", "(40, 24)"}},
+        Case{
+            "of_another_rank",
+            [](TinyCheckpoint& tiny) {
+              tiny.put(up, {1, 40, 24});
+            },
+            {up, "(1, 40, 24)"}},
+        Case{
+            "scalar",
+            [](TinyCheckpoint& tiny) { tiny.put(up, {}); },
+            {up, "(40, 24)"}},
+        Case{
+            "nan",
+            [](TinyCheckpoint& tiny) { tiny.tensors.at(up).values[7] = NAN; },
+            {up, "1 values of 960", "NaN"}},
+        Case{
+            "infinite",
+            [](TinyCheckpoint& tiny) { tiny.fill(up, INFINITY); },
+            {up, "960 values of 960"}},
+        Case{
+            "untied_without_unembedding",
+            [](TinyCheckpoint& tiny) { tiny.tensors.erase("lm_head.weight"); },
+            {"unembed.weight"}},
+        Case{
+            "tied_with_another_unembedding",
+            [](TinyCheckpoint& tiny) {
+              tiny.config["tie_word_embeddings"] = true;
+              tiny.fill("lm_head.weight", 2);
+            },
+            {"lm_head.weight", "tie_word_embeddings"}},
+        Case{
+            "fewer_rows_than_tokens",
+            [](TinyCheckpoint& tiny) {
+              tiny.tokenizer = testing::read_file(
+                  MLXTERP_SOURCE_DIR
+                  "/tests/text/fixtures/llama3.tokenizer.json");
+            },
+            {"tokenizer", "97 rows"}}),
+    name_of);
+
+TEST(OddCheckpoint, TheTinyOneItselfLoads) {
+  const TempFolder folder;
+  const auto path = TinyCheckpoint().write(folder);
+  std::vector<std::string> told;
+  load_decoder(Checkpoint::open(path), {.warn = [&](std::string_view text) {
+                 told.emplace_back(text);
+               }});
+  EXPECT_TRUE(told.empty());
+}
+
+TEST(OddCheckpoint, MatricesOfZerosAreAWarning) {
+  const TempFolder folder;
+  TinyCheckpoint tiny;
+  tiny.fill("model.norm.weight", 0);  // a vector may be zero
+  const auto load = [&] {
+    std::vector<std::string> told;
+    load_decoder(
+        Checkpoint::open(tiny.write(folder)),
+        {.warn = [&](std::string_view text) { told.emplace_back(text); }});
+    return told;
+  };
+  EXPECT_TRUE(load().empty());
+  tiny.fill(up, 0);
+  tiny.tensors.at("lm_head.weight").values[0] = 0;
+  auto told = load();
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_NE(told[0].find("1 of the 23 matrices"), std::string::npos) << told[0];
+  EXPECT_NE(told[0].find(up), std::string::npos) << told[0];
+  for (const auto& [name, tensor] : TinyCheckpoint().tensors)
+    tiny.fill(name, 0);
+  told = load();
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_NE(told[0].find("23 of the 23"), std::string::npos) << told[0];
+  // Nobody has to listen.
+  load_decoder(Checkpoint::open(tiny.write(folder)));
+}
+
+// Half a terabyte of nothing: it takes no room on the disk.
+TEST(OddCheckpoint, MoreThanTheMemoryIsRefusedBeforeItIsRead) {
+  const uint64_t rows = limits::vocab, columns = limits::d_model;
+  const uint64_t bytes = 2 * rows * columns;
+  if (machine_memory() > bytes) GTEST_SKIP() << "this machine has enough";
+  const TempFolder folder;
+  TinyCheckpoint tiny;
+  const auto path = tiny.write(folder);
+  const json header = {
+      {"model.embed_tokens.weight",
+       {{"dtype", "BF16"},
+        {"shape", {rows, columns}},
+        {"data_offsets", {0, bytes}}}}};
+  const auto file = folder.write(
+      "m/model.safetensors", testing::safetensors_bytes(header.dump(), ""));
+  std::error_code error;
+  fs::resize_file(file, fs::file_size(file) + bytes, error);
+  if (error) GTEST_SKIP() << "no file so large here: " << error.message();
+  try {
+    InterpretableModel::load(path.string());
+    ADD_FAILURE() << "it was loaded";
+  } catch (const Error& refused) {
+    EXPECT_EQ(refused.kind(), ErrorKind::environment) << refused.what();
+    EXPECT_NE(std::string(refused.what()).find("GB"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace mlxterp

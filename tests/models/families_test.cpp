@@ -1,0 +1,339 @@
+// Every family against transformers: tests/parity/families/ holds a tiny random
+// checkpoint for each variant and what transformers computes of it
+// (tests/parity/make_families.py).
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "mlx/ops.h"
+#include "mlxterp/core/error.h"
+#include "mlxterp/io/checkpoint.h"
+#include "mlxterp/io/safetensors.h"
+#include "mlxterp/models/family.h"
+#include "mlxterp/models/load.h"
+#include "mlxterp/trace/model.h"
+#include "tests/compare.h"
+
+namespace mlxterp {
+namespace {
+
+namespace mx = mlx::core;
+namespace fs = std::filesystem;
+
+constexpr size_t n_variants = 65;
+constexpr double logits_tolerance = 1e-5;  // absolute
+constexpr double site_tolerance = 1e-4;    // of the site's largest magnitude
+
+const fs::path root = MLXTERP_SOURCE_DIR "/tests/parity/families";
+
+// A variant, or the path of another folder.
+std::string config_text(const std::string& variant) {
+  std::ifstream file(root / variant / "config.json");
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+std::string model_type(const std::string& variant) {
+  return nlohmann::json::parse(config_text(variant)).at("model_type");
+}
+
+bool supported(const std::string& type) {
+  return std::ranges::any_of(
+      families(), [&](const Family& f) { return f.model_type == type; });
+}
+
+std::vector<std::string> variants() {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(root))
+    if (entry.is_directory()) names.push_back(entry.path().filename());
+  std::ranges::sort(names);
+  return names;
+}
+
+// Shaped as opt-350m alone is: refused, which a test of its own asserts.
+constexpr const char* refused_variant = "opt-post-norm";
+
+std::vector<std::string> supported_variants() {
+  auto names = variants();
+  std::erase_if(names, [](const auto& v) {
+    return v == refused_variant || !supported(model_type(v));
+  });
+  return names;
+}
+
+// Those that have transformers' logits in half precision too.
+std::vector<std::string> half_variants() {
+  std::vector<std::string> names;
+  for (const auto* variant : {"gemma2", "gpt2", "llama-gqa", "qwen3"})
+    if (supported(model_type(variant))) names.emplace_back(variant);
+  return names;
+}
+
+// The file's tensors by name.
+std::map<std::string, mx::array> expected(const std::string& variant) {
+  const auto file = Safetensors::open(root / variant / "expected.safetensors");
+  std::map<std::string, mx::array> tensors;
+  for (const auto& tensor : file.tensors())
+    tensors.emplace(tensor.name, file.read(tensor));
+  return tensors;
+}
+
+std::vector<int> integers(const mx::array& array) {
+  return {array.data<int>(), array.data<int>() + array.size()};
+}
+
+InterpretableModel load(const std::string& variant, mx::Dtype dtype) {
+  const auto& family = family_of(config_text(variant));
+  return InterpretableModel(
+      load_decoder(Checkpoint::open(root / variant), {.dtype = dtype}),
+      std::nullopt,
+      family.renames);
+}
+
+// [pos, k] values in the order of the experts they belong to: which of its
+// experts a token names first is nobody's business.
+mx::array by_expert(const mx::array& values, const mx::array& experts) {
+  return mx::take_along_axis(
+      values, mx::argsort(mx::astype(experts, mx::int32), -1), -1);
+}
+
+TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
+  const auto names = variants();
+  EXPECT_EQ(names.size(), n_variants);
+  std::set<std::string> types, refused;
+  for (const auto& variant : names) {
+    const auto type = model_type(variant);
+    types.insert(type);
+    EXPECT_TRUE(variant.starts_with(type.substr(0, type.find('_'))))
+        << variant << " is of " << type;
+    if (supported(type)) {
+      EXPECT_EQ(family_of(config_text(variant)).model_type, type);
+      continue;
+    }
+    refused.insert(type);
+    try {
+      load_decoder(Checkpoint::open(root / variant));
+      ADD_FAILURE() << variant << " was loaded";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_data);
+      EXPECT_NE(
+          std::string(error.what()).find("'" + type + "' is not supported"),
+          std::string::npos)
+          << error.what();
+    }
+  }
+  const std::set<std::string> all = {
+      "cohere",    "gemma",   "gemma2",   "gemma3_text", "gpt2",    "gpt_neox",
+      "gptj",      "granite", "llama",    "mistral",     "mixtral", "olmo2",
+      "olmoe",     "opt",     "phi",      "phi3",        "qwen2",   "qwen3",
+      "qwen3_moe", "smollm3", "stablelm", "starcoder2"};
+  EXPECT_EQ(types, all);
+  std::printf(
+      "%zu variants of %zu families; %zu families not supported yet\n",
+      names.size(),
+      types.size(),
+      refused.size());
+}
+
+TEST(Families, AShapeThatIsNotSupportedIsRefused) {
+  try {
+    load(refused_variant, mx::float32);
+    ADD_FAILURE() << refused_variant << " was loaded";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_data);
+    EXPECT_NE(std::string(error.what()).find("opt-350m"), std::string::npos)
+        << error.what();
+  }
+}
+
+class FamilyParity : public testing::TestWithParam<std::string> {};
+
+TEST_P(FamilyParity, LogitsAndEverySharedSite) {
+  const auto& variant = GetParam();
+  const auto reference = expected(variant);
+  const auto model = load(variant, mx::float32);
+
+  std::vector<std::string> sites;
+  for (const auto& [name, value] : reference)
+    if (name != "ids" && !name.starts_with("logits.")) sites.push_back(name);
+  // Of each layer the residual stream, what is added to it, and attention.
+  const auto n_layers = static_cast<size_t>(model.decoder().config().n_layers);
+  EXPECT_GE(sites.size(), 2 + 10 * n_layers);
+  EXPECT_TRUE(reference.contains("logits") && reference.contains("embed"));
+
+  const auto run = model.run(integers(reference.at("ids")), {.save = sites});
+
+  size_t compared = 0, values = 0;
+  double logits_error = INFINITY, worst = 0;
+  std::string worst_site = "none";
+  for (const auto& site : sites) {
+    auto wanted = reference.at(site);
+    ASSERT_EQ(run[site].size(), wanted.size()) << variant << " " << site;
+    auto got = mx::reshape(run[site], wanted.shape());
+    if (const auto at = site.find("expert_"); at != std::string::npos) {
+      const auto indices = site.substr(0, at) + "expert_indices";
+      got = by_expert(got, mx::reshape(run[indices], wanted.shape()));
+      wanted = by_expert(wanted, reference.at(indices));
+    }
+    const double error = test::max_difference(got, wanted);
+    ++compared;
+    values += wanted.size();
+    if (site == "logits") {
+      logits_error = error;
+      EXPECT_LE(error, logits_tolerance) << variant << " " << site;
+      continue;
+    }
+    const double relative = error / test::max_magnitude(wanted);
+    EXPECT_LE(relative, site_tolerance) << variant << " " << site;
+    if (!(relative <= worst)) {
+      worst = relative;
+      worst_site = site;
+    }
+  }
+  EXPECT_EQ(compared, sites.size());
+  std::printf(
+      "%-34s %2zu sites, %5zu values: logits within %.1e, the rest within "
+      "%.1e (%s)\n",
+      variant.c_str(),
+      compared,
+      values,
+      logits_error,
+      worst,
+      worst_site.c_str());
+}
+
+// Attention opened up, step by step, is the same attention.
+TEST_P(FamilyParity, ExplicitAttention) {
+  const auto& variant = GetParam();
+  const auto reference = expected(variant);
+  const auto& wanted = reference.at("logits");
+  const auto run = load(variant, mx::float32)
+                       .run(
+                           integers(reference.at("ids")),
+                           {.save = {"logits"},
+                            .edits = {
+                                {"layers.*.attn.scores", scale(1)},
+                                {"layers.*.attn.pattern", scale(1)}}});
+  ASSERT_EQ(run["logits"].size(), wanted.size());
+  EXPECT_LE(
+      test::max_difference(mx::reshape(run["logits"], wanted.shape()), wanted),
+      logits_tolerance)
+      << variant;
+}
+
+// The weights under the names, and with the buffers, that the files of older
+// releases have.
+std::vector<std::pair<std::string, mx::array>> older_tensors(
+    const std::string& variant) {
+  const auto type = model_type(variant);
+  const auto file = Safetensors::open(root / variant / "model.safetensors");
+  std::vector<std::pair<std::string, mx::array>> tensors;
+  for (const auto& tensor : file.tensors()) {
+    auto name = tensor.name;
+    if (const std::string prefix = "transformer.";
+        type == "gpt2" && name.starts_with(prefix))
+      name.erase(0, prefix.size());
+    tensors.emplace_back(name, file.read(tensor));
+  }
+  const auto mask = mx::tril(mx::ones({1, 1, 64, 64}));
+  for (const auto* layer : {"0", "1"}) {
+    const auto add = [&](const std::string& list,
+                         const std::string& name,
+                         const mx::array& value) {
+      tensors.emplace_back(list + layer + name, value);
+    };
+    if (type == "gpt2") {
+      add("h.", ".attn.bias", mask);
+    } else if (type == "gptj") {
+      add("transformer.h.", ".attn.bias", mx::astype(mask, mx::bool_));
+      add("transformer.h.", ".attn.masked_bias", mx::array(-1e9f));
+    } else if (type == "gpt_neox") {
+      const std::string list = "gpt_neox.layers.";
+      add(list, ".attention.bias", mx::astype(mask, mx::bool_));
+      add(list, ".attention.masked_bias", mx::array(-1e9f));
+      add(list, ".attention.rotary_emb.inv_freq", mx::ones({2}));
+    } else if (type == "llama" || type == "mistral") {
+      add("model.layers.", ".self_attn.rotary_emb.inv_freq", mx::ones({4}));
+    }
+  }
+  return tensors;
+}
+
+// config.older.json says the same as releases before transformers 5 wrote it:
+// RoPE's parameters in fields of their own, defaults left out.
+TEST_P(FamilyParity, OlderFiles) {
+  const auto& variant = GetParam();
+  const auto folder =
+      fs::temp_directory_path() /
+      fmt::format("mlxterp-families-{}-{}", ::getpid(), variant);
+  fs::create_directories(folder);
+  fs::copy_file(
+      root / variant / "config.older.json",
+      folder / "config.json",
+      fs::copy_options::overwrite_existing);
+  save_safetensors(
+      folder / "model.safetensors",
+      older_tensors(variant),
+      {},
+      /*overwrite=*/true);
+  const auto reference = expected(variant);
+  const auto& wanted = reference.at("logits");
+  const auto run =
+      load(folder, mx::float32)
+          .run(integers(reference.at("ids")), {.save = {"logits"}});
+  fs::remove_all(folder);
+  ASSERT_EQ(run["logits"].size(), wanted.size());
+  EXPECT_LE(
+      test::max_difference(mx::reshape(run["logits"], wanted.shape()), wanted),
+      logits_tolerance)
+      << variant;
+}
+
+class HalfParity : public testing::TestWithParam<std::string> {};
+
+// Half precision may lose no more than twice what transformers loses in it.
+TEST_P(HalfParity, LosesLittle) {
+  const auto& variant = GetParam();
+  const auto reference = expected(variant);
+  const auto& exact = reference.at("logits");
+  for (const auto& [name, dtype] :
+       {std::pair{"bfloat16", mx::bfloat16},
+        std::pair{"float16", mx::float16}}) {
+    const double theirs = test::max_difference(
+        reference.at(fmt::format("logits.{}", name)), exact);
+    const auto model = load(variant, dtype);
+    const auto run =
+        model.run(integers(reference.at("ids")), {.save = {"logits"}});
+    EXPECT_EQ(run["logits"].dtype(), dtype);
+    const double ours =
+        test::max_difference(mx::reshape(run["logits"], exact.shape()), exact);
+    std::printf(
+        "%-34s %s: within %.1e, transformers within %.1e\n",
+        variant.c_str(),
+        name,
+        ours,
+        theirs);
+    EXPECT_GT(theirs, 0) << name;
+    EXPECT_LE(ours, 2 * theirs) << variant << " " << name;
+  }
+}
+
+std::string test_name(const testing::TestParamInfo<std::string>& variant) {
+  auto name = variant.param;
+  std::ranges::replace(name, '-', '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, FamilyParity, testing::ValuesIn(supported_variants()), test_name);
+INSTANTIATE_TEST_SUITE_P(
+    All, HalfParity, testing::ValuesIn(half_variants()), test_name);
+
+}  // namespace
+}  // namespace mlxterp

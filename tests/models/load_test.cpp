@@ -1,0 +1,143 @@
+// A checkpoint's weights arrive in the Decoder; see bad_checkpoint_test.cpp for
+// what is refused.
+
+#include "mlxterp/models/load.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "mlx/ops.h"
+#include "mlxterp/core/error.h"
+#include "mlxterp/io/safetensors.h"
+#include "tests/compare.h"
+#include "tests/tiny_model.h"
+
+namespace mlxterp {
+namespace {
+
+namespace mx = mlx::core;
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+using Tensors = std::map<std::string, mx::array>;
+
+json tiny_json() {
+  return {
+      {"model_type", "llama"},
+      {"vocab_size", 97},
+      {"hidden_size", 24},
+      {"num_hidden_layers", 3},
+      {"num_attention_heads", 6},
+      {"num_key_value_heads", 2},
+      {"head_dim", 8},
+      {"intermediate_size", 40},
+      {"max_position_embeddings", 64},
+      {"rms_norm_eps", 1e-5},
+      {"rope_theta", 10000.0},
+      {"hidden_act", "silu"},
+      {"tie_word_embeddings", false},
+  };
+}
+
+// The tiny decoder's weights under a Llama checkpoint's names.
+Tensors tiny_tensors(const Decoder& decoder) {
+  Tensors tensors;
+  for (const auto& [path, value] : decoder.parameters()) {
+    auto name = path;
+    const auto swap = [&](const std::string& from, const std::string& to) {
+      if (const auto at = name.find(from); at != std::string::npos)
+        name.replace(at, from.size(), to);
+    };
+    swap("embed.", "embed_tokens.");
+    swap("unembed_tokens.", "lm_head.");
+    swap("ln_final", "norm");
+    swap("ln1", "input_layernorm");
+    swap("ln2", "post_attention_layernorm");
+    swap(".attn.", ".self_attn.");
+    tensors.emplace(
+        name.starts_with("lm_head") ? name : "model." + name, *value);
+  }
+  return tensors;
+}
+
+class Load : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() /
+              ("mlxterp-load-" + std::to_string(::getpid()));
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::shared_ptr<Decoder> load(const LoadOptions& options = {}) {
+    std::ofstream(folder_ / "config.json") << config_.dump();
+    save_safetensors(
+        folder_ / "model.safetensors",
+        {tensors_.begin(), tensors_.end()},
+        {},
+        /*overwrite=*/true);
+    return load_decoder(Checkpoint::open(folder_), options);
+  }
+
+  fs::path folder_;
+  std::shared_ptr<Decoder> source_ = test::tiny_decoder();
+  json config_ = tiny_json();
+  Tensors tensors_ = tiny_tensors(*source_);
+};
+
+const std::vector<int> prompt = {1, 2, 3};
+
+mx::array logits(std::shared_ptr<Decoder> decoder) {
+  auto out = InterpretableModel(std::move(decoder))(prompt);
+  out.eval();
+  return out;
+}
+
+TEST_F(Load, RoundTrip) {
+  double told = 0;
+  const auto decoder =
+      load({.progress = [&](std::string_view, double d) { told = d; }});
+  EXPECT_EQ(told, 1.0);
+  test::expect_identical(logits(decoder), logits(source_), "logits");
+}
+
+TEST_F(Load, PrecisionIsChosenOrFloat32OnACpu) {
+  for (auto& [name, value] : tensors_)
+    value = mx::astype(value, mx::bfloat16);
+  EXPECT_EQ(load({.dtype = mx::bfloat16})->embed.weight.dtype(), mx::bfloat16);
+  EXPECT_EQ(load({.dtype = mx::float16})->embed.weight.dtype(), mx::float16);
+  if (mx::default_device() == mx::Device::cpu) {
+    EXPECT_EQ(load()->embed.weight.dtype(), mx::float32);
+  }
+  const InterpretableModel half(load({.dtype = mx::bfloat16}));
+  const auto run = half.run(
+      prompt,
+      {.save = {"layers.*.*", "layers.*.*.*"},
+       .edits = {{"layers.1.ln1.scale", scale(1)}}});
+  for (const auto& [name, value] : run)
+    if (!name.ends_with("scale")) {
+      EXPECT_EQ(value.dtype(), mx::bfloat16) << name;
+    }
+}
+
+TEST_F(Load, NewerConfigsKeepThetaInRopeParameters) {
+  config_.erase("rope_theta");
+  config_["rope_parameters"] = {
+      {"rope_type", "default"}, {"rope_theta", 500.0}};
+  EXPECT_EQ(load()->config().rope.theta, 500.0f);
+}
+
+TEST_F(Load, ATiedMatrixMayStandTwice) {
+  config_["tie_word_embeddings"] = true;
+  tensors_.erase("lm_head.weight");
+  load();
+  tensors_.emplace("lm_head.weight", tensors_.at("model.embed_tokens.weight"));
+  load();
+}
+
+}  // namespace
+}  // namespace mlxterp

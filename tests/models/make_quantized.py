@@ -1,0 +1,124 @@
+"""Makes tests/parity/quantized/: tiny random models as mlx-lm quantises them
+and the logits that mlx-lm computes of them.
+
+    pip install "mlx[cpu]==0.32.4" mlx-lm==0.32.2
+    python make_quantized.py ../parity/quantized
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm import utils
+from mlx_lm.models import llama, qwen3_moe
+
+IDS = [3, 14, 15, 92, 65, 35, 89, 7]
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 96,
+    "hidden_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 128,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+}
+MOE = {
+    **LLAMA,
+    "model_type": "qwen3_moe",
+    "hidden_size": 64,
+    "head_dim": 16,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+}
+UNTIED = {**LLAMA, "tie_word_embeddings": False}
+
+DOWN = "model.layers.0.mlp.down_proj"
+GATE = "model.layers.0.mlp.gate_proj"
+UP = "model.layers.0.mlp.up_proj"
+
+
+def mixed(path, module):
+    """Three bits, but one matrix of six and one as it is."""
+    if path == DOWN:
+        return {"group_size": 32, "bits": 6}
+    if path == UP:
+        return {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    return path != GATE
+
+
+# name: config, bits, group, mode, dtype of the weights, predicate
+VARIANTS = {
+    "bits2-group32": (LLAMA, 2, 32, "affine", mx.float32, None),
+    "bits3-group64": (LLAMA, 3, 64, "affine", mx.float32, None),
+    "bits4-group64": (UNTIED, 4, 64, "affine", mx.float32, None),
+    "bits5-group32": (LLAMA, 5, 32, "affine", mx.float16, None),
+    "bits6-group128": (LLAMA, 6, 128, "affine", mx.float32, None),
+    "bits8-group64": (LLAMA, 8, 64, "affine", mx.bfloat16, None),
+    "mxfp4": (UNTIED, 4, 32, "mxfp4", mx.float32, None),
+    "mixed": (LLAMA, 3, 128, "affine", mx.float32, mixed),
+    "experts": (MOE, 4, 32, "affine", mx.bfloat16, None),
+}
+
+
+def make(folder, config, bits, group, mode, dtype, predicate):
+    family = qwen3_moe if config["model_type"] == "qwen3_moe" else llama
+    model = family.Model(family.ModelArgs.from_dict(config))
+    for name, value in tree_flatten(model.parameters()):
+        noise = mx.random.normal(value.shape)
+        near_one = 1 + 0.2 * noise
+        scaled = noise * (2.0 / value.shape[-1]) ** 0.5
+        model.load_weights(
+            [(name, near_one if value.ndim == 1 else scaled)], strict=False
+        )
+    model.set_dtype(dtype)
+    model, quantised = utils.quantize_model(
+        model, dict(config), group, bits, mode=mode, quant_predicate=predicate
+    )
+    quantised["quantization"].setdefault("mode", mode)
+    if predicate:
+        quantised["quantization"][GATE] = False
+    quantised["quantization_config"] = quantised["quantization"]
+    folder.mkdir(parents=True)
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(
+        str(folder / "model.safetensors"), weights, metadata={"format": "mlx"}
+    )
+    (folder / "config.json").write_text(json.dumps(quantised, indent=1))
+
+    # As mlx-lm reads it again; in float32, as mlxterp computes on a CPU.
+    loaded, _ = utils.load_model(folder)
+    loaded.set_dtype(mx.float32)
+    logits = loaded(mx.array([IDS]))[0]
+    mx.save_safetensors(
+        str(folder / "expected.safetensors"),
+        {"ids": mx.array(IDS, mx.int32), "logits": logits.astype(mx.float32)},
+        metadata={"format": "mlx"},
+    )
+    print(folder.name, float(mx.abs(logits).max()))
+
+
+def main():
+    root = Path(sys.argv[1])
+    mx.set_default_device(mx.cpu)
+    shutil.rmtree(root, ignore_errors=True)
+    for seed, (name, variant) in enumerate(VARIANTS.items()):
+        mx.random.seed(seed)
+        make(root / name, *variant)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,935 @@
+"""Writes families/<variant>/: tiny random models and what transformers computes.
+
+    python3.11 -m venv oracle
+    oracle/bin/pip install torch==2.15.0 transformers==5.23.0 \
+        safetensors==0.8.0 numpy==2.4.6
+    oracle/bin/python tests/parity/make_families.py [VARIANT-PATTERN...]
+
+Neither the build nor the tests need that environment. README.md beside this
+file says what a folder holds. Running it twice writes identical files.
+"""
+
+import copy
+import fnmatch
+import json
+import shutil
+import sys
+import tempfile
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+OUT = Path(__file__).with_name("families")
+LIMIT = 8_000_000  # bytes, all folders together
+
+
+# ---- Where a family keeps its parts ---------------------------------------
+
+
+@dataclass
+class Parts:
+    """Names of modules: the first five from the root, the others in a layer."""
+
+    embed: str = "model.embed_tokens"
+    pos_embed: str = ""
+    layers: str = "model.layers"
+    ln_final: str = "model.norm"
+    attn: str = "self_attn"
+    q: str = "self_attn.q_proj"
+    k: str = "self_attn.k_proj"
+    v: str = "self_attn.v_proj"
+    fused_qkv: str = ""  # instead of q, k, v
+    fused_by_head: bool = False  # [head, (q k v), d_head] instead of [q k v]
+    o: str = "self_attn.o_proj"
+    attn_added: str = "self_attn"  # whose output the residual stream gets
+    gate: str = "mlp.gate_proj"  # the factor that goes through the activation
+    up: str = "mlp.up_proj"  # the other one, if any
+    fused_gate_up: str = ""
+    down: str = "mlp.down_proj"
+    mlp_added: str = "mlp"
+    router: str = "mlp.gate"  # in layers that have experts
+    rotary: bool = True
+
+
+POST_NORMS = {
+    "attn_added": "post_attention_layernorm",
+    "mlp_added": "post_feedforward_layernorm",
+}
+
+PARTS = {
+    "phi": Parts(
+        ln_final="model.final_layernorm", o="self_attn.dense",
+        gate="mlp.fc1", up="", down="mlp.fc2",
+    ),
+    "phi3": Parts(
+        fused_qkv="self_attn.qkv_proj", fused_gate_up="mlp.gate_up_proj",
+    ),
+    "gpt2": Parts(
+        embed="transformer.wte", pos_embed="transformer.wpe",
+        layers="transformer.h", ln_final="transformer.ln_f", attn="attn",
+        fused_qkv="attn.c_attn", o="attn.c_proj", attn_added="attn",
+        gate="mlp.c_fc", up="", down="mlp.c_proj", rotary=False,
+    ),
+    "gpt_neox": Parts(
+        embed="gpt_neox.embed_in", layers="gpt_neox.layers",
+        ln_final="gpt_neox.final_layer_norm", attn="attention",
+        fused_qkv="attention.query_key_value", fused_by_head=True,
+        o="attention.dense", attn_added="attention",
+        gate="mlp.dense_h_to_4h", up="", down="mlp.dense_4h_to_h",
+    ),
+    "gptj": Parts(
+        embed="transformer.wte", layers="transformer.h",
+        ln_final="transformer.ln_f", attn="attn", q="attn.q_proj",
+        k="attn.k_proj", v="attn.v_proj", o="attn.out_proj",
+        attn_added="attn", gate="mlp.fc_in", up="", down="mlp.fc_out",
+    ),
+    "opt": Parts(
+        embed="model.decoder.embed_tokens",
+        pos_embed="model.decoder.embed_positions",
+        layers="model.decoder.layers",
+        ln_final="model.decoder.final_layer_norm", o="self_attn.out_proj",
+        gate="fc1", up="", down="fc2", mlp_added="fc2", rotary=False,
+    ),
+    "starcoder2": Parts(gate="mlp.c_fc", up="", down="mlp.c_proj"),
+    "gemma2": Parts(**POST_NORMS),
+    "gemma3_text": Parts(**POST_NORMS),
+    "olmo2": Parts(**POST_NORMS),
+}
+
+
+# ---- The variants ----------------------------------------------------------
+
+
+@dataclass
+class Variant:
+    model_type: str
+    config: dict
+    prompt: int = 12  # tokens
+    half: bool = False  # also the logits in bfloat16 and float16
+    weights: str = ""  # the variant whose weights this one shares
+
+
+def ids_and(kwargs):
+    """Special tokens inside the tiny vocabulary; none is special here."""
+    return {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | kwargs
+
+
+def modern(**kwargs):
+    """The field names that most families share."""
+    return ids_and(
+        {
+            "vocab_size": 97,
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "tie_word_embeddings": False,
+        }
+        | kwargs
+    )
+
+
+def gpt2_like(**kwargs):
+    return ids_and(
+        {
+            "vocab_size": 97,
+            "n_embd": 24,
+            "n_inner": 40,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 64,
+        }
+        | kwargs
+    )
+
+
+def rope(kind, theta=10000.0, **kwargs):
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": theta} | kwargs}
+
+
+# Eight frequencies, so that every branch of every scaling has some.
+WIDE = {"num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16}
+
+LONGROPE = {
+    "short_factor": [1.0, 1.1, 1.2, 1.35, 1.5, 1.7, 1.9, 2.2],
+    "long_factor": [1.3, 1.8, 2.5, 3.1, 4.0, 4.5, 6.0, 8.0],
+    "original_max_position_embeddings": 16,
+}
+LONGROPE_3 = LONGROPE | {
+    "short_factor": [1.0, 1.3, 1.9],
+    "long_factor": [1.6, 3.1, 6.0],
+}
+
+
+def sliding(*pattern):
+    return {
+        "layer_types": [
+            "sliding_attention" if slides else "full_attention"
+            for slides in pattern
+        ]
+    }
+
+
+GEMMA = {"num_attention_heads": 4, "head_dim": 8, "tie_word_embeddings": True}
+QWEN_MOE = {
+    "head_dim": 8,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}
+
+
+def neox(**kwargs):
+    config = modern(**kwargs)
+    del config["num_key_value_heads"]
+    return config
+
+
+VARIANTS = {
+    # llama
+    "llama-mha": Variant("llama", modern(num_key_value_heads=4)),
+    "llama-gqa": Variant("llama", modern(), half=True),
+    "llama-mqa": Variant("llama", modern(num_key_value_heads=1)),
+    "llama-head-dim": Variant(
+        "llama", modern(head_dim=10, **rope("default", theta=500.0))
+    ),
+    "llama-tied": Variant("llama", modern(tie_word_embeddings=True)),
+    "llama-bias": Variant("llama", modern(attention_bias=True, mlp_bias=True)),
+    "llama-rope-linear": Variant(
+        "llama", modern(**WIDE, **rope("linear", factor=3.0))
+    ),
+    "llama-rope-dynamic-short": Variant(
+        "llama",
+        modern(**WIDE, **rope("dynamic", factor=2.0),
+               max_position_embeddings=16),
+        weights="llama-rope-dynamic",
+    ),
+    "llama-rope-dynamic-long": Variant(
+        "llama",
+        modern(**WIDE, **rope("dynamic", factor=2.0),
+               max_position_embeddings=16),
+        prompt=20,
+        weights="llama-rope-dynamic",
+    ),
+    "llama-rope-llama3": Variant(
+        "llama",
+        modern(**WIDE, **rope(
+            "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+            original_max_position_embeddings=64,
+        ), max_position_embeddings=512),
+    ),
+    "llama-rope-yarn": Variant(
+        "llama",
+        modern(**WIDE, **rope(
+            "yarn", factor=4.0, original_max_position_embeddings=64,
+        ), max_position_embeddings=256),
+    ),
+    "llama-rope-yarn-mscale": Variant(
+        "llama",
+        modern(**WIDE, **rope(
+            "yarn", factor=4.0, original_max_position_embeddings=64,
+            beta_fast=8.0, beta_slow=0.5, mscale=1.0, mscale_all_dim=0.7,
+            truncate=False,
+        ), max_position_embeddings=256),
+    ),
+    "llama-rope-yarn-attention-factor": Variant(
+        "llama",
+        modern(**WIDE, **rope(
+            "yarn", factor=4.0, original_max_position_embeddings=64,
+            attention_factor=1.3,
+        ), max_position_embeddings=256),
+    ),
+    "llama-rope-longrope-short": Variant(
+        "llama",
+        modern(**WIDE, **rope("longrope", factor=4.0, **LONGROPE)),
+        weights="llama-rope-longrope",
+    ),
+    "llama-rope-longrope-long": Variant(
+        "llama",
+        modern(**WIDE, **rope("longrope", factor=4.0, **LONGROPE)),
+        prompt=20,
+        weights="llama-rope-longrope",
+    ),
+    # mistral
+    "mistral": Variant("mistral", modern(sliding_window=None)),
+    "mistral-window": Variant("mistral", modern(sliding_window=5)),
+    "mistral-head-dim": Variant(
+        "mistral", modern(sliding_window=None, head_dim=10)
+    ),
+    # qwen
+    "qwen2": Variant("qwen2", modern()),
+    "qwen2-window": Variant(
+        "qwen2",
+        modern(num_hidden_layers=3, use_sliding_window=True, sliding_window=5,
+               max_window_layers=1, tie_word_embeddings=True),
+    ),
+    "qwen3": Variant("qwen3", modern(head_dim=8), half=True),
+    "qwen3-bias": Variant(
+        "qwen3",
+        modern(head_dim=8, attention_bias=True, tie_word_embeddings=True),
+    ),
+    # gemma
+    "gemma-mha": Variant("gemma", modern(**GEMMA, num_key_value_heads=4)),
+    "gemma-mqa": Variant("gemma", modern(**GEMMA, num_key_value_heads=1)),
+    "gemma2": Variant(
+        "gemma2",
+        modern(**GEMMA, num_hidden_layers=3, sliding_window=5,
+               query_pre_attn_scalar=12, attn_logit_softcapping=1.5,
+               final_logit_softcapping=2.0),
+        half=True,
+    ),
+    "gemma2-no-caps": Variant(
+        "gemma2",
+        modern(**GEMMA, sliding_window=5, query_pre_attn_scalar=8,
+               attn_logit_softcapping=None, final_logit_softcapping=None),
+    ),
+    "gemma3": Variant(
+        "gemma3_text",
+        modern(**GEMMA, **sliding(1, 1, 0, 1), num_hidden_layers=4,
+               sliding_window=5, query_pre_attn_scalar=12),
+    ),
+    "gemma3-rope-linear": Variant(
+        "gemma3_text",
+        modern(
+            **GEMMA, **sliding(1, 0, 1), num_hidden_layers=3,
+            sliding_window=5, query_pre_attn_scalar=8,
+            final_logit_softcapping=2.0,
+            rope_parameters={
+                "full_attention": {
+                    "rope_type": "linear", "factor": 8.0,
+                    "rope_theta": 100000.0,
+                },
+                "sliding_attention": {
+                    "rope_type": "default", "rope_theta": 1000.0,
+                },
+            },
+        ),
+    ),
+    # phi
+    "phi": Variant(
+        "phi", modern(num_attention_heads=3, num_key_value_heads=3)
+    ),
+    "phi-qk-layernorm": Variant(
+        "phi",
+        modern(qk_layernorm=True, num_attention_heads=3,
+               num_key_value_heads=1, **rope("default",
+                                             partial_rotary_factor=0.5)),
+    ),
+    "phi3": Variant("phi3", modern()),
+    "phi3-window": Variant(
+        "phi3", modern(sliding_window=5, tie_word_embeddings=True)
+    ),
+    "phi3-partial": Variant(
+        "phi3",
+        modern(num_attention_heads=3, num_key_value_heads=1,
+               **rope("default", partial_rotary_factor=0.75)),
+    ),
+    "phi3-longrope-short": Variant(
+        "phi3",
+        modern(original_max_position_embeddings=16,
+               **rope("longrope", **LONGROPE_3)),
+        weights="phi3-longrope",
+    ),
+    "phi3-longrope-long": Variant(
+        "phi3",
+        modern(original_max_position_embeddings=16,
+               **rope("longrope", **LONGROPE_3)),
+        prompt=20,
+        weights="phi3-longrope",
+    ),
+    # gpt
+    "gpt2": Variant("gpt2", gpt2_like(), half=True),
+    "gpt2-inverse-layer": Variant(
+        "gpt2",
+        gpt2_like(n_layer=3, scale_attn_by_inverse_layer_idx=True,
+                  n_inner=None, activation_function="gelu"),
+    ),
+    "gpt2-unscaled": Variant(
+        "gpt2", gpt2_like(scale_attn_weights=False, tie_word_embeddings=False)
+    ),
+    "gpt_neox": Variant(
+        "gpt_neox", neox(hidden_size=32, num_attention_heads=2)
+    ),
+    "gpt_neox-sequential": Variant(
+        "gpt_neox",
+        neox(use_parallel_residual=False, num_attention_heads=3,
+             **rope("default", partial_rotary_factor=0.5)),
+    ),
+    "gpt_neox-no-bias": Variant(
+        "gpt_neox",
+        neox(attention_bias=False, tie_word_embeddings=True,
+             hidden_act="gelu_new",
+             **rope("default", partial_rotary_factor=1.0)),
+    ),
+    "gptj": Variant("gptj", gpt2_like(rotary_dim=4)),
+    "gptj-full-rotary": Variant("gptj", gpt2_like(n_head=3, rotary_dim=8)),
+    # opt
+    "opt": Variant(
+        "opt",
+        ids_and({
+            "vocab_size": 97, "hidden_size": 24, "ffn_dim": 40,
+            "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+        }),
+    ),
+    "opt-post-norm": Variant(
+        "opt",
+        ids_and({
+            "vocab_size": 97, "hidden_size": 24, "ffn_dim": 40,
+            "num_hidden_layers": 2, "num_attention_heads": 4,
+            "max_position_embeddings": 64, "do_layer_norm_before": False,
+            "word_embed_proj_dim": 16,
+        }),
+    ),
+    # others
+    "olmo2": Variant("olmo2", modern(num_key_value_heads=4)),
+    "olmo2-gqa": Variant("olmo2", modern()),
+    "granite": Variant(
+        "granite",
+        modern(embedding_multiplier=3.0, logits_scaling=1.7,
+               residual_multiplier=0.6, attention_multiplier=0.7,
+               tie_word_embeddings=True),
+    ),
+    "granite-bias": Variant(
+        "granite",
+        modern(embedding_multiplier=2.0, logits_scaling=0.8,
+               residual_multiplier=1.3, attention_multiplier=0.3,
+               attention_bias=True, mlp_bias=True),
+    ),
+    "smollm3": Variant(
+        "smollm3",
+        modern(num_hidden_layers=4, no_rope_layer_interval=2,
+               tie_word_embeddings=True),
+    ),
+    "smollm3-window": Variant(
+        "smollm3",
+        modern(num_hidden_layers=3, no_rope_layers=[1, 0, 1],
+               use_sliding_window=True, sliding_window=5,
+               attention_bias=True),
+    ),
+    "stablelm": Variant(
+        "stablelm",
+        modern(use_qkv_bias=True, hidden_size=32, num_attention_heads=2,
+               num_key_value_heads=2),
+    ),
+    "stablelm-qk-layernorm": Variant(
+        "stablelm",
+        modern(qk_layernorm=True,
+               num_attention_heads=4, num_key_value_heads=2,
+               **rope("default", partial_rotary_factor=0.67)),
+    ),
+    "stablelm-parallel": Variant(
+        "stablelm",
+        modern(use_parallel_residual=True, qk_layernorm=True,
+               tie_word_embeddings=True,
+               **rope("default", partial_rotary_factor=1.0)),
+    ),
+    "starcoder2": Variant(
+        "starcoder2",
+        modern(num_key_value_heads=1, sliding_window=5,
+               tie_word_embeddings=True),
+    ),
+    "starcoder2-no-bias": Variant(
+        "starcoder2", modern(use_bias=False, hidden_act="gelu")
+    ),
+    "cohere": Variant(
+        "cohere",
+        modern(logit_scale=0.8, tie_word_embeddings=True),
+    ),
+    "cohere-qk-norm": Variant(
+        "cohere",
+        modern(logit_scale=1.3, use_qk_norm=True, attention_bias=True),
+    ),
+    # experts
+    "mixtral": Variant(
+        "mixtral",
+        modern(num_local_experts=4, num_experts_per_tok=2,
+               intermediate_size=24),
+    ),
+    "mixtral-window": Variant(
+        "mixtral",
+        modern(num_local_experts=5, num_experts_per_tok=3, sliding_window=5,
+               head_dim=8, intermediate_size=16, tie_word_embeddings=True),
+    ),
+    "qwen3_moe": Variant("qwen3_moe", modern(**QWEN_MOE, norm_topk_prob=True)),
+    "qwen3_moe-raw-weights": Variant(
+        "qwen3_moe",
+        modern(**QWEN_MOE, norm_topk_prob=False, num_key_value_heads=4,
+               use_sliding_window=True, sliding_window=5),
+    ),
+    "qwen3_moe-dense-layers": Variant(
+        "qwen3_moe",
+        modern(**QWEN_MOE, norm_topk_prob=True, num_hidden_layers=4,
+               decoder_sparse_step=2, mlp_only_layers=[3],
+               tie_word_embeddings=True),
+    ),
+    "olmoe": Variant(
+        "olmoe",
+        modern(num_experts=6, num_experts_per_tok=3, intermediate_size=16,
+               num_key_value_heads=4),
+    ),
+    "olmoe-gqa": Variant(
+        "olmoe",
+        modern(num_experts=5, num_experts_per_tok=2, intermediate_size=16,
+               norm_topk_prob=True),
+    ),
+}
+
+
+# ---- Weights ---------------------------------------------------------------
+
+
+def randomise(model, seed):
+    """Weights under which no part is idle: gains differ from 1, biases from
+    0, scores spread, and logits have a standard deviation of about 1."""
+    generator = torch.Generator().manual_seed(seed)
+    config = model.config
+    tied = config.tie_word_embeddings
+    normal = lambda like: torch.randn(like.shape, generator=generator)
+    done = set()
+    for path, module in model.named_modules():
+        kind = type(module).__name__
+        for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in done:
+                continue
+            done.add(id(weight))
+            if name == "bias" or name.endswith("_bias"):
+                value = 0.2 * normal(weight)
+            elif "Norm" in kind:
+                # Gemma's gains are stored less 1.
+                mean = 0.0 if kind.startswith("Gemma") else 1.0
+                value = mean + 0.3 * normal(weight)
+            elif isinstance(module, torch.nn.Embedding):
+                value = (0.2 if tied else 0.7) * normal(weight)
+            else:
+                inner = -2 if kind == "Conv1D" else -1
+                last = path.rpartition(".")[2]
+                if last in ("q_proj", "k_proj", "qkv_proj", "c_attn",
+                            "query_key_value", "gate"):
+                    spread = 1.3
+                elif last == "lm_head":
+                    spread = 0.8
+                else:
+                    spread = 0.9
+                value = spread * normal(weight) / weight.shape[inner] ** 0.5
+            with torch.no_grad():
+                weight.copy_(value)
+
+
+# ---- What one forward pass computes ---------------------------------------
+
+
+class Unlucky(Exception):
+    """Weights under which rounding shows; others are drawn."""
+
+
+def heads_of(config):
+    d_model, n = config.hidden_size, config.num_attention_heads
+    kv = getattr(config, "num_key_value_heads", None) or n
+    return n, kv, getattr(config, "head_dim", None) or d_model // n
+
+
+def first(value):
+    return value[0] if isinstance(value, tuple) else value
+
+
+class Recorder:
+    """Hooks on a model; `found` has every value, without the batch axis."""
+
+    def __init__(self, model, parts):
+        self.found = {}
+        self.removers = []
+        self.model, self.parts = model, parts
+        self.length = 0
+
+    def keep(self, name, value, *shape):
+        assert name not in self.found, name
+        value = value.detach().reshape(*(shape or (self.length, -1)))
+        self.found[name] = value.to(torch.float32).numpy().copy()
+
+    def output(self, module, keep):
+        hook = lambda _m, _args, result: keep(result)
+        self.removers.append(module.register_forward_hook(hook).remove)
+
+    def input(self, module, keep):
+        hook = lambda _m, args, kwargs: keep(
+            args[0] if args else kwargs["hidden_states"])
+        self.removers.append(
+            module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+
+    def attach(self):
+        model, parts, config = self.model, self.parts, self.model.config
+        at = model.get_submodule
+        embed = parts.embed
+        if getattr(at(embed.rpartition(".")[0]), "project_in", None):
+            embed = embed.rpartition(".")[0] + ".project_in"
+        scale = getattr(config, "embedding_multiplier", 1.0)
+        self.output(at(embed), lambda x: self.keep("embed", x * scale))
+        if parts.pos_embed:
+            self.output(at(parts.pos_embed),
+                        lambda x: self.keep("pos_embed", x))
+        if at(parts.ln_final.rpartition(".")[0])._modules.get(
+                parts.ln_final.rpartition(".")[2]):
+            self.output(at(parts.ln_final),
+                        lambda x: self.keep("ln_final", x))
+        for i, layer in enumerate(at(parts.layers)):
+            self.attach_layer(f"layers.{i}.", layer)
+
+    def attach_layer(self, site, layer):
+        parts, config = self.parts, self.model.config
+        at, keep = layer.get_submodule, self.keep
+        n, kv, d = heads_of(config)
+        multiplier = getattr(config, "residual_multiplier", 1.0)
+
+        self.input(layer, lambda x: keep(site + "resid_pre", x))
+        self.output(layer, lambda x: keep(site + "resid_post", first(x)))
+        self.output(at(parts.attn_added), lambda x: keep(
+            site + "attn_out", first(x) * multiplier))
+        self.output(at(parts.mlp_added), lambda x: keep(
+            site + "mlp_out", first(x) * multiplier))
+        self.output(at(parts.attn), lambda x: keep(
+            site + "attn.pattern", x[1], n, self.length, self.length))
+        self.input(at(parts.o), lambda x: keep(
+            site + "attn.z", x, self.length, n, d))
+
+        def split(qkv):
+            if parts.fused_by_head:
+                pieces = qkv.reshape(self.length, n, 3, d).unbind(2)
+            else:
+                pieces = qkv[0].split([n * d, kv * d, kv * d], -1)
+            for name, piece in zip("qkv", pieces):
+                keep(f"{site}attn.{name}", piece, self.length, -1, d)
+
+        if parts.fused_qkv:
+            self.output(at(parts.fused_qkv), split)
+        else:
+            for name in "qkv":
+                self.output(at(getattr(parts, name)), lambda x, name=name: keep(
+                    f"{site}attn.{name}", x, self.length, -1, d))
+
+        mlp = getattr(layer, "mlp", None)
+        if hasattr(mlp, "experts"):
+            def routed(result):
+                logits, weights, indices = result
+                keep(site + "mlp.router_logits", logits)
+                keep(site + "mlp.expert_weights", weights)
+                keep(site + "mlp.expert_indices", indices)
+                # Rounding must not be able to choose another expert.
+                top = logits.sort(-1, descending=True).values
+                k = indices.shape[-1]
+                gap = (top[:, k - 1] - top[:, k]).min().item()
+                if gap < 1e-3:
+                    raise Unlucky(f"{site}: two experts are {gap} apart")
+
+            self.output(at(parts.router), routed)
+            return
+        if parts.fused_gate_up:
+            def halves(x):
+                gate, up = x.chunk(2, -1)
+                keep(site + "mlp.pre", gate)
+                keep(site + "mlp.pre_linear", up)
+
+            self.output(at(parts.fused_gate_up), halves)
+        else:
+            self.output(at(parts.gate), lambda x: keep(site + "mlp.pre", x))
+            if parts.up:
+                self.output(at(parts.up),
+                            lambda x: keep(site + "mlp.pre_linear", x))
+        self.input(at(parts.down), lambda x: keep(site + "mlp.post", x))
+
+    def attach_rotated(self):
+        """Queries and keys as they meet each other: after RoPE (and qk-norm)."""
+        model, parts = self.model, self.parts
+        layers = list(model.get_submodule(parts.layers))
+        _, _, d = heads_of(model.config)
+
+        def keep(i, query, key):
+            for name, x in (("rot_q", query), ("rot_k", key)):
+                self.keep(f"layers.{i}.attn.{name}", x[0].transpose(0, 1),
+                          self.length, -1, d)
+
+        if model.config.model_type == "gptj":
+            for i, layer in enumerate(layers):
+                def attend(query, key, *rest, i=i, inner=layer.attn._attn):
+                    keep(i, query, key)
+                    return inner(query, key, *rest)
+
+                layer.attn._attn = attend
+                self.removers.append(
+                    lambda attn=layer.attn: delattr(attn, "_attn"))
+            return
+        module = sys.modules[type(model).__module__]
+        inner = module.eager_attention_forward
+
+        def attend(attention, query, key, *rest, **kwargs):
+            keep(attention.layer_idx, query, key)
+            return inner(attention, query, key, *rest, **kwargs)
+
+        module.eager_attention_forward = attend
+        self.removers.append(
+            lambda: setattr(module, "eager_attention_forward", inner))
+
+    def run(self, ids):
+        self.length = len(ids)
+        self.attach()
+        if self.parts.rotary:
+            self.attach_rotated()
+        try:
+            with torch.no_grad():
+                logits = self.model(torch.tensor([ids])).logits
+        finally:
+            for remove in self.removers:
+                remove()
+        self.keep("logits", logits)
+        return self.found
+
+
+# ---- Checks on what was recorded ------------------------------------------
+
+
+def check(name, found, model, parts):
+    """The residual stream adds up, and no part is idle."""
+    config = model.config
+    n_layers = config.num_hidden_layers
+    layers = model.get_submodule(parts.layers)
+
+    def near(what, a, b, tolerance=1e-5):
+        error = np.abs(a - b).max()
+        assert error <= tolerance, f"{name}: {what} is off by {error}"
+
+    stream = found["embed"] + found.get("pos_embed", 0)
+    near("layers.0.resid_pre", stream, found["layers.0.resid_pre"])
+    if getattr(config, "do_layer_norm_before", True):
+        for i in range(n_layers):
+            stream = stream + found[f"layers.{i}.attn_out"]
+            stream = stream + found[f"layers.{i}.mlp_out"]
+        near("the sum of what is added", stream,
+             found[f"layers.{n_layers - 1}.resid_post"])
+    else:  # each sum is normalised, and so is what the next layer gets
+        for i, layer in enumerate(layers):
+            with torch.no_grad():
+                middle = layer.self_attn_layer_norm(torch.tensor(
+                    stream + found[f"layers.{i}.attn_out"]))
+                stream = layer.final_layer_norm(
+                    middle + torch.tensor(found[f"layers.{i}.mlp_out"])
+                ).numpy()
+            near(f"layers.{i}.resid_post", stream,
+                 found[f"layers.{i}.resid_post"])
+
+    for key, value in found.items():
+        assert np.isfinite(value).all(), f"{name}: {key}"
+        if "expert_indices" in key:
+            assert len(np.unique(value)) > value.shape[1], f"{name}: {key}"
+        else:
+            assert value.std() > 0.01, f"{name}: {key} is idle"
+    n, kv, d = heads_of(config)
+    length = found["logits"].shape[0]
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    for i in range(n_layers):
+        assert found[f"layers.{i}.attn.q"].shape == (length, n, d)
+        assert found[f"layers.{i}.attn.k"].shape == (length, kv, d)
+        assert found[f"layers.{i}.attn.v"].shape == (length, kv, d)
+        pattern = found[f"layers.{i}.attn.pattern"]
+        near("a pattern's rows", pattern.sum(-1), 1.0)
+        dest, src = np.indices((length, length))
+        seen = src <= dest
+        if window and (types[i] == "sliding_attention" if types else True):
+            assert window < length
+            seen &= src > dest - window
+        assert ((pattern > 0) == seen).all(), f"{name}: layer {i}'s mask"
+        assert pattern.max(-1)[:, 4:].mean() > 1.2 * (1 / seen.sum(-1))[
+            4:].mean(), f"{name}: layer {i} attends uniformly"
+    spread = found["logits"].std()
+    assert 0.3 < spread < 3, f"{name}: logits' deviation is {spread}"
+
+
+# ---- Writing ---------------------------------------------------------------
+
+
+def crc(text):
+    return zlib.crc32(text.encode())
+
+
+def load(folder, dtype=torch.float32):
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation="eager",
+        experts_implementation="eager",
+    ).eval()
+
+
+def logits_of(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def draw(name, variant, seed, scratch):
+    """Files in `scratch`, and what the oracle computes of them: ids, values by
+    name, and how far its float32 logits are from its float64 ones."""
+    config = AutoConfig.for_model(variant.model_type, **variant.config)
+    for field in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon",
+                  "norm_epsilon"):
+        if hasattr(config, field):  # so large that a wrong one shows
+            setattr(config, field, 1e-3)
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    randomise(model, seed)
+    model.save_pretrained(scratch)
+
+    # The oracle reads the files too: what it computes is of what they say.
+    model = load(scratch)
+    ids = np.random.default_rng(crc("ids " + name)).integers(
+        0, config.vocab_size, variant.prompt).tolist()
+    parts = PARTS.get(variant.model_type, Parts())
+    found = Recorder(model, parts).run(ids)
+    assert (logits_of(model, ids) == found["logits"]).all(), name
+    check(name, found, model, parts)
+
+    exact = logits_of(copy.deepcopy(model).double(), ids)
+    error = np.abs(exact - found["logits"]).max()
+    if error > 2e-6:
+        raise Unlucky(f"{name}: float32 itself is off by {error}")
+    if variant.half:
+        for dtype in (torch.bfloat16, torch.float16):
+            half = load(scratch, dtype)
+            for key, buffer in half.named_buffers():
+                assert "inv_freq" not in key or (
+                    buffer.dtype == torch.float32), key
+            found[f"logits.{str(dtype).removeprefix('torch.')}"] = (
+                logits_of(half, ids))
+    return ids, found, error
+
+
+def older(config):
+    """The same config as files from before transformers 5 have it: RoPE's
+    parameters in fields of their own, no list of layer types, and nothing that
+    is the default anyway."""
+    fields = json.loads(config.to_json_string(use_diff=False))
+    kind = fields["model_type"]
+    ropes = fields.pop("rope_parameters", None)
+    # Defaults, of course, are those of an empty config.
+    default = json.loads(
+        type(config)().to_json_string(use_diff=False))
+    default_ropes = default.pop("rope_parameters", None)
+    if ropes and kind == "gemma3_text":
+        fields["rope_local_base_freq"] = ropes["sliding_attention"][
+            "rope_theta"]
+        default["rope_local_base_freq"] = 10000.0
+        ropes = ropes["full_attention"]
+        default_ropes = default_ropes["full_attention"]
+    if ropes:
+        theta, part = "rope_theta", "partial_rotary_factor"
+        if kind == "gpt_neox":
+            theta, part = "rotary_emb_base", "rotary_pct"
+        fields[theta] = ropes.pop("rope_theta")
+        default[theta] = default_ropes["rope_theta"]
+        if "partial_rotary_factor" in ropes:
+            fields[part] = ropes.pop("partial_rotary_factor")
+            default[part] = default_ropes["partial_rotary_factor"]
+        if ropes["rope_type"] != "default":
+            if kind != "gemma3_text" and (
+                    ropes["rope_type"] in ("linear", "dynamic", "longrope")):
+                ropes["type"] = ropes.pop("rope_type")
+            if kind == "phi3":  # which has it beside the scaling
+                ropes.pop("original_max_position_embeddings")
+            fields["rope_scaling"] = ropes
+
+    types = fields.pop("layer_types", None)
+    if kind == "gemma3_text":
+        fields["sliding_window_pattern"] = types.index("full_attention") + 1
+    for field in [field for field in fields if field.startswith("_")]:
+        del fields[field]
+    fields = {
+        field: value
+        for field, value in fields.items()
+        if field == "model_type"
+        or field not in default
+        or value != default[field]
+    }
+    if kind == "qwen3_moe":
+        fields["num_experts"] = fields.pop("num_local_experts")
+    # What follows from other fields.
+    n_heads = fields.get("num_attention_heads")
+    if kind in ("llama", "mistral", "mixtral") and (
+            fields.get("head_dim") == config.hidden_size // n_heads):
+        del fields["head_dim"]
+    if kind in ("llama", "phi", "phi3", "cohere", "granite", "olmo2",
+                "olmoe") and fields.get("num_key_value_heads") == n_heads:
+        del fields["num_key_value_heads"]
+    fields["torch_dtype"] = fields.pop("dtype", "float32")
+    fields["architectures"] = config.architectures
+    fields["transformers_version"] = "4.57.0"
+    return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+
+def make(name, variant, out):
+    """One folder; what the table says of it."""
+    folder = out / name
+    for attempt in range(100):
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                ids, found, error = draw(
+                    name, variant, crc(variant.weights or name) + attempt,
+                    scratch)
+            except Unlucky:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for file in ("config.json", "model.safetensors"):
+                shutil.copyfile(Path(scratch) / file, folder / file)
+            # The older spelling means the same to the oracle.
+            text = older(AutoConfig.from_pretrained(folder))
+            (folder / "config.older.json").write_text(text)
+            (Path(scratch) / "config.json").write_text(text)
+            again = logits_of(load(scratch), ids)
+            assert (again == found["logits"]).all(), (
+                f"{name}: the older config means something else")
+            break
+    else:
+        raise SystemExit(f"{name}: a hundred unlucky draws")
+
+    tensors = {"ids": np.array(ids, dtype=np.int32)}
+    for key, value in found.items():
+        integer = "expert_indices" in key
+        tensors[key] = value.astype(np.int32) if integer else value
+    save_file(tensors, folder / "expected.safetensors")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    return (name, len(ids), len(tensors), float(found["logits"].std()),
+            float(error), attempt, size)
+
+
+def main():
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    patterns = sys.argv[1:] or ["*"]
+    print(f"{'variant':36}{'ids':>4}{'tensors':>9}{'logits std':>12}"
+          f"{'fp32 error':>12}{'draws':>6}{'bytes':>9}")
+    for name, variant in VARIANTS.items():
+        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            name, n_ids, n, spread, error, draws, size = make(
+                name, variant, OUT)
+            print(f"{name:36}{n_ids:4}{n:9}{spread:12.2f}{error:12.1e}"
+                  f"{draws + 1:6}{size:9}", flush=True)
+    if patterns == ["*"]:
+        for folder in OUT.iterdir():
+            assert folder.name in VARIANTS, f"{folder} is no longer made"
+    files = [file for file in OUT.rglob("*") if file.is_file()]
+    total = sum(file.stat().st_size for file in files)
+    print(f"{len(list(OUT.iterdir()))} variants, {total} bytes")
+    assert total < LIMIT, total
+
+
+if __name__ == "__main__":
+    main()
