@@ -423,7 +423,7 @@ TEST_F(Hub, GatedAndPrivate) {
   refused(ErrorKind::environment, {"gated", "HF_TOKEN"});
   set("HF_TOKEN", " hf_s3cret\n");
   EXPECT_EQ(get(), snapshot());
-  rule({{"status", 403}, {"path", "/resolve/"}});
+  rule({{"status", 403}, {"path", "/config.json"}});
   fs::remove_all(repo());
   refused(ErrorKind::environment, {"config.json", "403", "gated", "HF_TOKEN"});
 }
