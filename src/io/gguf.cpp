@@ -364,7 +364,7 @@ class Reader {
   }
 
   std::string read_type(const std::string& tensor) {
-    const auto type = tensor_type_name(number<uint32_t>(tensor));
+    auto type = tensor_type_name(number<uint32_t>(tensor));
     const Encoding* encoding = find_encoding(type);
     if (encoding && encoding->unpack) return type;
     fail(

@@ -126,7 +126,7 @@ mx::array Attention::scores(const mx::array& q, const mx::array& k) const {
 mx::array Attention::visible(int dest, int src) const {
   const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
   const auto columns = mx::arange(src);
-  const auto causal = mx::greater_equal(rows, columns);
+  auto causal = mx::greater_equal(rows, columns);
   if (config_.window == 0 || src <= config_.window) return causal;
   const auto first = mx::subtract(rows, mx::array(config_.window));
   return mx::logical_and(causal, mx::greater(columns, first));

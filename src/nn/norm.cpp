@@ -18,7 +18,7 @@ Norm::Norm(const mx::Shape& shape, const NormConfig& config, Layout layout)
 }
 
 mx::array Norm::centered(const mx::array& x) const {
-  const auto wide = mx::astype(x, mx::float32);
+  auto wide = mx::astype(x, mx::float32);
   if (config_.kind == NormConfig::Kind::rms) return wide;
   return mx::subtract(wide, mx::mean(wide, -1, true));
 }

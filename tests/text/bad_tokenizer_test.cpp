@@ -217,6 +217,11 @@ TEST(BadPrompt, OverTheLimit) {
 }
 
 TEST(BadPrompt, OneMebibyteEndsSoon) {
+#ifdef __SANITIZE_ADDRESS__
+  constexpr double limit = 60;  // seconds; its checks slow everything down
+#else
+  constexpr double limit = 20;
+#endif
   ASSERT_TRUE(std::filesystem::exists(demo_model_path()))
       << "no demo model; run `make demo`";
   const std::vector<Tokenizer> tokenizers = {
@@ -233,7 +238,7 @@ TEST(BadPrompt, OneMebibyteEndsSoon) {
       const double took =
           seconds([&] { back = tokenizer.decode(tokenizer.encode(text)); });
       EXPECT_EQ(back, text);
-      EXPECT_LT(took, 60) << "'" << unit << "'";
+      EXPECT_LT(took, limit) << "'" << unit << "'";
     }
 }
 
