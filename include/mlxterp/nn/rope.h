@@ -38,6 +38,9 @@ struct Rope {
   };
   std::optional<Dynamic> dynamic = {};
 
+  /** Whether prompts of these two lengths turn alike, position by position. */
+  bool alike(int length, int other) const;
+
   /** Rotates [batch, head, pos, d_head]; the first position is `offset`. */
   mlx::core::array operator()(const mlx::core::array& x, int offset) const;
 };
