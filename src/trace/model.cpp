@@ -5,6 +5,7 @@
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/io/hub.h"
+#include "mlxterp/trace/verify.h"
 
 namespace mx = mlx::core;
 
@@ -74,10 +75,21 @@ InterpretableModel InterpretableModel::load(
         "[load] the tokenizer has {} ids, the embedding {} rows",
         tokenizer->vocab_size(),
         decoder->config().vocab);
-  return InterpretableModel(
+  InterpretableModel loaded(
       std::move(decoder),
       std::move(tokenizer),
       family_of(checkpoint.config()).renames);
+  if (options.verify)
+    if (const auto failed =
+            failures(mlxterp::verify(loaded, {.progress = options.progress}));
+        !failed.empty())
+      fail(
+          ErrorKind::bad_data,
+          "[load] {} does not hold what every model must: {}; see mlxterp "
+          "verify",
+          printable(checkpoint.path().string()),
+          failed);
+  return loaded;
 }
 
 InterpretableModel::InterpretableModel(

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "mlxterp/io/safetensors.h"
@@ -27,7 +28,7 @@ TEST_F(Cli, HelpAndVersion) {
   EXPECT_EQ(bare.out, "");
   EXPECT_NE(bare.err.find("lens"), std::string::npos);
   EXPECT_EQ(run({"--version"}).out.find("mlxterp "), 0u);
-  for (const auto* verb : {"info", "sites", "trace", "lens"}) {
+  for (const auto* verb : {"info", "sites", "trace", "lens", "verify"}) {
     const auto help = run({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_NE(help.out.find("Example:"), std::string::npos) << verb;
@@ -189,6 +190,52 @@ TEST_F(Cli, LensFindsParis) {
   const auto again = run({"lens", "demo", eiffel, "--html", page.string()});
   EXPECT_EQ(again.code, 2);
   EXPECT_NE(again.err.find("--force"), std::string::npos);
+}
+
+TEST_F(Cli, VerifyHoldsTheDemo) {
+  const auto outcome = run({"verify", "demo"});
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  std::printf("%s", outcome.out.c_str());
+  std::istringstream lines(outcome.out);
+  int n = 0;
+  for (std::string line; std::getline(lines, line); ++n)
+    EXPECT_LE(line.size(), 80u) << line;
+  EXPECT_GE(n, 11);
+  EXPECT_EQ(outcome.out.find("FAILED"), std::string::npos);
+
+  const auto answer = run({"verify", "demo", "--ids", "504,414", "--json"});
+  ASSERT_EQ(answer.code, 0) << answer.err;
+  const auto verified = json::parse(answer.out);
+  EXPECT_TRUE(verified["passed"]);
+  EXPECT_EQ(verified["tokens"].size(), 2u);
+  EXPECT_EQ(verified["checks"].size(), 10u);
+  for (const auto& check : verified["checks"]) {
+    EXPECT_TRUE(check["passed"]) << check;
+    EXPECT_LE(check["error"], check["bound"]) << check;
+    EXPECT_GT(check["compared"], 0) << check;
+  }
+}
+
+TEST_F(Cli, VerifyExitsWith3WhereABoundIsBroken) {
+  const testing::TempFolder place;
+  testing::TinyCheckpoint tiny;
+  for (const auto* part : {"v_proj", "o_proj"})  // their product overflows
+    tiny.fill(
+        std::string("model.layers.1.self_attn.") + part + ".weight", 3e38f);
+  const auto model = tiny.write(place);
+  const auto outcome = run({"verify", model});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_NE(outcome.out.find("FAILED"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.err.find("1 of 1 checks failed"), std::string::npos)
+      << outcome.err;
+  const auto answer = run({"verify", model, "--json"});
+  EXPECT_EQ(answer.code, 3);
+  const auto verified = json::parse(answer.out);
+  EXPECT_FALSE(verified["passed"]);
+  EXPECT_TRUE(verified["checks"][0]["error"].is_null());
+  EXPECT_EQ(verified["checks"][0]["where"], "layers.1.resid_post");
+  EXPECT_EQ(run({"verify", model, "a", "--ids", "1"}).code, 2);
 }
 
 TEST_F(Cli, LensTextFitsAPipe) {
