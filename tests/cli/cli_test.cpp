@@ -142,7 +142,50 @@ TEST_F(Cli, InfoKnowsTheModel) {
   EXPECT_EQ(info["parameters"], 134515008);
   EXPECT_EQ(info["file"]["format"], "GGUF");
   EXPECT_GT(info["blas"]["gflops"], 0);
+  EXPECT_EQ(info["matmul_gflops"], info["blas"]["gflops"]);
   EXPECT_EQ(info["tokenizer"]["adds"], "nothing");
+  EXPECT_FALSE(info["tokenizer"]["adds_space"]);
+  EXPECT_EQ(info["windows"], json(std::vector<int>(30, 0)));
+  EXPECT_EQ(info["rope"]["theta"], 1e5);
+  EXPECT_EQ(info["rope"]["dims"], 64);
+  EXPECT_TRUE(info["experts"].is_null());
+  EXPECT_GT(info["file"]["quantized"], 0.99);
+}
+
+TEST_F(Cli, InfoKnowsWhatIsSpecialAboutAFamily) {
+  const auto families =
+      std::filesystem::path(MLXTERP_SOURCE_DIR "/tests/parity/families");
+  const std::pair<const char*, std::vector<std::string>> wanted[] = {
+      {"gemma3",
+       {"windows         5 tokens in layers 0..1, 3; none in layers 2",
+        "positions       RoPE theta 1e+06; in layers with a window theta "
+        "10000"}},
+      {"smollm3", {"; none in layers "}},
+      {"gpt2", {"positions       learned, 64 of them", "windows         none"}},
+      {"gptj", {" dimensions, interleaved"}},
+      {"llama-rope-yarn", {", yarn scaling"}},
+      {"mistral-window", {"5 tokens in every layer"}},
+      {"qwen3_moe-dense-layers", {" a token, d_mlp ", "; one MLP in layers "}},
+  };
+  for (const auto& [variant, lines] : wanted) {
+    const auto outcome = run({"info", families / variant});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    for (const auto& line : lines)
+      EXPECT_NE(outcome.out.find(line), std::string::npos)
+          << line << " is not in\n"
+          << outcome.out;
+    EXPECT_NE(outcome.out.find("quantised       no"), std::string::npos);
+  }
+  const auto info =
+      json::parse(run({"info", families / "mixtral", "--json"}).out);
+  EXPECT_GT(info["experts"]["count"], info["experts"]["top_k"]);
+  EXPECT_EQ(info["experts"]["dense_layers"], json::array());
+  const auto packed =
+      json::parse(run({"info",
+                       families.parent_path() / "quantized/bits4-group64",
+                       "--json"})
+                      .out);
+  EXPECT_GT(packed["file"]["quantized"], 0.5);
 }
 
 TEST_F(Cli, SitesAreListed) {
