@@ -188,6 +188,19 @@ TEST_F(Cli, InfoKnowsWhatIsSpecialAboutAFamily) {
   EXPECT_GT(packed["file"]["quantized"], 0.5);
 }
 
+TEST_F(Cli, InfoKnowsWhatATokenizerDoesAtTheStart) {
+  const testing::TempFolder place;
+  testing::TinyCheckpoint tiny;
+  tiny.tokenizer =
+      read(MLXTERP_SOURCE_DIR "/tests/text/fixtures/metaspace.tokenizer.json");
+  const auto model = tiny.write(place);
+  const auto info = json::parse(run({"info", model, "--json"}).out);
+  EXPECT_TRUE(info["tokenizer"]["adds_space"]);
+  EXPECT_NE(
+      run({"info", model}).out.find("a space before the first word"),
+      std::string::npos);
+}
+
 TEST_F(Cli, SitesAreListed) {
   const auto all = run({"sites", "demo"});
   ASSERT_EQ(all.code, 0) << all.err;
