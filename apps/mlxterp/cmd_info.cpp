@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
-#include <sstream>
 
 #include "common.h"
 #include "mlx/ops.h"
@@ -53,9 +53,16 @@ double product(const std::vector<int64_t>& shape) {
 
 struct Weights {
   double parameters = 0, file_bytes = 0, memory_bytes = 0;
+  double quantized = 0;  // of the parameters
   std::map<std::string, int> types;
   std::string precision;
 };
+
+// Whether the file holds its numbers as they are, none packed into blocks.
+bool plain_type(const std::string& type) {
+  return type.starts_with("F") || type == "BF16" || type == "BOOL" ||
+         ((type[0] == 'I' || type[0] == 'U') && type.size() <= 3);
+}
 
 Weights weigh(const Checkpoint& checkpoint, std::optional<mx::Dtype> dtype) {
   Weights out;
@@ -66,6 +73,7 @@ Weights weigh(const Checkpoint& checkpoint, std::optional<mx::Dtype> dtype) {
     out.parameters += size;
     out.file_bytes += static_cast<double>(tensor.bytes);
     ++out.types[tensor.type];
+    if (!plain_type(tensor.type)) out.quantized += size;
     const int own = tensor.type == "F32" ? 4 : tensor.type == "F64" ? 8 : 2;
     out.memory_bytes += size * (dtype ? mx::size_of(*dtype) : own);
   }
@@ -98,9 +106,108 @@ std::string added_tokens(const Tokenizer& tokenizer) {
   return out.empty() ? "nothing" : out;
 }
 
+// Whether it sets a space before a prompt, as it does between words.
+bool adds_space(const Tokenizer& tokenizer) {
+  const auto first = tokenizer.encode("a", {.add_special = false});
+  const auto later = tokenizer.encode("b a", {.add_special = false});
+  return later.size() > first.size() &&
+         std::equal(first.rbegin(), first.rend(), later.rbegin());
+}
+
+// Layers by their numbers: "0..4, 6".
+std::string ranges(const std::vector<int>& numbers) {
+  std::string out;
+  for (size_t i = 0; i < numbers.size();) {
+    size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1)
+      ++last;
+    out += fmt::format("{}{}", out.empty() ? "" : ", ", numbers[i]);
+    if (last > i) out += fmt::format("..{}", numbers[last]);
+    i = last + 1;
+  }
+  return out;
+}
+
+// The layers of which `is` is true.
+template <typename Is>
+std::vector<int> layers(const DecoderConfig& config, const Is& is) {
+  std::vector<int> out;
+  for (int i = 0; i < config.n_layers; ++i)
+    if (is(static_cast<size_t>(i))) out.push_back(i);
+  return out;
+}
+
+std::vector<int> windows(const DecoderConfig& config) {
+  auto out = config.windows;
+  out.resize(static_cast<size_t>(config.n_layers));
+  return out;
+}
+
+// "512 tokens in layers 0..4", and so on for each window there is.
+std::string windows_text(const DecoderConfig& config) {
+  const auto all = windows(config);
+  std::map<int, std::vector<int>, std::greater<>> by_size;
+  for (size_t i = 0; i < all.size(); ++i)
+    by_size[all[i]].push_back(static_cast<int>(i));
+  if (by_size.size() == 1) {
+    const int size = by_size.begin()->first;
+    return size ? fmt::format("{} tokens in every layer", size) : "none";
+  }
+  std::string out;
+  for (const auto& [size, in] : by_size)
+    out += fmt::format(
+        "{}{} in layers {}",
+        out.empty() ? "" : "; ",
+        size ? fmt::format("{} tokens", size) : "none",
+        ranges(in));
+  return out;
+}
+
+std::vector<int> layers_without_rope(const DecoderConfig& config) {
+  return layers(config, [&](size_t i) {
+    return !config.no_rope.empty() && config.no_rope[i];
+  });
+}
+
+std::string rope_text(const nn::Rope& rope, int d_head) {
+  if (rope.dims == 0) return "none";
+  auto out = fmt::format("theta {:g}", rope.theta);
+  if (rope.dims < d_head)
+    out += fmt::format(", {} of {} dimensions", rope.dims, d_head);
+  if (rope.interleaved) out += ", interleaved";
+  if (rope.kind != "default") out += fmt::format(", {} scaling", rope.kind);
+  return out;
+}
+
+std::string positions_text(const DecoderConfig& config) {
+  if (config.positions > 0)
+    return fmt::format("learned, {} of them", config.positions);
+  auto out = "RoPE " + rope_text(config.rope, config.d_head);
+  if (config.local_rope)
+    out += fmt::format(
+        "; in layers with a window {}",
+        rope_text(*config.local_rope, config.d_head));
+  if (const auto none = layers_without_rope(config); !none.empty())
+    out += fmt::format("; none in layers {}", ranges(none));
+  return out;
+}
+
+Json to_json(const nn::Rope& rope) {
+  if (rope.dims == 0) return nullptr;
+  return {
+      {"theta", number(rope.theta)},
+      {"dims", rope.dims},
+      {"interleaved", rope.interleaved},
+      {"scaling", rope.kind == "default" ? Json() : Json(rope.kind)}};
+}
+
+std::vector<int> dense_layers(const DecoderConfig& config) {
+  return layers(config, [&](size_t i) {
+    return !config.dense.empty() && config.dense[i];
+  });
+}
+
 std::string device_name() {
-  std::ostringstream out;
-  out << mx::default_device();
   return mx::default_device() == mx::Device::gpu ? "GPU" : "CPU";
 }
 
@@ -119,6 +226,7 @@ void run(const ModelArguments& arguments) {
 
   std::vector<Special> special;
   std::string adds;
+  bool space = false;
   if (tokenizer) {
     const auto add = [&](const char* name, std::optional<int> id) {
       special.push_back(
@@ -127,6 +235,7 @@ void run(const ModelArguments& arguments) {
     add("bos", tokenizer->bos());
     add("eos", tokenizer->eos());
     adds = added_tokens(*tokenizer);
+    space = adds_space(*tokenizer);
   }
   std::string types;
   for (const auto& [type, count] : weights.types)
@@ -146,12 +255,26 @@ void run(const ModelArguments& arguments) {
     out["d_mlp"] = config.d_mlp;
     out["vocab"] = config.vocab;
     out["context"] = config.context;
+    out["windows"] = windows(config);
+    out["rope"] = to_json(config.rope);
+    out["local_rope"] =
+        config.local_rope ? to_json(*config.local_rope) : Json();
+    out["layers_without_rope"] = layers_without_rope(config);
+    out["learned_positions"] = config.positions;
+    out["experts"] = nullptr;
+    if (config.moe)
+      out["experts"] = {
+          {"count", config.moe->n_experts},
+          {"top_k", config.moe->top_k},
+          {"d_mlp", config.moe->d_mlp},
+          {"dense_layers", dense_layers(config)}};
     out["tied"] = config.tied;
     out["parameters"] = static_cast<int64_t>(weights.parameters);
     out["file"] = {
         {"format", format},
         {"bytes", static_cast<int64_t>(weights.file_bytes)},
-        {"tensor_types", weights.types}};
+        {"tensor_types", weights.types},
+        {"quantized", number(weights.quantized / weights.parameters)}};
     out["memory"] = {
         {"dtype", weights.precision},
         {"bytes", static_cast<int64_t>(weights.memory_bytes)}};
@@ -162,10 +285,14 @@ void run(const ModelArguments& arguments) {
         out["tokenizer"][token.name] =
             token.id ? Json{{"id", *token.id}, {"text", token.text}} : Json();
       out["tokenizer"]["adds"] = adds;
+      out["tokenizer"]["adds_space"] = space;
     }
     out["device"] = device_name();
+    out["matmul_gflops"] = number(speed);
     out["blas"] = {
-        {"name", found.name}, {"slow", slow}, {"gflops", number(speed)}};
+        {"name", found.name},
+        {"slow", slow},
+        {"gflops", cpu ? number(speed) : Json()}};
     print_json(out);
     return;
   }
@@ -189,6 +316,19 @@ void run(const ModelArguments& arguments) {
            config.n_heads,
            config.n_kv_heads,
            config.d_head)});
+  table.add({"windows", windows_text(config)});
+  table.add({"positions", positions_text(config)});
+  if (config.moe) {
+    const auto dense = dense_layers(config);
+    table.add(
+        {"experts",
+         fmt::format(
+             "{} of {} a token, d_mlp {}{}",
+             config.moe->top_k,
+             config.moe->n_experts,
+             config.moe->d_mlp,
+             dense.empty() ? "" : "; one MLP in layers " + ranges(dense))});
+  }
   table.add(
       {"vocabulary",
        fmt::format(
@@ -201,6 +341,12 @@ void run(const ModelArguments& arguments) {
        fmt::format(
            "{}, {} ({})", format, bytes_text(weights.file_bytes), types)});
   table.add(
+      {"quantised",
+       weights.quantized > 0 ? fmt::format(
+                                   "{:.1f}% of the parameters",
+                                   100 * weights.quantized / weights.parameters)
+                             : "no"});
+  table.add(
       {"in memory",
        fmt::format(
            "{}, {}", weights.precision, bytes_text(weights.memory_bytes))});
@@ -209,9 +355,14 @@ void run(const ModelArguments& arguments) {
     table.add(
         {token.name,
          token.id ? fmt::format("{} ({})", token.text, *token.id) : "none"});
-  if (tokenizer) table.add({"tokenizer adds", adds});
+  if (tokenizer)
+    table.add(
+        {"tokenizer adds",
+         adds + (space ? ", a space before the first word" : "")});
   table.add({"device", device_name()});
-  table.add({"BLAS", fmt::format("{}, {:.0f} GFLOP/s", found.name, speed)});
+  // What BLAS there is answers for the CPU only.
+  if (cpu) table.add({"BLAS", found.name});
+  table.add({"float32 matmul", fmt::format("{:.0f} GFLOP/s", speed)});
   print(table.text(view::terminal(STDOUT_FILENO)));
   if (slow)
     warn(

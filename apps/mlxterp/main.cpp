@@ -42,7 +42,8 @@ int run(int argc, char** argv) {
       {"info", cli::add_info},
       {"sites", cli::add_sites},
       {"trace", cli::add_trace},
-      {"lens", cli::add_lens}};
+      {"lens", cli::add_lens},
+      {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {
     auto* command = app.add_subcommand(name);

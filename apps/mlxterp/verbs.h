@@ -14,5 +14,6 @@ Run add_info(CLI::App& app);
 Run add_sites(CLI::App& app);
 Run add_trace(CLI::App& app);
 Run add_lens(CLI::App& app);
+Run add_verify(CLI::App& app);
 
 }  // namespace mlxterp::cli

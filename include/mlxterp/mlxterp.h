@@ -15,5 +15,6 @@
 #include "mlxterp/trace/collect.h"
 #include "mlxterp/trace/intervention.h"
 #include "mlxterp/trace/model.h"
+#include "mlxterp/trace/verify.h"
 #include "mlxterp/view/lens.h"
 #include "mlxterp/view/terminal.h"

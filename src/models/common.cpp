@@ -145,6 +145,7 @@ nn::Rope rope_of(
                         : scaling.text_or("type", "default");
   const int original = scaling.integer_or(
       "original_max_position_embeddings", context, 1, limits::dim);
+  rope.kind = type;
   if (type == "default") return rope;
   if (scaling.has("factor"))
     rope.reach = static_cast<int>(std::min<double>(

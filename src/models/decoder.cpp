@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "core/fail.h"
 #include "mlx/ops.h"
 
 namespace mx = mlx::core;
@@ -163,9 +164,18 @@ Decoder::Decoder(const DecoderConfig& config)
 }
 
 mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
+  const int held = pass.held();
+  if (held > 0 && ids.shape(1) > config_.context - held)
+    fail(
+        ErrorKind::usage,
+        "[Decoder] the cache holds {} positions and {} more were given, the "
+        "model's context is {}; start with an empty cache and a shorter prompt",
+        held,
+        ids.shape(1),
+        config_.context);
   auto x = embed(ids, pass);
   if (pos_embed) {
-    const int first = config_.position_offset;
+    const int first = config_.position_offset + held;
     const auto row = mx::arange(first, first + ids.shape(1));
     x = mx::add(x, (*pos_embed)(mx::broadcast_to(row, ids.shape()), pass));
   }

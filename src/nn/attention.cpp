@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/fail.h"
 #include "mlx/fast.h"
 #include "mlx/ops.h"
 
@@ -85,11 +86,20 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   const auto k = normed(k_norm, heads(k_proj, config_.n_kv_heads, k_), pass);
   const auto v = heads(v_proj, config_.n_kv_heads, v_);
 
+  const int held = pass.held();
+  if (held > 0 && !config_.rope.alike(held, held + length))
+    fail(
+        ErrorKind::usage,
+        "[Attention] this model's rotary embedding turns {} positions "
+        "otherwise than the {} that the cache holds; start with an empty cache "
+        "and give it all of them at once",
+        held + length,
+        held);
   // The sites speak [batch, pos, head, d_head], the rotation works on
   // [batch, head, pos, d_head]: turn back only for who looks.
   const auto rotate = [&](const mx::array& y, Slot slot) {
     auto turned = swap_pos_head(y);
-    if (config_.rope.dims > 0) turned = config_.rope(turned, 0);
+    if (config_.rope.dims > 0) turned = config_.rope(turned, held);
     if (pass.edits(id(slot)))
       return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
     pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
@@ -97,7 +107,13 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   };
   const auto rot_q = rotate(q, rot_q_), rot_k = rotate(k, rot_k_);
 
-  auto z = swap_pos_head(mix(rot_q, rot_k, swap_pos_head(v), pass));
+  auto all_k = rot_k, all_v = swap_pos_head(v);
+  if (pass.cache()) {
+    const auto& all = pass.cache()->append(this, held, all_k, all_v);
+    all_k = all.k;
+    all_v = all.v;
+  }
+  auto z = swap_pos_head(mix(rot_q, all_k, all_v, pass));
   z = tap(pass, z_, std::move(z));
   if (pass.edits(id(result_))) {
     auto out = mx::sum(tap(pass, result_, per_head(z)), 2);

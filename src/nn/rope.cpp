@@ -1,5 +1,6 @@
 #include "mlxterp/nn/rope.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "mlx/fast.h"
@@ -20,6 +21,12 @@ mx::array scale_leading(const mx::array& x, int dims, float factor) {
 }
 
 }  // namespace
+
+bool Rope::alike(int length, int other) const {
+  if (dims == 0 || length == other) return true;
+  if (dynamic && std::max(length, other) > dynamic->context) return false;
+  return !longer || (length > longer->beyond) == (other > longer->beyond);
+}
 
 mx::array Rope::operator()(const mx::array& x, int offset) const {
   const int length = offset + x.shape(-2);

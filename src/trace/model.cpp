@@ -5,6 +5,7 @@
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/io/hub.h"
+#include "mlxterp/trace/verify.h"
 
 namespace mx = mlx::core;
 
@@ -35,6 +36,31 @@ Inputs::Rows rows_of(const mx::array& array) {
   return rows;
 }
 
+// Padding would stand between what a cache holds and what comes next.
+void check_unpadded(const std::vector<int>& lengths) {
+  for (const int length : lengths)
+    if (length != lengths.front())
+      fail(
+          ErrorKind::usage,
+          "[model] prompts of {} and {} tokens cannot go into one cache; run "
+          "them one at a time, each with a cache of its own",
+          lengths.front(),
+          length);
+}
+
+// A rotary embedding may depend on the length of the whole batch.
+void check_alike(const DecoderConfig& config, const std::vector<int>& lengths) {
+  const int longest = *std::ranges::max_element(lengths);
+  for (const int length : lengths)
+    if (!config.rope.alike(length, longest))
+      fail(
+          ErrorKind::usage,
+          "[model] this model's rotary embedding turns prompts of {} and {} "
+          "tokens otherwise; run them one at a time",
+          length,
+          longest);
+}
+
 }  // namespace
 
 InterpretableModel InterpretableModel::load(
@@ -49,10 +75,21 @@ InterpretableModel InterpretableModel::load(
         "[load] the tokenizer has {} ids, the embedding {} rows",
         tokenizer->vocab_size(),
         decoder->config().vocab);
-  return InterpretableModel(
+  InterpretableModel loaded(
       std::move(decoder),
       std::move(tokenizer),
       family_of(checkpoint.config()).renames);
+  if (options.verify)
+    if (const auto failed =
+            failures(mlxterp::verify(loaded, {.progress = options.progress}));
+        !failed.empty())
+      fail(
+          ErrorKind::bad_data,
+          "[load] {} does not hold what every model must: {}; see mlxterp "
+          "verify",
+          printable(checkpoint.path().string()),
+          failed);
+  return loaded;
 }
 
 InterpretableModel::InterpretableModel(
@@ -115,6 +152,7 @@ InterpretableModel::Batch InterpretableModel::prepare(
     longest = std::max(longest, row.size());
     lengths.push_back(static_cast<int>(row.size()));
   }
+  if (decoder_) check_alike(decoder_->config(), lengths);
   std::vector<int> flat(rows.size() * longest);
   for (size_t i = 0; i < rows.size(); ++i)
     std::copy(
@@ -150,15 +188,22 @@ ActivationCache InterpretableModel::run(
   wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
 
   auto batch = prepare(inputs);
+  nn::KvCache cache;
+  if (options.cache) {
+    check_unpadded(batch.lengths);
+    cache = *options.cache;
+  }
   TraceContext context(sites_, options.edits, std::move(batch.lengths), wanted);
   {
-    Pass pass(context);
+    Pass pass(context, options.cache ? &cache : nullptr);
     (*root_)(batch.ids, pass);
   }
   context.check_reached();
   for (const auto site : wanted)
     context.save(site);
-  return context.saved();
+  auto saved = context.saved();
+  if (options.cache) *options.cache = std::move(cache);
+  return saved;
 }
 
 mx::array InterpretableModel::operator()(const Inputs& inputs) const {

@@ -4,6 +4,7 @@
 #include <csignal>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "mlxterp/io/safetensors.h"
@@ -27,7 +28,7 @@ TEST_F(Cli, HelpAndVersion) {
   EXPECT_EQ(bare.out, "");
   EXPECT_NE(bare.err.find("lens"), std::string::npos);
   EXPECT_EQ(run({"--version"}).out.find("mlxterp "), 0u);
-  for (const auto* verb : {"info", "sites", "trace", "lens"}) {
+  for (const auto* verb : {"info", "sites", "trace", "lens", "verify"}) {
     const auto help = run({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_NE(help.out.find("Example:"), std::string::npos) << verb;
@@ -141,7 +142,63 @@ TEST_F(Cli, InfoKnowsTheModel) {
   EXPECT_EQ(info["parameters"], 134515008);
   EXPECT_EQ(info["file"]["format"], "GGUF");
   EXPECT_GT(info["blas"]["gflops"], 0);
+  EXPECT_EQ(info["matmul_gflops"], info["blas"]["gflops"]);
   EXPECT_EQ(info["tokenizer"]["adds"], "nothing");
+  EXPECT_FALSE(info["tokenizer"]["adds_space"]);
+  EXPECT_EQ(info["windows"], json(std::vector<int>(30, 0)));
+  EXPECT_EQ(info["rope"]["theta"], 1e5);
+  EXPECT_EQ(info["rope"]["dims"], 64);
+  EXPECT_TRUE(info["experts"].is_null());
+  EXPECT_GT(info["file"]["quantized"], 0.99);
+}
+
+TEST_F(Cli, InfoKnowsWhatIsSpecialAboutAFamily) {
+  const auto families =
+      std::filesystem::path(MLXTERP_SOURCE_DIR "/tests/parity/families");
+  const std::pair<const char*, std::vector<std::string>> wanted[] = {
+      {"gemma3",
+       {"windows         5 tokens in layers 0..1, 3; none in layers 2",
+        "positions       RoPE theta 1e+06; in layers with a window theta "
+        "10000"}},
+      {"smollm3", {"; none in layers "}},
+      {"gpt2", {"positions       learned, 64 of them", "windows         none"}},
+      {"gptj", {" dimensions, interleaved"}},
+      {"llama-rope-yarn", {", yarn scaling"}},
+      {"mistral-window", {"5 tokens in every layer"}},
+      {"qwen3_moe-dense-layers", {" a token, d_mlp ", "; one MLP in layers "}},
+  };
+  for (const auto& [variant, lines] : wanted) {
+    const auto outcome = run({"info", families / variant});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    for (const auto& line : lines)
+      EXPECT_NE(outcome.out.find(line), std::string::npos)
+          << line << " is not in\n"
+          << outcome.out;
+    EXPECT_NE(outcome.out.find("quantised       no"), std::string::npos);
+  }
+  const auto info =
+      json::parse(run({"info", families / "mixtral", "--json"}).out);
+  EXPECT_GT(info["experts"]["count"], info["experts"]["top_k"]);
+  EXPECT_EQ(info["experts"]["dense_layers"], json::array());
+  const auto packed =
+      json::parse(run({"info",
+                       families.parent_path() / "quantized/bits4-group64",
+                       "--json"})
+                      .out);
+  EXPECT_GT(packed["file"]["quantized"], 0.5);
+}
+
+TEST_F(Cli, InfoKnowsWhatATokenizerDoesAtTheStart) {
+  const testing::TempFolder place;
+  testing::TinyCheckpoint tiny;
+  tiny.tokenizer =
+      read(MLXTERP_SOURCE_DIR "/tests/text/fixtures/metaspace.tokenizer.json");
+  const auto model = tiny.write(place);
+  const auto info = json::parse(run({"info", model, "--json"}).out);
+  EXPECT_TRUE(info["tokenizer"]["adds_space"]);
+  EXPECT_NE(
+      run({"info", model}).out.find("a space before the first word"),
+      std::string::npos);
 }
 
 TEST_F(Cli, SitesAreListed) {
@@ -189,6 +246,52 @@ TEST_F(Cli, LensFindsParis) {
   const auto again = run({"lens", "demo", eiffel, "--html", page.string()});
   EXPECT_EQ(again.code, 2);
   EXPECT_NE(again.err.find("--force"), std::string::npos);
+}
+
+TEST_F(Cli, VerifyHoldsTheDemo) {
+  const auto outcome = run({"verify", "demo"});
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_EQ(outcome.err, "");
+  std::printf("%s", outcome.out.c_str());
+  std::istringstream lines(outcome.out);
+  int n = 0;
+  for (std::string line; std::getline(lines, line); ++n)
+    EXPECT_LE(line.size(), 80u) << line;
+  EXPECT_GE(n, 11);
+  EXPECT_EQ(outcome.out.find("FAILED"), std::string::npos);
+
+  const auto answer = run({"verify", "demo", "--ids", "504,414", "--json"});
+  ASSERT_EQ(answer.code, 0) << answer.err;
+  const auto verified = json::parse(answer.out);
+  EXPECT_TRUE(verified["passed"]);
+  EXPECT_EQ(verified["tokens"].size(), 2u);
+  EXPECT_EQ(verified["checks"].size(), 10u);
+  for (const auto& check : verified["checks"]) {
+    EXPECT_TRUE(check["passed"]) << check;
+    EXPECT_LE(check["error"], check["bound"]) << check;
+    EXPECT_GT(check["compared"], 0) << check;
+  }
+}
+
+TEST_F(Cli, VerifyExitsWith3WhereABoundIsBroken) {
+  const testing::TempFolder place;
+  testing::TinyCheckpoint tiny;
+  for (const auto* part : {"v_proj", "o_proj"})  // their product overflows
+    tiny.fill(
+        std::string("model.layers.1.self_attn.") + part + ".weight", 3e38f);
+  const auto model = tiny.write(place);
+  const auto outcome = run({"verify", model});
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_NE(outcome.out.find("FAILED"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.err.find("1 of 1 checks failed"), std::string::npos)
+      << outcome.err;
+  const auto answer = run({"verify", model, "--json"});
+  EXPECT_EQ(answer.code, 3);
+  const auto verified = json::parse(answer.out);
+  EXPECT_FALSE(verified["passed"]);
+  EXPECT_TRUE(verified["checks"][0]["error"].is_null());
+  EXPECT_EQ(verified["checks"][0]["where"], "layers.1.resid_post");
+  EXPECT_EQ(run({"verify", model, "a", "--ids", "1"}).code, 2);
 }
 
 TEST_F(Cli, LensTextFitsAPipe) {

@@ -20,52 +20,25 @@
 #include "mlxterp/models/load.h"
 #include "mlxterp/trace/model.h"
 #include "tests/compare.h"
+#include "tests/families.h"
 
 namespace mlxterp {
 namespace {
 
 namespace mx = mlx::core;
 namespace fs = std::filesystem;
+using test::config_text;
+using test::expected;
+using test::integers;
+using test::load_variant;
+using test::model_type;
+using test::refused_variant;
+using test::supported;
+using test::supported_variants;
+using test::variants;
 
-constexpr size_t n_variants = 65;
 constexpr double logits_tolerance = 1e-5;  // absolute
 constexpr double site_tolerance = 1e-4;    // of the site's largest magnitude
-
-const fs::path root = MLXTERP_SOURCE_DIR "/tests/parity/families";
-
-// A variant, or the path of another folder.
-std::string config_text(const std::string& variant) {
-  std::ifstream file(root / variant / "config.json");
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-std::string model_type(const std::string& variant) {
-  return nlohmann::json::parse(config_text(variant)).at("model_type");
-}
-
-bool supported(const std::string& type) {
-  return std::ranges::any_of(
-      families(), [&](const Family& f) { return f.model_type == type; });
-}
-
-std::vector<std::string> variants() {
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(root))
-    if (entry.is_directory()) names.push_back(entry.path().filename());
-  std::ranges::sort(names);
-  return names;
-}
-
-// Shaped as opt-350m alone is: refused, which a test of its own asserts.
-constexpr const char* refused_variant = "opt-post-norm";
-
-std::vector<std::string> supported_variants() {
-  auto names = variants();
-  std::erase_if(names, [](const auto& v) {
-    return v == refused_variant || !supported(model_type(v));
-  });
-  return names;
-}
 
 // Those that have transformers' logits in half precision too.
 std::vector<std::string> half_variants() {
@@ -73,27 +46,6 @@ std::vector<std::string> half_variants() {
   for (const auto* variant : {"gemma2", "gpt2", "llama-gqa", "qwen3"})
     if (supported(model_type(variant))) names.emplace_back(variant);
   return names;
-}
-
-// The file's tensors by name.
-std::map<std::string, mx::array> expected(const std::string& variant) {
-  const auto file = Safetensors::open(root / variant / "expected.safetensors");
-  std::map<std::string, mx::array> tensors;
-  for (const auto& tensor : file.tensors())
-    tensors.emplace(tensor.name, file.read(tensor));
-  return tensors;
-}
-
-std::vector<int> integers(const mx::array& array) {
-  return {array.data<int>(), array.data<int>() + array.size()};
-}
-
-InterpretableModel load(const std::string& variant, mx::Dtype dtype) {
-  const auto& family = family_of(config_text(variant));
-  return InterpretableModel(
-      load_decoder(Checkpoint::open(root / variant), {.dtype = dtype}),
-      std::nullopt,
-      family.renames);
 }
 
 // [pos, k] values in the order of the experts they belong to: which of its
@@ -105,7 +57,7 @@ mx::array by_expert(const mx::array& values, const mx::array& experts) {
 
 TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
   const auto names = variants();
-  EXPECT_EQ(names.size(), n_variants);
+  EXPECT_EQ(names.size(), test::n_variants);
   std::set<std::string> types, refused;
   for (const auto& variant : names) {
     const auto type = model_type(variant);
@@ -118,7 +70,7 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
     }
     refused.insert(type);
     try {
-      load_decoder(Checkpoint::open(root / variant));
+      load_decoder(Checkpoint::open(test::families_root / variant));
       ADD_FAILURE() << variant << " was loaded";
     } catch (const Error& error) {
       EXPECT_EQ(error.kind(), ErrorKind::bad_data);
@@ -143,7 +95,7 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
 
 TEST(Families, AShapeThatIsNotSupportedIsRefused) {
   try {
-    load(refused_variant, mx::float32);
+    load_variant(refused_variant, mx::float32);
     ADD_FAILURE() << refused_variant << " was loaded";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::bad_data);
@@ -157,7 +109,7 @@ class FamilyParity : public testing::TestWithParam<std::string> {};
 TEST_P(FamilyParity, LogitsAndEverySharedSite) {
   const auto& variant = GetParam();
   const auto reference = expected(variant);
-  const auto model = load(variant, mx::float32);
+  const auto model = load_variant(variant, mx::float32);
 
   std::vector<std::string> sites;
   for (const auto& [name, value] : reference)
@@ -213,7 +165,7 @@ TEST_P(FamilyParity, ExplicitAttention) {
   const auto& variant = GetParam();
   const auto reference = expected(variant);
   const auto& wanted = reference.at("logits");
-  const auto run = load(variant, mx::float32)
+  const auto run = load_variant(variant, mx::float32)
                        .run(
                            integers(reference.at("ids")),
                            {.save = {"logits"},
@@ -232,7 +184,8 @@ TEST_P(FamilyParity, ExplicitAttention) {
 std::vector<std::pair<std::string, mx::array>> older_tensors(
     const std::string& variant) {
   const auto type = model_type(variant);
-  const auto file = Safetensors::open(root / variant / "model.safetensors");
+  const auto file =
+      Safetensors::open(test::families_root / variant / "model.safetensors");
   std::vector<std::pair<std::string, mx::array>> tensors;
   for (const auto& tensor : file.tensors()) {
     auto name = tensor.name;
@@ -274,7 +227,7 @@ TEST_P(FamilyParity, OlderFiles) {
       fmt::format("mlxterp-families-{}-{}", ::getpid(), variant);
   fs::create_directories(folder);
   fs::copy_file(
-      root / variant / "config.older.json",
+      test::families_root / variant / "config.older.json",
       folder / "config.json",
       fs::copy_options::overwrite_existing);
   save_safetensors(
@@ -285,7 +238,7 @@ TEST_P(FamilyParity, OlderFiles) {
   const auto reference = expected(variant);
   const auto& wanted = reference.at("logits");
   const auto run =
-      load(folder, mx::float32)
+      load_variant(folder, mx::float32)
           .run(integers(reference.at("ids")), {.save = {"logits"}});
   fs::remove_all(folder);
   ASSERT_EQ(run["logits"].size(), wanted.size());
@@ -307,7 +260,7 @@ TEST_P(HalfParity, LosesLittle) {
         std::pair{"float16", mx::float16}}) {
     const double theirs = test::max_difference(
         reference.at(fmt::format("logits.{}", name)), exact);
-    const auto model = load(variant, dtype);
+    const auto model = load_variant(variant, dtype);
     const auto run =
         model.run(integers(reference.at("ids")), {.save = {"logits"}});
     EXPECT_EQ(run["logits"].dtype(), dtype);
@@ -324,16 +277,14 @@ TEST_P(HalfParity, LosesLittle) {
   }
 }
 
-std::string test_name(const testing::TestParamInfo<std::string>& variant) {
-  auto name = variant.param;
-  std::ranges::replace(name, '-', '_');
-  return name;
+std::string named(const testing::TestParamInfo<std::string>& variant) {
+  return test::test_name(variant.param);
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, FamilyParity, testing::ValuesIn(supported_variants()), test_name);
+    All, FamilyParity, testing::ValuesIn(supported_variants()), named);
 INSTANTIATE_TEST_SUITE_P(
-    All, HalfParity, testing::ValuesIn(half_variants()), test_name);
+    All, HalfParity, testing::ValuesIn(half_variants()), named);
 
 }  // namespace
 }  // namespace mlxterp

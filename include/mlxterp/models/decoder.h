@@ -123,7 +123,8 @@ class Unembedding : public nn::Module {
  * {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm}, ln1_post, ln2, mlp.{
  * gate_proj, up_proj, down_proj} or mlp.{router, experts}, ln2_post}, ln_final,
  * unembed, each where the family has it. New ones have random weights;
- * models/load.h fills them from a checkpoint.
+ * models/load.h fills them from a checkpoint. A pass with a KvCache goes on
+ * behind the positions held; beyond the context that throws usage.
  */
 class Decoder : public nn::Module {
  public:

@@ -18,6 +18,9 @@ struct LoadOptions {
   std::optional<mlx::core::Dtype> dtype = std::nullopt;
   Progress progress = {};
   Warn warn = {};  ///< Gets Checkpoint::warnings().
+  /** Check what was loaded (see trace/verify.h) and throw bad_data with what
+   * fails. For InterpretableModel::load; load_decoder does not look at it. */
+  bool verify = false;
 };
 
 /**

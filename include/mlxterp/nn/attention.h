@@ -49,6 +49,9 @@ struct AttentionConfig {
  * Query head h reads kv head h / (n_heads / n_kv_heads). Attention runs fused
  * unless scores are capped; reading scores or pattern adds lazy nodes beside
  * it, editing either switches this layer to the explicit path.
+ *
+ * In a pass with a KvCache every site holds the new positions, and dest are the
+ * new ones while src are all.
  */
 class Attention : public Module {
  public:

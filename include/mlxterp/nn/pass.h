@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "mlx/array.h"
+#include "mlxterp/nn/kv_cache.h"
 
 namespace mlxterp {
 
@@ -39,10 +40,22 @@ class Pass {
   /** A plain pass: nobody watches, and every tap costs one branch. */
   Pass() = default;
 
-  /** `observer` must outlive the pass. */
-  explicit Pass(Observer& observer) : observer_(&observer) {}
+  /** What is given must outlive the pass. With a cache, the pass goes on
+   * behind the positions it holds, and adds its own to it. */
+  explicit Pass(Observer& observer, nn::KvCache* cache = nullptr)
+      : observer_(&observer),
+        cache_(cache),
+        held_(cache ? cache->positions() : 0) {}
+  explicit Pass(nn::KvCache& cache)
+      : cache_(&cache), held_(cache.positions()) {}
 
   bool observed() const { return observer_ != nullptr; }
+
+  /** Absent: every position there is belongs to this pass. */
+  nn::KvCache* cache() const { return cache_; }
+  /** How many positions the cache held when the pass began: the number of this
+   * pass's first one. */
+  int held() const { return held_; }
 
   /** Passes a value through a site: the value, or its edited replacement. */
   mlx::core::array tap(SiteId site, mlx::core::array value) {
@@ -62,6 +75,8 @@ class Pass {
 
  private:
   Observer* observer_ = nullptr;
+  nn::KvCache* cache_ = nullptr;
+  int held_ = 0;
 };
 
 }  // namespace mlxterp

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "mlx/array.h"
@@ -37,6 +38,12 @@ struct Rope {
     int context = 0;
   };
   std::optional<Dynamic> dynamic = {};
+
+  /** What config.json calls the scaling: for people, nothing depends on it. */
+  std::string kind = "default";
+
+  /** Whether prompts of these two lengths turn alike, position by position. */
+  bool alike(int length, int other) const;
 
   /** Rotates [batch, head, pos, d_head]; the first position is `offset`. */
   mlx::core::array operator()(const mlx::core::array& x, int offset) const;

@@ -46,6 +46,10 @@ class Inputs {
 struct RunOptions {
   std::vector<std::string> save = {};  ///< Sites or patterns.
   std::vector<Edit> edits = {};        ///< In the order they act.
+  /** Where given, the prompts go on behind the positions it holds, and it then
+   * holds theirs too; where the run throws, it stays as it was. All prompts
+   * have one length, so that none is padded. */
+  nn::KvCache* cache = nullptr;
 };
 
 /**

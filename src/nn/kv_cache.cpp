@@ -1,0 +1,43 @@
+#include "mlxterp/nn/kv_cache.h"
+
+#include <algorithm>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+const KvCache::Layer& KvCache::append(
+    const void* attention, int held, const mx::array& k, const mx::array& v) {
+  const auto layer = std::ranges::find(layers, attention, &Layer::attention);
+  if (layer == layers.end()) {
+    if (held > 0)
+      fail(
+          ErrorKind::usage,
+          "[KvCache] its {} positions are another model's; give each model a "
+          "cache of its own",
+          held);
+    return layers.emplace_back(attention, k, v);
+  }
+  if (layer->k.shape(0) != k.shape(0))
+    fail(
+        ErrorKind::usage,
+        "[KvCache] it holds a batch of {}, the input is a batch of {}; go on "
+        "with the same prompts, or start with an empty cache",
+        layer->k.shape(0),
+        k.shape(0));
+  if (layer->k.shape(2) != held)
+    fail(
+        ErrorKind::usage,
+        "[KvCache] a layer holds {} positions, the others {}; an attention "
+        "that runs twice in a pass cannot have one",
+        layer->k.shape(2),
+        held);
+  layer->k = mx::concatenate({layer->k, k}, 2);
+  layer->v = mx::concatenate({layer->v, v}, 2);
+  return *layer;
+}
+
+}  // namespace mlxterp::nn
