@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every benchmark that was built, one after the other.
+# Runs every benchmark that was built, one after the other; the one against
+# mlx-lm where MLXTERP_PEERS names a Python that has it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,3 +11,7 @@ for benchmark in "${benchmarks[@]}"; do
   echo "== $benchmark"
   "$benchmark"
 done
+if [[ ${MLXTERP_PEERS:-} ]]; then
+  echo "== benchmarks/against_mlx_lm.py"
+  "$MLXTERP_PEERS" benchmarks/against_mlx_lm.py
+fi

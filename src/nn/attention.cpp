@@ -6,6 +6,8 @@
 #include "core/fail.h"
 #include "mlx/fast.h"
 #include "mlx/ops.h"
+#include "nn/simd/fused.h"
+#include "nn/simd/kernels.h"
 
 namespace mx = mlx::core;
 
@@ -26,6 +28,71 @@ mx::array pattern_of(const mx::array& scores) {
 // serves the group: [batch, head, pos, d] to [batch, kv_head, group * pos, d].
 mx::array by_group(const mx::array& x, int n_kv_heads) {
   return mx::reshape(x, {x.shape(0), n_kv_heads, -1, x.shape(3)});
+}
+
+// Which source each destination sees, bool [dest, src].
+mx::array visible(int dest, int src, int window) {
+  const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
+  const auto columns = mx::arange(src);
+  const auto causal = mx::greater_equal(rows, columns);
+  if (window == 0 || src <= window) return causal;
+  const auto first = mx::subtract(rows, mx::array(window));
+  return mx::logical_and(causal, mx::greater(columns, first));
+}
+
+simd::Heads heads_of(const mx::array& x) {
+  const auto& by = x.strides();
+  return {x.data<float>(), {by[0], by[1], by[2], by[3]}};
+}
+
+// Scores, softmax and mix as one op, [batch, head, pos, d_head].
+mx::array fused(
+    const mx::array& q,
+    const mx::array& k,
+    const mx::array& v,
+    float scale,
+    int window) {
+  const auto plain = [scale, window](const std::vector<mx::array>& in) {
+    const int dest = in[0].shape(2), src = in[1].shape(2);
+    const bool all = window == 0 || src <= window;
+    return std::vector{
+        all ? mx::fast::scaled_dot_product_attention(
+                  in[0], in[1], in[2], scale, "causal")
+            : mx::fast::scaled_dot_product_attention(
+                  in[0],
+                  in[1],
+                  in[2],
+                  scale,
+                  "array",
+                  visible(dest, src, window))};
+  };
+  if (!simd::applies_to(q) || !simd::applies_to(k) || !simd::applies_to(v))
+    return plain({q, k, v})[0];
+  const auto size = [](const mx::array& x, int axis) {
+    return static_cast<size_t>(x.shape(axis));
+  };
+  const simd::AttentionShape shape{
+      .batch = size(q, 0),
+      .heads = size(q, 1),
+      .kv_heads = size(k, 1),
+      .dest = size(q, 2),
+      .src = size(k, 2),
+      .d_head = size(q, 3),
+      .window = static_cast<size_t>(window),
+      .scale = scale,
+  };
+  const auto z = simd::fused(
+      "attend",
+      {q.shape(0), q.shape(2), q.shape(1), q.shape(3)},
+      {q, k, v},
+      [plain](const std::vector<mx::array>& in) {
+        return std::vector{swap_pos_head(plain(in)[0])};
+      },
+      [shape](const std::vector<mx::array>& in, float* out) {
+        simd::attend(
+            shape, heads_of(in[0]), heads_of(in[1]), heads_of(in[2]), out);
+      });
+  return swap_pos_head(z);
 }
 
 }  // namespace
@@ -136,16 +203,8 @@ mx::array Attention::scores(const mx::array& q, const mx::array& k) const {
     s = mx::multiply(mx::tanh(mx::divide(s, cap)), cap);
   }
   const float masked = -std::numeric_limits<float>::infinity();
-  return mx::where(visible(dest, src), s, mx::array(masked, s.dtype()));
-}
-
-mx::array Attention::visible(int dest, int src) const {
-  const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
-  const auto columns = mx::arange(src);
-  auto causal = mx::greater_equal(rows, columns);
-  if (config_.window == 0 || src <= config_.window) return causal;
-  const auto first = mx::subtract(rows, mx::array(config_.window));
-  return mx::logical_and(causal, mx::greater(columns, first));
+  return mx::where(
+      visible(dest, src, config_.window), s, mx::array(masked, s.dtype()));
 }
 
 mx::array Attention::mix(
@@ -163,11 +222,7 @@ mx::array Attention::mix(
   // `this` outlives the closures: a trace keeps its model alive.
   pass.offer(id(scores_), [this, q, k] { return scores(q, k); });
   pass.offer(id(pattern_), [this, q, k] { return pattern_of(scores(q, k)); });
-  const int dest = q.shape(2), src = k.shape(2);
-  if (config_.window == 0 || src <= config_.window)
-    return mx::fast::scaled_dot_product_attention(q, k, v, scale_, "causal");
-  return mx::fast::scaled_dot_product_attention(
-      q, k, v, scale_, "array", visible(dest, src));
+  return fused(q, k, v, scale_, config_.window);
 }
 
 mx::array Attention::per_head(const mx::array& z) const {

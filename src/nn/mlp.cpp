@@ -4,12 +4,16 @@
 #include <numbers>
 
 #include "mlx/ops.h"
+#include "nn/simd/fused.h"
+#include "nn/simd/kernels.h"
 
 namespace mx = mlx::core;
 
 namespace mlxterp::nn {
 
-mx::array activate(Activation activation, const mx::array& x) {
+namespace {
+
+mx::array in_steps(Activation activation, const mx::array& x) {
   if (activation == Activation::silu) return mx::multiply(x, mx::sigmoid(x));
   if (activation == Activation::relu)
     return mx::maximum(x, mx::array(0.0f, x.dtype()));
@@ -32,6 +36,35 @@ mx::array activate(Activation activation, const mx::array& x) {
   return mx::astype(mx::multiply(half, mx::add(share, constant(1))), x.dtype());
 }
 
+}  // namespace
+
+mx::array activate(
+    Activation activation,
+    const mx::array& x,
+    const std::optional<mx::array>& factor) {
+  const auto plain = [activation](const std::vector<mx::array>& in) {
+    const auto y = in_steps(activation, in[0]);
+    return std::vector{in.size() == 1 ? y : mx::multiply(y, in[1])};
+  };
+  std::vector<mx::array> inputs{x};
+  if (factor) inputs.push_back(*factor);
+  const bool same =
+      !factor || (simd::applies_to(*factor) && factor->shape() == x.shape());
+  if (!simd::applies_to(x) || !same) return plain(inputs)[0];
+  for (auto& input : inputs)
+    input = mx::contiguous(input);
+  return simd::fused(
+      "activate",
+      x.shape(),
+      std::move(inputs),
+      plain,
+      [activation](const std::vector<mx::array>& in, float* out) {
+        const auto* up = in.size() == 1 ? nullptr : in[1].data<float>();
+        simd::activate(activation, in[0].data<float>(), up, out, in[0].size());
+      },
+      true);
+}
+
 MLP::MLP(const MLPConfig& config)
     : up_proj(config.d_model, config.d_mlp, config.bias),
       down_proj(config.d_mlp, config.d_model, config.bias),
@@ -49,8 +82,8 @@ MLP::MLP(const MLPConfig& config)
 mx::array MLP::forward(const mx::array& x, Pass& pass) const {
   if (!gate_proj)
     return down_proj(activate(activation_, up_proj(x, pass)), pass);
-  const auto gate = activate(activation_, (*gate_proj)(x, pass));
-  return down_proj(mx::multiply(gate, up_proj(x, pass)), pass);
+  const auto gate = (*gate_proj)(x, pass);
+  return down_proj(activate(activation_, gate, up_proj(x, pass)), pass);
 }
 
 }  // namespace mlxterp::nn

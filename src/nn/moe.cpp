@@ -41,8 +41,10 @@ mx::array Experts::forward(const mx::array&, Pass&) const {
 
 mx::array Experts::apply(const mx::array& x, const mx::array& chosen) const {
   const auto rows = mx::expand_dims(x, {-2, -3});
-  const auto gate = activate(activation, through(rows, gate_proj, chosen));
-  const auto post = mx::multiply(gate, through(rows, up_proj, chosen));
+  const auto post = activate(
+      activation,
+      through(rows, gate_proj, chosen),
+      through(rows, up_proj, chosen));
   return mx::squeeze(through(post, down_proj, chosen), -2);
 }
 

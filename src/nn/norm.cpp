@@ -2,10 +2,40 @@
 
 #include "mlx/fast.h"
 #include "mlx/ops.h"
+#include "nn/simd/fused.h"
+#include "nn/simd/kernels.h"
 
 namespace mx = mlx::core;
 
 namespace mlxterp::nn {
+
+namespace {
+
+mx::array rms_norm(const mx::array& x, const mx::array& gain, float eps) {
+  const auto plain = [eps](const std::vector<mx::array>& in) {
+    return std::vector{mx::fast::rms_norm(in[0], in[1], eps)};
+  };
+  if (!simd::applies_to(x) || !simd::applies_to(gain))
+    return plain({x, gain})[0];
+  return simd::fused(
+      "rms_norm",
+      x.shape(),
+      {mx::contiguous(x), mx::contiguous(gain)},
+      plain,
+      [eps](const std::vector<mx::array>& in, float* out) {
+        const size_t n = in[1].size();
+        simd::rms_norm(
+            in[0].data<float>(),
+            in[1].data<float>(),
+            eps,
+            out,
+            in[0].size() / n,
+            n);
+      },
+      true);
+}
+
+}  // namespace
 
 Norm::Norm(const mx::Shape& shape, const NormConfig& config, Layout layout)
     : weight(config.plus_one ? mx::zeros(shape) : mx::ones(shape)),
@@ -50,10 +80,10 @@ mx::array Norm::forward(const mx::array& x, Pass& pass) const {
   const bool rms = config_.kind == NormConfig::Kind::rms;
   if (config_.plus_one) {
     const auto wide = mx::astype(x, mx::float32);
-    return mx::astype(mx::fast::rms_norm(wide, gain(), config_.eps), x.dtype());
+    return mx::astype(rms_norm(wide, gain(), config_.eps), x.dtype());
   }
   if (weight.ndim() == 1)
-    return rms ? mx::fast::rms_norm(x, weight, config_.eps)
+    return rms ? rms_norm(x, weight, config_.eps)
                : mx::fast::layer_norm(x, weight, bias, config_.eps);
   // The fused kernels know one gain for all heads only.
   auto y =

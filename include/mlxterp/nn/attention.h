@@ -72,9 +72,6 @@ class Attention : public Module {
       const mlx::core::array& x,
       Pass& pass) const;
 
-  /** Which source each destination sees, bool [dest, src]. */
-  mlx::core::array visible(int dest, int src) const;
-
   /** [batch, head, dest, src] from rotated [batch, head, pos, d_head]. */
   mlx::core::array scores(
       const mlx::core::array& q, const mlx::core::array& k) const;

@@ -15,7 +15,12 @@ enum class Activation {
   relu,
 };
 
-mlx::core::array activate(Activation activation, const mlx::core::array& x);
+/** The activation of x, times `factor` of the same shape where there is one.
+ */
+mlx::core::array activate(
+    Activation activation,
+    const mlx::core::array& x,
+    const std::optional<mlx::core::array>& factor = std::nullopt);
 
 struct MLPConfig {
   int d_model = 0;

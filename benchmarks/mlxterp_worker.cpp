@@ -1,0 +1,85 @@
+// Our half of against_mlx_lm.py, which says what is asked on stdin.
+// usage: mlxterp_worker FOLDER
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <iostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "mlx/ops.h"
+#include "mlxterp/core/blas.h"
+#include "mlxterp/trace/model.h"
+
+namespace mx = mlx::core;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double since(Clock::time_point begin) {
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+// Bytes a second that all cores together read of what no cache holds: the
+// best of five.
+double stream_rate() {
+  const std::vector<uint64_t> data(size_t{1} << 26, 1);
+  const size_t parts = std::max(1u, std::thread::hardware_concurrency());
+  std::vector<uint64_t> sums(parts);
+  double best = 1e9;
+  for (int round = 0; round < 5; ++round) {
+    const auto begin = Clock::now();
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < parts; ++i)
+      threads.emplace_back([&, i] {
+        uint64_t sum = 0;
+        for (size_t at = data.size() * i / parts;
+             at < data.size() * (i + 1) / parts;
+             ++at)
+          sum += data[at];
+        sums[i] = sum;
+      });
+    for (auto& thread : threads)
+      thread.join();
+    best = std::min(best, since(begin));
+  }
+  uint64_t sum = 0;
+  for (const auto part : sums)
+    sum += part;
+  return sum == data.size() ? static_cast<double>(sum * 8) / best : 0;
+}
+
+}  // namespace
+
+int main(int, char** argv) {
+  using namespace mlxterp;
+  const auto model = InterpretableModel::load(argv[1]);
+  fmt::print("ready {}\n", blas().name);
+  std::fflush(stdout);
+  std::string word;
+  while (std::cin >> word) {
+    if (word == "stream") {
+      fmt::print("{}\n", stream_rate());
+    } else {
+      int batch = 0, length = 0;
+      std::cin >> batch >> length;
+      std::vector<int> row;
+      for (int i = 0; i < length; ++i)
+        row.push_back((7919 * i) % 40000 + 100);
+      const Inputs inputs(
+          Inputs::Rows(static_cast<size_t>(std::max(batch, 1)), row));
+      const auto begin = Clock::now();
+      auto logits = model(inputs);
+      logits.eval();
+      const double seconds = since(begin);
+      fmt::print("{} {}\n", seconds, mx::max(logits).item<float>());
+    }
+    std::fflush(stdout);
+  }
+}

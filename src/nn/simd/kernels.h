@@ -1,0 +1,64 @@
+// nn/simd/kernels.h: the loops behind the primitives of ops.h, in float32, with
+// the widest vectors of the processor they run on. They allocate what they say,
+// start threads where there is work for several, and know no MLX.
+
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "mlxterp/nn/mlp.h"
+
+namespace mlxterp::simd {
+
+/** out = act(gate) * up, without `up` act(gate); out may be gate or up. */
+void activate(
+    nn::Activation activation,
+    const float* gate,
+    const float* up,
+    float* out,
+    size_t n);
+
+/** Each of `rows` rows of n numbers over its root mean square, times weight. */
+void rms_norm(
+    const float* x,
+    const float* weight,
+    float eps,
+    float* out,
+    size_t rows,
+    size_t n);
+
+/** A float array [batch, head, pos, d] anywhere in memory. */
+struct Heads {
+  const float* data;
+  std::array<int64_t, 4> strides;
+};
+
+struct Rotation {
+  size_t batch, heads, positions, d_head;
+  size_t dims;           ///< Leading numbers of each head that turn.
+  bool interleaved;      ///< Neighbours turn together, not the two halves.
+  const float* cosines;  ///< [positions, dims / 2], of each pair's angle.
+  const float* sines;
+};
+
+/** out [batch, head, pos, d_head], dense: x turned by its position. */
+void rotate(const Rotation& by, const Heads& x, float* out);
+
+struct AttentionShape {
+  size_t batch, heads, kv_heads, dest, src, d_head;
+  size_t window;  ///< How many sources a destination sees; 0: all before it.
+  float scale;
+};
+
+/** out [batch, dest, head, d_head]: causal attention, the last destination
+ * being the last source. Needs memory for copies of k and v. */
+void attend(
+    const AttentionShape& shape,
+    const Heads& q,
+    const Heads& k,
+    const Heads& v,
+    float* out);
+
+}  // namespace mlxterp::simd
