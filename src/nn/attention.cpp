@@ -34,7 +34,7 @@ mx::array by_group(const mx::array& x, int n_kv_heads) {
 mx::array visible(int dest, int src, int window) {
   const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
   const auto columns = mx::arange(src);
-  const auto causal = mx::greater_equal(rows, columns);
+  auto causal = mx::greater_equal(rows, columns);
   if (window == 0 || src <= window) return causal;
   const auto first = mx::subtract(rows, mx::array(window));
   return mx::logical_and(causal, mx::greater(columns, first));

@@ -19,7 +19,8 @@ const KvCache::Layer& KvCache::append(
           "[KvCache] its {} positions are another model's; give each model a "
           "cache of its own",
           held);
-    return layers.emplace_back(attention, k, v);
+    layers.push_back({attention, k, v});
+    return layers.back();
   }
   if (layer->k.shape(0) != k.shape(0))
     fail(

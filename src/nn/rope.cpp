@@ -90,9 +90,9 @@ mx::array Rope::operator()(const mx::array& x, int offset) const {
         const size_t positions = size(2);
         std::vector<float> cosines(positions * pairs), sines(cosines.size());
         for (size_t i = 0; i < cosines.size(); ++i) {
-          const auto position =
-              static_cast<float>(i / pairs + static_cast<size_t>(offset));
-          const float angle = position * self.scale * by[i % pairs];
+          const size_t position = i / pairs + static_cast<size_t>(offset);
+          const float angle =
+              static_cast<float>(position) * self.scale * by[i % pairs];
           cosines[i] = self.attention_factor * std::cos(angle);
           sines[i] = self.attention_factor * std::sin(angle);
         }
