@@ -105,13 +105,14 @@ mx::array DecoderLayer::written(
 mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
   const auto read = ln1 ? (*ln1)(x, pass) : x;
   const auto attn_out = written(attn(read, pass), ln1_post, attn_out_, pass);
+  const auto stream = pass.kept(x);
   if (parallel_) {
-    const auto both = ln2 ? (*ln2)(x, pass) : read;
+    const auto both = ln2 ? (*ln2)(stream, pass) : pass.kept(read);
     const auto mlp_out =
         written(feed_forward(both, pass), ln2_post, mlp_out_, pass);
-    return mx::add(mx::add(x, attn_out), mlp_out);
+    return mx::add(mx::add(stream, attn_out), mlp_out);
   }
-  const auto mid = tap(pass, *resid_mid_, mx::add(x, attn_out));
+  const auto mid = tap(pass, *resid_mid_, mx::add(stream, attn_out));
   const auto mlp_out = written(
       feed_forward(ln2 ? (*ln2)(mid, pass) : mid, pass),
       ln2_post,
@@ -132,8 +133,25 @@ Unembedding::Unembedding(
 }
 
 mx::array Unembedding::forward(const mx::array& x, Pass&) const {
-  auto logits = mx::matmul(x, mx::transpose(weight()));
-  if (bias) logits = mx::add(logits, *bias);
+  return project(x, weight(), bias);
+}
+
+mx::array Unembedding::of_tokens(
+    const mx::array& x, const std::vector<int>& tokens) const {
+  const mx::array ids(
+      tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
+  return project(
+      x,
+      mx::take(weight(), ids, 0),
+      bias ? std::optional(mx::take(*bias, ids, 0)) : std::nullopt);
+}
+
+mx::array Unembedding::project(
+    const mx::array& x,
+    const mx::array& rows,
+    const std::optional<mx::array>& shift) const {
+  auto logits = mx::matmul(x, mx::transpose(rows));
+  if (shift) logits = mx::add(logits, *shift);
   logits = times(logits, scale_);
   if (softcap_ == 0) return logits;
   const mx::array cap(softcap_, logits.dtype());
@@ -173,15 +191,18 @@ mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
         held,
         ids.shape(1),
         config_.context);
-  auto x = embed(ids, pass);
-  if (pos_embed) {
-    const int first = config_.position_offset + held;
-    const auto row = mx::arange(first, first + ids.shape(1));
-    x = mx::add(x, (*pos_embed)(mx::broadcast_to(row, ids.shape()), pass));
-  }
+  auto x = embedded(ids, pass);
   for (const auto& layer : layers)
     x = (*layer)(x, pass);
   return unembed(ln_final(x, pass), pass);
+}
+
+mx::array Decoder::embedded(const mx::array& ids, Pass& pass) const {
+  auto x = embed(ids, pass);
+  if (!pos_embed) return x;
+  const int first = config_.position_offset + pass.held();
+  const auto row = mx::arange(first, first + ids.shape(1));
+  return mx::add(x, (*pos_embed)(mx::broadcast_to(row, ids.shape()), pass));
 }
 
 }  // namespace mlxterp

@@ -1,5 +1,6 @@
 #include "mlxterp/nn/attention.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -45,6 +46,27 @@ simd::Heads heads_of(const mx::array& x) {
   return {x.data<float>(), {by[0], by[1], by[2], by[3]}};
 }
 
+bool vectorised(const mx::array& q, const mx::array& k, const mx::array& v) {
+  return simd::applies_to(q) && simd::applies_to(k) && simd::applies_to(v);
+}
+
+simd::AttentionShape shape_of(
+    const mx::array& q, const mx::array& k, float scale, int window) {
+  const auto size = [](const mx::array& x, int axis) {
+    return static_cast<size_t>(x.shape(axis));
+  };
+  return {
+      .batch = size(q, 0),
+      .heads = size(q, 1),
+      .kv_heads = size(k, 1),
+      .dest = size(q, 2),
+      .src = size(k, 2),
+      .d_head = size(q, 3),
+      .window = static_cast<size_t>(window),
+      .scale = scale,
+  };
+}
+
 // Scores, softmax and mix as one op, [batch, head, pos, d_head].
 mx::array fused(
     const mx::array& q,
@@ -66,21 +88,7 @@ mx::array fused(
                   "array",
                   visible(dest, src, window))};
   };
-  if (!simd::applies_to(q) || !simd::applies_to(k) || !simd::applies_to(v))
-    return plain({q, k, v})[0];
-  const auto size = [](const mx::array& x, int axis) {
-    return static_cast<size_t>(x.shape(axis));
-  };
-  const simd::AttentionShape shape{
-      .batch = size(q, 0),
-      .heads = size(q, 1),
-      .kv_heads = size(k, 1),
-      .dest = size(q, 2),
-      .src = size(k, 2),
-      .d_head = size(q, 3),
-      .window = static_cast<size_t>(window),
-      .scale = scale,
-  };
+  if (!vectorised(q, k, v)) return plain({q, k, v})[0];
   const auto z = simd::fused(
       "attend",
       {q.shape(0), q.shape(2), q.shape(1), q.shape(3)},
@@ -88,11 +96,40 @@ mx::array fused(
       [plain](const std::vector<mx::array>& in) {
         return std::vector{swap_pos_head(plain(in)[0])};
       },
-      [shape](const std::vector<mx::array>& in, float* out) {
+      [shape = shape_of(q, k, scale, window)](
+          const std::vector<mx::array>& in, float* out) {
         simd::attend(
             shape, heads_of(in[0]), heads_of(in[1]), heads_of(in[2]), out);
       });
   return swap_pos_head(z);
+}
+
+// Sequences of one shape, which can be mixed as a batch.
+struct Alike {
+  nn::Ragged::Sequence first;
+  std::vector<nn::Ragged::Sequence> all;
+};
+
+std::vector<Alike> by_shape(const nn::Ragged& ragged) {
+  std::vector<Alike> groups;
+  for (const auto& sequence : ragged.sequences) {
+    const auto same = std::ranges::find_if(groups, [&](const Alike& group) {
+      return group.first.first == sequence.first &&
+             group.first.length == sequence.length;
+    });
+    (same == groups.end() ? groups.emplace_back(Alike{sequence, {}}) : *same)
+        .all.push_back(sequence);
+  }
+  return groups;
+}
+
+// Rows of x [1, head, row, d] as [batch, head, n, d], n rows for each.
+mx::array rows_of(const mx::array& x, const std::vector<int>& rows, int batch) {
+  const auto where =
+      mx::array(rows.data(), {static_cast<int>(rows.size())}, mx::int32);
+  const auto taken =
+      mx::reshape(mx::take(x, where, 2), {x.shape(1), batch, -1, x.shape(3)});
+  return mx::transpose(taken, {1, 0, 2, 3});
 }
 
 }  // namespace
@@ -153,6 +190,7 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   const auto k = normed(k_norm, heads(k_proj, config_.n_kv_heads, k_), pass);
   const auto v = heads(v_proj, config_.n_kv_heads, v_);
 
+  const auto& ragged = pass.ragged();
   const int held = pass.held();
   if (held > 0 && !config_.rope.alike(held, held + length))
     fail(
@@ -166,7 +204,9 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   // [batch, head, pos, d_head]: turn back only for who looks.
   const auto rotate = [&](const mx::array& y, Slot slot) {
     auto turned = swap_pos_head(y);
-    if (config_.rope.dims > 0) turned = config_.rope(turned, held);
+    if (config_.rope.dims > 0)
+      turned =
+          ragged ? config_.rope(turned, *ragged) : config_.rope(turned, held);
     if (pass.edits(id(slot)))
       return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
     pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
@@ -181,14 +221,19 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
     all_v = all.v;
   }
   auto z = swap_pos_head(mix(rot_q, all_k, all_v, pass));
-  z = tap(pass, z_, std::move(z));
+  z = pass.kept(tap(pass, z_, std::move(z)));
   if (pass.edits(id(result_))) {
     auto out = mx::sum(tap(pass, result_, per_head(z)), 2);
     if (o_proj.bias) out = mx::add(out, *o_proj.bias);
     return o_proj.output_from(std::move(out), pass);
   }
   pass.offer(id(result_), [this, z] { return per_head(z); });
-  return o_proj(mx::reshape(z, {batch, length, -1}), pass);
+  return o_proj(mx::reshape(z, {batch, z.shape(1), -1}), pass);
+}
+
+mx::array Attention::pattern(
+    const mx::array& rot_q, const mx::array& rot_k) const {
+  return pattern_of(scores(rot_q, rot_k));
 }
 
 mx::array Attention::scores(const mx::array& q, const mx::array& k) const {
@@ -213,6 +258,14 @@ mx::array Attention::mix(
     const mx::array& v,
     Pass& pass) const {
   const bool edited = pass.edits(id(scores_)) || pass.edits(id(pattern_));
+  if (pass.ragged()) {
+    if (edited)
+      fail(
+          ErrorKind::usage,
+          "[Attention] scores and pattern cannot be edited in a pass over "
+          "several sequences; edit z");
+    return mix_ragged(q, k, v, pass.ragged());
+  }
   if (edited || config_.softcap > 0) {
     auto pattern = pattern_of(tap(pass, scores_, scores(q, k)));
     pattern = tap(pass, pattern_, std::move(pattern));
@@ -223,6 +276,64 @@ mx::array Attention::mix(
   pass.offer(id(scores_), [this, q, k] { return scores(q, k); });
   pass.offer(id(pattern_), [this, q, k] { return pattern_of(scores(q, k)); });
   return fused(q, k, v, scale_, config_.window);
+}
+
+mx::array Attention::mix_ragged(
+    const mx::array& q,
+    const mx::array& k,
+    const mx::array& v,
+    const std::shared_ptr<const Ragged>& ragged) const {
+  // One shape at a time, through explicit scores: on CUDA the fused op makes a
+  // plan of 50 ms for every new shape, and sweeps have many.
+  const auto plain = [this, ragged](const std::vector<mx::array>& in) {
+    std::vector<mx::array> parts;
+    std::vector<int> order(static_cast<size_t>(ragged->rows()));
+    int done = 0;
+    for (const auto& [shape, all] : by_shape(*ragged)) {
+      std::vector<int> dest, src;
+      for (const auto& it : all) {
+        for (int i = 0; i < it.first; ++i)
+          src.push_back(it.before + i);
+        for (int i = 0; i < it.length; ++i) {
+          src.push_back(it.row + i);
+          dest.push_back(it.row + i);
+          order[static_cast<size_t>(it.row + i)] = done++;
+        }
+      }
+      const int batch = static_cast<int>(all.size());
+      const auto some_q = rows_of(in[0], dest, batch);
+      const auto weights =
+          pattern_of(scores(some_q, rows_of(in[1], src, batch)));
+      const auto z = mx::reshape(
+          mx::matmul(
+              by_group(weights, config_.n_kv_heads),
+              rows_of(in[2], src, batch)),
+          some_q.shape());
+      parts.push_back(mx::reshape(
+          swap_pos_head(z), {1, -1, config_.n_heads, config_.d_head}));
+    }
+    const mx::array back(
+        order.data(), {static_cast<int>(order.size())}, mx::int32);
+    auto z = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 1);
+    return std::vector{mx::take(z, back, 1)};
+  };
+  if (!vectorised(q, k, v) || config_.softcap > 0)
+    return swap_pos_head(plain({q, k, v})[0]);
+  return swap_pos_head(simd::fused(
+      "attend_ragged",
+      {1, q.shape(2), q.shape(1), q.shape(3)},
+      {q, k, v},
+      plain,
+      [ragged, shape = shape_of(q, k, scale_, config_.window)](
+          const std::vector<mx::array>& in, float* out) {
+        simd::attend_ragged(
+            shape,
+            *ragged,
+            heads_of(in[0]),
+            heads_of(in[1]),
+            heads_of(in[2]),
+            out);
+      }));
 }
 
 mx::array Attention::per_head(const mx::array& z) const {

@@ -33,6 +33,101 @@ std::vector<float> speeds(
   return by;
 }
 
+// What a prompt of some length turns by.
+struct Turn {
+  float base;
+  std::vector<float> periods;  // empty: those of the base
+};
+
+Turn turn_of(const Rope& rope, int length) {
+  float base = rope.theta;
+  if (rope.dynamic && length > rope.dynamic->context) {
+    const float stretch = rope.dynamic->factor * static_cast<float>(length) /
+                              static_cast<float>(rope.dynamic->context) -
+                          (rope.dynamic->factor - 1.0f);
+    const auto d = static_cast<float>(rope.dims);
+    base *= std::pow(stretch, d / (d - 2.0f));
+  }
+  const bool longer = rope.longer && length > rope.longer->beyond;
+  return {base, longer ? rope.longer->periods : rope.periods};
+}
+
+// `offset`: an int, or an array with the first position of each batch row.
+template <typename Offset>
+mx::array in_steps(
+    const Rope& rope, const Turn& turn, const mx::array& x, Offset offset) {
+  std::optional<mx::array> freqs;
+  if (!turn.periods.empty())
+    freqs =
+        mx::array(turn.periods.data(), {static_cast<int>(turn.periods.size())});
+  auto y = mx::fast::rope(
+      x,
+      rope.dims,
+      rope.interleaved,
+      freqs ? std::nullopt : std::optional(turn.base),
+      rope.scale,
+      offset,
+      freqs);
+  if (rope.attention_factor != 1.0f)
+    y = scale_leading(y, rope.dims, rope.attention_factor);
+  return y;
+}
+
+bool vectorised(const Rope& rope, const mx::array& x) {
+  return simd::applies_to(x) && x.ndim() == 4 && rope.dims % 2 == 0;
+}
+
+// Rows of axis 2 stand at first, first + 1, ..., or where `positions` says.
+mx::array in_one(
+    const Rope& rope,
+    const Turn& turn,
+    const mx::array& x,
+    int first,
+    int count,
+    std::vector<int> positions,
+    simd::Plain plain) {
+  const auto pairs = static_cast<size_t>(rope.dims / 2);
+  return simd::fused(
+      "rope",
+      x.shape(),
+      {x},
+      std::move(plain),
+      [rope,
+       pairs,
+       first,
+       count,
+       positions = std::move(positions),
+       by = speeds(pairs, turn.base, turn.periods)](
+          const std::vector<mx::array>& in, float* out) {
+        const auto size = [&](int axis) {
+          return static_cast<size_t>(in[0].shape(axis));
+        };
+        std::vector<float> cosines(static_cast<size_t>(count) * pairs);
+        std::vector<float> sines(cosines.size());
+        for (size_t i = 0; i < cosines.size(); ++i) {
+          const size_t position = i / pairs + static_cast<size_t>(first);
+          const float angle =
+              static_cast<float>(position) * rope.scale * by[i % pairs];
+          cosines[i] = rope.attention_factor * std::cos(angle);
+          sines[i] = rope.attention_factor * std::sin(angle);
+        }
+        const auto& strides = in[0].strides();
+        simd::rotate(
+            {.batch = size(0),
+             .heads = size(1),
+             .rows = size(2),
+             .d_head = size(3),
+             .dims = 2 * pairs,
+             .interleaved = rope.interleaved,
+             .cosines = cosines.data(),
+             .sines = sines.data(),
+             .positions = positions.empty() ? nullptr : positions.data()},
+            {in[0].data<float>(),
+             {strides[0], strides[1], strides[2], strides[3]}},
+            out);
+      });
+}
+
 }  // namespace
 
 bool Rope::alike(int length, int other) const {
@@ -42,74 +137,34 @@ bool Rope::alike(int length, int other) const {
 }
 
 mx::array Rope::operator()(const mx::array& x, int offset) const {
-  const int length = offset + x.shape(-2);
-  float base = theta;
-  if (dynamic && length > dynamic->context) {
-    const float stretch = dynamic->factor * static_cast<float>(length) /
-                              static_cast<float>(dynamic->context) -
-                          (dynamic->factor - 1.0f);
-    const auto d = static_cast<float>(dims);
-    base *= std::pow(stretch, d / (d - 2.0f));
-  }
-  const auto& chosen =
-      longer && length > longer->beyond ? longer->periods : periods;
-  const auto plain = [=,
-                      chosen = chosen,
-                      n = dims,
-                      pairwise = interleaved,
-                      by = scale,
-                      factor =
-                          attention_factor](const std::vector<mx::array>& in) {
-    std::optional<mx::array> freqs;
-    if (!chosen.empty())
-      freqs = mx::array(chosen.data(), {static_cast<int>(chosen.size())});
-    auto y = mx::fast::rope(
-        in[0],
-        n,
-        pairwise,
-        freqs ? std::nullopt : std::optional(base),
-        by,
-        offset,
-        freqs);
-    if (factor != 1.0f) y = scale_leading(y, n, factor);
-    return std::vector{y};
-  };
-  if (!simd::applies_to(x) || x.ndim() != 4 || dims % 2 != 0)
-    return plain({x})[0];
-  const auto pairs = static_cast<size_t>(dims / 2);
-  return simd::fused(
-      "rope",
-      x.shape(),
-      {x},
-      plain,
-      [pairs, offset, self = *this, by = speeds(pairs, base, chosen)](
-          const std::vector<mx::array>& in, float* out) {
-        const auto size = [&](int axis) {
-          return static_cast<size_t>(in[0].shape(axis));
-        };
-        const size_t positions = size(2);
-        std::vector<float> cosines(positions * pairs), sines(cosines.size());
-        for (size_t i = 0; i < cosines.size(); ++i) {
-          const size_t position = i / pairs + static_cast<size_t>(offset);
-          const float angle =
-              static_cast<float>(position) * self.scale * by[i % pairs];
-          cosines[i] = self.attention_factor * std::cos(angle);
-          sines[i] = self.attention_factor * std::sin(angle);
-        }
-        const auto& strides = in[0].strides();
-        simd::rotate(
-            {.batch = size(0),
-             .heads = size(1),
-             .positions = positions,
-             .d_head = size(3),
-             .dims = 2 * pairs,
-             .interleaved = self.interleaved,
-             .cosines = cosines.data(),
-             .sines = sines.data()},
-            {in[0].data<float>(),
-             {strides[0], strides[1], strides[2], strides[3]}},
-            out);
+  const auto turn = turn_of(*this, offset + x.shape(-2));
+  if (!vectorised(*this, x)) return in_steps(*this, turn, x, offset);
+  return in_one(
+      *this,
+      turn,
+      x,
+      offset,
+      x.shape(2),
+      {},
+      [rope = *this, turn, offset](const std::vector<mx::array>& in) {
+        return std::vector{in_steps(rope, turn, in[0], offset)};
       });
+}
+
+mx::array Rope::operator()(const mx::array& x, const Ragged& ragged) const {
+  const auto turn = turn_of(*this, ragged.longest);
+  auto positions = ragged.positions();
+  // Each row as a batch of its own, since MLX turns a batch from one position.
+  const mx::array where(
+      positions.data(), {static_cast<int>(positions.size())}, mx::int32);
+  const auto plain =
+      [rope = *this, turn, where](const std::vector<mx::array>& in) {
+        const auto rows = mx::transpose(in[0], {2, 1, 0, 3});
+        return std::vector{
+            mx::transpose(in_steps(rope, turn, rows, where), {2, 1, 0, 3})};
+      };
+  if (!vectorised(*this, x)) return plain({x})[0];
+  return in_one(*this, turn, x, 0, ragged.longest, std::move(positions), plain);
 }
 
 }  // namespace mlxterp::nn

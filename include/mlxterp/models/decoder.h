@@ -106,12 +106,22 @@ class Unembedding : public nn::Module {
   mlx::core::array forward(
       const mlx::core::array& x, Pass& pass) const override;
 
+  /** The logits of these tokens alone, [..., token], by no site. Ids must be in
+   * range. */
+  mlx::core::array of_tokens(
+      const mlx::core::array& x, const std::vector<int>& tokens) const;
+
   const mlx::core::array& weight() const {
     return own_ ? *own_ : embed_.weight;
   }
   std::optional<mlx::core::array> bias;
 
  private:
+  mlx::core::array project(
+      const mlx::core::array& x,
+      const mlx::core::array& rows,
+      const std::optional<mlx::core::array>& shift) const;
+
   const nn::Embedding& embed_;
   std::optional<mlx::core::array> own_;  // absent where tied
   float scale_, softcap_;
@@ -132,6 +142,9 @@ class Decoder : public nn::Module {
 
   mlx::core::array forward(
       const mlx::core::array& ids, Pass& pass) const override;
+
+  /** What enters layer 0, [batch, pos, d_model]. */
+  mlx::core::array embedded(const mlx::core::array& ids, Pass& pass) const;
 
   const DecoderConfig& config() const { return config_; }
 

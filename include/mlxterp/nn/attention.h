@@ -51,7 +51,8 @@ struct AttentionConfig {
  * it, editing either switches this layer to the explicit path.
  *
  * In a pass with a KvCache every site holds the new positions, and dest are the
- * new ones while src are all.
+ * new ones while src are all. In a ragged pass there are neither scores nor
+ * patterns.
  */
 class Attention : public Module {
  public:
@@ -59,6 +60,11 @@ class Attention : public Module {
 
   mlx::core::array forward(
       const mlx::core::array& x, Pass& pass) const override;
+
+  /** [batch, head, dest, src] from what rot_q and rot_k hold, heads before
+   * positions: rot_q [batch, head, pos, d_head]. */
+  mlx::core::array pattern(
+      const mlx::core::array& rot_q, const mlx::core::array& rot_k) const;
 
   Linear q_proj, k_proj, v_proj, o_proj;
   std::optional<Norm> q_norm, k_norm;
@@ -82,6 +88,12 @@ class Attention : public Module {
       const mlx::core::array& k,
       const mlx::core::array& v,
       Pass& pass) const;
+
+  mlx::core::array mix_ragged(
+      const mlx::core::array& q,
+      const mlx::core::array& k,
+      const mlx::core::array& v,
+      const std::shared_ptr<const Ragged>& ragged) const;
 
   /** Each head's part of the output, [batch, pos, head, d_model]. */
   mlx::core::array per_head(const mlx::core::array& z) const;

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "mlx/array.h"
 #include "mlxterp/nn/kv_cache.h"
+#include "mlxterp/nn/ragged.h"
 
 namespace mlxterp {
 
@@ -49,7 +52,24 @@ class Pass {
   explicit Pass(nn::KvCache& cache)
       : cache_(&cache), held_(cache.positions()) {}
 
+  /** A pass over the rows of several sequences, [1, row, d]. Where `last` is
+   * given, int32 [n], layers go on with those rows alone behind their
+   * attention: nothing else of them is asked for. */
+  Pass(
+      Observer& observer,
+      std::shared_ptr<const nn::Ragged> ragged,
+      std::optional<mlx::core::array> last = std::nullopt)
+      : observer_(&observer),
+        ragged_(std::move(ragged)),
+        last_(std::move(last)) {}
+
   bool observed() const { return observer_ != nullptr; }
+
+  /** Absent: the rows are those of a batch. */
+  const std::shared_ptr<const nn::Ragged>& ragged() const { return ragged_; }
+
+  /** The rows of [1, row, ...] that a layer goes on with. */
+  mlx::core::array kept(const mlx::core::array& x) const;
 
   /** Absent: every position there is belongs to this pass. */
   nn::KvCache* cache() const { return cache_; }
@@ -77,6 +97,8 @@ class Pass {
   Observer* observer_ = nullptr;
   nn::KvCache* cache_ = nullptr;
   int held_ = 0;
+  std::shared_ptr<const nn::Ragged> ragged_;
+  std::optional<mlx::core::array> last_;
 };
 
 }  // namespace mlxterp

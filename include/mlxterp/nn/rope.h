@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlxterp/nn/ragged.h"
 
 namespace mlxterp::nn {
 
@@ -47,6 +48,10 @@ struct Rope {
 
   /** Rotates [batch, head, pos, d_head]; the first position is `offset`. */
   mlx::core::array operator()(const mlx::core::array& x, int offset) const;
+
+  /** Rotates [1, head, row, d_head], each row by its own position. */
+  mlx::core::array operator()(
+      const mlx::core::array& x, const Ragged& ragged) const;
 };
 
 }  // namespace mlxterp::nn

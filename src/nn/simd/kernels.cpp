@@ -426,18 +426,20 @@ void rms_norm(
 
 void rotate(const Rotation& by, const Heads& x, float* out) {
   const size_t half = by.dims / 2, d = by.d_head;
-  const size_t rows = by.batch * by.heads * by.positions;
+  const size_t rows = by.batch * by.heads * by.rows;
   split_over_cores(
       rows, light_work / std::max<size_t>(d, 1) + 1, [&](size_t i, size_t end) {
         const auto dense = uninitialized(d);
         for (; i < end; ++i) {
-          const size_t position = i % by.positions;
-          const size_t head = i / by.positions % by.heads;
-          const size_t batch = i / by.positions / by.heads;
+          const size_t row = i % by.rows;
+          const size_t position =
+              by.positions ? static_cast<size_t>(by.positions[row]) : row;
+          const size_t head = i / by.rows % by.heads;
+          const size_t batch = i / by.rows / by.heads;
           const float* from = x.data +
                               static_cast<int64_t>(batch) * x.strides[0] +
                               static_cast<int64_t>(head) * x.strides[1] +
-                              static_cast<int64_t>(position) * x.strides[2];
+                              static_cast<int64_t>(row) * x.strides[2];
           if (x.strides[3] != 1) {
             for (size_t j = 0; j < d; ++j)
               dense[j] = from[static_cast<int64_t>(j) * x.strides[3]];
@@ -455,60 +457,105 @@ void rotate(const Rotation& by, const Heads& x, float* out) {
       });
 }
 
+namespace {
+
+// Where the sources of one kv head go: k as [d, source], its rows k_columns
+// long, v as [source, d], its rows v_columns long.
+struct Packed {
+  float* k;
+  size_t k_columns;
+  float* v;
+  size_t v_columns;
+};
+
+// Copies the first `count` rows of a head of k and v to the sources from `at`
+// on, k times the scale.
+void pack(
+    const float* from_k,
+    const std::array<int64_t, 4>& by_k,
+    const float* from_v,
+    const std::array<int64_t, 4>& by_v,
+    size_t count,
+    size_t at,
+    size_t d,
+    float scale,
+    const Packed& to) {
+  // By blocks, so that what is written stays in the cache.
+  constexpr size_t block = 16;
+  for (size_t first = 0; first < count; first += block)
+    for (size_t j = 0; j < d; ++j)
+      for (size_t i = first; i < std::min(count, first + block); ++i)
+        to.k[j * to.k_columns + at + i] =
+            scale * from_k
+                        [static_cast<int64_t>(i) * by_k[2] +
+                         static_cast<int64_t>(j) * by_k[3]];
+  for (size_t i = 0; i < count; ++i) {
+    float* row = to.v + (at + i) * to.v_columns;
+    for (size_t j = 0; j < d; ++j)
+      row[j] = from_v
+          [static_cast<int64_t>(i) * by_v[2] +
+           static_cast<int64_t>(j) * by_v[3]];
+  }
+}
+
+// Zeros behind `src` sources of d numbers.
+void pad(size_t src, size_t d, const Packed& to) {
+  for (size_t j = 0; j < d; ++j)
+    std::fill(
+        to.k + j * to.k_columns + src, to.k + (j + 1) * to.k_columns, 0.0f);
+  for (size_t i = 0; i < src; ++i)
+    std::fill(to.v + i * to.v_columns + d, to.v + (i + 1) * to.v_columns, 0.0f);
+}
+
+size_t whole_tiles(size_t n) {
+  const size_t columns = HWY_DYNAMIC_DISPATCH(tile_columns)();
+  return (n + columns - 1) / columns * columns;
+}
+
+const float* head_of(const Heads& x, size_t batch, size_t head, size_t row) {
+  return x.data + static_cast<int64_t>(batch) * x.strides[0] +
+         static_cast<int64_t>(head) * x.strides[1] +
+         static_cast<int64_t>(row) * x.strides[2];
+}
+
+}  // namespace
+
 void attend(
     const AttentionShape& shape,
     const Heads& q,
     const Heads& k,
     const Heads& v,
     float* out) {
-  const size_t columns = HWY_DYNAMIC_DISPATCH(tile_columns)();
-  const auto whole_tiles = [&](size_t n) {
-    return (n + columns - 1) / columns * columns;
-  };
   const size_t src = shape.src, d = shape.d_head;
   const size_t k_columns = whole_tiles(src), v_columns = whole_tiles(d);
   const auto packed_k =
       uninitialized(shape.batch * shape.kv_heads * d * k_columns);
   const auto packed_v =
       uninitialized(shape.batch * shape.kv_heads * src * v_columns);
-  const auto at = [](const Heads& x, size_t batch, size_t head) {
-    return x.data + static_cast<int64_t>(batch) * x.strides[0] +
-           static_cast<int64_t>(head) * x.strides[1];
-  };
-
-  const size_t per_head = src * d;
   const size_t pairs = shape.batch * shape.kv_heads;
   split_over_cores(
       pairs,
-      light_work / std::max<size_t>(per_head, 1) + 1,
+      light_work / std::max<size_t>(src * d, 1) + 1,
       [&](size_t begin, size_t end) {
         for (size_t pair = begin; pair < end; ++pair) {
           const size_t batch = pair / shape.kv_heads;
           const size_t head = pair % shape.kv_heads;
-          const float* from_k = at(k, batch, head);
-          const float* from_v = at(v, batch, head);
-          float* to_k = packed_k.get() + pair * d * k_columns;
-          float* to_v = packed_v.get() + pair * src * v_columns;
-          for (size_t j = 0; j < d; ++j)
-            std::fill(
-                to_k + j * k_columns + src, to_k + (j + 1) * k_columns, 0.0f);
-          // By blocks, so that what is written stays in the cache.
-          constexpr size_t block = 16;
-          for (size_t first = 0; first < src; first += block)
-            for (size_t j = 0; j < d; ++j)
-              for (size_t i = first; i < std::min(src, first + block); ++i)
-                to_k[j * k_columns + i] =
-                    shape.scale * from_k
-                                      [static_cast<int64_t>(i) * k.strides[2] +
-                                       static_cast<int64_t>(j) * k.strides[3]];
-          for (size_t i = 0; i < src; ++i) {
-            float* row = to_v + i * v_columns;
-            for (size_t j = 0; j < d; ++j)
-              row[j] = from_v
-                  [static_cast<int64_t>(i) * v.strides[2] +
-                   static_cast<int64_t>(j) * v.strides[3]];
-            std::fill(row + d, row + v_columns, 0.0f);
-          }
+          const Packed to{
+              packed_k.get() + pair * d * k_columns,
+              k_columns,
+              packed_v.get() + pair * src * v_columns,
+              v_columns};
+          pack(
+              head_of(k, batch, head, 0),
+              k.strides,
+              head_of(v, batch, head, 0),
+              v.strides,
+              src,
+              0,
+              d,
+              shape.scale,
+              to);
+          pad(src, d, to);
         }
       });
 
@@ -535,7 +582,7 @@ void attend(
             .k_columns = k_columns,
             .v = packed_v.get() + pair * src * v_columns,
             .v_columns = v_columns,
-            .q = at(q, batch, head),
+            .q = head_of(q, batch, head, 0),
             .q_row = q.strides[2],
             .q_step = q.strides[3],
             .out = out + (batch * shape.dest * shape.heads + head) * d,
@@ -543,6 +590,76 @@ void attend(
             .begin = part * stretch,
             .end = std::min(shape.dest, (part + 1) * stretch)},
            scratch.get());
+        }
+      });
+}
+
+void attend_ragged(
+    const AttentionShape& shape,
+    const nn::Ragged& ragged,
+    const Heads& q,
+    const Heads& k,
+    const Heads& v,
+    float* out) {
+  const size_t d = shape.d_head, group = shape.heads / shape.kv_heads;
+  const auto size = [](int n) { return static_cast<size_t>(n); };
+  size_t longest = 0, work = 0;
+  for (const auto& it : ragged.sequences) {
+    const size_t src = size(it.first) + size(it.length);
+    longest = std::max(longest, src);
+    work += src * (group * size(it.length) + 2) * d / 8;
+  }
+  const size_t most_columns = whole_tiles(longest), v_columns = whole_tiles(d);
+  const size_t tasks = ragged.sequences.size() * shape.kv_heads;
+  const size_t each = work / std::max<size_t>(ragged.sequences.size(), 1);
+  std::atomic<size_t> next{0};
+  split_over_cores(
+      tasks, light_work / std::max<size_t>(each, 1) + 1, [&](size_t, size_t) {
+        const auto packed_k = uninitialized(d * most_columns);
+        const auto packed_v = uninitialized(longest * v_columns);
+        const auto scratch =
+            uninitialized(most_rows * (d + v_columns + most_columns));
+        for (size_t task; (task = next++) < tasks;) {
+          const auto& it = ragged.sequences[task / shape.kv_heads];
+          const size_t kv_head = task % shape.kv_heads;
+          const size_t first = size(it.first), length = size(it.length);
+          auto own = shape;
+          own.dest = length;
+          own.src = first + length;
+          const Packed to{
+              packed_k.get(), whole_tiles(own.src), packed_v.get(), v_columns};
+          const auto take = [&](size_t row, size_t count, size_t at) {
+            pack(
+                head_of(k, 0, kv_head, row),
+                k.strides,
+                head_of(v, 0, kv_head, row),
+                v.strides,
+                count,
+                at,
+                d,
+                shape.scale,
+                to);
+          };
+          take(size(it.before), first, 0);
+          take(size(it.row), length, first);
+          pad(own.src, d, to);
+          for (size_t i = 0; i < group; ++i) {
+            const size_t head = kv_head * group + i;
+            HWY_DYNAMIC_DISPATCH(attend)
+            ({.shape = own,
+              .k = to.k,
+              .k_columns = to.k_columns,
+              .v = to.v,
+              .v_columns = v_columns,
+              .q = head_of(q, 0, head, size(it.row)),
+              .q_row = q.strides[2],
+              .q_step = q.strides[3],
+              .out = out + (size(it.row) * shape.heads + head) * d,
+              .out_row = shape.heads * d,
+              .begin = 0,
+              .end = length},
+             scratch.get());
+          }
         }
       });
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "mlxterp/nn/mlp.h"
+#include "mlxterp/nn/ragged.h"
 
 namespace mlxterp::simd {
 
@@ -36,14 +37,15 @@ struct Heads {
 };
 
 struct Rotation {
-  size_t batch, heads, positions, d_head;
+  size_t batch, heads, rows, d_head;
   size_t dims;           ///< Leading numbers of each head that turn.
   bool interleaved;      ///< Neighbours turn together, not the two halves.
-  const float* cosines;  ///< [positions, dims / 2], of each pair's angle.
+  const float* cosines;  ///< [position, dims / 2], of each pair's angle.
   const float* sines;
+  const int* positions = nullptr;  ///< Of each row; else row i stands at i.
 };
 
-/** out [batch, head, pos, d_head], dense: x turned by its position. */
+/** out [batch, head, row, d_head], dense: x turned by its position. */
 void rotate(const Rotation& by, const Heads& x, float* out);
 
 struct AttentionShape {
@@ -56,6 +58,16 @@ struct AttentionShape {
  * being the last source. Needs memory for copies of k and v. */
 void attend(
     const AttentionShape& shape,
+    const Heads& q,
+    const Heads& k,
+    const Heads& v,
+    float* out);
+
+/** The same of the rows of several sequences, q [1, head, row, d_head]: out
+ * [row, head, d_head]. Of the shape, batch, dest and src do not count. */
+void attend_ragged(
+    const AttentionShape& shape,
+    const nn::Ragged& ragged,
     const Heads& q,
     const Heads& k,
     const Heads& v,

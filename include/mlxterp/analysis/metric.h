@@ -1,0 +1,106 @@
+// mlxterp/analysis/metric.h: one number for what a run says.
+
+#pragma once
+
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/trace/model.h"
+
+namespace mlxterp {
+
+/** A token, by its id or by text that is exactly that token. */
+class Token {
+ public:
+  // NOLINTBEGIN(google-explicit-constructor): each of these is a token
+  Token(int id) : value_(id) {}
+  Token(std::string text) : value_(std::move(text)) {}
+  Token(const char* text) : value_(std::string(text)) {}
+  // NOLINTEND(google-explicit-constructor)
+
+  /** Throws unknown_name where the text is not one token, out_of_range. */
+  int id(const InterpretableModel& model) const;
+
+ private:
+  std::variant<int, std::string> value_;
+};
+
+/** One token for all prompts, or one for each. */
+class Tokens {
+ public:
+  // NOLINTBEGIN(google-explicit-constructor)
+  Tokens(Token one) : tokens_{std::move(one)} {}
+  Tokens(int id) : Tokens(Token(id)) {}
+  Tokens(const char* text) : Tokens(Token(text)) {}
+  Tokens(std::string text) : Tokens(Token(std::move(text))) {}
+  Tokens(std::vector<Token> each) : tokens_(std::move(each)) {}
+  // NOLINTEND(google-explicit-constructor)
+  Tokens(std::initializer_list<Token> each) : tokens_(each) {}
+
+  size_t size() const { return tokens_.size(); }
+  /** Of one prompt of `prompts`. Throws usage where the numbers differ. */
+  const Token& of(size_t prompt, size_t prompts) const;
+
+ private:
+  std::vector<Token> tokens_;
+};
+
+/**
+ * What is measured of a run: a function from its logits to one number, in
+ * float32. Read at one position, the last where nothing else is said; the loss
+ * at all. A value, made by the functions below.
+ */
+struct Metric {
+  enum class Kind {
+    logit,
+    logit_diff,
+    probability,
+    log_probability,
+    rank,
+    kl_divergence,
+    loss,
+    custom,
+  };
+  Kind kind = Kind::logit;
+  std::string name;  ///< For people: "logit_diff( Mary, John)".
+  Tokens token = 0;
+  Tokens foil = 0;  ///< logit_diff only: the token that is subtracted.
+  /** Negative ones count from the end of the prompt. */
+  int position = -1;
+  /** Custom only: logits [row, vocab], float32, to values [row]; lazy. */
+  std::function<mlx::core::array(const mlx::core::array& logits)> function = {};
+};
+
+/** The token's logit. */
+Metric logit(Tokens token);
+/** The token's logit less the foil's (Wang et al., 2022). */
+Metric logit_diff(Tokens token, Tokens foil);
+/** Of the token, 0 to 1. */
+Metric probability(Tokens token);
+/** Its natural logarithm. */
+Metric log_probability(Tokens token);
+/** How many tokens are ahead of it: 0 for the winner. */
+Metric rank(Tokens token);
+/** From what the clean run says to what this one says, in nats. */
+Metric kl_divergence();
+/** Mean cross-entropy of the prompt's own next tokens, in nats. */
+Metric loss();
+/** One's own: logits [row, vocab], float32, to values [row]. */
+Metric custom(
+    std::string name,
+    std::function<mlx::core::array(const mlx::core::array& logits)> function);
+
+/** Throws usage where a metric is not of the kind that reads one run's last
+ * logits alone: those of kl_divergence and loss need more. The value of logits
+ * [1, pos, vocab]; evaluates. */
+float measure(
+    const InterpretableModel& model,
+    const Metric& metric,
+    const mlx::core::array& logits);
+
+}  // namespace mlxterp

@@ -1,0 +1,38 @@
+// mlxterp/nn/ragged.h: several sequences of one pass, packed row behind row.
+
+#pragma once
+
+#include <memory>
+#include <vector>
+
+namespace mlxterp::nn {
+
+/**
+ * How the rows of a pass over [1, row, d] belong together. Everything but
+ * attention and rotation works row by row and need not know. A value; a pass
+ * shares one that no longer changes.
+ *
+ * A sequence may begin in the middle of another one: the positions before its
+ * first are then those of that other sequence, whose rows lie in the same pass.
+ * So a run that differs from another from some position on costs only what
+ * differs.
+ */
+struct Ragged {
+  struct Sequence {
+    int row = 0;     ///< Where its rows lie.
+    int length = 0;  ///< How many.
+    int first = 0;   ///< The position of its first row.
+    int before = 0;  ///< The row of the position 0 that it goes on from.
+  };
+  std::vector<Sequence> sequences;  ///< They cover all rows, in order.
+  int longest = 0;  ///< The largest position and one: what rotation goes by.
+
+  int rows() const {
+    return sequences.empty() ? 0
+                             : sequences.back().row + sequences.back().length;
+  }
+  /** The position of each row. */
+  std::vector<int> positions() const;
+};
+
+}  // namespace mlxterp::nn

@@ -1,0 +1,199 @@
+#include "mlxterp/analysis/metric.h"
+
+#include "analysis/readout.h"
+#include "core/fail.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+using Kind = Metric::Kind;
+
+mx::array column(const mx::array& x, int i) {
+  return mx::take(x, i, 1);
+}
+
+mx::array log_softmax(const mx::array& x) {
+  return mx::subtract(x, mx::logsumexp(x, -1, true));
+}
+
+}  // namespace
+
+int Token::id(const InterpretableModel& model) const {
+  if (const auto* text = std::get_if<std::string>(&value_))
+    return model.tokenizer().single_token(*text);
+  const int id = std::get<int>(value_);
+  const int vocab = model.decoder().config().vocab;
+  if (id < 0 || id >= vocab)
+    fail(
+        ErrorKind::out_of_range,
+        "[metric] token id {} is out of range; the vocabulary has {}",
+        id,
+        vocab);
+  return id;
+}
+
+const Token& Tokens::of(size_t prompt, size_t prompts) const {
+  if (tokens_.size() != 1 && tokens_.size() != prompts)
+    fail(
+        ErrorKind::usage,
+        "[metric] {} tokens for {} prompts; give one for all, or one for each",
+        tokens_.size(),
+        prompts);
+  return tokens_[tokens_.size() == 1 ? 0 : prompt];
+}
+
+Metric logit(Tokens token) {
+  return {.kind = Kind::logit, .name = "logit", .token = std::move(token)};
+}
+
+Metric logit_diff(Tokens token, Tokens foil) {
+  return {
+      .kind = Kind::logit_diff,
+      .name = "logit_diff",
+      .token = std::move(token),
+      .foil = std::move(foil)};
+}
+
+Metric probability(Tokens token) {
+  return {.kind = Kind::probability, .name = "prob", .token = std::move(token)};
+}
+
+Metric log_probability(Tokens token) {
+  return {
+      .kind = Kind::log_probability,
+      .name = "log_prob",
+      .token = std::move(token)};
+}
+
+Metric rank(Tokens token) {
+  return {.kind = Kind::rank, .name = "rank", .token = std::move(token)};
+}
+
+Metric kl_divergence() {
+  return {.kind = Kind::kl_divergence, .name = "kl"};
+}
+
+Metric loss() {
+  return {.kind = Kind::loss, .name = "loss"};
+}
+
+Metric custom(
+    std::string name,
+    std::function<mx::array(const mx::array& logits)> function) {
+  if (!function)
+    fail(ErrorKind::usage, "[custom] an empty function; give one to call");
+  return {
+      .kind = Kind::custom,
+      .name = std::move(name),
+      .function = std::move(function)};
+}
+
+float measure(
+    const InterpretableModel& model,
+    const Metric& metric,
+    const mx::array& logits) {
+  const auto out = readout(model, metric);
+  if (out.every_position() || out.needs_reference())
+    fail(
+        ErrorKind::usage,
+        "[measure] {} reads more than the logits of one position",
+        metric.name);
+  const int at = out.position_in(logits.shape(1));
+  auto row = mx::astype(mx::take(logits, at, 1), mx::float32);
+  if (const auto columns = out.columns(); !columns.empty())
+    row = mx::take(
+        row,
+        mx::array(
+            columns.data(), {static_cast<int>(columns.size())}, mx::int32),
+        1);
+  return out.values(row, std::nullopt, {}).item<float>();
+}
+
+std::vector<int> Readout::columns() const {
+  if (kind == Kind::logit) return {token};
+  if (kind == Kind::logit_diff) return {token, foil};
+  return {};
+}
+
+int Readout::position_in(int length) const {
+  const int at = position < 0 ? length + position : position;
+  if (at < 0 || at >= length)
+    fail(
+        ErrorKind::out_of_range,
+        "[metric] position {} is out of range; the prompt has {} tokens",
+        position,
+        length);
+  return at;
+}
+
+mx::array Readout::values(
+    const mx::array& logits,
+    const std::optional<mx::array>& reference,
+    const std::vector<int>& targets) const {
+  const int rows = logits.shape(0);
+  switch (kind) {
+    case Kind::logit:
+      return column(logits, 0);
+    case Kind::logit_diff:
+      return mx::subtract(column(logits, 0), column(logits, 1));
+    case Kind::probability:
+      return mx::exp(column(log_softmax(logits), token));
+    case Kind::log_probability:
+      return column(log_softmax(logits), token);
+    case Kind::rank: {
+      const auto own = mx::expand_dims(column(logits, token), 1);
+      return mx::astype(mx::sum(mx::greater(logits, own), 1), mx::float32);
+    }
+    case Kind::kl_divergence: {
+      const auto clean =
+          log_softmax(mx::reshape(reference.value(), {1, logits.shape(1)}));
+      return mx::sum(
+          mx::multiply(
+              mx::exp(clean), mx::subtract(clean, log_softmax(logits))),
+          1);
+    }
+    case Kind::loss: {
+      const mx::array next(targets.data(), {rows, 1}, mx::int32);
+      return mx::negative(
+          mx::squeeze(mx::take_along_axis(log_softmax(logits), next, 1), 1));
+    }
+    case Kind::custom:
+      break;
+  }
+  const auto values = function(logits);
+  if (values.ndim() != 1 || values.shape(0) != rows)
+    fail(
+        ErrorKind::usage,
+        "[metric] '{}' made {} axes of {} rows of logits; it must return one "
+        "number a row, [{}]",
+        printable(name),
+        values.ndim(),
+        rows,
+        rows);
+  return mx::astype(values, mx::float32);
+}
+
+Readout readout(
+    const InterpretableModel& model,
+    const Metric& metric,
+    size_t prompt,
+    size_t prompts) {
+  Readout out{
+      .kind = metric.kind,
+      .position = metric.position,
+      .function = metric.function,
+      .name = metric.name};
+  const bool by_token = metric.kind != Kind::kl_divergence &&
+                        metric.kind != Kind::loss &&
+                        metric.kind != Kind::custom;
+  if (by_token) out.token = metric.token.of(prompt, prompts).id(model);
+  if (metric.kind == Kind::logit_diff)
+    out.foil = metric.foil.of(prompt, prompts).id(model);
+  return out;
+}
+
+}  // namespace mlxterp

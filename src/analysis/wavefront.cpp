@@ -1,0 +1,658 @@
+#include "analysis/wavefront.h"
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <numeric>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlx/utils.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+using Change = Wavefront::Change;
+
+// Rows beyond which a larger product is no faster, by device.
+constexpr size_t rows_that_pay_cpu = 2048;
+constexpr size_t rows_that_pay_gpu = 32768;
+// On a GPU few large products beat many exact ones: cells that begin within
+// as many positions are given the rows of the first.
+constexpr int positions_together_gpu = 8;
+constexpr size_t logits_budget = size_t{256} << 20;
+
+bool on_gpu() {
+  return mx::default_device() == mx::Device::gpu;
+}
+
+mx::array ints(const std::vector<int>& values) {
+  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
+}
+
+size_t size(int n) {
+  return static_cast<size_t>(n);
+}
+
+// A cell with what is left of it after all that changes nothing.
+struct Plan {
+  size_t cell;
+  int run;
+  int first;  // position
+  int join;   // layer
+  std::vector<Change> changes;
+};
+
+// Rows of the pack that a site's value is replaced in, one layer.
+struct Replacement {
+  std::vector<int> rows, units;                     // unit -1: all
+  std::vector<int> sources;                         // rows of the pack
+  std::vector<int> given_rows, given_units, given;  // and of what is given
+  struct Mixed {
+    int row, unit, run, source, position;
+  };
+  std::vector<Mixed> mixed;  // from the pattern of another run
+};
+
+class Walk final : Observer {
+ public:
+  Walk(const Wavefront& wave, const std::vector<int>& run_rows)
+      : wave_(wave),
+        decoder_(wave.model.decoder()),
+        sites_(wave.model.sites()),
+        run_rows_(run_rows) {}
+
+  // Runs the cells of one chunk, which start at the first one's layer with the
+  // runs' residual stream there. Of the stream at `next` a copy is left.
+  void go(
+      const std::vector<Plan>& plans,
+      size_t begin,
+      size_t end,
+      int start,
+      mx::array& stream,
+      int next,
+      const std::function<void(int layer, size_t rows)>& done) {
+    const int layers = decoder_.config().n_layers;
+    ragged_ = nn::Ragged();
+    for (size_t i = 0; i < wave_.runs.size(); ++i) {
+      const int length = length_of(static_cast<int>(i));
+      ragged_.sequences.push_back({run_rows_[i], length, 0, run_rows_[i]});
+      ragged_.longest = std::max(ragged_.longest, length);
+    }
+    travelling_.clear();
+    auto x = stream;
+    std::optional<mx::array> left;
+    if (next == start) left = x;
+    size_t at = begin;
+    bool all_kept = false;
+    for (int layer = start; layer < layers; ++layer) {
+      if (layer == next && layer > start)
+        left = mx::slice(x, {0, 0, 0}, {1, runs_end(), x.shape(2)});
+      at = join(plans, at, end, layer, x);
+      plan(layer);
+      std::optional<mx::array> last;
+      const bool is_last = layer + 1 == layers;
+      const bool trimmed = is_last && at == end && !all_rows() && !late(layer);
+      if (trimmed) last = ints(metric_rows());
+      Pass pass(*this, std::make_shared<const nn::Ragged>(ragged_), last);
+      layer_ = layer;
+      x = (*decoder_.layers[size(layer)])(x, pass);
+      all_kept = trimmed;
+      // Evaluated as it goes, so that what it took is free again.
+      left ? mx::async_eval(x, *left) : mx::async_eval(x);
+      done(layer, size(ragged_.rows()));
+    }
+    if (at < end) {  // changes of what leaves the last layer
+      at = join(plans, at, end, layers, x);
+      plan(layers);
+      layer_ = layers;
+      x = at_stream(x);
+    }
+    if (!all_kept && !all_rows()) x = mx::take(x, ints(metric_rows()), 1);
+    out_ = x;
+    if (left) stream = *left;
+  }
+
+  // The metric's rows, in the order of metric_rows(), [1, row, d_model].
+  const mx::array& out() const { return *out_; }
+
+  // Of each run and then each cell that travels, the last row read.
+  std::vector<int> metric_rows() const {
+    std::vector<int> rows;
+    for (const auto& it : ragged_.sequences) {
+      const int length = it.first + it.length;
+      rows.push_back(it.row + wave_.metric.position_in(length) - it.first);
+    }
+    return rows;
+  }
+
+  const nn::Ragged& ragged() const { return ragged_; }
+
+  mx::array at(SiteId site, mx::array value) override {
+    if (const auto found = replace_.find(site); found != replace_.end())
+      return replaced(found->second, site, std::move(value));
+    if (mixes_ && site == mixes_->v) v_ = value;
+    return value;
+  }
+
+  bool edits(SiteId site) const override {
+    return replace_.find(site) != replace_.end();
+  }
+
+  void offer(SiteId site, std::function<mx::array()> make) override {
+    if (!mixes_) return;
+    if (site == mixes_->rot_q) rot_q_ = make();
+    if (site == mixes_->rot_k) rot_k_ = make();
+  }
+
+ private:
+  struct Mixes {
+    SiteId rot_q, rot_k, v;
+  };
+
+  int length_of(int run) const {
+    return static_cast<int>(wave_.runs[size(run)].ids.size());
+  }
+
+  int runs_end() const {
+    return run_rows_.back() + length_of(static_cast<int>(run_rows_.size()) - 1);
+  }
+
+  bool all_rows() const { return wave_.metric.every_position(); }
+
+  int aligned(int position) const {
+    return wave_.aligned.empty() ? position : wave_.aligned[size(position)];
+  }
+
+  // Puts the cells that begin at this layer behind the rows that travel.
+  size_t join(
+      const std::vector<Plan>& plans,
+      size_t at,
+      size_t end,
+      int layer,
+      mx::array& x) {
+    std::vector<int> rows;
+    for (; at < end && plans[at].join == layer; ++at) {
+      const auto& plan = plans[at];
+      const int from = run_rows_[size(plan.run)];
+      const int length = length_of(plan.run) - plan.first;
+      ragged_.sequences.push_back({ragged_.rows(), length, plan.first, from});
+      travelling_.push_back(&plan);
+      for (int i = 0; i < length; ++i)
+        rows.push_back(from + plan.first + i);
+    }
+    if (!rows.empty()) x = mx::concatenate({x, mx::take(x, ints(rows), 1)}, 1);
+    return at;
+  }
+
+  // What is to be replaced at the sites of one layer.
+  void plan(int layer) {
+    replace_.clear();
+    mixes_.reset();
+    const size_t runs = wave_.runs.size();
+    for (size_t i = 0; i < travelling_.size(); ++i) {
+      const auto& it = ragged_.sequences[runs + i];
+      for (const auto& change : travelling_[i]->changes) {
+        if (layer < change.first_layer || layer > change.last_layer) continue;
+        const auto& site = wave_.sites[change.site];
+        const bool beyond = size(layer) >= site.ids.size();
+        auto& replacement = replace_[beyond ? -1 : site.ids[size(layer)]];
+        given_[beyond ? -1 : site.ids[size(layer)]] = change.site;
+        for (int p = std::max(change.from, it.first); p <= change.to; ++p) {
+          const int row = it.row + p - it.first;
+          if (site.from_pattern && change.source >= 0) {
+            replacement.mixed.push_back(
+                {row, change.unit, travelling_[i]->run, change.source, p});
+          } else if (change.source < 0) {
+            replacement.given_rows.push_back(row);
+            replacement.given_units.push_back(change.unit);
+            replacement.given.push_back(change.given_row + p);
+          } else {
+            const bool own = change.source == travelling_[i]->run;
+            replacement.rows.push_back(row);
+            replacement.units.push_back(change.unit);
+            replacement.sources.push_back(
+                run_rows_[size(change.source)] + (own ? p : aligned(p)));
+          }
+        }
+        if (site.from_pattern)
+          mixes_ = {
+              find(layer, "attn.rot_q"),
+              find(layer, "attn.rot_k"),
+              find(layer, "attn.v")};
+      }
+    }
+  }
+
+  SiteId find(int layer, const char* name) const {
+    return sites_.find(fmt::format("layers.{}.{}", layer, name));
+  }
+
+  // Whether something is replaced behind the rows that go on.
+  bool late(int layer) const {
+    const auto before = fmt::format("layers.{}.attn.", layer);
+    return std::ranges::any_of(replace_, [&](const auto& entry) {
+      const auto& name = sites_[entry.first].name;
+      const bool within = name.starts_with(before) &&
+                          name.find("o_proj") == std::string::npos &&
+                          !name.ends_with(".result");
+      return !within && !name.ends_with(".resid_pre") &&
+             name.find(".ln1.") == std::string::npos;
+    });
+  }
+
+  mx::array at_stream(mx::array x) {
+    const auto found = replace_.find(-1);
+    return found == replace_.end() ? x
+                                   : replaced(found->second, -1, std::move(x));
+  }
+
+  // `value` [1, row, ...] with rows, or units of rows, of other values.
+  mx::array replaced(const Replacement& by, SiteId id, mx::array value) const {
+    const auto& site = wave_.sites[given_.at(id)];
+    const int rows = value.shape(1);
+    const bool heads = site.layout == Layout::heads;
+    const auto whole = [](const std::vector<int>& units) {
+      return std::ranges::all_of(units, [](int unit) { return unit < 0; });
+    };
+    const auto set = [&](const std::vector<int>& to,
+                         const std::vector<int>& units,
+                         const std::vector<int>& from,
+                         const mx::array& source) {
+      if (to.empty()) return;
+      const int n = whole(units) ? 1 : heads ? value.shape(2) : value.shape(-1);
+      const auto flat = mx::reshape(source, {source.shape(0) * n, -1});
+      std::vector<int> to_rows, to_units, places;
+      for (size_t i = 0; i < to.size(); ++i) {
+        const bool all = units[i] < 0;
+        for (int u = all ? 0 : units[i]; u < (all ? n : units[i] + 1); ++u) {
+          to_rows.push_back(to[i]);
+          to_units.push_back(u);
+          places.push_back(from[i] * n + u);
+        }
+      }
+      const auto updates = mx::reshape(
+          mx::astype(mx::take(flat, ints(places), 0), value.dtype()),
+          {static_cast<int>(places.size()), 1, 1, flat.shape(1)});
+      const auto shape = value.shape();
+      value = mx::reshape(
+          mx::scatter(
+              mx::reshape(value, {rows, n, -1}),
+              {ints(to_rows), ints(to_units)},
+              updates,
+              {0, 1}),
+          shape);
+    };
+    const auto original = mx::flatten(value, 0, 1);
+    set(by.rows, by.units, by.sources, original);
+    if (!by.given_rows.empty())
+      set(by.given_rows, by.given_units, by.given, site.given[size(layer_)]);
+    if (!by.mixed.empty()) {
+      const auto [made, where] = mixed(by.mixed);
+      std::vector<int> to, units;
+      for (const auto& it : by.mixed) {
+        to.push_back(it.row);
+        units.push_back(it.unit);
+      }
+      set(to, units, where, made);
+    }
+    return value;
+  }
+
+  // z as it were if runs attended as others do: rows, and where each one asked
+  // for is.
+  std::pair<mx::array, std::vector<int>> mixed(
+      const std::vector<Replacement::Mixed>& asked) const {
+    std::map<std::pair<int, int>, int> begins;  // by run and source
+    std::vector<mx::array> parts;
+    int rows = 0;
+    std::vector<int> where;
+    for (const auto& it : asked) {
+      const auto [found, fresh] = begins.try_emplace({it.run, it.source}, rows);
+      if (fresh) {
+        parts.push_back(mix(it.run, it.source));
+        rows += parts.back().shape(0);
+      }
+      where.push_back(found->second + it.position);
+    }
+    return {
+        parts.size() == 1 ? parts[0] : mx::concatenate(parts, 0),
+        std::move(where)};
+  }
+
+  // [pos, head, d_head]
+  mx::array mix(int run, int source) const {
+    const auto rows = [&](const mx::array& x, int of, int axis) {
+      auto from = mx::Shape(4, 0), to = x.shape();
+      from[axis] = run_rows_[size(of)];
+      to[axis] = from[axis] + length_of(of);
+      return mx::slice(x, from, to);
+    };
+    // Offered with positions before heads.
+    const auto turned = [&](const mx::array& x) {
+      return mx::transpose(rows(x, source, 1), {0, 2, 1, 3});
+    };
+    const auto pattern = decoder_.layers[size(layer_)]->attn.pattern(
+        turned(*rot_q_), turned(*rot_k_));
+    auto v = mx::transpose(rows(*v_, run, 1), {0, 2, 1, 3});
+    v = mx::repeat(v, pattern.shape(1) / v.shape(1), 1);
+    return mx::squeeze(mx::transpose(mx::matmul(pattern, v), {0, 2, 1, 3}), 0);
+  }
+
+  const Wavefront& wave_;
+  const Decoder& decoder_;
+  const SiteCatalog& sites_;
+  const std::vector<int>& run_rows_;
+  nn::Ragged ragged_;
+  std::vector<const Plan*> travelling_;
+  std::map<SiteId, Replacement> replace_;
+  std::map<SiteId, size_t> given_;
+  std::optional<Mixes> mixes_;
+  std::optional<mx::array> rot_q_, rot_k_, v_;
+  std::optional<mx::array> out_;
+  int layer_ = 0;
+};
+
+// How many leading positions two runs share.
+int shared(const Wavefront::Run& a, const Wavefront::Run& b) {
+  const auto n = std::min(a.ids.size(), b.ids.size());
+  const auto differ =
+      std::mismatch(
+          a.ids.begin(), a.ids.begin() + static_cast<long>(n), b.ids.begin())
+          .first -
+      a.ids.begin();
+  return std::min({static_cast<int>(differ), a.differs_from, b.differs_from});
+}
+
+class Sweeper {
+ public:
+  explicit Sweeper(const Wavefront& wave)
+      : wave_(wave),
+        decoder_(wave.model.decoder()),
+        layers_(decoder_.config().n_layers) {
+    int row = 0;
+    for (const auto& run : wave.runs) {
+      run_rows_.push_back(row);
+      row += static_cast<int>(run.ids.size());
+    }
+    runs_end_ = row;
+  }
+
+  Wavefront::Result sweep() {
+    make_plans();
+    result_.runs.assign(wave_.runs.size(), 0);
+    result_.cells.assign(wave_.cells.size(), 0);
+    result_.computed = plans_.size();
+
+    std::vector<mx::array> embedded;
+    Pass pass;
+    for (const auto& run : wave_.runs)
+      embedded.push_back(
+          run.embedded
+              ? *run.embedded
+              : decoder_.embedded(mx::expand_dims(ints(run.ids), 0), pass));
+    auto stream =
+        embedded.size() == 1 ? embedded[0] : mx::concatenate(embedded, 1);
+
+    const size_t budget = rows_allowed(stream.dtype());
+    double total = 0, so_far = 0;  // rows times layers
+    for (const auto& plan : plans_)
+      total += static_cast<double>(rows_of(plan)) * (layers_ - plan.join);
+    total += static_cast<double>(runs_end_) * layers_;
+
+    Walk walk(wave_, run_rows_);
+    int start = 0;
+    size_t begin = 0;
+    do {
+      size_t end = begin, rows = size(runs_end_);
+      while (end < plans_.size() && rows + rows_of(plans_[end]) <= budget)
+        rows += rows_of(plans_[end++]);
+      if (end == begin && end < plans_.size())
+        fail(
+            ErrorKind::usage,
+            "[patch] one cell takes {} rows of {} positions, and the memory "
+            "given holds {}; give at least {:.0f} MB",
+            rows_of(plans_[end]),
+            runs_end_,
+            budget,
+            std::ceil(
+                static_cast<double>(
+                    (size(runs_end_) + rows_of(plans_[end])) *
+                    bytes_of_row(stream.dtype())) /
+                1e6));
+      const int next =
+          end < plans_.size() ? std::min(plans_[end].join, layers_) : -1;
+      walk.go(
+          plans_,
+          begin,
+          end,
+          start,
+          stream,
+          next == layers_ ? layers_ - 1 : next,
+          [&](int, size_t travelling) {
+            so_far += static_cast<double>(travelling);
+            if (wave_.progress)
+              wave_.progress(
+                  "Patching", std::min(1.0, so_far / std::max(total, 1.0)));
+          });
+      read(walk, begin, end);
+      start = next == layers_ ? layers_ - 1 : next;
+      begin = end;
+    } while (begin < plans_.size());
+    if (wave_.progress) wave_.progress("Patching", 1.0);
+
+    for (size_t i = 0; i < wave_.cells.size(); ++i)
+      if (!planned_[i])
+        result_.cells[i] = result_.runs[size(wave_.cells[i].run)];
+    return std::move(result_);
+  }
+
+ private:
+  size_t rows_of(const Plan& plan) const {
+    return wave_.runs[size(plan.run)].ids.size() - size(plan.first);
+  }
+
+  size_t bytes_of_row(mx::Dtype dtype) const {
+    const auto& c = decoder_.config();
+    const int experts = c.moe ? c.moe->top_k : 0;
+    const auto d_mlp = static_cast<size_t>(
+        std::max(c.d_mlp, c.moe ? experts * c.moe->d_mlp : 0));
+    size_t longest = 0;
+    for (const auto& run : wave_.runs)
+      longest = std::max(longest, run.ids.size());
+    const size_t heads = size(c.n_heads) * size(c.d_head);
+    // The stream in three copies, q, k, v, z, three of the MLP; and scores,
+    // where attention is explicit.
+    return dtype.size() * (6 * size(c.d_model) + 6 * heads + 3 * d_mlp +
+                           3 * size(c.n_heads) * longest);
+  }
+
+  size_t rows_allowed(mx::Dtype dtype) const {
+    const size_t pays = on_gpu() ? rows_that_pay_gpu : rows_that_pay_cpu;
+    const size_t most = std::max(pays, 4 * size(runs_end_));
+    if (wave_.memory == 0) return most;
+    return std::min(most, wave_.memory / bytes_of_row(dtype));
+  }
+
+  void make_plans() {
+    planned_.assign(wave_.cells.size(), false);
+    const int together = on_gpu() ? positions_together_gpu : 1;
+    for (size_t i = 0; i < wave_.cells.size(); ++i) {
+      const auto& cell = wave_.cells[i];
+      const auto& run = wave_.runs[size(cell.run)];
+      Plan plan{i, cell.run, std::numeric_limits<int>::max(), layers_ + 1, {}};
+      for (auto change : cell.changes) {
+        if (change.source == cell.run) {  // held, not changed
+          plan.changes.push_back(change);
+          continue;
+        }
+        if (change.source >= 0)
+          change = narrowed(change, run, wave_.runs[size(change.source)]);
+        if (change.from > change.to) continue;
+        plan.first = std::min(plan.first, change.from);
+        plan.join = std::min(plan.join, change.first_layer);
+        plan.changes.push_back(change);
+      }
+      if (plan.join > layers_) continue;
+      plan.first = plan.first / together * together;
+      planned_[i] = true;
+      plans_.push_back(std::move(plan));
+    }
+    std::ranges::stable_sort(plans_, {}, &Plan::join);
+  }
+
+  // Without the positions where both runs have the same value.
+  Change narrowed(
+      Change change,
+      const Wavefront::Run& run,
+      const Wavefront::Run& source) const {
+    int same = shared(run, source);
+    for (int p = 0; p < same && !wave_.aligned.empty(); ++p)
+      if (wave_.aligned[size(p)] != p) same = p;
+    change.from = std::max(change.from, same);
+    // What enters layer 0 knows no other positions.
+    const auto& site = wave_.sites[change.site];
+    const bool embedded =
+        change.first_layer == 0 && change.last_layer == 0 &&
+        wave_.aligned.empty() && !run.embedded && !source.embedded &&
+        wave_.model.sites()[site.ids[0]].name == "layers.0.resid_pre";
+    if (embedded) {
+      const auto equal = [&](int p) {
+        return run.ids[size(p)] == source.ids[size(p)];
+      };
+      while (change.from <= change.to && equal(change.from))
+        ++change.from;
+      while (change.from <= change.to && equal(change.to))
+        --change.to;
+    }
+    return change;
+  }
+
+  // Reads the metric of the runs, once, and of the cells begin..end.
+  void read(const Walk& walk, size_t begin, size_t end) {
+    const auto& sequences = walk.ragged().sequences;
+    const size_t runs = wave_.runs.size();
+    // Of each sequence, the rows of `out` read and what they should say next.
+    std::vector<int> rows, targets;
+    std::vector<size_t> owner;
+    const bool every = wave_.metric.every_position();
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const int run =
+          i < runs ? static_cast<int>(i) : plans_[begin + i - runs].run;
+      const auto& ids = wave_.runs[size(run)].ids;
+      if (!every) {
+        rows.push_back(static_cast<int>(i));
+        owner.push_back(i);
+        continue;
+      }
+      const auto& it = sequences[i];
+      for (int j = 0; j + 1 < it.length; ++j) {
+        rows.push_back(it.row + j);
+        owner.push_back(i);
+        targets.push_back(ids[size(it.first + j + 1)]);
+      }
+    }
+    const auto values = measured(walk.out(), rows, targets);
+
+    if (!every) {
+      if (!read_runs_) std::copy_n(values.begin(), runs, result_.runs.begin());
+      for (size_t i = begin; i < end; ++i)
+        result_.cells[plans_[i].cell] = values[runs + i - begin];
+    } else {
+      read_means(sequences, owner, values, begin);
+    }
+    read_runs_ = true;
+  }
+
+  // Means over positions; those before a cell's first are its run's.
+  void read_means(
+      const std::vector<nn::Ragged::Sequence>& sequences,
+      const std::vector<size_t>& owner,
+      const std::vector<float>& values,
+      size_t begin) {
+    const size_t runs = wave_.runs.size();
+    std::vector<std::vector<double>> sums(runs);  // of the first n positions
+    for (size_t i = 0; i < runs; ++i)
+      sums[i].push_back(0);
+    std::vector<double> own(sequences.size(), 0);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto value = static_cast<double>(values[i]);
+      own[owner[i]] += value;
+      if (owner[i] < runs)
+        sums[owner[i]].push_back(sums[owner[i]].back() + value);
+    }
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const bool is_run = i < runs;
+      const size_t run = is_run ? i : size(plans_[begin + i - runs].run);
+      const auto n = static_cast<double>(wave_.runs[run].ids.size() - 1);
+      const double before = is_run ? 0 : sums[run][size(sequences[i].first)];
+      (is_run ? result_.runs[i]
+              : result_.cells[plans_[begin + i - runs].cell]) =
+          static_cast<float>((before + own[i]) / n);
+    }
+  }
+
+  std::vector<float> measured(
+      const mx::array& out,
+      const std::vector<int>& rows,
+      const std::vector<int>& targets) {
+    Pass pass;
+    const auto columns = wave_.metric.columns();
+    const auto logits = [&](const mx::array& x) {
+      const auto normed = decoder_.ln_final(x, pass);
+      const auto y = columns.empty()
+                         ? decoder_.unembed(normed, pass)
+                         : decoder_.unembed.of_tokens(normed, columns);
+      return mx::astype(mx::squeeze(y, 0), mx::float32);
+    };
+    if (wave_.metric.needs_reference() && !reference_) {
+      reference_ =
+          mx::squeeze(logits(mx::take(out, ints({wave_.reference}), 1)), 0);
+      reference_->eval();
+    }
+    const size_t width =
+        columns.empty() ? size(decoder_.config().vocab) : columns.size();
+    const size_t chunk =
+        std::max<size_t>(1, logits_budget / (width * sizeof(float)));
+    std::vector<float> all;
+    for (size_t i = 0; i < rows.size(); i += chunk) {
+      const auto at = static_cast<long>(i);
+      const auto to = static_cast<long>(std::min(rows.size(), i + chunk));
+      const std::vector<int> some(rows.begin() + at, rows.begin() + to);
+      std::vector<int> next;
+      if (!targets.empty())
+        next.assign(targets.begin() + at, targets.begin() + to);
+      auto values = mx::contiguous(wave_.metric.values(
+          logits(mx::take(out, ints(some), 1)), reference_, next));
+      values.eval();
+      all.insert(
+          all.end(),
+          values.data<float>(),
+          values.data<float>() + values.size());
+    }
+    return all;
+  }
+
+  const Wavefront& wave_;
+  const Decoder& decoder_;
+  int layers_;
+  std::vector<int> run_rows_;
+  int runs_end_ = 0;
+  std::vector<Plan> plans_;
+  std::vector<bool> planned_;
+  Wavefront::Result result_;
+  std::optional<mx::array> reference_;
+  bool read_runs_ = false;
+};
+
+}  // namespace
+
+Wavefront::Result Wavefront::sweep() const {
+  return Sweeper(*this).sweep();
+}
+
+}  // namespace mlxterp

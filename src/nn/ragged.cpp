@@ -1,0 +1,24 @@
+#include "mlxterp/nn/ragged.h"
+
+#include "mlx/ops.h"
+#include "mlxterp/nn/pass.h"
+
+namespace mlxterp {
+
+mlx::core::array Pass::kept(const mlx::core::array& x) const {
+  return last_ ? mlx::core::take(x, *last_, 1) : x;
+}
+
+namespace nn {
+
+std::vector<int> Ragged::positions() const {
+  std::vector<int> all;
+  all.reserve(static_cast<size_t>(rows()));
+  for (const auto& sequence : sequences)
+    for (int i = 0; i < sequence.length; ++i)
+      all.push_back(sequence.first + i);
+  return all;
+}
+
+}  // namespace nn
+}  // namespace mlxterp
