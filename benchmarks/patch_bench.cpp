@@ -42,7 +42,7 @@ int main(int argc, char** argv) {
       "When Mary and John went to the store, Mary gave a drink to";
   // Differs from its first token on.
   const std::string other =
-      "As Anna and Tom left for the shop, Tom gave food to";
+      "As Anna and Tom left for the shop, Tom gave some food to";
   const auto forward = [&] {
     auto y = model(clean);
     y.eval();

@@ -85,7 +85,10 @@ struct Wanted {
   std::vector<Metric> metrics;
 };
 
-Prediction predict(const mx::array& logits, const Wanted& wanted) {
+Prediction predict(
+    const InterpretableModel& model,
+    const mx::array& logits,
+    const Wanted& wanted) {
   const int last = logits.shape(1) - 1, vocab = logits.shape(2);
   const auto row = plain(mx::slice(logits, {0, last, 0}, {1, last + 1, vocab}));
   const std::span data(row.data<float>(), row.size());
@@ -94,7 +97,7 @@ Prediction predict(const mx::array& logits, const Wanted& wanted) {
     out.tracked.push_back(
         std::exp(data[static_cast<size_t>(id)] - out.top.normalizer));
   for (const auto& metric : wanted.metrics)
-    out.metrics.push_back(metric(data, out.top.normalizer));
+    out.metrics.push_back(measure(model, metric, logits));
   return out;
 }
 
@@ -204,7 +207,7 @@ class Report {
            {"probability", number(prediction.tracked[i])}});
     out["metrics"] = Json::object();
     for (size_t i = 0; i < wanted.metrics.size(); ++i)
-      out["metrics"][wanted.metrics[i].text()] = number(prediction.metrics[i]);
+      out["metrics"][wanted.metrics[i].name] = number(prediction.metrics[i]);
     return out;
   }
 
@@ -251,7 +254,7 @@ class Report {
     }
     for (size_t i = 0; i < wanted.metrics.size(); ++i)
       numbers.add(
-          {wanted.metrics[i].text(),
+          {wanted.metrics[i].name,
            moved(
                shown(before->metrics[i]),
                after ? std::optional(shown(after->metrics[i]))
@@ -294,19 +297,21 @@ void run(const Arguments& arguments) {
   for (const auto& token : arguments.track)
     report.wanted.track.push_back(token_id(model, token));
   for (const auto& metric : arguments.metrics)
-    report.wanted.metrics.emplace_back(model, metric);
+    report.wanted.metrics.push_back(parse_metric(model, {metric}));
 
   const auto patterns = split_lists(arguments.save);
   auto wanted = patterns;
   wanted.emplace_back("logits");
   const auto values = model.run(report.ids, {.save = wanted, .edits = edits});
-  const auto prediction = predict(values["logits"], report.wanted);
+  const auto prediction = predict(model, values["logits"], report.wanted);
   if (edits.empty()) {
     report.before = prediction;
   } else {
     report.after = prediction;
     report.before = predict(
-        model.run(report.ids, {.save = {"logits"}})["logits"], report.wanted);
+        model,
+        model.run(report.ids, {.save = {"logits"}})["logits"],
+        report.wanted);
   }
   report.saved = chosen(model, values, patterns);
   if (arguments.output) {

@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
       {"sites", cli::add_sites},
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
+      {"patch", cli::add_patch},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

@@ -3,6 +3,8 @@
 #pragma once
 
 #include "mlxterp/analysis/lens.h"
+#include "mlxterp/analysis/metric.h"
+#include "mlxterp/analysis/patch.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/core/paths.h"
@@ -16,5 +18,6 @@
 #include "mlxterp/trace/intervention.h"
 #include "mlxterp/trace/model.h"
 #include "mlxterp/trace/verify.h"
+#include "mlxterp/view/heatmap.h"
 #include "mlxterp/view/lens.h"
 #include "mlxterp/view/terminal.h"
