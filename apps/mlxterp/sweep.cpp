@@ -93,6 +93,7 @@ void put_sweep(
     out["effect"].push_back(number(value));
   out["cells"] = sweep.cells();
   out["computed"] = sweep.computed;
+  out["rows"] = sweep.rows;
 }
 
 void save_sweep(

@@ -98,6 +98,7 @@ class Patcher {
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
       out_.computed += result.computed;
+      out_.rows += result.rows;
     }
     const auto pairs = static_cast<double>(pairs_.size());
     for (size_t c = 0; c < n; ++c) {
@@ -368,6 +369,8 @@ class Patcher {
                 static_cast<double>(places.size()));
     }
     result.computed = places.size();
+    result.rows = places.size() * pair.run.size() *
+                  static_cast<size_t>(model_.decoder().config().n_layers);
     return result;
   }
 

@@ -435,6 +435,7 @@ class Sweeper {
           next == layers_ ? layers_ - 1 : next,
           [&](int, size_t travelling) {
             so_far += static_cast<double>(travelling);
+            result_.rows += travelling;
             if (wave_.progress)
               wave_.progress(
                   "Patching", std::min(1.0, so_far / std::max(total, 1.0)));

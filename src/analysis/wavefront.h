@@ -80,6 +80,7 @@ struct Wavefront {
   struct Result {
     std::vector<float> runs, cells;  ///< The metric of each.
     size_t computed = 0;             ///< Cells that are not their run itself.
+    size_t rows = 0;                 ///< Rows computed, summed over layers.
   };
 
   /** Evaluates. Throws usage where the budget does not hold one cell. */

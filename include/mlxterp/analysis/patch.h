@@ -63,7 +63,10 @@ struct Sweep {
   float clean = 0, corrupt = 0;
   Direction direction = Direction::denoise;
   size_t pairs = 0;
-  size_t computed = 0;   ///< Cells that had to be computed, of all pairs.
+  size_t computed = 0;  ///< Cells that had to be computed, of all pairs.
+  /** Positions that a layer computed, summed over layers: what it cost. A plain
+   * pass computes tokens times layers. */
+  size_t rows = 0;
   std::vector<int> ids;  ///< The patched prompt, of the first pair.
 
   size_t cells() const { return metric.size(); }
