@@ -64,7 +64,10 @@ class Walk final : Observer {
       : wave_(wave),
         decoder_(wave.model.decoder()),
         sites_(wave.model.sites()),
-        run_rows_(run_rows) {}
+        run_rows_(run_rows) {
+    for (int i = 0; i < decoder_.config().n_layers; ++i)
+      stream_.push_back(find(i, "resid_pre"));
+  }
 
   // Runs the cells of one chunk, which start at the first one's layer with the
   // runs' residual stream there. Of the stream at `next` a copy is left.
@@ -131,6 +134,8 @@ class Walk final : Observer {
   }
 
   const nn::Ragged& ragged() const { return ragged_; }
+  /** Behind the runs, whose sequences the others are. */
+  const std::vector<const Plan*>& travelling() const { return travelling_; }
 
   mx::array at(SiteId site, mx::array value) override {
     if (const auto found = replace_.find(site); found != replace_.end())
@@ -168,25 +173,56 @@ class Walk final : Observer {
     return wave_.aligned.empty() ? position : wave_.aligned[size(position)];
   }
 
-  // Puts the cells that begin at this layer behind the rows that travel.
+  // Adds the cells that begin at this layer. Those that begin at the same
+  // position lie together, so that attention can take them as one batch.
   size_t join(
       const std::vector<Plan>& plans,
       size_t at,
       size_t end,
       int layer,
       mx::array& x) {
-    std::vector<int> rows;
-    for (; at < end && plans[at].join == layer; ++at) {
-      const auto& plan = plans[at];
-      const int from = run_rows_[size(plan.run)];
-      const int length = length_of(plan.run) - plan.first;
-      ragged_.sequences.push_back({ragged_.rows(), length, plan.first, from});
-      travelling_.push_back(&plan);
+    if (at == end || plans[at].join != layer) return at;
+    const size_t runs = wave_.runs.size();
+    std::vector<std::pair<const Plan*, int>> all;  // and where its rows are
+    for (size_t i = 0; i < travelling_.size(); ++i)
+      all.emplace_back(travelling_[i], ragged_.sequences[runs + i].row);
+    for (; at < end && plans[at].join == layer; ++at)
+      all.emplace_back(&plans[at], -1);
+    std::ranges::stable_sort(all, {}, [](const auto& cell) {
+      return std::pair(cell.first->run, cell.first->first);
+    });
+    std::vector<int> rows(size(runs_end()));
+    std::iota(rows.begin(), rows.end(), 0);
+    ragged_.sequences.resize(runs);
+    travelling_.clear();
+    for (const auto& [plan, row] : all) {
+      const int run = run_rows_[size(plan->run)];
+      const int length = length_of(plan->run) - plan->first;
+      const auto begin = rows.size();
       for (int i = 0; i < length; ++i)
-        rows.push_back(from + plan.first + i);
+        rows.push_back(row < 0 ? run + plan->first + i : row + i);
+      if (row < 0)
+        for (const auto& change : plan->changes)
+          if (taken(*plan, change, layer))
+            for (int p = change.from; p <= change.to; ++p)
+              rows[begin + size(p - plan->first)] =
+                  run_rows_[size(change.source)] + aligned(p);
+      ragged_.sequences.push_back(
+          {static_cast<int>(begin), length, plan->first, run});
+      travelling_.push_back(plan);
     }
-    if (!rows.empty()) x = mx::concatenate({x, mx::take(x, ints(rows), 1)}, 1);
+    x = mx::take(x, ints(rows), 1);
     return at;
+  }
+
+  // Whether a change is made by taking other rows of the stream when the cell
+  // begins, rather than by replacing values.
+  bool taken(const Plan& plan, const Change& change, int layer) const {
+    const auto& ids = wave_.sites[change.site].ids;
+    const bool stream =
+        size(layer) >= ids.size() || ids[size(layer)] == stream_[size(layer)];
+    return stream && plan.join == layer && change.first_layer == layer &&
+           change.unit < 0 && change.source >= 0 && change.source != plan.run;
   }
 
   // What is to be replaced at the sites of one layer.
@@ -198,6 +234,7 @@ class Walk final : Observer {
       const auto& it = ragged_.sequences[runs + i];
       for (const auto& change : travelling_[i]->changes) {
         if (layer < change.first_layer || layer > change.last_layer) continue;
+        if (taken(*travelling_[i], change, layer)) continue;
         const auto& site = wave_.sites[change.site];
         const bool beyond = size(layer) >= site.ids.size();
         auto& replacement = replace_[beyond ? -1 : site.ids[size(layer)]];
@@ -349,6 +386,7 @@ class Walk final : Observer {
   const std::vector<int>& run_rows_;
   nn::Ragged ragged_;
   std::vector<const Plan*> travelling_;
+  std::vector<SiteId> stream_;  // of each layer, what enters it
   std::map<SiteId, Replacement> replace_;
   std::map<SiteId, size_t> given_;
   std::optional<Mixes> mixes_;
@@ -440,7 +478,7 @@ class Sweeper {
               wave_.progress(
                   "Patching", std::min(1.0, so_far / std::max(total, 1.0)));
           });
-      read(walk, begin, end);
+      read(walk);
       start = next == layers_ ? layers_ - 1 : next;
       begin = end;
     } while (begin < plans_.size());
@@ -533,8 +571,8 @@ class Sweeper {
     return change;
   }
 
-  // Reads the metric of the runs, once, and of the cells begin..end.
-  void read(const Walk& walk, size_t begin, size_t end) {
+  // Reads the metric of the runs, once, and of the cells that travelled.
+  void read(const Walk& walk) {
     const auto& sequences = walk.ragged().sequences;
     const size_t runs = wave_.runs.size();
     // Of each sequence, the rows of `out` read and what they should say next.
@@ -543,7 +581,7 @@ class Sweeper {
     const bool every = wave_.metric.every_position();
     for (size_t i = 0; i < sequences.size(); ++i) {
       const int run =
-          i < runs ? static_cast<int>(i) : plans_[begin + i - runs].run;
+          i < runs ? static_cast<int>(i) : walk.travelling()[i - runs]->run;
       const auto& ids = wave_.runs[size(run)].ids;
       if (!every) {
         rows.push_back(static_cast<int>(i));
@@ -561,20 +599,20 @@ class Sweeper {
 
     if (!every) {
       if (!read_runs_) std::copy_n(values.begin(), runs, result_.runs.begin());
-      for (size_t i = begin; i < end; ++i)
-        result_.cells[plans_[i].cell] = values[runs + i - begin];
+      for (size_t i = runs; i < sequences.size(); ++i)
+        result_.cells[walk.travelling()[i - runs]->cell] = values[i];
     } else {
-      read_means(sequences, owner, values, begin);
+      read_means(walk, owner, values);
     }
     read_runs_ = true;
   }
 
   // Means over positions; those before a cell's first are its run's.
   void read_means(
-      const std::vector<nn::Ragged::Sequence>& sequences,
+      const Walk& walk,
       const std::vector<size_t>& owner,
-      const std::vector<float>& values,
-      size_t begin) {
+      const std::vector<float>& values) {
+    const auto& sequences = walk.ragged().sequences;
     const size_t runs = wave_.runs.size();
     std::vector<std::vector<double>> sums(runs);  // of the first n positions
     for (size_t i = 0; i < runs; ++i)
@@ -588,11 +626,11 @@ class Sweeper {
     }
     for (size_t i = 0; i < sequences.size(); ++i) {
       const bool is_run = i < runs;
-      const size_t run = is_run ? i : size(plans_[begin + i - runs].run);
+      const Plan* plan = is_run ? nullptr : walk.travelling()[i - runs];
+      const size_t run = is_run ? i : size(plan->run);
       const auto n = static_cast<double>(wave_.runs[run].ids.size() - 1);
       const double before = is_run ? 0 : sums[run][size(sequences[i].first)];
-      (is_run ? result_.runs[i]
-              : result_.cells[plans_[begin + i - runs].cell]) =
+      (is_run ? result_.runs[i] : result_.cells[plan->cell]) =
           static_cast<float>((before + own[i]) / n);
     }
   }
