@@ -93,27 +93,6 @@ std::vector<std::pair<int, int>> parse_aligned(
   return pairs;
 }
 
-std::string summary(
-    const Arguments& arguments,
-    const Sweep& sweep,
-    double seconds,
-    double forward) {
-  const bool pairs = sweep.pairs > 1;
-  return fmt::format(
-      "{}: clean {:+.4f}, corrupted {:+.4f}{}\n"
-      "{} cells in {:.3g} s; one forward pass takes {:.3g} s, so that is {:.2g}"
-      "% of a pass a cell\n",
-      view::escape(arguments.metrics.front()),
-      sweep.clean,
-      sweep.corrupt,
-      pairs ? fmt::format(" (mean of {} pairs)", sweep.pairs) : "",
-      sweep.cells() * sweep.pairs,
-      seconds,
-      forward,
-      100 * seconds / forward /
-          static_cast<double>(sweep.cells() * sweep.pairs));
-}
-
 void run(const Arguments& arguments) {
   check(arguments);
   const auto by = parse_axes(arguments.by);
@@ -139,13 +118,9 @@ void run(const Arguments& arguments) {
       .memory = static_cast<size_t>(arguments.memory * 1e6),
       .progress = progress(),
   };
-  using Clock = std::chrono::steady_clock;
-  const auto begin = Clock::now();
-  const auto sweep = patch(model, options);
-  const double seconds =
-      std::chrono::duration<double>(Clock::now() - begin).count();
+  Sweep sweep;
+  const double seconds = seconds_of([&] { sweep = patch(model, options); });
   end_progress();
-  const double forward = forward_seconds(model, sweep.ids);
   const auto values = arguments.raw ? sweep.metric : sweep.effect();
 
   auto map = heatmap(model, sweep, values);
@@ -161,51 +136,32 @@ void run(const Arguments& arguments) {
       arguments.site,
       from,
       to,
-      arguments.raw
-          ? fmt::format(
-                "Clean {:+.4f}, corrupted {:+.4f}.", sweep.clean, sweep.corrupt)
-          : fmt::format(
-                "In percent: 0 leaves the {} run as it is, 100 makes it say "
-                "what the {} one says.",
-                to,
-                from));
-  save_sweep(
+      fmt::format(
+          "Clean {:+.4f}, corrupted {:+.4f}.{}",
+          sweep.clean,
+          sweep.corrupt,
+          arguments.raw
+              ? ""
+              : fmt::format(
+                    " In percent: 0 leaves the {} run as it is, 100 makes it "
+                    "say what the {} one says.",
+                    to,
+                    from)));
+  report_sweep(
+      arguments.model,
+      model,
       arguments.output,
       sweep,
       values,
-      {{"model", arguments.model.model},
-       {"site", arguments.site},
-       {"metric", arguments.metrics},
-       {"direction", arguments.direction},
-       {"raw", arguments.raw},
-       {"ids", sweep.ids}});
-  write_page(arguments.output, map);
-  if (!arguments.model.json) {
-    print(
-        view::heatmap_text(map, view::terminal(STDOUT_FILENO)) + "\n" +
-        summary(arguments, sweep, seconds, forward));
-    return;
-  }
-  Json out;
-  out["model"] = arguments.model.model;
-  out["site"] = arguments.site;
-  out["direction"] = arguments.direction;
-  out["tokens"] = Json::array();
-  const auto names = labels(model, sweep.ids);
-  for (size_t i = 0; i < names.size(); ++i)
-    out["tokens"].push_back({{"id", sweep.ids[i]}, {"text", names[i]}});
-  out["metric"] = {
-      {"name", arguments.metrics.front()},
-      {"clean", number(sweep.clean)},
-      {"corrupt", number(sweep.corrupt)}};
-  out["pairs"] = sweep.pairs;
-  out["raw"] = arguments.raw;
-  put_sweep(out, sweep, values);
-  out["spread"] = Json::array();
-  for (const float value : sweep.spread)
-    out["spread"].push_back(number(value));
-  out["seconds"] = {{"sweep", seconds}, {"forward", forward}};
-  print_json(out);
+      {.verb = "patch",
+       .map = std::move(map),
+       .facts =
+           {{"model", arguments.model.model},
+            {"site", arguments.site},
+            {"metric", arguments.metrics},
+            {"direction", arguments.direction},
+            {"raw", arguments.raw}},
+       .seconds = seconds});
 }
 
 }  // namespace

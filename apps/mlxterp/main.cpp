@@ -44,6 +44,8 @@ int run(int argc, char** argv) {
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
       {"patch", cli::add_patch},
+      {"ablate", cli::add_ablate},
+      {"causal-trace", cli::add_causal_trace},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

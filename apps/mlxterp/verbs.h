@@ -15,6 +15,8 @@ Run add_sites(CLI::App& app);
 Run add_trace(CLI::App& app);
 Run add_lens(CLI::App& app);
 Run add_patch(CLI::App& app);
+Run add_ablate(CLI::App& app);
+Run add_causal_trace(CLI::App& app);
 Run add_verify(CLI::App& app);
 
 }  // namespace mlxterp::cli

@@ -2,9 +2,12 @@
 
 #pragma once
 
+#include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/causal_trace.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
+#include "mlxterp/analysis/sweep.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/core/paths.h"

@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <optional>
 
+#include "analysis/grid.h"
+#include "analysis/means.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "analysis/wavefront.h"
@@ -23,35 +24,6 @@ struct Pair {
   std::vector<int> aligned;  // by position of `run`, -1 none; empty: the same
 };
 
-// One cell: a range of layers and of positions, one unit or all.
-struct Place {
-  int first_layer, last_layer, from, to, unit;
-};
-
-std::vector<int> all(int n) {
-  std::vector<int> values(static_cast<size_t>(n));
-  std::iota(values.begin(), values.end(), 0);
-  return values;
-}
-
-std::vector<int> chosen(
-    const std::vector<int>& asked, int n, const char* what) {
-  if (asked.empty()) return all(n);
-  std::vector<int> values;
-  for (const int value : asked) {
-    const int at = value < 0 ? n + value : value;
-    if (at < 0 || at >= n)
-      fail(
-          ErrorKind::out_of_range,
-          "[patch] {} {} is out of range; there are {}",
-          what,
-          value,
-          n);
-    values.push_back(at);
-  }
-  return values;
-}
-
 class Patcher {
  public:
   Patcher(const InterpretableModel& model, const PatchOptions& options)
@@ -59,54 +31,44 @@ class Patcher {
         options_(options),
         site_(layer_site(model, options.site)),
         pairs_(make_pairs()) {
-    axes();
+    std::vector<size_t> lengths;
+    for (const auto& pair : pairs_)
+      lengths.push_back(pair.run.size());
+    grid_ = make_grid(
+        model,
+        site_,
+        {options.by,
+         options.layers,
+         options.positions,
+         options.heads,
+         options.neurons},
+        lengths,
+        "patch");
     for (size_t i = 0; i < pairs_.size(); ++i)
       metrics_.push_back(readout(model, options.metric, i, pairs_.size()));
     for (size_t i = 0; i < pairs_.size(); ++i) {
       const auto& [run, source, aligned] = pairs_[i];
       for (const auto* ids : {&run, &source})
-        metrics_[i].position_in(static_cast<int>(ids->size()));
-      if (metrics_[i].every_position() && run.size() < 2)
-        fail(
-            ErrorKind::usage,
-            "[patch] the loss needs a prompt of two tokens at least");
+        check_length(metrics_[i], ids->size(), "patch");
     }
   }
 
   Sweep sweep() {
-    const auto places = make_places();
-    const auto n = places.size();
-    std::vector<double> sums(n), squares(n);
+    const auto& places = grid_.cells;
+    out_.axes = grid_.axes;
+    Averages averages(places.size());
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
       const auto result =
           options_.plain ? plainly(i, places) : together(i, places);
-      for (size_t c = 0; c < n; ++c) {
-        const auto value = static_cast<double>(result.cells[c]);
-        if (!std::isfinite(value))
-          fail(
-              ErrorKind::usage,
-              "[patch] the metric '{}' is {} in cell {} of pair {}; does it "
-              "divide by zero, or the model overflow in this precision?",
-              printable(options_.metric.name),
-              value,
-              c,
-              i);
-        sums[c] += value;
-        squares[c] += value * value;
-      }
+      averages.add(result.cells, options_.metric.name, "patch");
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
       out_.computed += result.computed;
       out_.rows += result.rows;
     }
     const auto pairs = static_cast<double>(pairs_.size());
-    for (size_t c = 0; c < n; ++c) {
-      const double mean = sums[c] / pairs;
-      out_.metric.push_back(static_cast<float>(mean));
-      out_.spread.push_back(static_cast<float>(
-          std::sqrt(std::max(0.0, squares[c] / pairs - mean * mean))));
-    }
+    averages.put(out_);
     const bool denoise = options_.direction == Direction::denoise;
     out_.clean = static_cast<float>((denoise ? source : run) / pairs);
     out_.corrupt = static_cast<float>((denoise ? run : source) / pairs);
@@ -172,102 +134,6 @@ class Patcher {
       pairs.push_back(std::move(pair));
     }
     return pairs;
-  }
-
-  bool by(Axis axis) const {
-    return std::ranges::find(options_.by, axis) != options_.by.end();
-  }
-
-  // Checks the axes and lists their values.
-  void axes() {
-    if (options_.by.empty())
-      fail(
-          ErrorKind::usage,
-          "[patch] no axis to go by; name layer, pos, head or neuron");
-    const auto& config = model_.decoder().config();
-    const bool heads = site_.heads > 0;
-    if (heads && (by(Axis::neuron) || !options_.neurons.empty()))
-      fail(
-          ErrorKind::usage,
-          "[patch] '{}' has heads, no neurons; go by head",
-          printable(options_.site));
-    if (!heads && (by(Axis::head) || !options_.heads.empty()))
-      fail(
-          ErrorKind::usage,
-          "[patch] '{}' has no heads; go by layer, pos or neuron, or take z, "
-          "q, k, v or pattern",
-          printable(options_.site));
-    size_t length = pairs_[0].run.size();
-    if (by(Axis::position) || !options_.positions.empty())
-      for (size_t i = 1; i < pairs_.size(); ++i)
-        if (pairs_[i].run.size() != length)
-          fail(
-              ErrorKind::usage,
-              "[patch] pairs of {} and {} tokens have no positions in common; "
-              "go by layer or head, or use prompts of one length",
-              length,
-              pairs_[i].run.size());
-    layers_ = chosen(options_.layers, config.n_layers, "layer");
-    positions_ =
-        chosen(options_.positions, static_cast<int>(length), "position");
-    units_ = heads ? chosen(options_.heads, site_.heads, "head")
-                   : chosen(options_.neurons, site_.width, "neuron");
-    for (size_t i = 0; i < options_.by.size(); ++i) {
-      const auto axis = options_.by[i];
-      if (std::ranges::count(options_.by, axis) > 1)
-        fail(ErrorKind::usage, "[patch] the axis '{}' twice", name(axis));
-      out_.axes.push_back(
-          {axis,
-           axis == Axis::layer      ? layers_
-           : axis == Axis::position ? positions_
-                                    : units_});
-    }
-  }
-
-  // The cells, the last axis fastest.
-  std::vector<std::vector<Place>> make_places() const {
-    size_t n = 1;
-    for (const auto& axis : out_.axes)
-      n *= axis.values.size();
-    std::vector<std::vector<Place>> cells(n);
-    for (size_t c = 0; c < n; ++c) {
-      std::optional<int> layer, position, unit;
-      size_t rest = c;
-      for (size_t a = out_.axes.size(); a-- > 0;) {
-        const auto& [axis, values] = out_.axes[a];
-        const int value = values[rest % values.size()];
-        rest /= values.size();
-        (axis == Axis::layer      ? layer
-         : axis == Axis::position ? position
-                                  : unit) = value;
-      }
-      // What is not gone by is patched at once: all of it, or all that was
-      // chosen.
-      const auto ranges = [](const std::optional<int>& one,
-                             const std::vector<int>& some) {
-        std::vector<std::pair<int, int>> out;
-        if (one) return out.emplace_back(*one, *one), out;
-        for (const int value : some)
-          if (!out.empty() && out.back().second + 1 == value)
-            out.back().second = value;
-          else
-            out.emplace_back(value, value);
-        return out;
-      };
-      const bool every_unit =
-          !unit && options_.heads.empty() && options_.neurons.empty();
-      const auto units = every_unit ? std::vector<int>{-1}
-                         : unit     ? std::vector<int>{*unit}
-                                    : units_;
-      const bool every_position = !position && options_.positions.empty();
-      for (const auto& [first, last] : ranges(layer, layers_))
-        for (const auto& [from, to] :
-             every_position ? std::vector<std::pair<int, int>>{{0, -1}}
-                            : ranges(position, positions_))
-          for (const int u : units)
-            cells[c].push_back({first, last, from, to, u});
-    }
-    return cells;
   }
 
   // To the end of a prompt, and without positions that stand for none.
@@ -435,49 +301,11 @@ class Patcher {
   LayerSite site_;
   std::vector<Pair> pairs_;
   std::vector<Readout> metrics_;
-  std::vector<int> layers_, positions_, units_;
+  Grid grid_;
   Sweep out_;
 };
 
 }  // namespace
-
-const char* name(Axis axis) {
-  switch (axis) {
-    case Axis::layer:
-      return "layer";
-    case Axis::position:
-      return "pos";
-    case Axis::head:
-      return "head";
-    case Axis::neuron:
-      break;
-  }
-  return "neuron";
-}
-
-std::vector<int> Sweep::shape() const {
-  std::vector<int> out;
-  for (const auto& axis : axes)
-    out.push_back(static_cast<int>(axis.values.size()));
-  return out;
-}
-
-std::vector<float> Sweep::effect() const {
-  const bool denoise = direction == Direction::denoise;
-  const float from = denoise ? corrupt : clean, to = denoise ? clean : corrupt;
-  const float way = to - from;
-  if (!(std::abs(way) > 1e-6f * std::max(std::abs(from), std::abs(to))))
-    fail(
-        ErrorKind::usage,
-        "[Sweep] the metric is {} of the clean and {} of the corrupted run: "
-        "there is no way to go between them; read the metric itself",
-        clean,
-        corrupt);
-  auto out = metric;
-  for (auto& value : out)
-    value = (value - from) / way;
-  return out;
-}
 
 Sweep patch(const InterpretableModel& model, const PatchOptions& options) {
   return Patcher(model, options).sweep();

@@ -38,6 +38,12 @@ size_t size(int n) {
   return static_cast<size_t>(n);
 }
 
+mx::Shape first_row(const mx::array& x) {
+  auto shape = x.shape();
+  shape[0] = 1;
+  return shape;
+}
+
 // A cell with what is left of it after all that changes nothing.
 struct Plan {
   size_t cell;
@@ -326,7 +332,13 @@ class Walk final : Observer {
     };
     const auto original = mx::flatten(value, 0, 1);
     set(by.rows, by.units, by.sources, original);
-    if (!by.given_rows.empty())
+    if (!by.given_rows.empty() && site.zero)
+      set(by.given_rows,
+          by.given_units,
+          std::vector<int>(by.given_rows.size(), 0),
+          mx::zeros_like(mx::slice(
+              original, mx::Shape(original.ndim(), 0), first_row(original))));
+    else if (!by.given_rows.empty())
       set(by.given_rows, by.given_units, by.given, site.given[size(layer_)]);
     if (!by.mixed.empty()) {
       const auto [made, where] = mixed(by.mixed);

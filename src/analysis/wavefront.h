@@ -44,8 +44,9 @@ struct Wavefront {
     Layout layout = Layout::features;
     /** z, made of the other run's attention pattern and the run's own v. */
     bool from_pattern = false;
-    /** Of each layer, what edits without a source take: [row, ...]. */
+    /** Of each layer, what changes without a source take: [row, ...]. */
     std::vector<mlx::core::array> given = {};
+    bool zero = false;  ///< They take zeros.
   };
 
   /** Where a cell is not its run: one unit (head or neuron; -1: all) of a site

@@ -1,0 +1,146 @@
+#include "analysis/grid.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "core/fail.h"
+
+namespace mlxterp {
+
+namespace {
+
+std::vector<int> chosen(
+    const std::vector<int>& asked, int n, const char* what, const char* who) {
+  std::vector<int> values(static_cast<size_t>(n));
+  std::iota(values.begin(), values.end(), 0);
+  if (asked.empty()) return values;
+  values.clear();
+  for (const int value : asked) {
+    const int at = value < 0 ? n + value : value;
+    if (at < 0 || at >= n)
+      fail(
+          ErrorKind::out_of_range,
+          "[{}] {} {} is out of range; there are {}",
+          who,
+          what,
+          value,
+          n);
+    values.push_back(at);
+  }
+  return values;
+}
+
+// Neighbours as ranges, both ends counted.
+std::vector<std::pair<int, int>> ranges(
+    const std::optional<int>& one, const std::vector<int>& some) {
+  if (one) return {{*one, *one}};
+  std::vector<std::pair<int, int>> out;
+  for (const int value : some)
+    if (!out.empty() && out.back().second + 1 == value)
+      out.back().second = value;
+    else
+      out.emplace_back(value, value);
+  return out;
+}
+
+void check(
+    const LayerSite& site,
+    const GridChoice& choice,
+    const std::vector<size_t>& lengths,
+    const char* who) {
+  const auto by = [&](Axis axis) {
+    return std::ranges::count(choice.by, axis) > 0;
+  };
+  if (choice.by.empty())
+    fail(
+        ErrorKind::usage,
+        "[{}] no axis to go by; name layer, pos, head or neuron",
+        who);
+  for (const auto axis : choice.by)
+    if (std::ranges::count(choice.by, axis) > 1)
+      fail(ErrorKind::usage, "[{}] the axis '{}' twice", who, name(axis));
+  const bool heads = site.heads > 0;
+  if (heads && (by(Axis::neuron) || !choice.neurons.empty()))
+    fail(
+        ErrorKind::usage,
+        "[{}] '{}' has heads, no neurons; go by head",
+        who,
+        site.relative);
+  if (!heads && (by(Axis::head) || !choice.heads.empty()))
+    fail(
+        ErrorKind::usage,
+        "[{}] '{}' has no heads; go by layer, pos or neuron, or take z, q, k, "
+        "v or pattern",
+        who,
+        site.relative);
+  if (!by(Axis::position) && choice.positions.empty()) return;
+  for (const auto length : lengths)
+    if (length != lengths.front())
+      fail(
+          ErrorKind::usage,
+          "[{}] prompts of {} and {} tokens have no positions in common; go by "
+          "layer or head, or use prompts of one length",
+          who,
+          lengths.front(),
+          length);
+}
+
+}  // namespace
+
+Grid make_grid(
+    const InterpretableModel& model,
+    const LayerSite& site,
+    const GridChoice& choice,
+    const std::vector<size_t>& lengths,
+    const char* who) {
+  check(site, choice, lengths, who);
+  const auto layers =
+      chosen(choice.layers, model.decoder().config().n_layers, "layer", who);
+  const auto positions = chosen(
+      choice.positions, static_cast<int>(lengths.front()), "position", who);
+  const auto units = site.heads > 0
+                         ? chosen(choice.heads, site.heads, "head", who)
+                         : chosen(choice.neurons, site.width, "neuron", who);
+  Grid grid;
+  size_t n = 1;
+  for (const auto axis : choice.by) {
+    grid.axes.push_back(
+        {axis,
+         axis == Axis::layer      ? layers
+         : axis == Axis::position ? positions
+                                  : units});
+    n *= grid.axes.back().values.size();
+  }
+  grid.cells.resize(n);
+  for (size_t c = 0; c < n; ++c) {
+    std::optional<int> layer, position, unit;
+    size_t rest = c;
+    for (size_t a = grid.axes.size(); a-- > 0;) {
+      const auto& [axis, values] = grid.axes[a];
+      const int value = values[rest % values.size()];
+      rest /= values.size();
+      (axis == Axis::layer      ? layer
+       : axis == Axis::position ? position
+                                : unit) = value;
+    }
+    // What is not gone by is changed at once: all of it, or all that was
+    // chosen.
+    const bool every_unit = choice.heads.empty() && choice.neurons.empty();
+    const auto own_units = unit         ? std::vector{*unit}
+                           : every_unit ? std::vector{-1}
+                                        : units;
+    const bool every_position = !position && choice.positions.empty();
+    const auto own_positions = every_position
+                                   ? std::vector<std::pair<int, int>>{{0, -1}}
+                                   : ranges(position, positions);
+    for (const auto& [first, last] : ranges(layer, layers))
+      for (const auto& [from, to] : own_positions)
+        for (const int u : own_units)
+          grid.cells[c].push_back({first, last, from, to, u});
+  }
+  return grid;
+}
+
+}  // namespace mlxterp
