@@ -46,6 +46,7 @@ int run(int argc, char** argv) {
       {"patch", cli::add_patch},
       {"ablate", cli::add_ablate},
       {"causal-trace", cli::add_causal_trace},
+      {"path-patch", cli::add_path_patch},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

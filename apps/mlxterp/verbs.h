@@ -17,6 +17,7 @@ Run add_lens(CLI::App& app);
 Run add_patch(CLI::App& app);
 Run add_ablate(CLI::App& app);
 Run add_causal_trace(CLI::App& app);
+Run add_path_patch(CLI::App& app);
 Run add_verify(CLI::App& app);
 
 }  // namespace mlxterp::cli

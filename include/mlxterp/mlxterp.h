@@ -7,6 +7,7 @@
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
+#include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/analysis/sweep.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/error.h"

@@ -93,6 +93,7 @@ class Walk final : Observer {
       ragged_.longest = std::max(ragged_.longest, length);
     }
     travelling_.clear();
+    kept_.clear();
     auto x = stream;
     std::optional<mx::array> left;
     if (next == start) left = x;
@@ -143,9 +144,14 @@ class Walk final : Observer {
   /** Behind the runs, whose sequences the others are. */
   const std::vector<const Plan*>& travelling() const { return travelling_; }
 
+  /** What was kept of the cells of the last go(). */
+  std::vector<Wavefront::Kept>& kept() { return kept_; }
+
   mx::array at(SiteId site, mx::array value) override {
     if (const auto found = replace_.find(site); found != replace_.end())
-      return replaced(found->second, site, std::move(value));
+      value = replaced(found->second, site, std::move(value));
+    if (std::ranges::find(wave_.keep, site) != wave_.keep.end())
+      keep(site, value);
     if (mixes_ && site == mixes_->v) v_ = value;
     return value;
   }
@@ -229,6 +235,21 @@ class Walk final : Observer {
         size(layer) >= ids.size() || ids[size(layer)] == stream_[size(layer)];
     return stream && plan.join == layer && change.first_layer == layer &&
            change.unit < 0 && change.source >= 0 && change.source != plan.run;
+  }
+
+  void keep(SiteId site, const mx::array& value) {
+    const size_t runs = wave_.runs.size();
+    for (size_t i = 0; i < travelling_.size(); ++i) {
+      const auto& it = ragged_.sequences[runs + i];
+      auto from = mx::Shape(value.ndim(), 0), to = value.shape();
+      from[1] = it.row;
+      to[1] = it.row + it.length;
+      kept_.push_back(
+          {travelling_[i]->cell,
+           site,
+           it.first,
+           mx::squeeze(mx::slice(value, from, to), 0)});
+    }
   }
 
   // What is to be replaced at the sites of one layer.
@@ -403,6 +424,7 @@ class Walk final : Observer {
   std::map<SiteId, size_t> given_;
   std::optional<Mixes> mixes_;
   std::optional<mx::array> rot_q_, rot_k_, v_;
+  std::vector<Wavefront::Kept> kept_;
   std::optional<mx::array> out_;
   int layer_ = 0;
 };
@@ -491,6 +513,10 @@ class Sweeper {
                   "Patching", std::min(1.0, so_far / std::max(total, 1.0)));
           });
       read(walk);
+      for (auto& kept : walk.kept()) {
+        kept.value.eval();
+        result_.kept.push_back(std::move(kept));
+      }
       start = next == layers_ ? layers_ - 1 : next;
       begin = end;
     } while (begin < plans_.size());
