@@ -95,13 +95,16 @@ void put_sweep(
   out["computed"] = sweep.computed;
 }
 
-void save_sweep(
-    const SweepOutput& output,
-    const Sweep& sweep,
-    const std::vector<float>& values,
-    std::map<std::string, Json> metadata) {
-  if (!output.file) return;
+mx::array grid(const Sweep& sweep, const std::vector<float>& values) {
   const auto shape = sweep.shape();
+  return mx::array(values.data(), mx::Shape(shape.begin(), shape.end()));
+}
+
+void save_tensors(
+    const SweepOutput& output,
+    const Tensors& tensors,
+    const std::map<std::string, Json>& metadata) {
+  if (!output.file) return;
   std::vector<std::pair<std::string, std::string>> texts = {
       {"mlxterp_version", MLXTERP_VERSION}};
   for (const auto& [key, value] : metadata)
@@ -110,11 +113,15 @@ void save_sweep(
         key, value.dump(-1, ' ', false, Json::error_handler_t::replace));
   const Uninterrupted writing;
   save_safetensors(
-      *output.file,
-      {{"effect",
-        mx::array(values.data(), mx::Shape(shape.begin(), shape.end()))}},
-      {texts.begin(), texts.end()},
-      output.force);
+      *output.file, tensors, {texts.begin(), texts.end()}, output.force);
+}
+
+void save_sweep(
+    const SweepOutput& output,
+    const Sweep& sweep,
+    const std::vector<float>& values,
+    const std::map<std::string, Json>& metadata) {
+  save_tensors(output, {{"effect", grid(sweep, values)}}, metadata);
 }
 
 void write_page(const SweepOutput& output, const view::Heatmap& map) {
