@@ -4,6 +4,7 @@
 
 #include "mlxterp/analysis/attribute.h"
 #include "mlxterp/analysis/lens.h"
+#include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/core/blas.h"

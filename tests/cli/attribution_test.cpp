@@ -1,4 +1,4 @@
-// mlxterp attribute: its answer, its files, its errors.
+// mlxterp attribute and dla: their answer, their files, their errors.
 
 #include <map>
 #include <nlohmann/json.hpp>
@@ -95,6 +95,74 @@ TEST_F(AttributionCli, UsageErrorsExitWith2) {
     EXPECT_EQ(outcome.out, "") << more[1];
     EXPECT_NE(outcome.err, "") << more[1];
   }
+}
+
+const std::string prompt =
+    "When Mary and John went to the store, John gave a drink to";
+
+TEST_F(AttributionCli, DlaSumsToTheLogitDifference) {
+  const auto file = folder / "dla.safetensors", page = folder / "page.html";
+  const auto outcome = run(
+      {"dla",
+       "demo",
+       prompt,
+       "--metric",
+       "logit_diff( Mary, John)",
+       "--unit",
+       "head",
+       "--json",
+       "-o",
+       file.string(),
+       "--html",
+       page.string()});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto out = json::parse(outcome.out);
+  EXPECT_NEAR(out["sum"].get<double>(), 6.1196, 1e-3);
+  EXPECT_NEAR(out["sum"].get<double>(), out["says"].get<double>(), 1e-4);
+  EXPECT_EQ(out["parts"].size(), 1u + 30 * (9 + 1));
+  EXPECT_EQ(out["parts"][1]["name"], "L0H0");
+  EXPECT_EQ(out["accumulated"].size(), 31u);
+  EXPECT_EQ(Safetensors::open(file).tensors().size(), 4u);
+  EXPECT_NE(read(page).find("Direct logit attribution"), std::string::npos);
+}
+
+TEST_F(AttributionCli, DlaListsTheLargestParts) {
+  for (const auto* unit : {"component", "head", "neuron"}) {
+    const auto outcome = run(
+        {"dla",
+         "demo",
+         prompt,
+         "--metric",
+         "logit_diff( Mary, John)",
+         "--unit",
+         unit,
+         "--top",
+         "3"});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_NE(outcome.out.find(" others"), std::string::npos);
+    EXPECT_NE(outcome.out.find("+6.1196"), std::string::npos);
+    for (size_t at = 0, end = 0; at < outcome.out.size(); at = end + 1) {
+      end = outcome.out.find('\n', at);
+      EXPECT_LE(end - at, 80u) << outcome.out.substr(at, end - at);
+    }
+  }
+}
+
+TEST_F(AttributionCli, DlaUsageErrorsExitWith2) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {},
+      {"--metric", "prob( Mary)"},
+      {"--metric", "logit( Mary)", "--unit", "layer"},
+      {"--metric", "logit( Mary)", "--top", "0"},
+      {"--metric", "logit( Mary)", "--position", "14"},
+      {"--metric", "logit( Mary)", "--unit", "neuron", "--html", "x.html"}};
+  for (auto arguments : wrong) {
+    arguments.insert(arguments.begin(), {"dla", "demo", prompt});
+    const auto outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_EQ(outcome.out, "");
+  }
+  EXPECT_NE(run({"dla", "--help"}).out.find("Example:"), std::string::npos);
 }
 
 }  // namespace
