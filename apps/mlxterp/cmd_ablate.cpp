@@ -86,12 +86,11 @@ void run(const Arguments& arguments) {
       arguments.output,
       sweep,
       values,
-      {.verb = "ablate",
-       .map = std::move(map),
+      {.map = std::move(map),
+       .metric = arguments.metrics.front(),
        .facts =
            {{"model", arguments.model.model},
             {"site", arguments.site},
-            {"metric", arguments.metrics},
             {"how", arguments.how},
             {"raw", arguments.raw}},
        .seconds = seconds});

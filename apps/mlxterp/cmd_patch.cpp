@@ -1,17 +1,14 @@
 // mlxterp patch: which values of one run make another one say what it says.
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <memory>
 
 #include "common.h"
-#include "metric.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/view/terminal.h"
+#include "pairs.h"
 #include "sweep.h"
 #include "verbs.h"
 
@@ -21,146 +18,48 @@ namespace {
 
 struct Arguments {
   ModelArguments model;
-  std::vector<std::string> clean, corrupt, clean_ids, corrupt_ids;
-  bool special = false;
-  std::string site = "resid_pre", direction = "denoise";
-  std::vector<std::string> by = {"layer,pos"}, metrics, aligned;
-  std::vector<std::string> layers, positions, heads, neurons;
+  PairArguments pairs;
+  std::string site = "resid_pre";
   double memory = 0;
-  bool raw = false, plain = false;
+  bool plain = false;
   SweepOutput output;
 };
 
-Inputs::Rows prompts(
-    const InterpretableModel& model,
-    const std::vector<std::string>& texts,
-    const std::vector<std::string>& ids,
-    bool special) {
-  Inputs::Rows rows;
-  for (const auto& text : texts)
-    rows.push_back(model.tokenizer().encode(text, {.parse_special = special}));
-  for (const auto& list : ids)
-    rows.push_back(whole_numbers({list}, "--clean-ids and --corrupt-ids"));
-  return rows;
-}
-
-void check(const Arguments& arguments) {
-  const auto count = [](const auto& texts, const auto& ids, const char* what) {
-    if (texts.empty() && ids.empty())
-      usage(fmt::format("no --{0}; give one, or --{0}-ids", what));
-    if (!texts.empty() && !ids.empty())
-      usage(fmt::format("--{0} and --{0}-ids: give one, not both", what));
-    return texts.size() + ids.size();
-  };
-  const auto clean = count(arguments.clean, arguments.clean_ids, "clean");
-  const auto corrupt =
-      count(arguments.corrupt, arguments.corrupt_ids, "corrupt");
-  if (clean != corrupt)
-    usage(fmt::format(
-        "{} clean and {} corrupted prompts; give as many of each",
-        clean,
-        corrupt));
-  if (arguments.metrics.empty()) usage("no --metric: what is to be measured?");
-  if (arguments.direction != "denoise" && arguments.direction != "noise")
-    usage(fmt::format(
-        "--direction '{}' is neither denoise nor noise",
-        view::escape(arguments.direction)));
+void run(const Arguments& arguments) {
+  const auto& pairs = arguments.pairs;
+  pairs.check();
   if (!std::isfinite(arguments.memory) || arguments.memory < 0)
     usage("--memory is a number of megabytes");
   arguments.output.check();
-}
-
-std::vector<std::pair<int, int>> parse_aligned(
-    const std::vector<std::string>& texts) {
-  std::vector<std::pair<int, int>> pairs;
-  for (const auto& text : split_lists(texts)) {
-    const auto colon = text.find(':');
-    if (colon == std::string::npos)
-      usage(fmt::format(
-          "--align '{}' is not CLEAN:CORRUPT, two positions",
-          view::escape(text)));
-    const auto clean = whole_numbers({text.substr(0, colon)}, "--align");
-    const auto corrupt = whole_numbers({text.substr(colon + 1)}, "--align");
-    if (clean.size() != corrupt.size())
-      usage(fmt::format(
-          "--align '{}': {} positions and {}",
-          view::escape(text),
-          clean.size(),
-          corrupt.size()));
-    for (size_t i = 0; i < clean.size(); ++i)
-      pairs.emplace_back(clean[i], corrupt[i]);
-  }
-  return pairs;
-}
-
-void run(const Arguments& arguments) {
-  check(arguments);
-  const auto by = parse_axes(arguments.by);
-  const auto aligned = parse_aligned(arguments.aligned);
   const auto model = arguments.model.load();
-  const auto ids = [&](const auto& texts, const auto& numbers) {
-    return prompts(model, texts, numbers, arguments.special);
-  };
-  const bool noise = arguments.direction == "noise";
-  PatchOptions options{
-      .clean = ids(arguments.clean, arguments.clean_ids),
-      .corrupt = ids(arguments.corrupt, arguments.corrupt_ids),
-      .site = arguments.site,
-      .by = by,
-      .metric = parse_metric(model, arguments.metrics),
-      .direction = noise ? Direction::noise : Direction::denoise,
-      .layers = whole_numbers(arguments.layers, "--layers"),
-      .positions = whole_numbers(arguments.positions, "--positions"),
-      .heads = whole_numbers(arguments.heads, "--heads"),
-      .neurons = whole_numbers(arguments.neurons, "--neurons"),
-      .aligned = aligned,
-      .plain = arguments.plain,
-      .memory = static_cast<size_t>(arguments.memory * 1e6),
-      .progress = progress(),
-  };
+  auto options = pairs.options(model);
+  options.site = arguments.site;
+  options.plain = arguments.plain;
+  options.memory = static_cast<size_t>(arguments.memory * 1e6);
   Sweep sweep;
   const double seconds = seconds_of([&] { sweep = patch(model, options); });
   end_progress();
-  const auto values = arguments.raw ? sweep.metric : sweep.effect();
+  const auto values = pairs.values(sweep);
 
   auto map = heatmap(model, sweep, values);
   map.kind = "Activation patching";
   for (const auto& label : labels(model, sweep.ids))
     map.heading += label;
-  map.percent = !arguments.raw;
-  const char* from = noise ? "corrupted" : "clean";
-  const char* to = noise ? "clean" : "corrupted";
-  map.about = fmt::format(
-      "{} of {}, patched from the {} run into the {} one. {}",
-      arguments.metrics.front(),
-      arguments.site,
-      from,
-      to,
-      fmt::format(
-          "Clean {:+.4f}, corrupted {:+.4f}.{}",
-          sweep.clean,
-          sweep.corrupt,
-          arguments.raw
-              ? ""
-              : fmt::format(
-                    " In percent: 0 leaves the {} run as it is, 100 makes it "
-                    "say what the {} one says.",
-                    to,
-                    from)));
+  map.percent = !pairs.raw;
+  map.about = pairs.about(arguments.site, sweep);
   report_sweep(
       arguments.model,
       model,
       arguments.output,
       sweep,
       values,
-      {.verb = "patch",
-       .map = std::move(map),
+      {.map = std::move(map),
+       .metric = pairs.metrics.front(),
        .facts =
            {{"model", arguments.model.model},
             {"site", arguments.site},
-            {"metric", arguments.metrics},
-            {"direction", arguments.direction},
-            {"raw", arguments.raw}},
+            {"direction", pairs.direction},
+            {"raw", pairs.raw}},
        .seconds = seconds});
 }
 
@@ -171,36 +70,13 @@ Run add_patch(CLI::App& app) {
   auto& a = *arguments;
   app.description("Which values of one run make another say what it says");
   a.model.add_to(app);
-  add_list(app, "--clean", a.clean, "The clean prompt; again for more pairs");
-  add_list(app, "--corrupt", a.corrupt, "The corrupted prompt of the pair");
-  add_list(app, "--clean-ids", a.clean_ids, "Token ids in place of --clean");
-  add_list(app, "--corrupt-ids", a.corrupt_ids, "and of --corrupt");
-  app.add_flag("--special", a.special, "Read control tokens in prompts");
   app.add_option(
          "--site",
          a.site,
          "resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, "
          "k, v, pattern, mlp.post, ...")
       ->capture_default_str();
-  add_list(app, "--by", a.by, "Axes: layer, pos, head, neuron")
-      ->default_str("layer,pos");
-  add_list(app, "--metric", a.metrics, metric_help);
-  app.add_option(
-         "--direction",
-         a.direction,
-         "denoise: clean values into the corrupted run; noise: the "
-         "other way")
-      ->capture_default_str();
-  app.add_flag("--raw", a.raw, "The metric itself, not its share of the way");
-  add_list(app, "--layers", a.layers, "Only these: 0,5,10..20,-1");
-  add_list(app, "--positions", a.positions, "Only these positions");
-  add_list(app, "--heads", a.heads, "Only these heads");
-  add_list(app, "--neurons", a.neurons, "Only these neurons");
-  add_list(
-      app,
-      "--align",
-      a.aligned,
-      "CLEAN:CORRUPT positions that stand for each other, 0..5:1..6");
+  a.pairs.add_to(app);
   app.add_option("--memory", a.memory, "MB that the sweep may take at once");
   app.add_flag("--plain", a.plain, "One forward pass a cell, to compare with");
   a.output.add_to(app);

@@ -106,14 +106,13 @@ void run(const Arguments& arguments) {
       arguments.output,
       sweep,
       values,
-      {.verb = "path-patch",
-       .map = std::move(map),
+      {.map = std::move(map),
+       .metric = arguments.metrics.front(),
        .facts =
            {{"model", arguments.model.model},
             {"senders", arguments.senders},
             {"receivers", arguments.receivers},
             {"direct", arguments.direct},
-            {"metric", arguments.metrics},
             {"direction", arguments.direction},
             {"raw", arguments.raw}},
        .seconds = seconds});

@@ -47,6 +47,8 @@ int run(int argc, char** argv) {
       {"ablate", cli::add_ablate},
       {"causal-trace", cli::add_causal_trace},
       {"path-patch", cli::add_path_patch},
+      {"attribute", cli::add_attribute},
+      {"dla", cli::add_dla},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

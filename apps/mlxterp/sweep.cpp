@@ -99,13 +99,16 @@ void put_sweep(
   out["rows"] = sweep.rows;
 }
 
-void save_sweep(
-    const SweepOutput& output,
-    const Sweep& sweep,
-    const std::vector<float>& values,
-    std::map<std::string, Json> metadata) {
-  if (!output.file) return;
+mx::array grid(const Sweep& sweep, const std::vector<float>& values) {
   const auto shape = sweep.shape();
+  return mx::array(values.data(), mx::Shape(shape.begin(), shape.end()));
+}
+
+void save_tensors(
+    const SweepOutput& output,
+    const Tensors& tensors,
+    const std::map<std::string, Json>& metadata) {
+  if (!output.file) return;
   std::vector<std::pair<std::string, std::string>> texts = {
       {"mlxterp_version", MLXTERP_VERSION}};
   for (const auto& [key, value] : metadata)
@@ -114,11 +117,15 @@ void save_sweep(
         key, value.dump(-1, ' ', false, Json::error_handler_t::replace));
   const Uninterrupted writing;
   save_safetensors(
-      *output.file,
-      {{"effect",
-        mx::array(values.data(), mx::Shape(shape.begin(), shape.end()))}},
-      {texts.begin(), texts.end()},
-      output.force);
+      *output.file, tensors, {texts.begin(), texts.end()}, output.force);
+}
+
+void save_sweep(
+    const SweepOutput& output,
+    const Sweep& sweep,
+    const std::vector<float>& values,
+    const std::map<std::string, Json>& metadata) {
+  save_tensors(output, {{"effect", grid(sweep, values)}}, metadata);
 }
 
 void write_page(const SweepOutput& output, const view::Heatmap& map) {
@@ -136,9 +143,10 @@ void report_sweep(
     const std::vector<float>& values,
     SweepReport report) {
   const double forward = forward_seconds(model, sweep.ids);
-  report.facts["ids"] = sweep.ids;
-  save_sweep(output, sweep, values, report.facts);
-  report.facts.erase("ids");
+  auto metadata = report.facts;
+  metadata["ids"] = sweep.ids;
+  metadata["metric"] = report.metric;
+  save_sweep(output, sweep, values, metadata);
   write_page(output, report.map);
   const auto cells = static_cast<double>(sweep.cells() * sweep.pairs);
   if (!arguments.json) {
@@ -159,8 +167,10 @@ void report_sweep(
   const auto names = labels(model, sweep.ids);
   for (size_t i = 0; i < names.size(); ++i)
     out["tokens"].push_back({{"id", sweep.ids[i]}, {"text", names[i]}});
-  out["clean"] = number(sweep.clean);
-  out["corrupt"] = number(sweep.corrupt);
+  out["metric"] = {
+      {"name", report.metric},
+      {"clean", number(sweep.clean)},
+      {"corrupt", number(sweep.corrupt)}};
   out["pairs"] = sweep.pairs;
   put_sweep(out, sweep, values);
   out["spread"] = Json::array();

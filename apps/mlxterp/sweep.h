@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common.h"
@@ -36,21 +37,32 @@ view::Heatmap heatmap(
 /** axes, shape, effect (values, the last axis fastest), cells, computed. */
 void put_sweep(Json& out, const Sweep& sweep, const std::vector<float>& values);
 
-/** The tensor `effect` with its axes, and metadata as JSON. */
+/** A sweep's numbers with its axes. */
+mlx::core::array grid(const Sweep& sweep, const std::vector<float>& values);
+
+using Tensors = std::vector<std::pair<std::string, mlx::core::array>>;
+
+/** -o, where it is asked for, with metadata as JSON. */
+void save_tensors(
+    const SweepOutput& output,
+    const Tensors& tensors,
+    const std::map<std::string, Json>& metadata);
+
+/** The tensor `effect` alone. */
 void save_sweep(
     const SweepOutput& output,
     const Sweep& sweep,
     const std::vector<float>& values,
-    std::map<std::string, Json> metadata);
+    const std::map<std::string, Json>& metadata);
 
 /** The page, where one is asked for. */
 void write_page(const SweepOutput& output, const view::Heatmap& map);
 
 /** What the verbs tell of a sweep beside its numbers. */
 struct SweepReport {
-  std::string verb;
   view::Heatmap map;
-  std::map<std::string, Json> facts;  ///< Model, site, metric, ...
+  std::string metric;
+  std::map<std::string, Json> facts;  ///< Model, site, direction, ...
   double seconds = 0;
 };
 

@@ -18,6 +18,8 @@ Run add_patch(CLI::App& app);
 Run add_ablate(CLI::App& app);
 Run add_causal_trace(CLI::App& app);
 Run add_path_patch(CLI::App& app);
+Run add_attribute(CLI::App& app);
+Run add_dla(CLI::App& app);
 Run add_verify(CLI::App& app);
 
 }  // namespace mlxterp::cli

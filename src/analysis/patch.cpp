@@ -4,8 +4,8 @@
 #include <cmath>
 #include <optional>
 
-#include "analysis/grid.h"
 #include "analysis/means.h"
+#include "analysis/pairs.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "analysis/wavefront.h"
@@ -18,44 +18,20 @@ namespace mlxterp {
 
 namespace {
 
-// One pair of prompts, as the run that is patched and the one it takes from.
-struct Pair {
-  std::vector<int> run, source;
-  std::vector<int> aligned;  // by position of `run`, -1 none; empty: the same
-};
-
 class Patcher {
  public:
   Patcher(const InterpretableModel& model, const PatchOptions& options)
       : model_(model),
         options_(options),
         site_(layer_site(model, options.site)),
-        pairs_(make_pairs()) {
-    std::vector<size_t> lengths;
-    for (const auto& pair : pairs_)
-      lengths.push_back(pair.run.size());
-    grid_ = make_grid(
-        model,
-        site_,
-        {options.by,
-         options.layers,
-         options.positions,
-         options.heads,
-         options.neurons},
-        lengths,
-        "patch");
-    for (size_t i = 0; i < pairs_.size(); ++i)
-      metrics_.push_back(readout(model, options.metric, i, pairs_.size()));
-    for (size_t i = 0; i < pairs_.size(); ++i) {
-      const auto& [run, source, aligned] = pairs_[i];
-      for (const auto* ids : {&run, &source})
-        check_length(metrics_[i], ids->size(), "patch");
-    }
+        pairs_(make_pairs("patch", model, options)),
+        grid_(make_grid("patch", model, options, site_, pairs_)),
+        metrics_(readouts("patch", model, options.metric, pairs_)) {
+    out_.axes = grid_.axes;
   }
 
   Sweep sweep() {
     const auto& places = grid_.cells;
-    out_.axes = grid_.axes;
     Averages averages(places.size());
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
@@ -79,81 +55,6 @@ class Patcher {
   }
 
  private:
-  std::vector<Pair> make_pairs() const {
-    const auto clean = model_.token_ids(options_.clean);
-    const auto corrupt = model_.token_ids(options_.corrupt);
-    if (clean.size() != corrupt.size())
-      fail(
-          ErrorKind::usage,
-          "[patch] {} clean and {} corrupted prompts; give as many of each",
-          clean.size(),
-          corrupt.size());
-    const bool denoise = options_.direction == Direction::denoise;
-    std::vector<Pair> pairs;
-    for (size_t i = 0; i < clean.size(); ++i) {
-      if (clean[i].size() != corrupt[i].size() && options_.aligned.empty())
-        fail(
-            ErrorKind::usage,
-            "[patch] pair {}: the clean prompt has {} tokens, the corrupted "
-            "one {}; make them equally long, or say which positions stand for "
-            "each other (aligned)",
-            i,
-            clean[i].size(),
-            corrupt[i].size());
-      const auto& rope = model_.decoder().config().rope;
-      if (!rope.alike(
-              static_cast<int>(clean[i].size()),
-              static_cast<int>(corrupt[i].size())))
-        fail(
-            ErrorKind::usage,
-            "[patch] this model's rotary embedding turns prompts of {} and {} "
-            "tokens otherwise; make them equally long",
-            clean[i].size(),
-            corrupt[i].size());
-      Pair pair{
-          denoise ? corrupt[i] : clean[i], denoise ? clean[i] : corrupt[i], {}};
-      if (!options_.aligned.empty()) {
-        pair.aligned.assign(pair.run.size(), -1);
-        for (const auto& [in_clean, in_corrupt] : options_.aligned) {
-          const int at = denoise ? in_corrupt : in_clean;
-          const int from = denoise ? in_clean : in_corrupt;
-          if (at < 0 || from < 0 ||
-              static_cast<size_t>(at) >= pair.run.size() ||
-              static_cast<size_t>(from) >= pair.source.size())
-            fail(
-                ErrorKind::out_of_range,
-                "[patch] the aligned positions {} (clean) and {} (corrupted) "
-                "are out of range; the prompts have {} and {} tokens",
-                in_clean,
-                in_corrupt,
-                clean[i].size(),
-                corrupt[i].size());
-          pair.aligned[static_cast<size_t>(at)] = from;
-        }
-      }
-      pairs.push_back(std::move(pair));
-    }
-    return pairs;
-  }
-
-  // To the end of a prompt, and without positions that stand for none.
-  std::vector<Place> of_pair(
-      const std::vector<Place>& places, const Pair& pair) const {
-    std::vector<Place> out;
-    for (auto place : places) {
-      if (place.to < 0) place.to = static_cast<int>(pair.run.size()) - 1;
-      if (pair.aligned.empty()) {
-        out.push_back(place);
-        continue;
-      }
-      for (int p = place.from; p <= place.to; ++p)
-        if (pair.aligned[static_cast<size_t>(p)] >= 0)
-          out.push_back(
-              {place.first_layer, place.last_layer, p, p, place.unit});
-    }
-    return out;
-  }
-
   Wavefront::Result together(
       size_t pair_index, const std::vector<std::vector<Place>>& places) const {
     const auto& pair = pairs_[pair_index];
@@ -300,8 +201,8 @@ class Patcher {
   const PatchOptions& options_;
   LayerSite site_;
   std::vector<Pair> pairs_;
-  std::vector<Readout> metrics_;
   Grid grid_;
+  std::vector<Readout> metrics_;
   Sweep out_;
 };
 

@@ -1,5 +1,9 @@
 #include "analysis/sites.h"
 
+#include <algorithm>
+#include <initializer_list>
+#include <string_view>
+
 #include "core/fail.h"
 
 namespace mx = mlx::core;
@@ -54,8 +58,15 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   const auto swept = out.pattern ? "attn.z" : post ? "resid_pre" : out.relative;
   for (int i = 0; i < layers; ++i)
     out.ids.push_back(sites.find(fmt::format("layers.{}.{}", i, swept)));
-  // Shapes are known before anything is computed.
-  if (out.heads == 0) {
+  const auto named = [&](std::initializer_list<std::string_view> names) {
+    return std::ranges::find(names, out.relative) != names.end();
+  };
+  if (named({"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"})) {
+    out.width = config.d_model;
+  } else if (named({"attn.q", "attn.k", "attn.v", "attn.z"})) {
+    out.width = config.d_head;
+  } else if (!out.pattern) {
+    // Shapes are known before anything is computed.
     auto trace = model.trace(std::vector<int>{0});
     out.width = model[out.name_of(0)].output().value().shape(-1);
   }

@@ -14,7 +14,7 @@ struct LayerSite {
   std::vector<SiteId> ids;
   Layout layout = Layout::features;
   int heads = 0;         ///< 0: none.
-  int width = 0;         ///< Of the last axis.
+  int width = 0;         ///< Of the last axis, d_head where there are heads.
   bool pattern = false;  ///< ids are those of z, which it is patched through.
   /** ids are those of the next layer's resid_pre, which resid_post is. */
   int shift = 0;

@@ -60,10 +60,11 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
   const auto logits = tap(pass, router_logits_, router(x, pass));
   const auto probabilities = mx::softmax(mx::astype(logits, mx::float32), -1);
   const int k = config_.top_k;
-  auto chosen = mx::slice(
+  // Which experts run is a choice: derivatives do not go through it.
+  auto chosen = mx::stop_gradient(mx::slice(
       mx::argsort(mx::negative(probabilities), -1),
       {0, 0, 0},
-      {x.shape(0), x.shape(1), k});
+      {x.shape(0), x.shape(1), k}));
   chosen = tap(pass, expert_indices_, std::move(chosen));
   auto weights = mx::take_along_axis(probabilities, chosen, -1);
   if (config_.normalize)

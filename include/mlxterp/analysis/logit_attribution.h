@@ -1,0 +1,93 @@
+// mlxterp/analysis/logit_attribution.h: direct logit attribution, a logit as
+// the sum of what each part of the model writes for it.
+
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "mlxterp/analysis/metric.h"
+#include "mlxterp/core/progress.h"
+#include "mlxterp/trace/model.h"
+
+namespace mlxterp {
+
+/** How finely a layer is taken apart. */
+enum class Unit {
+  component,  ///< What attention and MLP add: attn_out, mlp_out.
+  head,       ///< Each head through W_O, and the MLP whole.
+  neuron,     ///< Each neuron through W_out, and attention whole.
+};
+
+struct LogitAttributionOptions {
+  /** One or several; what their parts write is averaged. */
+  Inputs prompts;
+  /** logit or logit_diff: a direction in the unembedding; at its position. */
+  Metric metric;
+  Unit unit = Unit::component;
+  Progress progress = {};
+};
+
+/** One summand of a logit. A value. */
+struct LogitPart {
+  enum class Kind {
+    embed,
+    pos_embed,
+    attn_out,
+    mlp_out,
+    head,
+    neuron,
+    attn_bias,  ///< Of W_O, and of a norm behind it.
+    mlp_bias,   ///< Of W_out, alike.
+    ln_final_bias,
+    unembed_bias,
+  };
+  Kind kind = Kind::embed;
+  int layer = -1;    ///< -1: none.
+  int unit = -1;     ///< The head or neuron, -1: none.
+  float value = 0;   ///< Mean over prompts.
+  float spread = 0;  ///< Standard deviation over them.
+
+  /** "embed", "layers.3.attn_out", "L3H7", "L3N120", "layers.3.attn_bias". */
+  std::string name() const;
+};
+
+/** "embed", "attn_out", "head", "ln_final_bias", ... */
+const char* name(LogitPart::Kind kind);
+
+struct LogitAttribution {
+  std::vector<LogitPart> parts;  ///< In the model's order.
+  /** [layer + 1]: what the residual stream says before each layer and at the
+   * end: the sum of all parts so far and of the last two biases. */
+  std::vector<float> accumulated;
+  float sum = 0;      ///< Of all parts: the metric before any softcap.
+  float model = 0;    ///< The metric as the model computes it, behind the cap.
+  float softcap = 0;  ///< Where not 0: logits are softcap * tanh(x / softcap).
+  int layers = 0;
+  size_t prompts = 0;
+  std::vector<int> ids;  ///< The first prompt.
+};
+
+/**
+ * Direct logit attribution (Elhage et al., 2021, "A mathematical framework for
+ * transformer circuits"; nostalgebraist, 2020), as TransformerLens' logit_attrs
+ * of decompose_resid, stack_head_results and get_full_resid_decomposition, and
+ * accumulated_resid with its final norm: what a part wrote to the residual
+ * stream at the metric's position, read by the final norm and the unembedding.
+ *
+ * The norm's divisor is the one of the actual run, held fixed, and its gain
+ * belongs to the direction; LayerNorm's mean is subtracted of each part. So
+ * are norms behind attention and MLP (Gemma 2, OLMo 2) when a layer is taken
+ * apart, and factors of the residual stream (Granite) and of the logits
+ * (Cohere). Biases are parts of their own. With a position embedding, embed is
+ * what enters layer 0 less that. A layer of experts stays one part.
+ *
+ * In float32; the parts sum to the logit but for rounding. One pass a prompt;
+ * evaluates. Throws usage for another metric, for neurons of a model that has
+ * none outside its experts; unknown_name, out_of_range.
+ */
+LogitAttribution logit_attribution(
+    const InterpretableModel& model, const LogitAttributionOptions& options);
+
+}  // namespace mlxterp

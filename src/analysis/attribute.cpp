@@ -1,0 +1,506 @@
+#include "mlxterp/analysis/attribute.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include "analysis/pairs.h"
+#include "analysis/readout.h"
+#include "analysis/sites.h"
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlx/utils.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// Rows of one pass beyond which a larger one is no faster.
+constexpr int rows_that_pay = 1024;
+
+mx::array ints(const std::vector<int>& values) {
+  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
+}
+
+// Rows [from, to) of the first axis.
+mx::array rows(const mx::array& x, int from, int to) {
+  auto first = mx::Shape(x.ndim(), 0), last = x.shape();
+  first[0] = from;
+  last[0] = to;
+  return mx::slice(x, first, last);
+}
+
+// Adds to each watched value what is differentiated by: nothing. All gradients
+// are then those of one connected graph.
+class Probe final : public Observer {
+ public:
+  Probe(size_t sites, const std::vector<SiteId>& watched)
+      : index_(sites, -1), values(watched.size()) {
+    for (size_t i = 0; i < watched.size(); ++i)
+      index_[static_cast<size_t>(watched[i])] = static_cast<int>(i);
+  }
+
+  mx::array at(SiteId site, mx::array value) override {
+    const int i = index(site);
+    if (i < 0) return value;
+    values[static_cast<size_t>(i)] = value;
+    const auto& added = (*nothings)[static_cast<size_t>(i)];
+    return mx::add(value, mx::astype(added, value.dtype()));
+  }
+  bool edits(SiteId site) const override { return index(site) >= 0; }
+  void offer(SiteId, std::function<mx::array()>) override {}
+
+ private:
+  int index(SiteId site) const {
+    return site < 0 ? -1 : index_[static_cast<size_t>(site)];
+  }
+
+  std::vector<int> index_;  // by site, -1: not watched
+
+ public:
+  /** Of one pass. */
+  const std::vector<mx::array>* nothings = nullptr;
+  std::vector<std::optional<mx::array>> values;
+};
+
+class Attributor {
+ public:
+  Attributor(const InterpretableModel& model, const AttributeOptions& options)
+      : model_(model),
+        decoder_(model.decoder()),
+        options_(options),
+        pairs_(make_pairs("attribute", model, of_site(""))) {
+    check();
+    std::set<SiteId> known;
+    for (const auto& name : options.sites) {
+      auto& it = sites_.emplace_back();
+      it.site = layer_site(model, name);
+      it.grid = make_grid("attribute", model, of_site(name), it.site, pairs_);
+      it.by_unit = it.site.heads > 0 || !options.neurons.empty() ||
+                   std::ranges::count(options.by, Axis::neuron) > 0;
+      if (it.site.pattern && !options.aligned.empty())
+        fail(
+            ErrorKind::usage,
+            "[attribute] patterns of prompts that do not match position by "
+            "position cannot be compared; take z");
+      std::set<int> layers;
+      for (const auto& cell : it.grid.cells)
+        for (const auto& place : cell)
+          for (int i = place.first_layer; i <= place.last_layer; ++i)
+            layers.insert(i);
+      it.first = watched_.size();
+      it.layers.assign(layers.begin(), layers.end());
+      for (const int layer : layers) {
+        watched_.push_back(model.sites().find(it.site.name_of(layer)));
+        if (!known.insert(watched_.back()).second)
+          fail(
+              ErrorKind::usage,
+              "[attribute] the site '{}' twice",
+              printable(name));
+      }
+    }
+    metrics_ = readouts("attribute", model, options.metric, pairs_);
+  }
+
+  std::vector<Attribution> attributions() {
+    std::vector<Attribution> out;
+    for (size_t s = 0; s < sites_.size(); ++s) {
+      auto& sweep = out.emplace_back().sweep;
+      out[s].site = options_.sites[s];
+      sweep.axes = sites_[s].grid.axes;
+      sweep.direction = options_.direction;
+      sweep.pairs = pairs_.size();
+      sweep.ids = pairs_[0].run;
+      const auto cells = sites_[s].grid.cells.size();
+      sweep.computed = cells * pairs_.size();
+      sweep.metric.resize(cells);
+      sweep.spread.resize(cells);
+    }
+    std::vector<std::vector<double>> sums(sites_.size()), squares;
+    for (size_t s = 0; s < sites_.size(); ++s)
+      sums[s].resize(out[s].sweep.cells());
+    squares = sums;
+    double run = 0, source = 0;
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      const auto parts = parts_of(i);
+      for (size_t s = 0; s < sites_.size(); ++s)
+        for (size_t c = 0; c < sums[s].size(); ++c) {
+          const double value =
+              parts.run + cell(sites_[s], c, pairs_[i], parts.rows);
+          if (!std::isfinite(value))
+            fail(
+                ErrorKind::usage,
+                "[attribute] '{}' at '{}' is {} in cell {} of pair {}; does "
+                "the metric divide by zero, or the model overflow in this "
+                "precision?",
+                printable(options_.metric.name),
+                printable(out[s].site),
+                value,
+                c,
+                i);
+          sums[s][c] += value;
+          squares[s][c] += value * value;
+        }
+      run += parts.run;
+      source += parts.source;
+    }
+    const auto pairs = static_cast<double>(pairs_.size());
+    const bool denoise = options_.direction == Direction::denoise;
+    for (size_t s = 0; s < sites_.size(); ++s) {
+      auto& sweep = out[s].sweep;
+      sweep.clean = static_cast<float>((denoise ? source : run) / pairs);
+      sweep.corrupt = static_cast<float>((denoise ? run : source) / pairs);
+      for (size_t c = 0; c < sums[s].size(); ++c) {
+        const double mean = sums[s][c] / pairs;
+        const double variance = squares[s][c] / pairs - mean * mean;
+        sweep.metric[c] = static_cast<float>(mean);
+        sweep.spread[c] =
+            static_cast<float>(std::sqrt(std::max(0.0, variance)));
+      }
+    }
+    return out;
+  }
+
+ private:
+  struct Site {
+    LayerSite site;
+    Grid grid;
+    bool by_unit = false;     // heads, or neurons told apart
+    size_t first = 0;         // in watched_, its first layer
+    std::vector<int> layers;  // that are watched, in order
+  };
+
+  // Of one pair, by what is watched: [pos, unit], summed over the rest.
+  struct Parts {
+    std::vector<mx::array> rows;
+    double run = 0, source = 0;  // the metric
+  };
+
+  PatchOptions of_site(const std::string& site) const {
+    return {
+        .clean = options_.clean,
+        .corrupt = options_.corrupt,
+        .site = site,
+        .by = options_.by,
+        .metric = {},
+        .direction = options_.direction,
+        .layers = options_.layers,
+        .positions = options_.positions,
+        .heads = options_.heads,
+        .neurons = options_.neurons,
+        .aligned = options_.aligned};
+  }
+
+  void check() const {
+    if (options_.sites.empty())
+      fail(ErrorKind::usage, "[attribute] no site; name one, say resid_pre");
+    if (options_.steps < 1)
+      fail(
+          ErrorKind::usage,
+          "[attribute] {} steps; give 1, or more for integrated gradients",
+          options_.steps);
+    if (options_.metric.kind == Metric::Kind::rank)
+      fail(
+          ErrorKind::usage,
+          "[attribute] a rank has no gradient; measure logit, logit_diff or "
+          "log_prob");
+  }
+
+  // Zero, but differentiated by; one for all rows of the batch.
+  mx::array nothing(const Site& it, int length) const {
+    const auto& site = it.site;
+    mx::Shape shape{1, length, site.width};
+    if (site.pattern)
+      shape = {1, site.heads, length, length};
+    else if (site.heads > 0)
+      shape = {1, length, site.heads, site.width};
+    return mx::zeros(shape, mx::float32);
+  }
+
+  // What enters layer 0: [1, pos, d_model] of the source, and of the run and of
+  // the points on the way to it, [step, pos, d_model].
+  std::pair<mx::array, mx::array> embedded(const Pair& pair, int length) const {
+    std::vector<int> ids(static_cast<size_t>(2 * length));
+    std::ranges::copy(pair.source, ids.begin());
+    std::ranges::copy(pair.run, ids.begin() + length);
+    Pass pass;
+    const auto both =
+        decoder_.embedded(mx::reshape(ints(ids), {2, length}), pass);
+    const auto source = rows(both, 0, 1), run = rows(both, 1, 2);
+    if (options_.steps == 1) return {source, run};
+    const auto way = mx::subtract(aligned(source, pair, run), run);
+    std::vector<float> shares;
+    for (int k = 0; k < options_.steps; ++k)
+      shares.push_back(
+          static_cast<float>(k) / static_cast<float>(options_.steps));
+    const auto share = mx::astype(
+        mx::array(shares.data(), {options_.steps, 1, 1}), run.dtype());
+    return {source, mx::add(run, mx::multiply(share, way))};
+  }
+
+  // Of [1, pos, ...], the source's value at each position of the run; that of
+  // `run` where none stands for it.
+  static mx::array aligned(
+      const mx::array& source, const Pair& pair, const mx::array& run) {
+    if (pair.aligned.empty()) return source;
+    std::vector<int> from;
+    for (int p = 0; p < run.shape(1); ++p) {
+      const bool real = p < static_cast<int>(pair.run.size());
+      const int at = real ? pair.source_of(p) : -1;
+      from.push_back(at < 0 ? source.shape(1) + p : at);
+    }
+    return mx::take(mx::concatenate({source, run}, 1), ints(from), 1);
+  }
+
+  // The metric of each row of x, [row, pos, d_model]: float32 [row].
+  mx::array measured(
+      const mx::array& x,
+      const std::vector<int>& ids,
+      const Readout& metric,
+      const std::optional<mx::array>& reference) const {
+    const int n = static_cast<int>(ids.size());
+    if (!metric.every_position()) {
+      const int at = metric.position_in(n);
+      return metric.values(logits(mx::take(x, at, 1), metric), reference, {});
+    }
+    const int batch = x.shape(0), d_model = x.shape(2);
+    const auto read = mx::slice(x, {0, 0, 0}, {batch, n - 1, d_model});
+    std::vector<int> next;
+    for (int i = 0; i < batch; ++i)
+      next.insert(next.end(), ids.begin() + 1, ids.end());
+    const auto values = metric.values(
+        logits(mx::reshape(read, {-1, d_model}), metric), reference, next);
+    return mx::mean(mx::reshape(values, {batch, n - 1}), 1);
+  }
+
+  // Rows [row, d_model] to [row, column], float32.
+  mx::array logits(const mx::array& x, const Readout& metric) const {
+    Pass pass;
+    const auto columns = metric.columns();
+    const auto normed = decoder_.ln_final(x, pass);
+    return mx::astype(
+        columns.empty() ? decoder_.unembed(normed, pass)
+                        : decoder_.unembed.of_tokens(normed, columns),
+        mx::float32);
+  }
+
+  Parts parts_of(size_t index) const {
+    const auto& pair = pairs_[index];
+    const auto& metric = metrics_[index];
+    const int length =
+        static_cast<int>(std::max(pair.run.size(), pair.source.size()));
+    std::vector<mx::array> nothings;
+    for (const auto& it : sites_)
+      nothings.insert(nothings.end(), it.layers.size(), nothing(it, length));
+
+    const auto [source, line] = embedded(pair, length);
+    const int chunk = std::max(1, rows_that_pay / length);
+    const bool denoise = options_.direction == Direction::denoise;
+    std::optional<mx::array> reference;
+    std::vector<mx::array> gradients, differences;
+    Parts parts;
+    for (int done = 0; done < options_.steps; done += chunk) {
+      report(index, done);
+      const int lines = std::min(chunk, options_.steps - done);
+      auto batch = rows(line, done, done + lines);
+      // The source runs along with the first.
+      const int first = done == 0 ? 1 : 0;
+      if (first) batch = mx::concatenate({source, batch}, 0);
+      Probe probe(model_.sites().size(), watched_);
+      std::optional<mx::array> of_source;
+      auto [values, grads] = mx::vjp(
+          [&](const std::vector<mx::array>& added) {
+            probe.nothings = &added;
+            Pass pass(probe);
+            auto x = batch;
+            for (const auto& layer : decoder_.layers)
+              x = (*layer)(x, pass);
+            if (first && metric.needs_reference()) {
+              const int row = denoise ? 0 : 1;
+              const auto& ids = denoise ? pair.source : pair.run;
+              const int at = metric.position_in(static_cast<int>(ids.size()));
+              reference = mx::stop_gradient(
+                  logits(mx::take(rows(x, row, row + 1), at, 1), metric));
+            }
+            if (first)
+              of_source = mx::stop_gradient(
+                  measured(rows(x, 0, 1), pair.source, metric, reference));
+            return std::vector{measured(
+                rows(x, first, first + lines), pair.run, metric, reference)};
+          },
+          nothings,
+          {mx::ones({lines})});
+      if (first)
+        for (const auto& value : probe.values)
+          differences.push_back(difference(value.value(), pair));
+      if (gradients.empty())
+        gradients = std::move(grads);
+      else
+        for (size_t i = 0; i < grads.size(); ++i)
+          gradients[i] = mx::add(gradients[i], grads[i]);
+      const bool last = done + lines == options_.steps;
+      if (last)
+        for (const auto& it : sites_)
+          for (size_t i = it.first; i < it.first + it.layers.size(); ++i)
+            parts.rows.push_back(
+                contracted(it, gradients[i], differences[i], pair));
+      auto wanted = last ? parts.rows : gradients;
+      if (first) {
+        wanted.push_back(values[0]);
+        wanted.push_back(*of_source);
+        if (!last)
+          wanted.insert(wanted.end(), differences.begin(), differences.end());
+        if (reference) wanted.push_back(*reference);
+      }
+      mx::eval(std::move(wanted));
+      if (first) {
+        parts.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
+        parts.source = static_cast<double>(of_source->item<float>());
+      }
+    }
+    report(index, options_.steps);
+    return parts;
+  }
+
+  void report(size_t pair, int steps) const {
+    if (!options_.progress) return;
+    options_.progress(
+        "Attributing",
+        (static_cast<double>(pair) + steps / double(options_.steps)) /
+            static_cast<double>(pairs_.size()));
+  }
+
+  // The source's value less the run's, of rows 0 and 1 of a batch.
+  static mx::array difference(const mx::array& value, const Pair& pair) {
+    const auto run = mx::astype(rows(value, 1, 2), mx::float32);
+    const auto source = mx::astype(rows(value, 0, 1), mx::float32);
+    return mx::subtract(aligned(source, pair, run), run);
+  }
+
+  // Gradient times difference as [pos, unit], of the run's own positions.
+  mx::array contracted(
+      const Site& it,
+      const mx::array& gradient,
+      const mx::array& difference,
+      const Pair& pair) const {
+    auto x = mx::multiply(gradient, difference);
+    if (it.by_unit && it.site.heads == 0)
+      x = mx::squeeze(x, 0);
+    else
+      x = mx::squeeze(mx::sum(x, -1), 0);
+    if (it.site.pattern) x = mx::transpose(x);
+    if (x.ndim() == 1) x = mx::expand_dims(x, 1);
+    x = rows(x, 0, static_cast<int>(pair.run.size()));
+    return mx::contiguous(
+        mx::divide(x, mx::array(static_cast<float>(options_.steps))));
+  }
+
+  static double cell(
+      const Site& it,
+      size_t index,
+      const Pair& pair,
+      const std::vector<mx::array>& parts) {
+    double sum = 0;
+    for (const auto& place : of_pair(it.grid.cells[index], pair))
+      for (size_t i = 0; i < it.layers.size(); ++i) {
+        if (it.layers[i] < place.first_layer || it.layers[i] > place.last_layer)
+          continue;
+        const auto& part = parts[it.first + i];
+        const int units = part.shape(1);
+        const int from = std::max(place.unit, 0);
+        const int to = place.unit < 0 ? units : place.unit + 1;
+        const auto* data = part.data<float>();
+        for (int p = place.from; p <= place.to; ++p)
+          for (int u = from; u < to; ++u)
+            sum += static_cast<double>(data[p * units + u]);
+      }
+    return sum;
+  }
+
+  const InterpretableModel& model_;
+  const Decoder& decoder_;
+  const AttributeOptions& options_;
+  std::vector<Pair> pairs_;
+  std::vector<Site> sites_;
+  std::vector<SiteId> watched_;
+  std::vector<Readout> metrics_;
+};
+
+// Of equal values, the mean of their ranks.
+std::vector<double> ranks(const std::vector<double>& values) {
+  std::vector<size_t> order(values.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::sort(order, {}, [&](size_t i) { return values[i]; });
+  std::vector<double> out(values.size());
+  for (size_t i = 0; i < order.size();) {
+    size_t end = i;
+    while (end < order.size() && values[order[end]] == values[order[i]])
+      ++end;
+    const double rank = static_cast<double>(i + end - 1) / 2;
+    for (; i < end; ++i)
+      out[order[i]] = rank;
+  }
+  return out;
+}
+
+double correlation(const std::vector<double>& a, const std::vector<double>& b) {
+  const auto n = static_cast<double>(a.size());
+  const double mean_a = std::accumulate(a.begin(), a.end(), 0.0) / n;
+  const double mean_b = std::accumulate(b.begin(), b.end(), 0.0) / n;
+  double both = 0, of_a = 0, of_b = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    both += (a[i] - mean_a) * (b[i] - mean_b);
+    of_a += (a[i] - mean_a) * (a[i] - mean_a);
+    of_b += (b[i] - mean_b) * (b[i] - mean_b);
+  }
+  return both / std::sqrt(of_a * of_b);  // 0 / 0: NaN
+}
+
+}  // namespace
+
+std::vector<float> Attribution::attributions() const {
+  const float run =
+      sweep.direction == Direction::denoise ? sweep.corrupt : sweep.clean;
+  auto out = sweep.metric;
+  for (auto& value : out)
+    value -= run;
+  return out;
+}
+
+std::vector<Attribution> attribute(
+    const InterpretableModel& model, const AttributeOptions& options) {
+  return Attributor(model, options).attributions();
+}
+
+Agreement compare(const Sweep& exact, const Sweep& approximate, size_t worst) {
+  const auto same = [](const Sweep::Range& a, const Sweep::Range& b) {
+    return a.axis == b.axis && a.values == b.values;
+  };
+  if (!std::ranges::equal(exact.axes, approximate.axes, same) ||
+      exact.cells() != approximate.cells() || exact.cells() == 0)
+    fail(
+        ErrorKind::usage,
+        "[compare] the sweeps have {} and {} cells that are not the same; "
+        "sweep both by the same axes",
+        exact.cells(),
+        approximate.cells());
+  const std::vector<double> a(exact.metric.begin(), exact.metric.end());
+  const std::vector<double> b(
+      approximate.metric.begin(), approximate.metric.end());
+  Agreement out{correlation(a, b), correlation(ranks(a), ranks(b)), {}};
+  std::vector<size_t> order(a.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(
+      order, std::greater<>(), [&](size_t i) { return std::abs(a[i] - b[i]); });
+  for (size_t i = 0; i < std::min(worst, order.size()); ++i)
+    out.worst.push_back(
+        {order[i], exact.metric[order[i]], approximate.metric[order[i]]});
+  return out;
+}
+
+}  // namespace mlxterp
