@@ -89,8 +89,10 @@ DecoderConfig gpt_neox(const std::string& json) {
   return c;
 }
 
+// Of all three, mlx-lm's "model" stands beside transformers' own prefix.
 constexpr Rename gpt2_names[] = {
     {"transformer", ""},
+    {"model", ""},
     {"wte", "embed"},
     {"wpe", "pos_embed"},
     {"h", "layers"},
@@ -109,6 +111,7 @@ constexpr std::string_view gpt2_transposed[] = {
 
 constexpr Rename gptj_names[] = {
     {"transformer", ""},
+    {"model", ""},
     {"wte", "embed"},
     {"h", "layers"},
     {"ln_1", "ln1"},
@@ -121,6 +124,8 @@ constexpr Rename gptj_names[] = {
 
 constexpr Rename gpt_neox_names[] = {
     {"gpt_neox", ""},
+    {"model", ""},
+    {"h", "layers"},
     {"embed_in", "embed"},
     {"input_layernorm", "ln1"},
     {"post_attention_layernorm", "ln2"},
@@ -139,8 +144,9 @@ constexpr Fused gpt_neox_fused[] = {{"attn.qkv_proj", q_k_v, /*by_head=*/true}};
 }  // namespace
 
 extern const Family gpt2_family, gptj_family, gpt_neox_family;
+// mlx-lm saves those matrices turned.
 const Family gpt2_family = {
-    "gpt2", gpt2, gpt2_names, gpt2_fused, gpt2_transposed};
+    "gpt2", gpt2, gpt2_names, gpt2_fused, gpt2_transposed, "model.h."};
 const Family gptj_family = {"gptj", gptj, gptj_names};
 const Family gpt_neox_family = {
     "gpt_neox", gpt_neox, gpt_neox_names, gpt_neox_fused};

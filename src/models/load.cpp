@@ -136,7 +136,9 @@ class Loader {
   }
 
   // "layers.3.attn.o_proj.weight" is of the part "attn.o_proj".
-  bool transposed(const std::string& path) const {
+  bool transposed(const TensorInfo& tensor, const std::string& path) const {
+    if (!family_.turned.empty() && tensor.name.starts_with(family_.turned))
+      return false;
     return std::any_of(
         family_.transposed.begin(),
         family_.transposed.end(),
@@ -147,7 +149,7 @@ class Loader {
 
   void check_shape(
       const TensorInfo& tensor, const std::string& path, Shape expected) const {
-    if (transposed(path) && expected.size() == 2)
+    if (transposed(tensor, path) && expected.size() == 2)
       std::swap(expected[0], expected[1]);
     if (tensor.shape == expected) return;
     fail(
@@ -164,7 +166,7 @@ class Loader {
     if (!slot) return false;
     check_shape(tensor, path, shape_of(*slot->value));
     ++slot->filled;
-    jobs_.push_back({&tensor, {slot}, 0, transposed(path)});
+    jobs_.push_back({&tensor, {slot}, 0, transposed(tensor, path)});
     return true;
   }
 
@@ -174,7 +176,7 @@ class Loader {
       const auto at = path.find(fmt::format(".{}.", fused.part));
       if (at == path.npos) continue;
       const auto end = path.substr(at + 1 + fused.part.size());
-      Job job{&tensor, {}, 0, transposed(path), fused.by_head};
+      Job job{&tensor, {}, 0, transposed(tensor, path), fused.by_head};
       Shape whole;
       for (const auto into : fused.into) {
         auto* slot =
