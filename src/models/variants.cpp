@@ -35,7 +35,7 @@ DecoderConfig granite(const std::string& json) {
   auto c = common_config(config);
   c.qkv_bias = c.attn_out_bias = config.boolean("attention_bias", false);
   c.mlp_bias = config.boolean("mlp_bias", false);
-  c.embed_scale = config.positive("embedding_multiplier", 1.0f);
+  c.embed_factor = config.positive("embedding_multiplier", 1.0f);
   c.residual_scale = config.positive("residual_multiplier", 1.0f);
   c.attention_scale = config.positive("attention_multiplier", 1.0f);
   c.logit_scale = 1.0f / config.positive("logits_scaling", 1.0f);
@@ -124,8 +124,10 @@ constexpr Rename stablelm_names[] = {
     {"input_layernorm", "ln1"},
     {"self_attn", "attn"},
     {"post_attention_layernorm", "ln2"},
-    {"q_layernorm.norms", "q_norm"},
-    {"k_layernorm.norms", "k_norm"},
+    {"q_layernorm", "q_norm"},
+    {"q_norm.norms", "q_norm"},
+    {"k_layernorm", "k_norm"},
+    {"k_norm.norms", "k_norm"},
     {"norm", "ln_final"},
     {"lm_head", "unembed"},
 };
