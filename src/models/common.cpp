@@ -252,9 +252,10 @@ DecoderConfig common_config(
   if (c.d_head % 2 != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] head_dim {} is odd; rotary position embedding turns "
+        "[config.json] head_dim {}{} is odd; rotary position embedding turns "
         "pairs",
-        c.d_head);
+        c.d_head,
+        config.has("head_dim") ? "" : " (hidden_size / num_attention_heads)");
   c.d_mlp = config.integer("intermediate_size", 1, limits::d_mlp);
   c.context =
       config.integer_or("max_position_embeddings", 2048, 1, limits::dim);

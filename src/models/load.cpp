@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 
 #include "core/fail.h"
 #include "mlx/device.h"
@@ -10,6 +11,7 @@
 #include "mlx/transforms.h"
 #include "mlxterp/models/family.h"
 #include "models/loadable.h"
+#include "models/original_name.h"
 
 namespace mx = mlx::core;
 
@@ -85,10 +87,7 @@ class Loader {
       else if (!derived(tensor.name))
         extra.push_back(tensor.name);
     }
-    std::vector<std::string> missing;
-    for (const auto& [path, slot] : slots_)
-      if (slot.filled < (slot.stacked ? slot.stack.size() : 1))
-        missing.push_back(path);
+    const auto missing = missing_tensors();
     const auto file = printable(checkpoint_.path().string());
     if (!missing.empty())
       fail(
@@ -133,6 +132,22 @@ class Loader {
   Slot* find(const std::string& path) {
     const auto found = slots_.find(path);
     return found == slots_.end() ? nullptr : &found->second;
+  }
+
+  // As the checkpoint would call them; a fused one once.
+  std::vector<std::string> missing_tensors() const {
+    const OriginalNames names(checkpoint_, family_);
+    std::set<std::string> all;
+    for (const auto& [path, slot] : slots_) {
+      if (slot.filled == 0) all.insert(names.of(path));
+      if (slot.filled == 0 || !slot.stacked) continue;
+      std::vector<bool> there(slot.stack.size());
+      for (const auto& job : jobs_)
+        if (job.slots.front() == &slot) there[job.index] = true;
+      for (size_t i = 0; i < there.size(); ++i)
+        if (!there[i]) all.insert(names.of_part(path, i));
+    }
+    return {all.begin(), all.end()};
   }
 
   // "layers.3.attn.o_proj.weight" is of the part "attn.o_proj".
