@@ -9,6 +9,7 @@ namespace {
 DecoderConfig gpt_neox(const std::string& json) {
   const ConfigReader config(json);
   auto c = common_config(config);
+  c.n_kv_heads = c.n_heads;  // a field that others have means nothing here
   c.norm = layer_norm(config, "layer_norm_eps", true);
   c.parallel = config.boolean("use_parallel_residual", true);
   c.activation = activation_of(config, "hidden_act", "gelu");
