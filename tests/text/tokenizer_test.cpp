@@ -332,6 +332,17 @@ TEST(Tokenizer, LoadFindsBosAndEosOfAFolder) {
   ASSERT_TRUE(tokenizer);
   EXPECT_EQ(tokenizer->bos(), tokenizer->single_token("<|begin_of_text|>"));
   EXPECT_EQ(tokenizer->eos(), 7);
+  EXPECT_EQ(tokenizer->ends(), (Ids{7, 8}));
+  // Chat models have more of them there.
+  write("generation_config.json", R"({"eos_token_id":[8,9,-1,100000]})");
+  EXPECT_EQ(Tokenizer::load(Checkpoint::open(folder))->ends(), (Ids{7, 8, 9}));
+  std::vector<std::string> control;
+  for (const int id : tokenizer->control_tokens())
+    control.push_back(tokenizer->labels(Ids{id}).front());
+  EXPECT_EQ(
+      control,
+      (std::vector<std::string>{
+          "<|begin_of_text|>", "<|im_start|>", "<|im_end|>"}));
   std::filesystem::remove_all(folder);
 }
 
