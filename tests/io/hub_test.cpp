@@ -644,7 +644,7 @@ TEST_F(Hub, WrongBytes) {
 TEST_F(Hub, WrongBytesOfASmallFile) {
   put_model();
   const std::string etag(40, '0');
-  rule({{"path", "config.json"}, {"etag", etag}});
+  rule({{"path", "/config.json"}, {"etag", etag}});
   refused(ErrorKind::bad_data, {"config.json", "Git's SHA-1", etag});
   EXPECT_FALSE(fs::exists(repo() / "blobs" / etag));
   EXPECT_FALSE(fs::exists(repo() / "blobs" / (etag + ".incomplete")));
