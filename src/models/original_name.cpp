@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <ranges>
+#include <vector>
 
 namespace mlxterp {
 
@@ -23,7 +23,9 @@ std::string OriginalNames::of(std::string path) const {
       const Rename whole[] = {{into, fused.part}};
       path = rename(path, whole);
     }
-  for (const auto& [from, to] : std::views::reverse(family_.renames)) {
+  const std::vector<Rename> backwards(
+      family_.renames.rbegin(), family_.renames.rend());
+  for (const auto& [from, to] : backwards) {
     const Rename back[] = {{to, from}};
     if (!to.empty() && (has(from) || !has(to))) path = rename(path, back);
   }
@@ -33,10 +35,10 @@ std::string OriginalNames::of(std::string path) const {
         return r.to == "unembed" && path.starts_with(r.from);
       });
   if (outside) return path;
-  for (const auto& [from, to] : std::views::reverse(family_.renames)) {
+  for (const auto& [from, to] : backwards) {
     const auto prefix = fmt::format("{}.", from);
     if (to.empty() && has(from) && !path.starts_with(prefix))
-      path = prefix + path;
+      path.insert(0, prefix);
   }
   return path;
 }
