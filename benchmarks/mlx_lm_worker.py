@@ -1,6 +1,6 @@
 """The peer's half of against_mlx_lm.py: what mlxterp_worker.cpp does, by mlx-lm.
 
-usage: mlx_lm_worker.py FOLDER; see against_mlx_lm.py for what is asked on stdin.
+usage: mlx_lm_worker.py FOLDER cpu|gpu; see against_mlx_lm.py for what is asked on stdin.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ def blas():
 
 
 def main():
-    mx.set_default_device(mx.cpu)
+    mx.set_default_device(mx.gpu if sys.argv[2:] == ["gpu"] else mx.cpu)
     model, _ = load(sys.argv[1])
     print("ready", blas(), flush=True)
     for line in sys.stdin:

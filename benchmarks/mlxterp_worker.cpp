@@ -1,5 +1,5 @@
 // Our half of against_mlx_lm.py, which says what is asked on stdin.
-// usage: mlxterp_worker FOLDER
+// usage: mlxterp_worker FOLDER cpu|gpu
 
 #include <fmt/format.h>
 
@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/trace/model.h"
@@ -57,8 +58,10 @@ double stream_rate() {
 
 }  // namespace
 
-int main(int, char** argv) {
+int main(int argc, char** argv) {
   using namespace mlxterp;
+  const bool gpu = argc > 2 && std::string(argv[2]) == "gpu";
+  mx::set_default_device(gpu ? mx::Device::gpu : mx::Device::cpu);
   const auto model = InterpretableModel::load(argv[1]);
   fmt::print("ready {}\n", blas().name);
   std::fflush(stdout);

@@ -14,4 +14,6 @@ done
 if [[ ${MLXTERP_PEERS:-} ]]; then
   echo "== benchmarks/against_mlx_lm.py"
   "$MLXTERP_PEERS" benchmarks/against_mlx_lm.py
+  echo "== benchmarks/peers/real_model.py"
+  "$MLXTERP_PEERS" benchmarks/peers/real_model.py
 fi

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -82,8 +83,7 @@ Weights weigh(const Checkpoint& checkpoint, std::optional<mx::Dtype> dtype) {
 }
 
 struct Special {
-  std::string name;
-  std::optional<int> id;
+  int id;
   std::string text;
 };
 
@@ -169,20 +169,49 @@ std::vector<int> layers_without_rope(const DecoderConfig& config) {
   });
 }
 
-std::string rope_text(const nn::Rope& rope, int d_head) {
+// What config.json says of a scaling: its factor and the context it stretches.
+struct Stretch {
+  std::optional<double> factor, original;
+};
+
+Stretch stretch_of(const Checkpoint& checkpoint) {
+  const auto config = Json::parse(checkpoint.config());
+  Json rope;
+  for (const char* field : {"rope_scaling", "rope_parameters"})
+    if (config.contains(field) && config[field].is_object())
+      rope = config[field];
+  if (rope.is_object() && rope.contains("full_attention"))
+    rope = rope["full_attention"];
+  const auto find = [&](const char* field) -> std::optional<double> {
+    for (const auto* place : std::array<const Json*, 2>{&rope, &config})
+      if (place->is_object() && place->contains(field) &&
+          place->at(field).is_number())
+        return place->at(field).get<double>();
+    return std::nullopt;
+  };
+  return {find("factor"), find("original_max_position_embeddings")};
+}
+
+std::string rope_text(
+    const nn::Rope& rope, int d_head, const Stretch& stretch = {}) {
   if (rope.dims == 0) return "none";
   auto out = fmt::format("theta {:g}", rope.theta);
   if (rope.dims < d_head)
     out += fmt::format(", {} of {} dimensions", rope.dims, d_head);
   if (rope.interleaved) out += ", interleaved";
-  if (rope.kind != "default") out += fmt::format(", {} scaling", rope.kind);
+  if (rope.kind == "default") return out;
+  out += fmt::format(", {} scaling", rope.kind);
+  if (stretch.factor) out += fmt::format(" by {:g}", *stretch.factor);
+  if (stretch.original)
+    out += fmt::format(" of {:g} tokens", *stretch.original);
   return out;
 }
 
-std::string positions_text(const DecoderConfig& config) {
+std::string positions_text(
+    const DecoderConfig& config, const Stretch& stretch) {
   if (config.positions > 0)
     return fmt::format("learned, {} of them", config.positions);
-  auto out = "RoPE " + rope_text(config.rope, config.d_head);
+  auto out = "RoPE " + rope_text(config.rope, config.d_head, stretch);
   if (config.local_rope)
     out += fmt::format(
         "; in layers with a window {}",
@@ -192,13 +221,31 @@ std::string positions_text(const DecoderConfig& config) {
   return out;
 }
 
-Json to_json(const nn::Rope& rope) {
+Json to_json(const nn::Rope& rope, const Stretch& stretch = {}) {
   if (rope.dims == 0) return nullptr;
+  const bool scaled = rope.kind != "default";
+  const auto said = [&](const std::optional<double>& value) {
+    return scaled && value ? number(*value) : Json();
+  };
   return {
       {"theta", number(rope.theta)},
       {"dims", rope.dims},
       {"interleaved", rope.interleaved},
-      {"scaling", rope.kind == "default" ? Json() : Json(rope.kind)}};
+      {"scaling", scaled ? Json(rope.kind) : Json()},
+      {"factor", said(stretch.factor)},
+      {"original_context", said(stretch.original)}};
+}
+
+// A few tokens by name and number.
+std::string listed(const std::vector<Special>& tokens) {
+  constexpr size_t shown = 6;
+  std::string out;
+  for (size_t i = 0; i < std::min(shown, tokens.size()); ++i)
+    out +=
+        fmt::format("{}{} ({})", i ? ", " : "", tokens[i].text, tokens[i].id);
+  if (tokens.size() > shown)
+    out += fmt::format(", ... ({} in all)", tokens.size());
+  return out.empty() ? "none" : out;
 }
 
 std::vector<int> dense_layers(const DecoderConfig& config) {
@@ -224,16 +271,20 @@ void run(const ModelArguments& arguments) {
   const bool cpu = mx::default_device() == mx::Device::cpu;
   const bool slow = cpu && found.slow;
 
-  std::vector<Special> special;
+  const auto stretch = stretch_of(checkpoint);
+
+  std::vector<Special> bos, ends, control;
   std::string adds;
   bool space = false;
   if (tokenizer) {
-    const auto add = [&](const char* name, std::optional<int> id) {
-      special.push_back(
-          {name, id, id ? tokenizer->labels(std::vector{*id}).front() : ""});
+    const auto add = [&](auto& list, int id) {
+      list.push_back({id, tokenizer->labels(std::vector{id}).front()});
     };
-    add("bos", tokenizer->bos());
-    add("eos", tokenizer->eos());
+    if (tokenizer->bos()) add(bos, *tokenizer->bos());
+    for (const int id : tokenizer->ends())
+      add(ends, id);
+    for (const int id : tokenizer->control_tokens())
+      add(control, id);
     adds = added_tokens(*tokenizer);
     space = adds_space(*tokenizer);
   }
@@ -256,7 +307,7 @@ void run(const ModelArguments& arguments) {
     out["vocab"] = config.vocab;
     out["context"] = config.context;
     out["windows"] = windows(config);
-    out["rope"] = to_json(config.rope);
+    out["rope"] = to_json(config.rope, stretch);
     out["local_rope"] =
         config.local_rope ? to_json(*config.local_rope) : Json();
     out["layers_without_rope"] = layers_without_rope(config);
@@ -280,10 +331,18 @@ void run(const ModelArguments& arguments) {
         {"bytes", static_cast<int64_t>(weights.memory_bytes)}};
     out["tokenizer"] = nullptr;
     if (tokenizer) {
+      const auto tokens = [](const std::vector<Special>& list) {
+        Json all = Json::array();
+        for (const auto& token : list)
+          all.push_back({{"id", token.id}, {"text", token.text}});
+        return all;
+      };
+      const bool eos = tokenizer->eos().has_value();
       out["tokenizer"] = {{"size", tokenizer->vocab_size()}};
-      for (const auto& token : special)
-        out["tokenizer"][token.name] =
-            token.id ? Json{{"id", *token.id}, {"text", token.text}} : Json();
+      out["tokenizer"]["bos"] = bos.empty() ? Json() : tokens(bos)[0];
+      out["tokenizer"]["eos"] = eos ? tokens(ends)[0] : Json();
+      out["tokenizer"]["ends"] = tokens(ends);
+      out["tokenizer"]["control"] = tokens(control);
       out["tokenizer"]["adds"] = adds;
       out["tokenizer"]["adds_space"] = space;
     }
@@ -317,7 +376,7 @@ void run(const ModelArguments& arguments) {
            config.n_kv_heads,
            config.d_head)});
   table.add({"windows", windows_text(config)});
-  table.add({"positions", positions_text(config)});
+  table.add({"positions", positions_text(config, stretch)});
   if (config.moe) {
     const auto dense = dense_layers(config);
     table.add(
@@ -351,14 +410,14 @@ void run(const ModelArguments& arguments) {
        fmt::format(
            "{}, {}", weights.precision, bytes_text(weights.memory_bytes))});
   if (!tokenizer) table.add({"tokenizer", "none; give token ids with --ids"});
-  for (const auto& token : special)
-    table.add(
-        {token.name,
-         token.id ? fmt::format("{} ({})", token.text, *token.id) : "none"});
-  if (tokenizer)
+  if (tokenizer) {
+    table.add({"bos", listed(bos)});
+    table.add({"eos", listed(ends)});
+    table.add({"control tokens", listed(control)});
     table.add(
         {"tokenizer adds",
          adds + (space ? ", a space before the first word" : "")});
+  }
   table.add({"device", device_name()});
   // What BLAS there is answers for the CPU only.
   if (cpu) table.add({"BLAS", found.name});

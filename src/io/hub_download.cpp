@@ -16,9 +16,9 @@
 #include <utility>
 
 #include "core/fail.h"
+#include "io/digest.h"
 #include "io/json.h"
 #include "io/mapped_file.h"
-#include "io/sha256.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -40,9 +40,15 @@ bool is_hex(std::string_view text) {
   return text.find_first_not_of("0123456789abcdef") == text.npos;
 }
 
-// Large files' etags are their SHA-256, small ones' Git's name for them.
-bool is_sha256(std::string_view etag) {
-  return etag.size() == 64 && is_hex(etag);
+// Large files' etags are their SHA-256, small ones' Git's name for them. None:
+// some other server's, which says nothing.
+std::unique_ptr<Digest> digest_for(std::string_view etag, uint64_t size) {
+  if (!is_hex(etag)) return nullptr;
+  if (etag.size() == 64) return std::make_unique<Digest>(Digest::Kind::sha256);
+  if (etag.size() != 40) return nullptr;
+  auto digest = std::make_unique<Digest>(Digest::Kind::sha1);
+  digest->update(fmt::format("blob {}{}", size, '\0'));
+  return digest;
 }
 
 // W/"abc" and "abc" as abc, which becomes a file's name.
@@ -93,9 +99,9 @@ void block_sigpipe() {
 /** blobs/<etag>.incomplete: as much of a file as has arrived. */
 class HubDownload::Part {
  public:
-  Part(fs::path path, bool digest, const std::atomic<bool>& stop)
-      : path_(std::move(path)) {
-    if (digest) digest_ = std::make_unique<Sha256>();
+  Part(fs::path path, const File& file, const std::atomic<bool>& stop)
+      : path_(std::move(path)), file_(file) {
+    digest_ = digest_for(file.etag, file.size);
     descriptor_ =
         ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (descriptor_ < 0) fail_disk(errno, path_);
@@ -124,10 +130,10 @@ class HubDownload::Part {
   void restart() {
     if (::ftruncate(descriptor_, 0) != 0) fail_disk(errno, path_);
     size_ = 0;
-    if (digest_) digest_ = std::make_unique<Sha256>();
+    digest_ = digest_for(file_.etag, file_.size);
   }
 
-  /** The SHA-256, where it was asked for; asked once. */
+  /** What the etag should be, where it says something; asked once. */
   std::string digest() { return digest_ ? digest_->hex() : ""; }
 
   void discard() { ::unlink(path_.c_str()); }
@@ -161,9 +167,10 @@ class HubDownload::Part {
   }
 
   fs::path path_;
+  const File& file_;
   int descriptor_ = -1;
   uint64_t size_ = 0;
-  std::unique_ptr<Sha256> digest_;
+  std::unique_ptr<Digest> digest_;
 };
 
 HubDownload::HubDownload(
@@ -525,10 +532,7 @@ void HubDownload::download(
   // Without a lock the name must be nobody else's.
   std::random_device random;
   const auto own = lock.held() ? "" : fmt::format(".{:08x}", random());
-  Part part(
-      cache_.blob(file.etag + own + ".incomplete"),
-      is_sha256(file.etag),
-      stop_);
+  Part part(cache_.blob(file.etag + own + ".incomplete"), file, stop_);
   check_running();
   if (part.size() > file.size) part.restart();
   done_ += part.size();
@@ -542,11 +546,12 @@ void HubDownload::download(
     part.discard();
     fail(
         ErrorKind::bad_data,
-        "[{}] {}/{} arrived with SHA-256 {}, not {}; something on the way "
-        "changes it, try another network or HF_ENDPOINT",
+        "[{}] {}/{} arrived with {} {}, not {}; something on the way changes "
+        "it, try another network or HF_ENDPOINT",
         hub_caller,
         repo_,
         printable(file.name),
+        digest.size() == 64 ? "SHA-256" : "Git's SHA-1",
         digest,
         file.etag);
   }

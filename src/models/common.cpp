@@ -252,9 +252,10 @@ DecoderConfig common_config(
   if (c.d_head % 2 != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] head_dim {} is odd; rotary position embedding turns "
+        "[config.json] head_dim {}{} is odd; rotary position embedding turns "
         "pairs",
-        c.d_head);
+        c.d_head,
+        config.has("head_dim") ? "" : " (hidden_size / num_attention_heads)");
   c.d_mlp = config.integer("intermediate_size", 1, limits::d_mlp);
   c.context =
       config.integer_or("max_position_embeddings", 2048, 1, limits::dim);
@@ -266,6 +267,38 @@ DecoderConfig common_config(
   c.activation = activation_of(config, "hidden_act", "silu");
   check_heads(c);
   return c;
+}
+
+DecoderConfig gpt_config(const ConfigReader& config, bool tied) {
+  DecoderConfig c;
+  c.model_type = config.text("model_type");
+  c.vocab = config.integer("vocab_size", 1, limits::vocab);
+  c.d_model = config.integer("n_embd", 1, limits::d_model);
+  c.n_layers = config.integer("n_layer", 1, limits::layers);
+  c.n_heads = c.n_kv_heads = config.integer("n_head", 1, limits::heads);
+  if (c.d_model % c.n_heads != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] n_embd {} is no multiple of n_head {}",
+        c.d_model,
+        c.n_heads);
+  c.d_head = c.d_model / c.n_heads;
+  c.d_mlp = config.integer_or("n_inner", 4 * c.d_model, 1, limits::d_mlp);
+  c.context = config.integer_or("n_positions", 1024, 1, limits::dim);
+  c.norm = layer_norm(config, "layer_norm_epsilon", true);
+  c.activation = activation_of(config, "activation_function", "gelu_new");
+  c.gated = false;
+  c.mlp_bias = true;
+  c.tied = config.boolean("tie_word_embeddings", tied);
+  return c;
+}
+
+nn::NormConfig layer_norm(
+    const ConfigReader& config, const char* field, bool bias) {
+  return {
+      .kind = nn::NormConfig::Kind::layer,
+      .eps = config.positive(field, 1e-5f),
+      .bias = bias};
 }
 
 }  // namespace mlxterp

@@ -21,6 +21,13 @@ struct CommonDefaults {
 DecoderConfig common_config(
     const ConfigReader& config, const CommonDefaults& defaults = {});
 
+/** The same under the names of GPT-2 and GPT-J. */
+DecoderConfig gpt_config(const ConfigReader& config, bool tied);
+
+/** LayerNorm with the eps of that field. */
+nn::NormConfig layer_norm(
+    const ConfigReader& config, const char* field, bool bias);
+
 /** The activation that `field` names. */
 nn::Activation activation_of(
     const ConfigReader& config, const char* field, const char* fallback);

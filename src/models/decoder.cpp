@@ -130,28 +130,33 @@ Unembedding::Unembedding(
     add("weight",
         own_.emplace(nn::Linear(config.d_model, config.vocab).weight));
   if (config.unembed_bias) add("bias", bias.emplace(mx::zeros({config.vocab})));
+  if (scale_ != 1.0f || softcap_ != 0) raw_ = site("raw", Layout::features);
 }
 
-mx::array Unembedding::forward(const mx::array& x, Pass&) const {
-  return project(x, weight(), bias);
+mx::array Unembedding::forward(const mx::array& x, Pass& pass) const {
+  auto logits = project(x, weight(), bias);
+  return raw_ ? capped(tap(pass, *raw_, std::move(logits))) : logits;
 }
 
 mx::array Unembedding::of_tokens(
     const mx::array& x, const std::vector<int>& tokens) const {
   const mx::array ids(
       tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
-  return project(
+  return capped(project(
       x,
       mx::take(weight(), ids, 0),
-      bias ? std::optional(mx::take(*bias, ids, 0)) : std::nullopt);
+      bias ? std::optional(mx::take(*bias, ids, 0)) : std::nullopt));
 }
 
 mx::array Unembedding::project(
     const mx::array& x,
     const mx::array& rows,
     const std::optional<mx::array>& shift) const {
-  auto logits = mx::matmul(x, mx::transpose(rows));
-  if (shift) logits = mx::add(logits, *shift);
+  const auto logits = mx::matmul(x, mx::transpose(rows));
+  return shift ? mx::add(logits, *shift) : logits;
+}
+
+mx::array Unembedding::capped(mx::array logits) const {
   logits = times(logits, scale_);
   if (softcap_ == 0) return logits;
   const mx::array cap(softcap_, logits.dtype());
@@ -159,7 +164,11 @@ mx::array Unembedding::project(
 }
 
 Decoder::Decoder(const DecoderConfig& config)
-    : embed(config.vocab, config.d_model, config.embed_scale),
+    : embed(
+          config.vocab,
+          config.d_model,
+          config.embed_scale,
+          config.embed_factor),
       ln_final(config.d_model, config.norm),
       unembed(config, embed),
       config_(config) {

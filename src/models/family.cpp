@@ -7,7 +7,7 @@
 
 namespace mlxterp {
 
-// Each in the file of its name, or of its kin's.
+// Each in the file of its name, or of the one that it extends.
 extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
     qwen3_moe_family, gemma_family, gemma2_family, gemma3_family, phi_family,
     phi3_family, gpt2_family, gptj_family, gpt_neox_family, opt_family,

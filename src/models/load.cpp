@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <map>
+#include <set>
 
 #include "core/fail.h"
 #include "mlx/device.h"
@@ -10,6 +11,7 @@
 #include "mlx/transforms.h"
 #include "mlxterp/models/family.h"
 #include "models/loadable.h"
+#include "models/original_name.h"
 
 namespace mx = mlx::core;
 
@@ -85,10 +87,7 @@ class Loader {
       else if (!derived(tensor.name))
         extra.push_back(tensor.name);
     }
-    std::vector<std::string> missing;
-    for (const auto& [path, slot] : slots_)
-      if (slot.filled < (slot.stacked ? slot.stack.size() : 1))
-        missing.push_back(path);
+    const auto missing = missing_tensors();
     const auto file = printable(checkpoint_.path().string());
     if (!missing.empty())
       fail(
@@ -135,8 +134,26 @@ class Loader {
     return found == slots_.end() ? nullptr : &found->second;
   }
 
+  // As the checkpoint would call them; a fused one once.
+  std::vector<std::string> missing_tensors() const {
+    const OriginalNames names(checkpoint_, family_);
+    std::set<std::string> all;
+    for (const auto& [path, slot] : slots_) {
+      if (slot.filled == 0) all.insert(names.of(path));
+      if (slot.filled == 0 || !slot.stacked) continue;
+      std::vector<bool> there(slot.stack.size());
+      for (const auto& job : jobs_)
+        if (job.slots.front() == &slot) there[job.index] = true;
+      for (size_t i = 0; i < there.size(); ++i)
+        if (!there[i]) all.insert(names.of_part(path, i));
+    }
+    return {all.begin(), all.end()};
+  }
+
   // "layers.3.attn.o_proj.weight" is of the part "attn.o_proj".
-  bool transposed(const std::string& path) const {
+  bool transposed(const TensorInfo& tensor, const std::string& path) const {
+    if (!family_.turned.empty() && tensor.name.starts_with(family_.turned))
+      return false;
     return std::any_of(
         family_.transposed.begin(),
         family_.transposed.end(),
@@ -147,7 +164,7 @@ class Loader {
 
   void check_shape(
       const TensorInfo& tensor, const std::string& path, Shape expected) const {
-    if (transposed(path) && expected.size() == 2)
+    if (transposed(tensor, path) && expected.size() == 2)
       std::swap(expected[0], expected[1]);
     if (tensor.shape == expected) return;
     fail(
@@ -164,7 +181,7 @@ class Loader {
     if (!slot) return false;
     check_shape(tensor, path, shape_of(*slot->value));
     ++slot->filled;
-    jobs_.push_back({&tensor, {slot}, 0, transposed(path)});
+    jobs_.push_back({&tensor, {slot}, 0, transposed(tensor, path)});
     return true;
   }
 
@@ -174,7 +191,7 @@ class Loader {
       const auto at = path.find(fmt::format(".{}.", fused.part));
       if (at == path.npos) continue;
       const auto end = path.substr(at + 1 + fused.part.size());
-      Job job{&tensor, {}, 0, transposed(path), fused.by_head};
+      Job job{&tensor, {}, 0, transposed(tensor, path), fused.by_head};
       Shape whole;
       for (const auto into : fused.into) {
         auto* slot =

@@ -10,10 +10,7 @@ namespace {
 DecoderConfig phi(const std::string& json) {
   const ConfigReader config(json);
   auto c = common_config(config);
-  c.norm = {
-      .kind = nn::NormConfig::Kind::layer,
-      .eps = config.positive("layer_norm_eps", 1e-5f),
-      .bias = true};
+  c.norm = layer_norm(config, "layer_norm_eps", true);
   c.parallel = c.shared_norm = true;
   c.activation = activation_of(config, "hidden_act", "gelu_new");
   c.gated = false;

@@ -30,16 +30,22 @@ mx::array Linear::forward(const mx::array& x, Pass&) const {
   return bias ? mx::addmm(*bias, x, turned) : mx::matmul(x, turned);
 }
 
-Embedding::Embedding(int vocab, int d_model, float scale)
-    : weight(uniform({vocab, d_model}, d_model)), scale_(scale) {
+Embedding::Embedding(int vocab, int d_model, float scale, float factor)
+    : weight(uniform({vocab, d_model}, d_model)),
+      scale_(scale),
+      factor_(factor) {
   add("weight", weight);
   layouts(Layout::other, Layout::features);
+  if (factor != 1.0f) raw_ = site("raw", Layout::features);
 }
 
-mx::array Embedding::forward(const mx::array& ids, Pass&) const {
-  auto rows = mx::take(weight, ids, 0);
-  if (scale_ == 1.0f) return rows;
-  return mx::multiply(rows, mx::array(scale_, rows.dtype()));
+mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {
+  const auto times = [](const mx::array& x, float by) {
+    return by == 1.0f ? x : mx::multiply(x, mx::array(by, x.dtype()));
+  };
+  auto rows = times(mx::take(weight, ids, 0), scale_);
+  if (raw_) rows = tap(pass, *raw_, std::move(rows));
+  return times(rows, factor_);
 }
 
 }  // namespace mlxterp::nn

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "nn/simd/fused.h"
 #include "nn/simd/kernels.h"
@@ -42,9 +43,15 @@ mx::array activate(
     Activation activation,
     const mx::array& x,
     const std::optional<mx::array>& factor) {
-  const auto plain = [activation](const std::vector<mx::array>& in) {
-    const auto y = in_steps(activation, in[0]);
-    return std::vector{in.size() == 1 ? y : mx::multiply(y, in[1])};
+  // In half precision every step rounds; on a CPU, none but the last.
+  const bool wide = mx::default_device() == mx::Device::cpu;
+  const auto plain = [activation, wide](const std::vector<mx::array>& in) {
+    const auto cast = [wide](const mx::array& value) {
+      return wide ? mx::astype(value, mx::float32) : value;
+    };
+    auto y = in_steps(activation, cast(in[0]));
+    if (in.size() > 1) y = mx::multiply(y, cast(in[1]));
+    return std::vector{mx::astype(y, in[0].dtype())};
   };
   std::vector<mx::array> inputs{x};
   if (factor) inputs.push_back(*factor);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/fail.h"
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
 
@@ -17,10 +18,16 @@ mx::array uniform(const mx::Shape& shape) {
   return mx::random::uniform(-bound, bound, shape);
 }
 
-// Each row of x, [batch, pos, k or 1, 1, in], through its own matrix.
+// Each row of x, [batch, pos, k or 1, 1, in], through its own matrix. On a CPU
+// MLX gathers matrices of float32 alone.
 mx::array through(
     const mx::array& x, const mx::array& weight, const mx::array& chosen) {
-  return mx::gather_mm(x, mx::swapaxes(weight, 1, 2), std::nullopt, chosen);
+  const bool cpu = mx::default_device() == mx::Device::cpu;
+  const auto dtype = cpu ? mx::float32 : x.dtype();
+  const auto turned = mx::swapaxes(mx::astype(weight, dtype), 1, 2);
+  const auto y =
+      mx::gather_mm(mx::astype(x, dtype), turned, std::nullopt, chosen);
+  return mx::astype(y, x.dtype());
 }
 
 }  // namespace
@@ -39,13 +46,20 @@ mx::array Experts::forward(const mx::array&, Pass&) const {
   fail(ErrorKind::usage, "[Experts] they run through MoE only");
 }
 
-mx::array Experts::apply(const mx::array& x, const mx::array& chosen) const {
-  const auto rows = mx::expand_dims(x, {-2, -3});
+mx::array Experts::apply(
+    const mx::array& x,
+    const mx::array& chosen,
+    const mx::array& weights,
+    Pass& pass) const {
+  const auto rows = mx::expand_dims(tap_input(pass, x), {-2, -3});
   const auto post = activate(
       activation,
       through(rows, gate_proj, chosen),
       through(rows, up_proj, chosen));
-  return mx::squeeze(through(post, down_proj, chosen), -2);
+  const auto each = mx::squeeze(through(post, down_proj, chosen), -2);
+  const auto sum =
+      mx::sum(mx::multiply(each, mx::expand_dims(weights, -1)), -2);
+  return tap_output(pass, sum);
 }
 
 MoE::MoE(const MoEConfig& config)
@@ -70,8 +84,7 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
   if (config_.normalize)
     weights = mx::divide(weights, mx::sum(weights, -1, true));
   weights = tap(pass, expert_weights_, mx::astype(weights, x.dtype()));
-  return mx::sum(
-      mx::multiply(experts.apply(x, chosen), mx::expand_dims(weights, -1)), -2);
+  return experts.apply(x, chosen, weights, pass);
 }
 
 }  // namespace mlxterp::nn

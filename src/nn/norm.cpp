@@ -1,5 +1,6 @@
 #include "mlxterp/nn/norm.h"
 
+#include "mlx/device.h"
 #include "mlx/fast.h"
 #include "mlx/ops.h"
 #include "nn/simd/fused.h"
@@ -77,20 +78,30 @@ mx::array Norm::forward(const mx::array& x, Pass& pass) const {
   }
   pass.offer(id(scale_), [this, x] { return scale(x); });
   pass.offer(id(normalized_), [this, x, divided] { return divided(scale(x)); });
+  // MLX's kernels for a GPU round once; its steps on a CPU, each.
+  const bool wide = config_.plus_one || weight.ndim() > 1 ||
+                    mx::default_device() == mx::Device::cpu;
+  const auto cast = [&](const mx::array& value) {
+    return wide ? mx::astype(value, mx::float32) : value;
+  };
+  const auto shift = bias ? std::optional(cast(*bias)) : std::nullopt;
+  return mx::astype(fused(cast(x), cast(gain()), shift), x.dtype());
+}
+
+mx::array Norm::fused(
+    const mx::array& x,
+    const mx::array& by,
+    const std::optional<mx::array>& shift) const {
   const bool rms = config_.kind == NormConfig::Kind::rms;
-  if (config_.plus_one) {
-    const auto wide = mx::astype(x, mx::float32);
-    return mx::astype(rms_norm(wide, gain(), config_.eps), x.dtype());
-  }
-  if (weight.ndim() == 1)
-    return rms ? rms_norm(x, weight, config_.eps)
-               : mx::fast::layer_norm(x, weight, bias, config_.eps);
-  // The fused kernels know one gain for all heads only.
+  if (by.ndim() == 1)
+    return rms ? rms_norm(x, by, config_.eps)
+               : mx::fast::layer_norm(x, by, shift, config_.eps);
+  // The kernels know one gain for all heads only.
   auto y =
       rms ? mx::fast::rms_norm(x, std::nullopt, config_.eps)
           : mx::fast::layer_norm(x, std::nullopt, std::nullopt, config_.eps);
-  y = mx::multiply(y, weight);
-  return bias ? mx::add(y, *bias) : y;
+  y = mx::multiply(y, by);
+  return shift ? mx::add(y, *shift) : y;
 }
 
 }  // namespace mlxterp::nn

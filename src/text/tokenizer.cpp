@@ -265,6 +265,18 @@ struct Tokenizer::Handle {
   std::array<int32_t, 256> byte_ids{};  // -1: no token is this byte alone
   std::optional<int> bos;
   std::optional<int> eos;
+  std::vector<int> ends;
+
+  // Ids that end a text, as configs name them: one or a list.
+  void add_ends(const json& ids) {
+    for (const json& id : ids.is_array() ? ids : json::array({ids})) {
+      if (!id.is_number_integer()) continue;
+      const auto value = id.get<int64_t>();
+      if (value < 0 || value >= size || std::ranges::count(ends, value))
+        continue;
+      ends.push_back(static_cast<int>(value));
+    }
+  }
 };
 
 Tokenizer Tokenizer::from_json(std::string_view tokenizer_json) {
@@ -278,6 +290,11 @@ Tokenizer Tokenizer::from_gguf(const Gguf& gguf) {
   auto handle = std::make_shared<Handle>(vocabulary.tokenizer_json);
   handle->bos = vocabulary.bos;
   handle->eos = vocabulary.eos;
+  if (handle->eos) handle->add_ends(*handle->eos);
+  const auto& metadata = gguf.metadata();
+  if (const auto eot = metadata.find("tokenizer.ggml.eot_token_id");
+      eot != metadata.end() && std::holds_alternative<int64_t>(eot->second))
+    handle->add_ends(std::get<int64_t>(eot->second));
   Tokenizer tokenizer;
   tokenizer.handle_ = std::move(handle);
   return tokenizer;
@@ -326,6 +343,11 @@ std::optional<Tokenizer> Tokenizer::load(const Checkpoint& checkpoint) {
   };
   handle->bos = find("bos");
   handle->eos = find("eos");
+  if (handle->eos) handle->add_ends(*handle->eos);
+  handle->add_ends(ids.value("eos_token_id", json()));
+  if (const auto generation = read("generation_config.json"))
+    handle->add_ends(parse(*generation, "generation_config.json")
+                         .value("eos_token_id", json()));
   Tokenizer tokenizer;
   tokenizer.handle_ = std::move(handle);
   return tokenizer;
@@ -459,6 +481,20 @@ std::optional<int> Tokenizer::bos() const {
 }
 std::optional<int> Tokenizer::eos() const {
   return handle_->eos;
+}
+std::vector<int> Tokenizer::ends() const {
+  return handle_->ends;
+}
+
+std::vector<int> Tokenizer::control_tokens() const {
+  std::vector<int> ids;
+  for (int id = 0; id < handle_->size; id++) {
+    tkc_token_info info{};
+    if (tkc_token(handle_->crate, static_cast<size_t>(id), &info) &&
+        info.special)
+      ids.push_back(id);
+  }
+  return ids;
 }
 
 }  // namespace mlxterp

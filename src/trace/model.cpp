@@ -69,12 +69,13 @@ InterpretableModel InterpretableModel::load(
       Checkpoint::open(find_model(model, {.progress = options.progress}));
   auto decoder = load_decoder(checkpoint, options);
   auto tokenizer = Tokenizer::load(checkpoint);
-  if (tokenizer && tokenizer->vocab_size() > decoder->config().vocab)
-    fail(
-        ErrorKind::bad_data,
-        "[load] the tokenizer has {} ids, the embedding {} rows",
+  if (tokenizer && tokenizer->vocab_size() > decoder->config().vocab &&
+      options.warn)
+    options.warn(fmt::format(
+        "the tokenizer has {} ids, the embedding {} rows; a prompt that needs "
+        "one of the others is refused",
         tokenizer->vocab_size(),
-        decoder->config().vocab);
+        decoder->config().vocab));
   InterpretableModel loaded(
       std::move(decoder),
       std::move(tokenizer),
@@ -132,9 +133,12 @@ Inputs::Rows InterpretableModel::token_ids(const Inputs& inputs) const {
       if (id < 0 || id >= config.vocab)
         fail(
             ErrorKind::out_of_range,
-            "[model] token id {} is out of range; the vocabulary has {}",
+            "[model] token id {} is out of range; the vocabulary has {}{}",
             id,
-            config.vocab);
+            config.vocab,
+            tokenizer_ && id >= 0 && id < tokenizer_->vocab_size()
+                ? ", the tokenizer more; leave that token out"
+                : "");
   }
   return rows;
 }

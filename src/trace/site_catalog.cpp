@@ -1,6 +1,7 @@
 #include "mlxterp/trace/site_catalog.h"
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 
@@ -26,22 +27,65 @@ constexpr Rename common_renames[] = {
     {"lm_head", "unembed"},
 };
 
-// nnterp writes layers_output[3] for what is layers.3.output here.
+// nnterp writes layers_output[3] for what is layers.3.output here, or
+// layers[3].output.
 std::string from_nnterp(const std::string& name) {
   static constexpr struct {
     std::string_view list, below;
-  } lists[] = {{"layers_", ""}, {"attentions_", ".attn"}, {"mlps_", ".mlp"}};
-  for (const auto& [list, below] : lists) {
-    const auto open = name.find('[');
-    if (!name.starts_with(list) || open == name.npos || name.back() != ']')
-      continue;
-    return fmt::format(
-        "layers.{}{}.{}",
-        name.substr(open + 1, name.size() - open - 2),
-        below,
-        name.substr(list.size(), open - list.size()));
+  } lists[] = {
+      {"layers", ""},
+      {"attentions", ".attn"},
+      {"mlps", ".mlp"},
+      {"attention_probabilities", ".attn.pattern"}};
+  const auto open = name.find('['), close = name.find(']');
+  if (close != name.npos && open < close) {
+    const std::string_view list(name.data(), open);
+    for (const auto& [known, below] : lists) {
+      if (!list.starts_with(known)) continue;
+      auto end = std::string(list.substr(known.size()));
+      if (!end.empty() && end != "_input" && end != "_output") continue;
+      if (!end.empty()) end[0] = '.';
+      return fmt::format(
+          "layers.{}{}{}{}",
+          name.substr(open + 1, close - open - 1),
+          below,
+          end,
+          name.substr(close + 1));
+    }
   }
-  return name == "token_embeddings" ? "embed" : name;
+  return name == "token_embeddings" ? "embed_tokens" : name;
+}
+
+// What a checkpoint keeps in one matrix, or apart for each expert or head, and
+// where its values are here.
+constexpr struct {
+  std::string_view part;
+  bool apart;  // a number follows
+  std::array<std::string_view, 4> sites;
+} elsewhere[] = {
+    {"attn.qkv_proj", false, {"attn.q", "attn.k", "attn.v"}},
+    {"mlp.gate_up_proj", false, {"mlp.pre", "mlp.pre_linear"}},
+    {"mlp.experts",
+     true,
+     {"mlp.router_logits",
+      "mlp.expert_indices",
+      "mlp.expert_weights",
+      "mlp.experts"}},
+    {"attn.q_norm", true, {"attn.q_norm"}},
+    {"attn.k_norm", true, {"attn.k_norm"}},
+};
+
+// The path whose output is asked for.
+std::string module_of(std::string path) {
+  constexpr std::string_view output = ".output";
+  if (path.ends_with(output)) path.resize(path.size() - output.size());
+  return path;
+}
+
+std::string without_model(std::string_view name) {
+  while (name.starts_with("model."))
+    name.remove_prefix(6);
+  return std::string(name == "model" ? "" : name);
 }
 
 std::string join(const std::string& path, std::string_view name) {
@@ -126,15 +170,16 @@ SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
 }
 
 std::vector<std::string> SiteCatalog::spellings(std::string_view name) const {
-  std::string plain(name);
-  while (plain.starts_with("model."))
-    plain.erase(0, 6);
-  if (plain == "model") plain.clear();
-  std::vector<std::string> all = {
-      std::string(name),
-      plain,
-      rename(plain, renames_),
-      rename(from_nnterp(plain), common_renames)};
+  const auto plain = without_model(name);
+  std::vector<std::string> all = {std::string(name), plain};
+  const auto add = [&](const std::string& asked, auto& words) {
+    const auto own = rename(asked, words);
+    // Factors and caps that follow are no part of a checkpoint's module.
+    if (own != asked) all.push_back(module_of(own) + ".raw");
+    all.push_back(own);
+  };
+  add(plain, renames_);
+  add(from_nnterp(plain), common_renames);
   auto lens = rename(plain, lens_renames);
   for (size_t at; (at = lens.find("hook_")) != std::string::npos;)
     lens.erase(at, 5);
@@ -174,7 +219,7 @@ std::vector<SiteId> SiteCatalog::match(std::string_view pattern) const {
           ErrorKind::unknown_name,
           "[sites] no site is called '{}'{}",
           printable(name),
-          nearest(name));
+          where(name));
     all.insert(all.end(), sites.begin(), sites.end());
   }
   std::sort(all.begin(), all.end());
@@ -193,6 +238,26 @@ SiteId SiteCatalog::find(std::string_view name) const {
         (*this)[all[0]].name,
         (*this)[all[1]].name);
   return all.front();
+}
+
+std::string SiteCatalog::where(const std::string& name) const {
+  const auto own = rename(without_model(name), renames_) + ".";
+  for (const auto& [part, apart, sites] : elsewhere) {
+    const auto at = own.find(fmt::format(".{}.", part));
+    if (at == own.npos) continue;
+    const auto end = at + part.size() + 2;
+    if (apart && !(own[end] >= '0' && own[end] <= '9')) continue;
+    std::string out;
+    for (const auto site : sites) {
+      if (site.empty()) break;
+      const auto place = fmt::format("{}.{}", own.substr(0, at), site);
+      if (lookup(place).empty()) return nearest(name);
+      out += fmt::format(
+          "{}{}", out.empty() ? "; it is no module here, see " : ", ", place);
+    }
+    return out;
+  }
+  return nearest(name);
 }
 
 std::string SiteCatalog::nearest(const std::string& name) const {

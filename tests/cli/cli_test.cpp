@@ -148,6 +148,10 @@ TEST_F(Cli, InfoKnowsTheModel) {
   EXPECT_EQ(info["windows"], json(std::vector<int>(30, 0)));
   EXPECT_EQ(info["rope"]["theta"], 1e5);
   EXPECT_EQ(info["rope"]["dims"], 64);
+  EXPECT_TRUE(info["rope"]["factor"].is_null());
+  EXPECT_EQ(info["tokenizer"]["eos"]["id"], 2);
+  EXPECT_EQ(info["tokenizer"]["ends"][0], info["tokenizer"]["eos"]);
+  EXPECT_GE(info["tokenizer"]["control"].size(), 3u);
   EXPECT_TRUE(info["experts"].is_null());
   EXPECT_GT(info["file"]["quantized"], 0.99);
 }
@@ -163,7 +167,9 @@ TEST_F(Cli, InfoKnowsWhatIsSpecialAboutAFamily) {
       {"smollm3", {"; none in layers "}},
       {"gpt2", {"positions       learned, 64 of them", "windows         none"}},
       {"gptj", {" dimensions, interleaved"}},
-      {"llama-rope-yarn", {", yarn scaling"}},
+      {"llama-rope-yarn", {", yarn scaling by 4 of 64 tokens"}},
+      {"phi3-longrope-long", {", longrope scaling", " of 16 tokens"}},
+      {"gemma3-rope-linear", {"theta 100000, linear scaling by 8;"}},
       {"mistral-window", {"5 tokens in every layer"}},
       {"qwen3_moe-dense-layers", {" a token, d_mlp ", "; one MLP in layers "}},
   };

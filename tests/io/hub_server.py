@@ -28,6 +28,7 @@ from urllib.parse import unquote, urlsplit
 FOLDER = Path(sys.argv[1])
 LOCK = threading.Lock()
 USED = {}
+ACTIVE = {}  # requests that each server answers just now
 LIFETIME = 120
 
 
@@ -49,7 +50,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        self.answer()
+        with LOCK:
+            ACTIVE[self.server] = ACTIVE.get(self.server, 0) + 1
+        try:
+            self.answer()
+        finally:
+            with LOCK:
+                ACTIVE[self.server] -= 1
 
     def do_HEAD(self):
         self.answer()
@@ -115,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
             log.write(json.dumps({
                 "method": self.command, "path": self.path,
                 "store": self.is_store, "host": self.headers["Host"],
+                "active": ACTIVE.get(self.server, 0),
                 "token": self.headers.get("Authorization", ""),
                 "range": self.headers.get("Range", "")}) + "\n")
         if "redirect" in rule:

@@ -18,13 +18,14 @@
 #include <thread>
 #include <vector>
 
+#include "io/digest.h"
 #include "io/http.h"
-#include "io/sha256.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/safetensors.h"
+#include "tests/io/hub_server.h"
 #include "tests/temp_folder.h"
 
 namespace mlxterp {
@@ -35,54 +36,9 @@ namespace mx = mlx::core;
 using namespace std::chrono_literals;
 using nlohmann::json;
 using testing::TempFolder;
+using Server = testing::HubServer;
 
 const std::string commit(40, 'a');
-
-/** hub_server.py, in a process of its own that ends with this one. */
-class Server {
- public:
-  explicit Server(const fs::path& folder) {
-    int in[2], out[2];
-    if (::pipe(in) != 0 || ::pipe(out) != 0) return;
-    child_ = ::fork();
-    if (child_ == 0) {
-      ::close(in[1]);  // or its standard input would never end
-      ::dup2(in[0], STDIN_FILENO);
-      ::dup2(out[1], STDOUT_FILENO);
-      ::execlp(
-          "python3",
-          "python3",
-          MLXTERP_SOURCE_DIR "/tests/io/hub_server.py",
-          folder.c_str(),
-          nullptr);
-      ::_exit(127);
-    }
-    ::close(in[0]);
-    ::close(out[1]);
-    keep_ = in[1];
-    if (FILE* ports = ::fdopen(out[0], "r")) {
-      if (std::fscanf(ports, "%d %d", &hub, &store) != 2) hub = 0;
-      std::fclose(ports);
-    }
-  }
-  Server(const Server&) = delete;
-  Server& operator=(const Server&) = delete;
-  ~Server() { stop(); }
-
-  void stop() {
-    if (child_ <= 0) return;
-    ::close(keep_);
-    ::waitpid(child_, nullptr, 0);
-    child_ = 0;
-  }
-
-  int hub = 0;
-  int store = 0;
-
- private:
-  pid_t child_ = 0;
-  int keep_ = -1;
-};
 
 class Hub : public ::testing::Test {
  protected:
@@ -188,7 +144,7 @@ class Hub : public ::testing::Test {
   fs::path repo() const { return folder_ / "home/hub/models--org--name"; }
   fs::path snapshot() const { return repo() / "snapshots" / commit; }
   fs::path blob(const std::string& bytes) const {
-    Sha256 sha;
+    Digest sha(Digest::Kind::sha256);
     sha.update(bytes);
     return repo() / "blobs" / sha.hex();
   }
@@ -220,16 +176,24 @@ class Hub : public ::testing::Test {
   std::string weights_ = random_bytes(300'000);
 };
 
-TEST(Sha256, KnownDigests) {
+TEST(Digest, KnownDigests) {
+  const auto of = [](Digest::Kind kind, std::vector<std::string> pieces) {
+    Digest digest(kind);
+    for (const auto& piece : pieces)
+      digest.update(piece);
+    return digest.hex();
+  };
   EXPECT_EQ(
-      Sha256().hex(),
+      of(Digest::Kind::sha256, {}),
       "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  Sha256 sha;
-  sha.update("ab");
-  sha.update("c");
   EXPECT_EQ(
-      sha.hex(),
+      of(Digest::Kind::sha256, {"ab", "c"}),
       "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(
+      of(Digest::Kind::sha1, {}), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
+  EXPECT_EQ(
+      of(Digest::Kind::sha1, {"ab", "c"}),
+      "a9993e364706816aba3e25717850c26c9cd0d89d");
 }
 
 TEST(Http, Origins) {
@@ -331,6 +295,17 @@ TEST_F(Hub, Shards) {
   put("model.safetensors.index.json",
       R"({"weight_map": {"t": "../../../x.safetensors"}})");
   refused(ErrorKind::bad_data, {"../../../x.safetensors"});
+}
+
+TEST_F(Hub, ShardsArriveSideBySide) {
+  put_shards();
+  rule({{"path", ".safetensors"}, {"store", true}, {"drip", 0.002}});
+  get();
+  EXPECT_EQ(count(snapshot()), 7u);
+  int most = 0;  // answers under way at once
+  for (const auto& line : log())
+    if (line["store"]) most = std::max(most, line["active"].get<int>());
+  EXPECT_GE(most, 3);
 }
 
 TEST_F(Hub, OneGgufFile) {
@@ -663,6 +638,17 @@ TEST_F(Hub, WrongBytes) {
   EXPECT_FALSE(fs::exists(repo() / "blobs" / etag));
   EXPECT_FALSE(fs::exists(repo() / "blobs" / (etag + ".incomplete")));
   EXPECT_FALSE(fs::exists(snapshot() / "model.safetensors"));
+}
+
+// Small files are known by the name that Git has for their bytes.
+TEST_F(Hub, WrongBytesOfASmallFile) {
+  put_model();
+  const std::string etag(40, '0');
+  rule({{"path", "/config.json"}, {"etag", etag}});
+  refused(ErrorKind::bad_data, {"config.json", "Git's SHA-1", etag});
+  EXPECT_FALSE(fs::exists(repo() / "blobs" / etag));
+  EXPECT_FALSE(fs::exists(repo() / "blobs" / (etag + ".incomplete")));
+  EXPECT_FALSE(fs::exists(snapshot() / "config.json"));
 }
 
 TEST_F(Hub, HostileEtags) {

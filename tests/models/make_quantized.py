@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils
-from mlx_lm.models import llama, qwen3_moe
+from mlx_lm.models import gpt2, gpt_neox, gptj, llama, qwen3_moe
 
 IDS = [3, 14, 15, 92, 65, 35, 89, 7]
 
@@ -46,6 +46,48 @@ MOE = {
 }
 UNTIED = {**LLAMA, "tie_word_embeddings": False}
 
+# Those that mlx-lm saves under other names than transformers, GPT-2's matrices
+# turned. Sizes have to be square somewhere: shapes shall not tell.
+GPT2 = {
+    "model_type": "gpt2",
+    "vocab_size": 96,
+    "n_ctx": 64,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_layer": 1,
+    "n_positions": 64,
+    "layer_norm_epsilon": 1e-5,
+    "activation_function": "gelu_new",
+}
+GPTJ = {
+    **GPT2,
+    "model_type": "gptj",
+    "rotary_dim": 8,
+    "tie_word_embeddings": False,
+}
+NEOX = {
+    "model_type": "gpt_neox",
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu_new",  # mlx-lm computes no other
+    "rotary_emb_base": 10000,
+    "rotary_pct": 0.25,
+    "use_parallel_residual": True,
+    "tie_word_embeddings": False,
+}
+FAMILIES = {
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "gptj": gptj,
+    "llama": llama,
+    "qwen3_moe": qwen3_moe,
+}
+
 DOWN = "model.layers.0.mlp.down_proj"
 GATE = "model.layers.0.mlp.gate_proj"
 UP = "model.layers.0.mlp.up_proj"
@@ -71,19 +113,24 @@ VARIANTS = {
     "mxfp4": (UNTIED, 4, 32, "mxfp4", mx.float32, None),
     "mixed": (LLAMA, 3, 128, "affine", mx.float32, mixed),
     "experts": (MOE, 4, 32, "affine", mx.bfloat16, None),
+    "gpt2": (GPT2, 4, 64, "affine", mx.float32, None),
+    "gpt_neox": (NEOX, 4, 32, "affine", mx.float32, None),
+    "gptj": (GPTJ, 4, 64, "affine", mx.float32, None),
 }
 
 
 def make(folder, config, bits, group, mode, dtype, predicate):
-    family = qwen3_moe if config["model_type"] == "qwen3_moe" else llama
+    family = FAMILIES[config["model_type"]]
     model = family.Model(family.ModelArgs.from_dict(config))
     for name, value in tree_flatten(model.parameters()):
         noise = mx.random.normal(value.shape)
         near_one = 1 + 0.2 * noise
         scaled = noise * (2.0 / value.shape[-1]) ** 0.5
-        model.load_weights(
-            [(name, near_one if value.ndim == 1 else scaled)], strict=False
-        )
+        if name.endswith(".bias"):
+            value = 0.2 * noise
+        else:
+            value = near_one if value.ndim == 1 else scaled
+        model.load_weights([(name, value)], strict=False)
     model.set_dtype(dtype)
     model, quantised = utils.quantize_model(
         model, dict(config), group, bits, mode=mode, quant_predicate=predicate

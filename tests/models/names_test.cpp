@@ -2,8 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <filesystem>
+#include <sstream>
+#include <vector>
 
 #include "mlxterp/core/error.h"
 #include "mlxterp/trace/model.h"
@@ -13,8 +14,29 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// The sites that the error for an unknown name says to see.
+std::vector<std::string> places_named(
+    const SiteCatalog& sites, const std::string& name) {
+  std::string message;
+  try {
+    sites.find(name);
+  } catch (const Error& error) {
+    message = error.what();
+  }
+  const std::string see = "it is no module here, see ";
+  const auto at = message.find(see);
+  EXPECT_NE(at, message.npos) << name << ": " << message;
+  if (at == message.npos) return {};
+  std::vector<std::string> places;
+  std::istringstream list(message.substr(at + see.size()));
+  for (std::string place; std::getline(list >> std::ws, place, ',');)
+    places.push_back(place);
+  EXPECT_FALSE(places.empty()) << message;
+  return places;
+}
+
 TEST(Names, MeanTheSameInEveryFamily) {
-  size_t families = 0, modules = 0;
+  size_t families = 0, modules = 0, elsewhere = 0, n_capped = 0;
   for (const auto& folder :
        fs::directory_iterator(MLXTERP_SOURCE_DIR "/tests/parity/families")) {
     if (folder.path().filename() == "opt-post-norm") continue;
@@ -36,29 +58,51 @@ TEST(Names, MeanTheSameInEveryFamily) {
     EXPECT_EQ(name("blocks.1.hook_attn_out"), "layers.1.attn_out");
     EXPECT_EQ(name("blocks.1.hook_mlp_out"), "layers.1.mlp_out");
     EXPECT_EQ(name("blocks.1.attn.hook_pattern"), "layers.1.attn.pattern");
-    EXPECT_EQ(name("lm_head"), "logits");
     EXPECT_EQ(name("logits"), "logits");
+    // nnterp's, of lists.
+    EXPECT_EQ(name("layers[1]"), "layers.1.resid_post");
+    EXPECT_EQ(name("layers[1].output"), "layers.1.resid_post");
+    EXPECT_EQ(name("layers_input[1]"), "layers.1.resid_pre");
+    EXPECT_EQ(name("attentions[1]"), name("layers.1.attn"));
+    EXPECT_EQ(name("attentions_output[1]"), name("layers.1.attn"));
+    EXPECT_EQ(name("mlps[1]"), name("layers.1.mlp"));
+    EXPECT_EQ(name("mlps_input[1]"), name("layers.1.mlp.input"));
+    EXPECT_EQ(name("attention_probabilities[1]"), "layers.1.attn.pattern");
+    EXPECT_EQ(name("token_embeddings"), name("embed_tokens"));
+    // A module of the checkpoint stands before what is done with its value.
+    const auto& config = model.decoder().config();
+    const bool capped = config.logit_softcap != 0 || config.logit_scale != 1;
+    EXPECT_EQ(name("lm_head"), capped ? "unembed.raw" : "logits");
+    EXPECT_EQ(name("lm_head.output"), capped ? "unembed.raw" : "logits");
+    EXPECT_EQ(
+        name("embed_tokens"), config.embed_factor != 1 ? "embed.raw" : "embed");
+    n_capped += capped;
 
-    // The path of a module in the checkpoint is a site, unless the checkpoint
-    // keeps several modules as one or one for each expert or head.
+    // The path of a module in the checkpoint is a site. Where the checkpoint
+    // keeps several as one, or apart for each expert or head, the error names
+    // the sites that have the values.
     for (const auto& tensor : checkpoint.tensors()) {
       const auto path = tensor.name.substr(0, tensor.name.rfind('.'));
-      const auto own = rename(path, family.renames);
-      const bool fused = std::any_of(
-          family.fused.begin(), family.fused.end(), [&](const Fused& f) {
-            return own.ends_with(f.part);
-          });
-      if (fused || own.find("experts") != own.npos ||
-          own.find("_norm.") != own.npos || tensor.name.ends_with(".bias"))
-        continue;
-      EXPECT_TRUE(sites.contains(path)) << path;
-      EXPECT_TRUE(sites.contains(path + ".input")) << path;
       ++modules;
+      if (sites.contains(path)) {
+        EXPECT_TRUE(sites.contains(path + ".input")) << path;
+        for (auto above = path; above.find('.') != above.npos;) {
+          above.resize(above.rfind('.'));
+          const bool list = above.ends_with("layers") || above.ends_with(".h");
+          EXPECT_TRUE(list || sites.contains(above)) << above;
+        }
+        continue;
+      }
+      ++elsewhere;
+      for (const auto& place : places_named(sites, path))
+        EXPECT_TRUE(sites.contains(place)) << path << ": " << place;
     }
     ++families;
   }
   EXPECT_GE(families, 60u);
-  EXPECT_GT(modules, 800u);
+  EXPECT_GT(modules, 1800u);
+  EXPECT_GT(elsewhere, 250u);
+  EXPECT_GE(n_capped, 6u);
 }
 
 }  // namespace

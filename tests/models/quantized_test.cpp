@@ -63,7 +63,7 @@ TEST(Quantized, LogitsAreThoseOfMlxLm) {
     largest = std::max(largest, static_cast<double>(off));
     EXPECT_LE(off, 1e-4) << name;
   }
-  EXPECT_EQ(variants, 9);
+  EXPECT_EQ(variants, 12);
   std::printf("largest difference of a logit: %.2g\n", largest);
 }
 

@@ -56,10 +56,11 @@ struct DecoderConfig {
   bool mlp_bias = false;
   std::optional<nn::MoEConfig> moe;  ///< In place of the MLP.
 
-  float embed_scale = 1.0f;
-  int positions = 0;        ///< Learned position embeddings; 0: none.
-  int position_offset = 0;  ///< The row of the first position.
-  bool tied = false;        ///< The unembedding is the embedding.
+  float embed_scale = 1.0f;   ///< Part of what the embedding gives.
+  float embed_factor = 1.0f;  ///< Behind it: Granite's multiplier.
+  int positions = 0;          ///< Learned position embeddings; 0: none.
+  int position_offset = 0;    ///< The row of the first position.
+  bool tied = false;          ///< The unembedding is the embedding.
   bool unembed_bias = false;
   float logit_scale = 1.0f;
   float logit_softcap = 0.0f;  ///< 0: none.
@@ -98,7 +99,8 @@ class DecoderLayer : public nn::Module {
 
 /** Residual to logits, [batch, pos, d_model] to [batch, pos, vocab].
  * Parameters: weight [vocab, d_model], unless it is tied to the embedding; bias
- * [vocab] in some families. */
+ * [vocab] in some families. Site where a scale or a cap follows: raw, before
+ * both. */
 class Unembedding : public nn::Module {
  public:
   Unembedding(const DecoderConfig& config, const nn::Embedding& embed);
@@ -121,10 +123,12 @@ class Unembedding : public nn::Module {
       const mlx::core::array& x,
       const mlx::core::array& rows,
       const std::optional<mlx::core::array>& shift) const;
+  mlx::core::array capped(mlx::core::array logits) const;
 
   const nn::Embedding& embed_;
   std::optional<mlx::core::array> own_;  // absent where tied
   float scale_, softcap_;
+  std::optional<Slot> raw_;
 };
 
 /**

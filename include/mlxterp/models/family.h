@@ -43,6 +43,8 @@ struct Family {
   std::span<const Fused> fused = {};
   /** Parts whose matrix is kept as [in, out] (GPT-2's Conv1D). */
   std::span<const std::string_view> transposed = {};
+  /** Tensors whose names begin so have those parts as [out, in] already. */
+  std::string_view turned = {};
 };
 
 /** Every known family. */

@@ -28,10 +28,11 @@ class Linear : public Module {
 
 /** A row of weight [vocab, d_model] for each id, times `scale`: [batch, pos] to
  * [batch, pos, d_model]. Ids must be in range: MLX does not check them, and
- * InterpretableModel does. */
+ * InterpretableModel does. A `factor` that transformers multiplies by outside
+ * of the module leaves what the module gives a site of its own: raw. */
 class Embedding : public Module {
  public:
-  Embedding(int vocab, int d_model, float scale = 1.0f);
+  Embedding(int vocab, int d_model, float scale = 1.0f, float factor = 1.0f);
 
   mlx::core::array forward(
       const mlx::core::array& ids, Pass& pass) const override;
@@ -39,7 +40,8 @@ class Embedding : public Module {
   mlx::core::array weight;
 
  private:
-  float scale_;
+  float scale_, factor_;
+  std::optional<Slot> raw_;
 };
 
 }  // namespace mlxterp::nn

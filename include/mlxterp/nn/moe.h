@@ -27,10 +27,13 @@ struct Experts : Module {
   mlx::core::array forward(
       const mlx::core::array& x, Pass& pass) const override;
 
-  /** [batch, pos, d_model] through the experts chosen, [batch, pos, k], to
-   * [batch, pos, k, d_model]. */
+  /** [batch, pos, d_model] through the experts chosen, summed by weight, both
+   * [batch, pos, k]. */
   mlx::core::array apply(
-      const mlx::core::array& x, const mlx::core::array& chosen) const;
+      const mlx::core::array& x,
+      const mlx::core::array& chosen,
+      const mlx::core::array& weights,
+      Pass& pass) const;
 
   mlx::core::array gate_proj, up_proj, down_proj;
   Activation activation;

@@ -44,6 +44,10 @@ class Norm : public Module {
   mlx::core::array centered(const mlx::core::array& x) const;
   mlx::core::array scale(const mlx::core::array& x) const;
   mlx::core::array gain() const;
+  mlx::core::array fused(
+      const mlx::core::array& x,
+      const mlx::core::array& by,
+      const std::optional<mlx::core::array>& shift) const;
 
   NormConfig config_;
   Slot scale_, normalized_;

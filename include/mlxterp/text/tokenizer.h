@@ -62,6 +62,10 @@ class Tokenizer {
 
   std::optional<int> bos() const;
   std::optional<int> eos() const;
+  /** Every id that ends a text, eos() first: chat models have several. */
+  std::vector<int> ends() const;
+  /** Tokens that control, such as <|im_start|>, by id. */
+  std::vector<int> control_tokens() const;
 
   struct Handle;  // private to tokenizer.cpp
 

@@ -21,7 +21,9 @@ namespace mlxterp {
  * All of these name the same site: the canonical `layers.3.attn_out`, the path
  * `layers.3.attn.output` or `layers.3.attn`, the checkpoint's
  * `model.layers.3.self_attn`, TransformerLens' `blocks.3.hook_attn_out`,
- * nnterp's `attentions_output[3]`.
+ * nnterp's `attentions_output[3]` and `attentions[3]`. A checkpoint's module
+ * is what transformers calls so: `lm_head` and `embed_tokens` stand before
+ * factors and caps (`unembed.raw`, `embed.raw`) where there are some.
  * Patterns: `*` stands for any run of characters but dots, `{3..7}` for a range
  * of numbers (both ends count), `{a,b}` for either.
  */
@@ -57,6 +59,8 @@ class SiteCatalog {
  private:
   std::vector<SiteId> lookup(std::string_view name) const;
   std::vector<std::string> spellings(std::string_view name) const;
+  /** Where to look instead of a name that is none. */
+  std::string where(const std::string& name) const;
   std::string nearest(const std::string& name) const;
 
   std::vector<Site> sites_;

@@ -8,6 +8,7 @@ use std::panic::{catch_unwind, set_hook, AssertUnwindSafe};
 use std::slice;
 use std::sync::{Once, OnceLock};
 
+use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
     DecoderWrapper, Encoding, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
@@ -82,6 +83,43 @@ fn parse(json: &[u8]) -> Fallible<Tokenizer> {
     Ok(tokenizer.into())
 }
 
+/// A step of a tokenizer without what it puts in front of a text; null where
+/// nothing is left of it.
+fn without_prefix(mut step: Value) -> Value {
+    match step["type"].as_str() {
+        Some("Prepend") => return Value::Null,
+        Some("Metaspace") => step["prepend_scheme"] = "never".into(),
+        Some("ByteLevel") => step["add_prefix_space"] = false.into(),
+        _ => {}
+    }
+    for list in ["normalizers", "pretokenizers"] {
+        if let Some(steps) = step.get_mut(list).and_then(Value::as_array_mut) {
+            *steps = steps.drain(..).map(without_prefix).collect();
+            steps.retain(|step| !step.is_null());
+        }
+    }
+    step
+}
+
+/// The tokenizer for what stands behind a byte that is no text. None: itself.
+fn inner(tokenizer: &Tokenizer) -> Fallible<Option<Tokenizer>> {
+    let normalizer = serde_json::to_value(tokenizer.get_normalizer())?;
+    let pre_tokenizer = serde_json::to_value(tokenizer.get_pre_tokenizer())?;
+    let bare = (
+        without_prefix(normalizer.clone()),
+        without_prefix(pre_tokenizer.clone()),
+    );
+    if bare == (normalizer, pre_tokenizer) {
+        return Ok(None);
+    }
+    let normalizer: Option<NormalizerWrapper> = serde_json::from_value(bare.0)?;
+    let pre_tokenizer: Option<PreTokenizerWrapper> = serde_json::from_value(bare.1)?;
+    let mut tokenizer = tokenizer.clone();
+    tokenizer.with_normalizer(normalizer)?;
+    tokenizer.with_pre_tokenizer(pre_tokenizer);
+    Ok(Some(tokenizer))
+}
+
 impl TkcTokenizer {
     fn new(json: &[u8], max_vocabulary: usize) -> Fallible<Self> {
         let mut plain = parse(json)?;
@@ -147,9 +185,20 @@ impl TkcTokenizer {
             return Ok(tokenizer.encode_fast(text, add_special)?.get_ids().to_vec());
         }
         let mut ids = Vec::new();
-        for chunk in text.utf8_chunks() {
-            if !chunk.valid().is_empty() {
-                let encoding = tokenizer.encode_fast(chunk.valid(), false)?;
+        let inner = inner(tokenizer)?;
+        for (i, chunk) in text.utf8_chunks().enumerate() {
+            let mut valid = chunk.valid();
+            let mut tokenizer = tokenizer;
+            if let Some(inner) = &inner {
+                if i > 0 || valid.is_empty() {
+                    tokenizer = inner;
+                }
+                if i == 0 && valid.is_empty() {
+                    valid = " "; // what would stand before text
+                }
+            }
+            if !valid.is_empty() {
+                let encoding = tokenizer.encode_fast(valid, false)?;
                 ids.extend_from_slice(encoding.get_ids());
             }
             for &byte in chunk.invalid() {

@@ -1,0 +1,53 @@
+// models/gpt2.cpp: GPT-2 (Radford et al., 2019).
+
+#include "core/fail.h"
+#include "models/common.h"
+
+namespace mlxterp {
+
+namespace {
+
+DecoderConfig gpt2(const std::string& json) {
+  const ConfigReader config(json);
+  auto c = gpt_config(config, /*tied=*/true);
+  c.positions = c.context;
+  c.qkv_bias = c.attn_out_bias = true;
+  if (!config.boolean("scale_attn_weights", true)) c.attention_scale = 1.0f;
+  c.scale_by_layer = config.boolean("scale_attn_by_inverse_layer_idx", false);
+  if (config.boolean("add_cross_attention", false))
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] 'add_cross_attention' is not supported");
+  return c;
+}
+
+// mlx-lm's "model" stands beside transformers' own prefix.
+constexpr Rename names[] = {
+    {"transformer", ""},
+    {"model", ""},
+    {"wte", "embed"},
+    {"wpe", "pos_embed"},
+    {"h", "layers"},
+    {"ln_1", "ln1"},
+    {"ln_2", "ln2"},
+    {"attn.c_attn", "attn.qkv_proj"},
+    {"attn.c_proj", "attn.o_proj"},
+    {"mlp.c_fc", "mlp.up_proj"},
+    {"mlp.c_proj", "mlp.down_proj"},
+    {"ln_f", "ln_final"},
+    {"lm_head", "unembed"},
+};
+
+constexpr std::string_view transposed[] = {
+    "attn.qkv_proj", "attn.o_proj", "mlp.up_proj", "mlp.down_proj"};
+
+constexpr Fused fused[] = {{"attn.qkv_proj", q_k_v}};
+
+}  // namespace
+
+extern const Family gpt2_family;
+// mlx-lm saves those matrices turned.
+const Family gpt2_family = {
+    "gpt2", gpt2, names, fused, transposed, /*turned=*/"model.h."};
+
+}  // namespace mlxterp

@@ -1,0 +1,55 @@
+#include "models/original_name.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace mlxterp {
+
+OriginalNames::OriginalNames(const Checkpoint& checkpoint, const Family& family)
+    : family_(family) {
+  for (const auto& tensor : checkpoint.tensors())
+    names_ += fmt::format(".{}.\n", tensor.name);
+}
+
+bool OriginalNames::has(std::string_view components) const {
+  return names_.find(fmt::format(".{}.", components)) != std::string::npos;
+}
+
+std::string OriginalNames::of(std::string path) const {
+  for (const auto& fused : family_.fused)
+    for (const auto into : fused.into) {
+      const Rename whole[] = {{into, fused.part}};
+      path = rename(path, whole);
+    }
+  const std::vector<Rename> backwards(
+      family_.renames.rbegin(), family_.renames.rend());
+  for (const auto& [from, to] : backwards) {
+    const Rename back[] = {{to, from}};
+    if (!to.empty() && (has(from) || !has(to))) path = rename(path, back);
+  }
+  // A prefix that the whole tree is under; the unembedding stands beside it.
+  const bool outside =
+      std::ranges::any_of(family_.renames, [&](const Rename& r) {
+        return r.to == "unembed" && path.starts_with(r.from);
+      });
+  if (outside) return path;
+  for (const auto& [from, to] : backwards) {
+    const auto prefix = fmt::format("{}.", from);
+    if (to.empty() && has(from) && !path.starts_with(prefix))
+      path.insert(0, prefix);
+  }
+  return path;
+}
+
+std::string OriginalNames::of_part(std::string path, size_t index) const {
+  constexpr std::string_view experts = ".experts";
+  const auto found = path.find(experts);
+  path.insert(
+      found == path.npos ? path.rfind('.') : found + experts.size(),
+      fmt::format(".{}", index));
+  return of(std::move(path));
+}
+
+}  // namespace mlxterp
