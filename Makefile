@@ -3,7 +3,7 @@
 PREFIX ?= /usr/local
 
 .PHONY: help setup setup-build demo build test lint format format-check \
-        check-includes asan debug bench install clean
+        check-includes asan debug bench bench-peers install clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' \
@@ -52,6 +52,11 @@ bench: setup  ## Build and run the benchmarks
 	@cmake --build build
 	@scripts/fetch_demo.sh
 	@scripts/bench.sh
+
+bench-peers: setup-build build/build.ninja  ## The same sweeps by TransformerLens and nnsight (5 GB, once)
+	@cmake --build build --target mlxterp_cli
+	@scripts/fetch_demo.sh
+	@scripts/bench_peers.sh
 
 install: build  ## Install into PREFIX (/usr/local)
 	@cmake --install build --prefix "$(PREFIX)"

@@ -1,9 +1,7 @@
 // mlxterp patch: which values of one run make another one say what it says.
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <memory>
 
@@ -27,27 +25,6 @@ struct Arguments {
   SweepOutput output;
 };
 
-std::string summary(
-    const Arguments& arguments,
-    const Sweep& sweep,
-    double seconds,
-    double forward) {
-  const bool pairs = sweep.pairs > 1;
-  return fmt::format(
-      "{}: clean {:+.4f}, corrupted {:+.4f}{}\n"
-      "{} cells in {:.3g} s; one forward pass takes {:.3g} s, so that is {:.2g}"
-      "% of a pass a cell\n",
-      view::escape(arguments.pairs.metrics.front()),
-      sweep.clean,
-      sweep.corrupt,
-      pairs ? fmt::format(" (mean of {} pairs)", sweep.pairs) : "",
-      sweep.cells() * sweep.pairs,
-      seconds,
-      forward,
-      100 * seconds / forward /
-          static_cast<double>(sweep.cells() * sweep.pairs));
-}
-
 void run(const Arguments& arguments) {
   const auto& pairs = arguments.pairs;
   pairs.check();
@@ -59,13 +36,9 @@ void run(const Arguments& arguments) {
   options.site = arguments.site;
   options.plain = arguments.plain;
   options.memory = static_cast<size_t>(arguments.memory * 1e6);
-  using Clock = std::chrono::steady_clock;
-  const auto begin = Clock::now();
-  const auto sweep = patch(model, options);
-  const double seconds =
-      std::chrono::duration<double>(Clock::now() - begin).count();
+  Sweep sweep;
+  const double seconds = seconds_of([&] { sweep = patch(model, options); });
   end_progress();
-  const double forward = forward_seconds(model, sweep.ids);
   const auto values = pairs.values(sweep);
 
   auto map = heatmap(model, sweep, values);
@@ -74,31 +47,20 @@ void run(const Arguments& arguments) {
     map.heading += label;
   map.percent = !pairs.raw;
   map.about = pairs.about(arguments.site, sweep);
-  save_sweep(
+  report_sweep(
+      arguments.model,
+      model,
       arguments.output,
       sweep,
       values,
-      {{"model", arguments.model.model},
-       {"site", arguments.site},
-       {"metric", arguments.pairs.metrics},
-       {"direction", pairs.direction},
-       {"raw", pairs.raw},
-       {"ids", sweep.ids}});
-  write_page(arguments.output, map);
-  if (!arguments.model.json) {
-    print(
-        view::heatmap_text(map, view::terminal(STDOUT_FILENO)) + "\n" +
-        summary(arguments, sweep, seconds, forward));
-    return;
-  }
-  auto out = pairs.json(model, arguments.model.model, sweep);
-  out["site"] = arguments.site;
-  put_sweep(out, sweep, values);
-  out["spread"] = Json::array();
-  for (const float value : sweep.spread)
-    out["spread"].push_back(number(value));
-  out["seconds"] = {{"sweep", seconds}, {"forward", forward}};
-  print_json(out);
+      {.map = std::move(map),
+       .metric = pairs.metrics.front(),
+       .facts =
+           {{"model", arguments.model.model},
+            {"site", arguments.site},
+            {"direction", pairs.direction},
+            {"raw", pairs.raw}},
+       .seconds = seconds});
 }
 
 }  // namespace

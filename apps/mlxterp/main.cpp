@@ -44,6 +44,9 @@ int run(int argc, char** argv) {
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
       {"patch", cli::add_patch},
+      {"ablate", cli::add_ablate},
+      {"causal-trace", cli::add_causal_trace},
+      {"path-patch", cli::add_path_patch},
       {"attribute", cli::add_attribute},
       {"dla", cli::add_dla},
       {"verify", cli::add_verify}};

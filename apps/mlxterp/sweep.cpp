@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 
 #include "mlxterp/io/atomic_file.h"
 #include "mlxterp/io/safetensors.h"
@@ -93,6 +96,7 @@ void put_sweep(
     out["effect"].push_back(number(value));
   out["cells"] = sweep.cells();
   out["computed"] = sweep.computed;
+  out["rows"] = sweep.rows;
 }
 
 mx::array grid(const Sweep& sweep, const std::vector<float>& values) {
@@ -129,6 +133,75 @@ void write_page(const SweepOutput& output, const view::Heatmap& map) {
   const auto page = view::heatmap_page(map);
   const Uninterrupted writing;
   write_file_atomically(*output.page, page, output.force);
+}
+
+void report_sweep(
+    const ModelArguments& arguments,
+    const InterpretableModel& model,
+    const SweepOutput& output,
+    const Sweep& sweep,
+    const std::vector<float>& values,
+    SweepReport report) {
+  const double forward = forward_seconds(model, sweep.ids);
+  auto metadata = report.facts;
+  metadata["ids"] = sweep.ids;
+  metadata["metric"] = report.metric;
+  save_sweep(output, sweep, values, metadata);
+  write_page(output, report.map);
+  const auto cells = static_cast<double>(sweep.cells() * sweep.pairs);
+  if (!arguments.json) {
+    print(fmt::format(
+        "{}\n{:.0f} cells in {:.3g} s; one forward pass takes {:.3g} s, so "
+        "that is {:.2g}% of a pass a cell\n",
+        view::heatmap_text(report.map, view::terminal(STDOUT_FILENO)),
+        cells,
+        report.seconds,
+        forward,
+        100 * report.seconds / forward / cells));
+    return;
+  }
+  Json out;
+  for (const auto& [key, value] : report.facts)
+    out[key] = value;
+  out["tokens"] = Json::array();
+  const auto names = labels(model, sweep.ids);
+  for (size_t i = 0; i < names.size(); ++i)
+    out["tokens"].push_back({{"id", sweep.ids[i]}, {"text", names[i]}});
+  out["metric"] = {
+      {"name", report.metric},
+      {"clean", number(sweep.clean)},
+      {"corrupt", number(sweep.corrupt)}};
+  out["pairs"] = sweep.pairs;
+  put_sweep(out, sweep, values);
+  out["spread"] = Json::array();
+  for (const float value : sweep.spread)
+    out["spread"].push_back(number(value));
+  out["seconds"] = {{"sweep", report.seconds}, {"forward", forward}};
+  print_json(out);
+}
+
+double seconds_of(const std::function<void()>& work) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  work();
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+std::vector<std::string> lines_of(const std::string& path) {
+  std::ifstream file(path);
+  if (!file)
+    throw Error(
+        ErrorKind::environment,
+        fmt::format("cannot read {}", view::escape(path)));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(file, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty()) lines.push_back(line);
+  }
+  if (lines.empty())
+    usage(fmt::format(
+        "{} holds no prompt: one on each line", view::escape(path)));
+  return lines;
 }
 
 double forward_seconds(

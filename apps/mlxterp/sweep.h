@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -56,6 +57,29 @@ void save_sweep(
 
 /** The page, where one is asked for. */
 void write_page(const SweepOutput& output, const view::Heatmap& map);
+
+/** What the verbs tell of a sweep beside its numbers. */
+struct SweepReport {
+  view::Heatmap map;
+  std::string metric;
+  std::map<std::string, Json> facts;  ///< Model, site, direction, ...
+  double seconds = 0;
+};
+
+/** Writes the files asked for, then the JSON or the grid and a summary. */
+void report_sweep(
+    const ModelArguments& arguments,
+    const InterpretableModel& model,
+    const SweepOutput& output,
+    const Sweep& sweep,
+    const std::vector<float>& values,
+    SweepReport report);
+
+/** Seconds that `work` takes. */
+double seconds_of(const std::function<void()>& work);
+
+/** The lines of a text file, as prompts. Throws environment, usage. */
+std::vector<std::string> lines_of(const std::string& path);
 
 /** Median seconds of a plain forward pass on these ids. */
 double forward_seconds(

@@ -2,11 +2,15 @@
 
 #pragma once
 
+#include "mlxterp/analysis/ablate.h"
 #include "mlxterp/analysis/attribute.h"
+#include "mlxterp/analysis/causal_trace.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
+#include "mlxterp/analysis/path_patch.h"
+#include "mlxterp/analysis/sweep.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/core/paths.h"

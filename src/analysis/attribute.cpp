@@ -6,7 +6,7 @@
 #include <optional>
 #include <set>
 
-#include "analysis/grid.h"
+#include "analysis/pairs.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "core/fail.h"

@@ -1,62 +1,39 @@
-// analysis/grid.h: the pairs of prompts and the cells that a sweep goes over.
+// analysis/grid.h: the cells of a sweep, made of the axes asked for.
 
 #pragma once
 
 #include <vector>
 
-#include "analysis/readout.h"
 #include "analysis/sites.h"
-#include "mlxterp/analysis/patch.h"
+#include "mlxterp/analysis/sweep.h"
 
 namespace mlxterp {
 
-/** One pair of prompts, as the run that is patched and the one it takes from.
- */
-struct Pair {
-  std::vector<int> run, source;
-  /** By position of `run`, that of `source`, -1: none. Empty: the same. */
-  std::vector<int> aligned;
-
-  int source_of(int position) const {
-    return aligned.empty() ? position : aligned[static_cast<size_t>(position)];
-  }
-};
-
-/** Part of a cell: layers and positions, both ends counted, one unit (head or
- * neuron) or, -1, all. */
+/** Some layers and positions (both ends count), one unit (head or neuron) or
+ * all (-1), of a site. */
 struct Place {
   int first_layer, last_layer, from, to, unit;
 };
 
+struct GridChoice {
+  std::vector<Axis> by;
+  std::vector<int> layers, positions, heads, neurons;  ///< Empty: all.
+};
+
 struct Grid {
   std::vector<Sweep::Range> axes;
-  /** Flat, the last axis fastest; `to` is -1 for the end of any prompt. */
+  /** What each cell changes, the last axis fastest. `to` is -1 for the end of
+   * a prompt, whatever its length. */
   std::vector<std::vector<Place>> cells;
 };
 
-/** `who` stands in errors: "patch". Throws usage, out_of_range. */
-std::vector<Pair> make_pairs(
-    const char* who,
-    const InterpretableModel& model,
-    const PatchOptions& options);
-
-/** Throws usage where the site lacks an axis, out_of_range. */
+/** `lengths`: of the prompts that are swept. Throws usage, out_of_range;
+ * messages begin with `who` in brackets. */
 Grid make_grid(
-    const char* who,
     const InterpretableModel& model,
-    const PatchOptions& options,
     const LayerSite& site,
-    const std::vector<Pair>& pairs);
-
-/** The metric of each pair, found to fit both prompts. Throws usage,
- * unknown_name, out_of_range. */
-std::vector<Readout> readouts(
-    const char* who,
-    const InterpretableModel& model,
-    const Metric& metric,
-    const std::vector<Pair>& pairs);
-
-/** To the end of a prompt, and without positions that stand for none. */
-std::vector<Place> of_pair(const std::vector<Place>& cell, const Pair& pair);
+    const GridChoice& choice,
+    const std::vector<size_t>& lengths,
+    const char* who);
 
 }  // namespace mlxterp

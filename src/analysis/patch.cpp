@@ -4,7 +4,8 @@
 #include <cmath>
 #include <optional>
 
-#include "analysis/grid.h"
+#include "analysis/means.h"
+#include "analysis/pairs.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "analysis/wavefront.h"
@@ -31,37 +32,19 @@ class Patcher {
 
   Sweep sweep() {
     const auto& places = grid_.cells;
-    const auto n = places.size();
-    std::vector<double> sums(n), squares(n);
+    Averages averages(places.size());
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
       const auto result =
           options_.plain ? plainly(i, places) : together(i, places);
-      for (size_t c = 0; c < n; ++c) {
-        const auto value = static_cast<double>(result.cells[c]);
-        if (!std::isfinite(value))
-          fail(
-              ErrorKind::usage,
-              "[patch] the metric '{}' is {} in cell {} of pair {}; does it "
-              "divide by zero, or the model overflow in this precision?",
-              printable(options_.metric.name),
-              value,
-              c,
-              i);
-        sums[c] += value;
-        squares[c] += value * value;
-      }
+      averages.add(result.cells, options_.metric.name, "patch");
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
       out_.computed += result.computed;
+      out_.rows += result.rows;
     }
     const auto pairs = static_cast<double>(pairs_.size());
-    for (size_t c = 0; c < n; ++c) {
-      const double mean = sums[c] / pairs;
-      out_.metric.push_back(static_cast<float>(mean));
-      out_.spread.push_back(static_cast<float>(
-          std::sqrt(std::max(0.0, squares[c] / pairs - mean * mean))));
-    }
+    averages.put(out_);
     const bool denoise = options_.direction == Direction::denoise;
     out_.clean = static_cast<float>((denoise ? source : run) / pairs);
     out_.corrupt = static_cast<float>((denoise ? run : source) / pairs);
@@ -153,6 +136,8 @@ class Patcher {
                 static_cast<double>(places.size()));
     }
     result.computed = places.size();
+    result.rows = places.size() * pair.run.size() *
+                  static_cast<size_t>(model_.decoder().config().n_layers);
     return result;
   }
 
@@ -222,44 +207,6 @@ class Patcher {
 };
 
 }  // namespace
-
-const char* name(Axis axis) {
-  switch (axis) {
-    case Axis::layer:
-      return "layer";
-    case Axis::position:
-      return "pos";
-    case Axis::head:
-      return "head";
-    case Axis::neuron:
-      break;
-  }
-  return "neuron";
-}
-
-std::vector<int> Sweep::shape() const {
-  std::vector<int> out;
-  for (const auto& axis : axes)
-    out.push_back(static_cast<int>(axis.values.size()));
-  return out;
-}
-
-std::vector<float> Sweep::effect() const {
-  const bool denoise = direction == Direction::denoise;
-  const float from = denoise ? corrupt : clean, to = denoise ? clean : corrupt;
-  const float way = to - from;
-  if (!(std::abs(way) > 1e-6f * std::max(std::abs(from), std::abs(to))))
-    fail(
-        ErrorKind::usage,
-        "[Sweep] the metric is {} of the clean and {} of the corrupted run: "
-        "there is no way to go between them; read the metric itself",
-        clean,
-        corrupt);
-  auto out = metric;
-  for (auto& value : out)
-    value = (value - from) / way;
-  return out;
-}
 
 Sweep patch(const InterpretableModel& model, const PatchOptions& options) {
   return Patcher(model, options).sweep();

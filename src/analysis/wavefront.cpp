@@ -38,6 +38,12 @@ size_t size(int n) {
   return static_cast<size_t>(n);
 }
 
+mx::Shape first_row(const mx::array& x) {
+  auto shape = x.shape();
+  shape[0] = 1;
+  return shape;
+}
+
 // A cell with what is left of it after all that changes nothing.
 struct Plan {
   size_t cell;
@@ -64,7 +70,10 @@ class Walk final : Observer {
       : wave_(wave),
         decoder_(wave.model.decoder()),
         sites_(wave.model.sites()),
-        run_rows_(run_rows) {}
+        run_rows_(run_rows) {
+    for (int i = 0; i < decoder_.config().n_layers; ++i)
+      stream_.push_back(find(i, "resid_pre"));
+  }
 
   // Runs the cells of one chunk, which start at the first one's layer with the
   // runs' residual stream there. Of the stream at `next` a copy is left.
@@ -84,6 +93,7 @@ class Walk final : Observer {
       ragged_.longest = std::max(ragged_.longest, length);
     }
     travelling_.clear();
+    kept_.clear();
     auto x = stream;
     std::optional<mx::array> left;
     if (next == start) left = x;
@@ -131,10 +141,17 @@ class Walk final : Observer {
   }
 
   const nn::Ragged& ragged() const { return ragged_; }
+  /** Behind the runs, whose sequences the others are. */
+  const std::vector<const Plan*>& travelling() const { return travelling_; }
+
+  /** What was kept of the cells of the last go(). */
+  std::vector<Wavefront::Kept>& kept() { return kept_; }
 
   mx::array at(SiteId site, mx::array value) override {
     if (const auto found = replace_.find(site); found != replace_.end())
-      return replaced(found->second, site, std::move(value));
+      value = replaced(found->second, site, std::move(value));
+    if (std::ranges::find(wave_.keep, site) != wave_.keep.end())
+      keep(site, value);
     if (mixes_ && site == mixes_->v) v_ = value;
     return value;
   }
@@ -168,25 +185,71 @@ class Walk final : Observer {
     return wave_.aligned.empty() ? position : wave_.aligned[size(position)];
   }
 
-  // Puts the cells that begin at this layer behind the rows that travel.
+  // Adds the cells that begin at this layer. Those that begin at the same
+  // position lie together, so that attention can take them as one batch.
   size_t join(
       const std::vector<Plan>& plans,
       size_t at,
       size_t end,
       int layer,
       mx::array& x) {
-    std::vector<int> rows;
-    for (; at < end && plans[at].join == layer; ++at) {
-      const auto& plan = plans[at];
-      const int from = run_rows_[size(plan.run)];
-      const int length = length_of(plan.run) - plan.first;
-      ragged_.sequences.push_back({ragged_.rows(), length, plan.first, from});
-      travelling_.push_back(&plan);
+    if (at == end || plans[at].join != layer) return at;
+    const size_t runs = wave_.runs.size();
+    std::vector<std::pair<const Plan*, int>> all;  // and where its rows are
+    for (size_t i = 0; i < travelling_.size(); ++i)
+      all.emplace_back(travelling_[i], ragged_.sequences[runs + i].row);
+    for (; at < end && plans[at].join == layer; ++at)
+      all.emplace_back(&plans[at], -1);
+    std::ranges::stable_sort(all, {}, [](const auto& cell) {
+      return std::pair(cell.first->run, cell.first->first);
+    });
+    std::vector<int> rows(size(runs_end()));
+    std::iota(rows.begin(), rows.end(), 0);
+    ragged_.sequences.resize(runs);
+    travelling_.clear();
+    for (const auto& [plan, row] : all) {
+      const int run = run_rows_[size(plan->run)];
+      const int length = length_of(plan->run) - plan->first;
+      const auto begin = rows.size();
       for (int i = 0; i < length; ++i)
-        rows.push_back(from + plan.first + i);
+        rows.push_back(row < 0 ? run + plan->first + i : row + i);
+      if (row < 0)
+        for (const auto& change : plan->changes)
+          if (taken(*plan, change, layer))
+            for (int p = change.from; p <= change.to; ++p)
+              rows[begin + size(p - plan->first)] =
+                  run_rows_[size(change.source)] + aligned(p);
+      ragged_.sequences.push_back(
+          {static_cast<int>(begin), length, plan->first, run});
+      travelling_.push_back(plan);
     }
-    if (!rows.empty()) x = mx::concatenate({x, mx::take(x, ints(rows), 1)}, 1);
+    x = mx::take(x, ints(rows), 1);
     return at;
+  }
+
+  // Whether a change is made by taking other rows of the stream when the cell
+  // begins, rather than by replacing values.
+  bool taken(const Plan& plan, const Change& change, int layer) const {
+    const auto& ids = wave_.sites[change.site].ids;
+    const bool stream =
+        size(layer) >= ids.size() || ids[size(layer)] == stream_[size(layer)];
+    return stream && plan.join == layer && change.first_layer == layer &&
+           change.unit < 0 && change.source >= 0 && change.source != plan.run;
+  }
+
+  void keep(SiteId site, const mx::array& value) {
+    const size_t runs = wave_.runs.size();
+    for (size_t i = 0; i < travelling_.size(); ++i) {
+      const auto& it = ragged_.sequences[runs + i];
+      auto from = mx::Shape(value.ndim(), 0), to = value.shape();
+      from[1] = it.row;
+      to[1] = it.row + it.length;
+      kept_.push_back(
+          {travelling_[i]->cell,
+           site,
+           it.first,
+           mx::squeeze(mx::slice(value, from, to), 0)});
+    }
   }
 
   // What is to be replaced at the sites of one layer.
@@ -198,6 +261,7 @@ class Walk final : Observer {
       const auto& it = ragged_.sequences[runs + i];
       for (const auto& change : travelling_[i]->changes) {
         if (layer < change.first_layer || layer > change.last_layer) continue;
+        if (taken(*travelling_[i], change, layer)) continue;
         const auto& site = wave_.sites[change.site];
         const bool beyond = size(layer) >= site.ids.size();
         auto& replacement = replace_[beyond ? -1 : site.ids[size(layer)]];
@@ -289,7 +353,13 @@ class Walk final : Observer {
     };
     const auto original = mx::flatten(value, 0, 1);
     set(by.rows, by.units, by.sources, original);
-    if (!by.given_rows.empty())
+    if (!by.given_rows.empty() && site.zero)
+      set(by.given_rows,
+          by.given_units,
+          std::vector<int>(by.given_rows.size(), 0),
+          mx::zeros_like(mx::slice(
+              original, mx::Shape(original.ndim(), 0), first_row(original))));
+    else if (!by.given_rows.empty())
       set(by.given_rows, by.given_units, by.given, site.given[size(layer_)]);
     if (!by.mixed.empty()) {
       const auto [made, where] = mixed(by.mixed);
@@ -349,10 +419,12 @@ class Walk final : Observer {
   const std::vector<int>& run_rows_;
   nn::Ragged ragged_;
   std::vector<const Plan*> travelling_;
+  std::vector<SiteId> stream_;  // of each layer, what enters it
   std::map<SiteId, Replacement> replace_;
   std::map<SiteId, size_t> given_;
   std::optional<Mixes> mixes_;
   std::optional<mx::array> rot_q_, rot_k_, v_;
+  std::vector<Wavefront::Kept> kept_;
   std::optional<mx::array> out_;
   int layer_ = 0;
 };
@@ -435,11 +507,16 @@ class Sweeper {
           next == layers_ ? layers_ - 1 : next,
           [&](int, size_t travelling) {
             so_far += static_cast<double>(travelling);
+            result_.rows += travelling;
             if (wave_.progress)
               wave_.progress(
                   "Patching", std::min(1.0, so_far / std::max(total, 1.0)));
           });
-      read(walk, begin, end);
+      read(walk);
+      for (auto& kept : walk.kept()) {
+        kept.value.eval();
+        result_.kept.push_back(std::move(kept));
+      }
       start = next == layers_ ? layers_ - 1 : next;
       begin = end;
     } while (begin < plans_.size());
@@ -532,8 +609,8 @@ class Sweeper {
     return change;
   }
 
-  // Reads the metric of the runs, once, and of the cells begin..end.
-  void read(const Walk& walk, size_t begin, size_t end) {
+  // Reads the metric of the runs, once, and of the cells that travelled.
+  void read(const Walk& walk) {
     const auto& sequences = walk.ragged().sequences;
     const size_t runs = wave_.runs.size();
     // Of each sequence, the rows of `out` read and what they should say next.
@@ -542,7 +619,7 @@ class Sweeper {
     const bool every = wave_.metric.every_position();
     for (size_t i = 0; i < sequences.size(); ++i) {
       const int run =
-          i < runs ? static_cast<int>(i) : plans_[begin + i - runs].run;
+          i < runs ? static_cast<int>(i) : walk.travelling()[i - runs]->run;
       const auto& ids = wave_.runs[size(run)].ids;
       if (!every) {
         rows.push_back(static_cast<int>(i));
@@ -560,20 +637,20 @@ class Sweeper {
 
     if (!every) {
       if (!read_runs_) std::copy_n(values.begin(), runs, result_.runs.begin());
-      for (size_t i = begin; i < end; ++i)
-        result_.cells[plans_[i].cell] = values[runs + i - begin];
+      for (size_t i = runs; i < sequences.size(); ++i)
+        result_.cells[walk.travelling()[i - runs]->cell] = values[i];
     } else {
-      read_means(sequences, owner, values, begin);
+      read_means(walk, owner, values);
     }
     read_runs_ = true;
   }
 
   // Means over positions; those before a cell's first are its run's.
   void read_means(
-      const std::vector<nn::Ragged::Sequence>& sequences,
+      const Walk& walk,
       const std::vector<size_t>& owner,
-      const std::vector<float>& values,
-      size_t begin) {
+      const std::vector<float>& values) {
+    const auto& sequences = walk.ragged().sequences;
     const size_t runs = wave_.runs.size();
     std::vector<std::vector<double>> sums(runs);  // of the first n positions
     for (size_t i = 0; i < runs; ++i)
@@ -587,11 +664,11 @@ class Sweeper {
     }
     for (size_t i = 0; i < sequences.size(); ++i) {
       const bool is_run = i < runs;
-      const size_t run = is_run ? i : size(plans_[begin + i - runs].run);
+      const Plan* plan = is_run ? nullptr : walk.travelling()[i - runs];
+      const size_t run = is_run ? i : size(plan->run);
       const auto n = static_cast<double>(wave_.runs[run].ids.size() - 1);
       const double before = is_run ? 0 : sums[run][size(sequences[i].first)];
-      (is_run ? result_.runs[i]
-              : result_.cells[plans_[begin + i - runs].cell]) =
+      (is_run ? result_.runs[i] : result_.cells[plan->cell]) =
           static_cast<float>((before + own[i]) / n);
     }
   }

@@ -44,8 +44,9 @@ struct Wavefront {
     Layout layout = Layout::features;
     /** z, made of the other run's attention pattern and the run's own v. */
     bool from_pattern = false;
-    /** Of each layer, what edits without a source take: [row, ...]. */
+    /** Of each layer, what changes without a source take: [row, ...]. */
     std::vector<mlx::core::array> given = {};
+    bool zero = false;  ///< They take zeros.
   };
 
   /** Where a cell is not its run: one unit (head or neuron; -1: all) of a site
@@ -73,13 +74,25 @@ struct Wavefront {
   std::vector<Cell> cells;
   Readout metric;
   int reference = 0;  ///< The run that a KL divergence starts from.
+  /** Values that are kept of every cell that travels. */
+  std::vector<SiteId> keep = {};
   /** Bytes that what travels may take; 0: as many as pay off. */
   size_t memory = 0;
   Progress progress = {};
 
+  /** A site's value in one cell, from its first position on: [pos, ...]. */
+  struct Kept {
+    size_t cell = 0;
+    SiteId site = -1;
+    int first = 0;
+    mlx::core::array value;
+  };
+
   struct Result {
     std::vector<float> runs, cells;  ///< The metric of each.
     size_t computed = 0;             ///< Cells that are not their run itself.
+    size_t rows = 0;                 ///< Rows computed, summed over layers.
+    std::vector<Kept> kept;
   };
 
   /** Evaluates. Throws usage where the budget does not hold one cell. */

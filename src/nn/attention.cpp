@@ -33,6 +33,17 @@ mx::array by_group(const mx::array& x, int n_kv_heads) {
 
 // Which source each destination sees, bool [dest, src].
 mx::array visible(int dest, int src, int window) {
+  // A small one is made here: four ops take longer to launch on a GPU.
+  constexpr int small = 1 << 16;
+  if (dest <= small / src) {
+    std::vector<uint8_t> seen(static_cast<size_t>(dest * src));
+    for (int i = 0; i < dest; ++i) {
+      const int last = src - dest + i;
+      const int first = window == 0 ? 0 : std::max(0, last - window + 1);
+      std::fill_n(seen.begin() + i * src + first, last + 1 - first, 1);
+    }
+    return mx::array(seen.data(), {dest, src}, mx::bool_);
+  }
   const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
   const auto columns = mx::arange(src);
   auto causal = mx::greater_equal(rows, columns);
@@ -104,32 +115,32 @@ mx::array fused(
   return swap_pos_head(z);
 }
 
-// Sequences of one shape, which can be mixed as a batch.
-struct Alike {
-  nn::Ragged::Sequence first;
-  std::vector<nn::Ragged::Sequence> all;
+// Neighbours of one shape that go on from one run: they mix as a batch.
+struct Stretch {
+  Ragged::Sequence first;
+  int batch;
 };
 
-std::vector<Alike> by_shape(const nn::Ragged& ragged) {
-  std::vector<Alike> groups;
-  for (const auto& sequence : ragged.sequences) {
-    const auto same = std::ranges::find_if(groups, [&](const Alike& group) {
-      return group.first.first == sequence.first &&
-             group.first.length == sequence.length;
-    });
-    (same == groups.end() ? groups.emplace_back(Alike{sequence, {}}) : *same)
-        .all.push_back(sequence);
+std::vector<Stretch> stretches(const Ragged& ragged) {
+  std::vector<Stretch> all;
+  for (const auto& it : ragged.sequences) {
+    const bool joins = !all.empty() && all.back().first.first == it.first &&
+                       all.back().first.length == it.length &&
+                       (it.first == 0 || all.back().first.before == it.before);
+    if (joins)
+      ++all.back().batch;
+    else
+      all.push_back({it, 1});
   }
-  return groups;
+  return all;
 }
 
-// Rows of x [1, head, row, d] as [batch, head, n, d], n rows for each.
-mx::array rows_of(const mx::array& x, const std::vector<int>& rows, int batch) {
-  const auto where =
-      mx::array(rows.data(), {static_cast<int>(rows.size())}, mx::int32);
-  const auto taken =
-      mx::reshape(mx::take(x, where, 2), {x.shape(1), batch, -1, x.shape(3)});
-  return mx::transpose(taken, {1, 0, 2, 3});
+// Rows of x [1, row, head, d] as [batch, head, n, d].
+mx::array rows_of(const mx::array& x, int row, int n, int batch) {
+  const int heads = x.shape(2), d = x.shape(3);
+  const auto some =
+      mx::slice(x, {0, row, 0, 0}, {1, row + n * batch, heads, d});
+  return swap_pos_head(mx::reshape(some, {batch, n, heads, d}));
 }
 
 }  // namespace
@@ -286,36 +297,31 @@ mx::array Attention::mix_ragged(
   // One shape at a time, through explicit scores: on CUDA the fused op makes a
   // plan of 50 ms for every new shape, and sweeps have many.
   const auto plain = [this, ragged](const std::vector<mx::array>& in) {
+    const auto rows_q = swap_pos_head(in[0]), rows_k = swap_pos_head(in[1]),
+               rows_v = swap_pos_head(in[2]);
     std::vector<mx::array> parts;
-    std::vector<int> order(static_cast<size_t>(ragged->rows()));
-    int done = 0;
-    for (const auto& [shape, all] : by_shape(*ragged)) {
-      std::vector<int> dest, src;
-      for (const auto& it : all) {
-        for (int i = 0; i < it.first; ++i)
-          src.push_back(it.before + i);
-        for (int i = 0; i < it.length; ++i) {
-          src.push_back(it.row + i);
-          dest.push_back(it.row + i);
-          order[static_cast<size_t>(it.row + i)] = done++;
-        }
-      }
-      const int batch = static_cast<int>(all.size());
-      const auto some_q = rows_of(in[0], dest, batch);
-      const auto weights =
-          pattern_of(scores(some_q, rows_of(in[1], src, batch)));
+    for (const auto& [it, batch] : stretches(*ragged)) {
+      const auto own = [&, at = it, n = batch](const mx::array& x) {
+        return rows_of(x, at.row, at.length, n);
+      };
+      // What they go on from, once for all, and what is each one's own.
+      const auto whole = [&, at = it, n = batch](const mx::array& x) {
+        if (at.first == 0) return own(x);
+        const auto before = rows_of(x, at.before, at.first, 1);
+        auto shape = before.shape();
+        shape[0] = n;
+        return mx::concatenate({mx::broadcast_to(before, shape), own(x)}, 2);
+      };
+      const auto some_q = own(rows_q);
+      const auto weights = pattern_of(scores(some_q, whole(rows_k)));
       const auto z = mx::reshape(
-          mx::matmul(
-              by_group(weights, config_.n_kv_heads),
-              rows_of(in[2], src, batch)),
+          mx::matmul(by_group(weights, config_.n_kv_heads), whole(rows_v)),
           some_q.shape());
       parts.push_back(mx::reshape(
           swap_pos_head(z), {1, -1, config_.n_heads, config_.d_head}));
     }
-    const mx::array back(
-        order.data(), {static_cast<int>(order.size())}, mx::int32);
-    auto z = parts.size() == 1 ? parts[0] : mx::concatenate(parts, 1);
-    return std::vector{mx::take(z, back, 1)};
+    return std::vector{
+        parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), 1)};
   };
   if (!vectorised(q, k, v) || config_.softcap > 0)
     return swap_pos_head(plain({q, k, v})[0]);

@@ -73,6 +73,53 @@ mx::array in_steps(
   return y;
 }
 
+// By the definition, where fast::rope cannot: [..., n, d], a position for each
+// of the n.
+mx::array by_table(
+    const Rope& rope,
+    const Turn& turn,
+    const mx::array& x,
+    const mx::array& positions) {
+  const int pairs = rope.dims / 2, d = x.shape(-1);
+  const auto by = speeds(static_cast<size_t>(pairs), turn.base, turn.periods);
+  const auto angles = mx::multiply(
+      mx::reshape(mx::astype(positions, mx::float32), {-1, 1}),
+      mx::multiply(mx::array(by.data(), {1, pairs}), mx::array(rope.scale)));
+  const auto factor = mx::array(rope.attention_factor);
+  const auto c = mx::multiply(mx::cos(angles), factor);
+  const auto s = mx::multiply(mx::sin(angles), factor);
+  auto shape = x.shape();
+  const auto part = [&](int from, int to) {
+    auto begin = mx::Shape(x.ndim(), 0), end = shape;
+    begin[begin.size() - 1] = from;
+    end[end.size() - 1] = to;
+    return mx::slice(x, begin, end);
+  };
+  const auto turning = mx::astype(part(0, rope.dims), mx::float32);
+  auto in_pairs = turning.shape();
+  in_pairs.back() = rope.interleaved ? pairs : 2;
+  in_pairs.push_back(rope.interleaved ? 2 : pairs);
+  const auto split =
+      mx::split(mx::reshape(turning, in_pairs), 2, rope.interleaved ? -1 : -2);
+  const int axis = rope.interleaved ? -1 : -2;
+  const auto a = mx::squeeze(split[0], axis), b = mx::squeeze(split[1], axis);
+  const auto turned = mx::reshape(
+      mx::stack(
+          {mx::subtract(mx::multiply(a, c), mx::multiply(b, s)),
+           mx::add(mx::multiply(a, s), mx::multiply(b, c))},
+          axis),
+      turning.shape());
+  const auto out = mx::astype(turned, x.dtype());
+  return rope.dims == d ? out : mx::concatenate({out, part(rope.dims, d)}, -1);
+}
+
+// MLX's CUDA kernel asks for blocks deeper than CUDA has where few numbers
+// turn at each of few positions ("invalid argument", seen in 0.32.4).
+bool too_flat(const Rope& rope, int positions) {
+  return mx::default_device() == mx::Device::gpu &&
+         rope.dims / 2 * positions < 16;
+}
+
 bool vectorised(const Rope& rope, const mx::array& x) {
   return simd::applies_to(x) && x.ndim() == 4 && rope.dims % 2 == 0;
 }
@@ -138,6 +185,8 @@ bool Rope::alike(int length, int other) const {
 
 mx::array Rope::operator()(const mx::array& x, int offset) const {
   const auto turn = turn_of(*this, offset + x.shape(-2));
+  if (too_flat(*this, x.shape(-2)))
+    return by_table(*this, turn, x, mx::arange(offset, offset + x.shape(-2)));
   if (!vectorised(*this, x)) return in_steps(*this, turn, x, offset);
   return in_one(
       *this,
@@ -159,6 +208,8 @@ mx::array Rope::operator()(const mx::array& x, const Ragged& ragged) const {
       positions.data(), {static_cast<int>(positions.size())}, mx::int32);
   const auto plain =
       [rope = *this, turn, where](const std::vector<mx::array>& in) {
+        if (too_flat(rope, 1))
+          return std::vector{by_table(rope, turn, in[0], where)};
         const auto rows = mx::transpose(in[0], {2, 1, 0, 3});
         return std::vector{
             mx::transpose(in_steps(rope, turn, rows, where), {2, 1, 0, 3})};

@@ -23,6 +23,7 @@ constexpr std::string_view heatmap_style = R"(
 @media (prefers-color-scheme: dark) {
   :root { --warm: #fb923c; --cool: #56b4e9; --on-strong: #14110f; }
 }
+.scroll { width: fit-content; max-width: 100%; }
 table.heat { width: auto; }
 table.heat td { min-width: 2.9rem; text-align: right; font-variant-numeric: tabular-nums; }
 table.heat thead th { text-align: right; }
@@ -164,11 +165,11 @@ std::string heatmap_text(const Heatmap& map, const Terminal& terminal) {
       const auto tone = !(share < 0.5f) ? Tone::accent
                         : share < 0.05f ? Tone::faint
                                         : Tone::plain;
-      out += std::string(gap, ' ') +
-             toned(
-                 fit(number(value, map.percent, most), width, Align::right),
-                 tone,
-                 terminal);
+      out.append(gap, ' ');
+      out += toned(
+          fit(number(value, map.percent, most), width, Align::right),
+          tone,
+          terminal);
     }
     out += '\n';
   }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "mlx/ops.h"
+#include "mlxterp/core/error.h"
 #include "tests/compare.h"
 #include "tests/families.h"
 #include "tests/tiny_model.h"
@@ -102,6 +103,277 @@ INSTANTIATE_TEST_SUITE_P(
           name, [](char c) { return !std::isalnum(c); }, '_');
       return name;
     });
+
+const std::vector<int> clean = {5, 11, 3, 29, 7, 13, 2};
+const std::vector<int> corrupt = {5, 11, 3, 30, 7, 14, 2};
+
+TEST(Patch, EveryMetricAndDirection) {
+  const auto model = test::tiny_model();
+  const auto own = custom(
+      "mean", [](const mx::array& logits) { return mx::mean(logits, 1); });
+  for (const auto& metric :
+       {logit(4),
+        logit_diff(4, 9),
+        probability(4),
+        log_probability(4),
+        kl_divergence(),
+        loss(),
+        own})
+    for (const auto direction : {Direction::denoise, Direction::noise})
+      for (const char* site : {"resid_pre", "resid_post", "mlp_out"})
+        expect_exact(
+            model,
+            {.clean = clean,
+             .corrupt = corrupt,
+             .site = site,
+             .metric = metric,
+             .direction = direction},
+            1e-5,
+            metric.name + " " + site);
+  expect_exact(
+      model,
+      {.clean = clean,
+       .corrupt = corrupt,
+       .site = "mlp_out",
+       .metric = rank(4)},
+      0,
+      "rank");
+}
+
+TEST(Patch, NeuronsAndParts) {
+  using enum Axis;
+  const auto model = test::tiny_model();
+  expect_exact(
+      model,
+      {.clean = clean,
+       .corrupt = corrupt,
+       .site = "mlp.post",
+       .by = {layer, neuron},
+       .metric = logit(4)},
+      1e-5,
+      "neurons");
+  expect_exact(
+      model,
+      {.clean = clean,
+       .corrupt = corrupt,
+       .site = "z",
+       .by = {layer},
+       .metric = logit(4),
+       .layers = {0, -1},
+       .positions = {3, 5, -1},
+       .heads = {0, 2, 5}},
+      1e-5,
+      "some heads at some positions");
+  expect_exact(
+      model,
+      {.clean = clean,
+       .corrupt = corrupt,
+       .site = "attn_out",
+       .by = {position},
+       .metric = logit(4),
+       .layers = {1, 2}},
+      1e-5,
+      "two layers at once");
+}
+
+TEST(Patch, AlignedPromptsOfTwoLengths) {
+  const auto model = test::tiny_model();
+  const std::vector<int> longer = {5, 11, 8, 3, 29, 7, 13, 2};
+  for (const auto direction : {Direction::denoise, Direction::noise})
+    for (const char* site : {"resid_pre", "z", "mlp_out"})
+      expect_exact(
+          model,
+          {.clean = longer,
+           .corrupt = corrupt,
+           .site = site,
+           .metric = logit(4),
+           .direction = direction,
+           .aligned = {{0, 0}, {1, 1}, {3, 2}, {4, 3}, {6, 5}, {7, 6}}},
+          1e-5,
+          std::string("aligned ") + site);
+}
+
+TEST(Patch, ManyChunksAreOne) {
+  const auto model = test::tiny_model();
+  PatchOptions options{
+      .clean = clean,
+      .corrupt = std::vector{6, 12, 4, 30, 8, 14, 1},
+      .metric = loss()};
+  const auto whole = patch(model, options);
+  // A walk's chunk holds little more than the runs.
+  options.memory = size_t{1} << 16;
+  const auto parts = patch(model, options);
+  test::expect_close(
+      flat(parts.metric), flat(whole.metric), 1e-6, whole.cells(), "chunks");
+  EXPECT_GT(parts.rows, whole.rows);
+  options.memory = 1000;
+  EXPECT_THROW(patch(model, options), Error);
+}
+
+TEST(Patch, PairsAreAveraged) {
+  const auto model = test::tiny_model();
+  const std::vector<int> clean2 = {9, 8, 7, 6}, corrupt2 = {9, 8, 5, 6};
+  PatchOptions options{
+      .clean = Inputs::Rows{clean, clean2},
+      .corrupt = Inputs::Rows{corrupt, corrupt2},
+      .site = "attn_out",
+      .by = {Axis::layer},
+      .metric = logit_diff({4, 1}, {9, 2})};
+  const auto both = patch(model, options);
+  options.clean = clean;
+  options.corrupt = corrupt;
+  options.metric = logit_diff(4, 9);
+  const auto first = patch(model, options);
+  options.clean = clean2;
+  options.corrupt = corrupt2;
+  options.metric = logit_diff(1, 2);
+  const auto second = patch(model, options);
+  EXPECT_EQ(both.pairs, 2u);
+  for (size_t i = 0; i < both.cells(); ++i) {
+    EXPECT_NEAR(both.metric[i], (first.metric[i] + second.metric[i]) / 2, 1e-5);
+    EXPECT_NEAR(
+        both.spread[i], std::abs(first.metric[i] - second.metric[i]) / 2, 1e-5);
+  }
+}
+
+TEST(Patch, CleanIntoCleanMovesNothing) {
+  const auto model = test::tiny_model();
+  for (const char* site : {"resid_pre", "z", "mlp_out", "pattern"}) {
+    const bool heads = site[0] == 'z' || site[0] == 'p';
+    const auto sweep = patch(
+        model,
+        {.clean = clean,
+         .corrupt = clean,
+         .site = site,
+         .by = heads ? std::vector{Axis::layer, Axis::head}
+                     : std::vector{Axis::layer, Axis::position},
+         .metric = logit(4)});
+    EXPECT_GT(sweep.cells(), 0u);
+    for (const float value : sweep.metric)
+      EXPECT_EQ(value, sweep.corrupt) << site;
+    EXPECT_THROW(sweep.effect(), Error);
+  }
+}
+
+TEST(Patch, EveryPositionAtALayerRecoversAll) {
+  const auto model = test::tiny_model();
+  const auto effect = patch(
+                          model,
+                          {.clean = clean,
+                           .corrupt = corrupt,
+                           .by = {Axis::layer},
+                           .metric = logit(4)})
+                          .effect();
+  ASSERT_EQ(effect.size(), 3u);
+  for (const float value : effect)
+    EXPECT_NEAR(value, 1, 1e-5);
+}
+
+TEST(Patch, SharedPositionsAreNeverComputed) {
+  const auto model = test::tiny_model();
+  const auto sweep =
+      patch(model, {.clean = clean, .corrupt = corrupt, .metric = logit(4)});
+  // Of layer 0 the positions whose tokens differ, of the others all from the
+  // first one that differs on.
+  EXPECT_EQ(sweep.cells(), 3u * 7);
+  EXPECT_EQ(sweep.computed, 2u + 2 * 4);
+}
+
+TEST(Patch, RealWeights) {
+  const auto model = InterpretableModel::load("demo");
+  const std::string ioi =
+      "When Mary and John went to the store, John gave a drink to";
+  const std::string other =
+      "When Mary and John went to the store, Mary gave a drink to";
+  const auto metric = logit_diff(" Mary", " John");
+  // Every third layer keeps the slow side short.
+  expect_exact(
+      model,
+      {.clean = ioi,
+       .corrupt = other,
+       .metric = metric,
+       .layers = {0, 14, 29},
+       .positions = {3, 9, 10, 13}},
+      1e-5,
+      "resid_pre");
+  expect_exact(
+      model,
+      {.clean = ioi,
+       .corrupt = other,
+       .site = "z",
+       .by = {Axis::layer, Axis::head},
+       .metric = metric,
+       .layers = {0, 20, 29}},
+      1e-5,
+      "z");
+  const auto sweep =
+      patch(model, {.clean = ioi, .corrupt = other, .metric = metric});
+  EXPECT_EQ(sweep.cells(), 420u);
+  EXPECT_NEAR(sweep.clean, 6.1196f, 1e-3f);
+  EXPECT_NEAR(sweep.corrupt, -5.4853f, 1e-3f);
+}
+
+// What is wrong is said before any long work.
+TEST(Patch, Misuse) {
+  const auto model = test::tiny_model();
+  const auto message = [&](PatchOptions options) -> std::string {
+    try {
+      patch(model, options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  const PatchOptions good{
+      .clean = clean, .corrupt = corrupt, .metric = logit(4)};
+  const auto with = [&](auto change) {
+    auto options = good;
+    change(options);
+    return message(options);
+  };
+  const auto expect = [](const std::string& said, const char* part) {
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  expect(
+      with([](auto& o) {
+        o.corrupt = std::vector{1, 2, 3};
+      }),
+      "the clean prompt has 7 tokens, the corrupted one 3");
+  expect(with([](auto& o) { o.site = "resid_pr"; }), "resid_pre");
+  expect(with([](auto& o) { o.site = "scores"; }), "no row for each position");
+  expect(with([](auto& o) { o.site = "logits"; }), "logits");
+  expect(with([](auto& o) { o.by = {}; }), "no axis");
+  expect(with([](auto& o) { o.by = {Axis::head}; }), "has no heads");
+  expect(
+      with([](auto& o) {
+        o.by = {Axis::layer, Axis::layer};
+      }),
+      "the axis 'layer' twice");
+  expect(with([](auto& o) { o.layers = {3}; }), "layer 3 is out of range");
+  expect(with([](auto& o) { o.positions = {-8}; }), "position -8");
+  expect(with([](auto& o) { o.metric = logit(97); }), "97 is out of range");
+  expect(
+      with([](auto& o) {
+        o.metric = logit({1, 2, 3});
+      }),
+      "3 tokens for 1 prompts");
+  expect(with([](auto& o) { o.metric.position = 7; }), "position 7");
+  expect(with([](auto& o) { o.memory = 1; }), "give at least");
+  expect(
+      with([](auto& o) {
+        o.metric = custom("odd", [](const mx::array& logits) {
+          return mx::log(mx::multiply(mx::sum(logits, 1), mx::array(-0.0f)));
+        });
+      }),
+      "odd");
+  expect(
+      with([](auto& o) {
+        o.metric =
+            custom("shape", [](const mx::array& logits) { return logits; });
+      }),
+      "one number a row");
+  expect(with([](auto& o) { o.aligned = {{0, 9}}; }), "are out of range");
+}
 
 }  // namespace
 }  // namespace mlxterp

@@ -9,23 +9,11 @@
 #include <vector>
 
 #include "mlxterp/analysis/metric.h"
+#include "mlxterp/analysis/sweep.h"
 #include "mlxterp/core/progress.h"
 #include "mlxterp/trace/model.h"
 
 namespace mlxterp {
-
-/** What a sweep goes over. Where an axis is not named, all of it is patched at
- * once. */
-enum class Axis { layer, position, head, neuron };
-
-/** "layer", "pos", "head", "neuron". */
-const char* name(Axis axis);
-
-/** Which run is patched with which one's values. */
-enum class Direction {
-  denoise,  ///< The corrupted run with clean values: what suffices.
-  noise,    ///< The clean run with corrupted values: what is needed.
-};
 
 struct PatchOptions {
   /** One prompt or several; each pair is swept, and the results averaged. */
@@ -48,29 +36,6 @@ struct PatchOptions {
   /** Bytes that what is computed at once may take; 0: as many as pay off. */
   size_t memory = 0;
   Progress progress = {};
-};
-
-/** The result of a sweep; cells lie flat, the last axis fastest. A value. */
-struct Sweep {
-  struct Range {
-    Axis axis;
-    std::vector<int> values;  ///< Layers, positions, heads or neurons.
-  };
-  std::vector<Range> axes;
-  std::vector<float> metric;  ///< Of each patched run, averaged over pairs.
-  std::vector<float> spread;  ///< Its standard deviation over pairs.
-  /** Of the clean and of the corrupted runs, averaged. */
-  float clean = 0, corrupt = 0;
-  Direction direction = Direction::denoise;
-  size_t pairs = 0;
-  size_t computed = 0;   ///< Cells that had to be computed, of all pairs.
-  std::vector<int> ids;  ///< The patched prompt, of the first pair.
-
-  size_t cells() const { return metric.size(); }
-  std::vector<int> shape() const;
-  /** How much of the way from the patched run to the other one each cell goes:
-   * 0 nothing, 1 all of it. Throws usage where the two do not differ. */
-  std::vector<float> effect() const;
 };
 
 /**

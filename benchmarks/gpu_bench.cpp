@@ -1,0 +1,148 @@
+// The patching sweep at the size where a GPU works: a random Llama of 1.2 B
+// parameters in bfloat16, 16 layers x 32 positions. On another device it says
+// so and ends. benchmarks/peers/gpu_floor.py is the floor under torch's tools.
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "mlx/memory.h"
+#include "mlx/ops.h"
+#include "mlx/random.h"
+#include "mlx/transforms.h"
+#include "mlxterp/analysis/patch.h"
+
+namespace mx = mlx::core;
+
+namespace {
+
+using namespace mlxterp;
+using Clock = std::chrono::steady_clock;
+
+template <typename F>
+double seconds(const F& f) {
+  const auto begin = Clock::now();
+  f();
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+std::vector<int> prompt(int length, int seed) {
+  std::vector<int> ids;
+  for (int i = 0; i < length; ++i)
+    ids.push_back((seed + 7919 * (i + 1) * seed) % 128000);
+  return ids;
+}
+
+}  // namespace
+
+int main() {
+  if (mx::default_device() != mx::Device::gpu) {
+    fmt::print("no GPU here\n");
+    return 0;
+  }
+  DecoderConfig config;
+  config.model_type = "llama";
+  config.vocab = 128256;
+  config.d_model = 2048;
+  config.n_layers = 16;
+  config.n_heads = 32;
+  config.n_kv_heads = 8;
+  config.d_head = 64;
+  config.d_mlp = 8192;
+  config.context = 4096;
+  config.rope = {.dims = 64, .theta = 500000.0f};
+  config.tied = true;
+  auto decoder = std::make_shared<Decoder>(config);
+  std::vector<mx::array> weights;
+  for (const auto& [path, weight] : decoder->mutable_parameters()) {
+    *weight = mx::astype(
+        weight->ndim() == 1
+            ? mx::ones(weight->shape())
+            : mx::multiply(
+                  mx::random::normal(weight->shape()), mx::array(0.02f)),
+        mx::bfloat16);
+    weight->eval();
+  }
+  const InterpretableModel model(decoder);
+
+  // The card's own rate, on one of the MLP's products.
+  const auto a = mx::astype(mx::random::normal({8192, 2048}), mx::bfloat16);
+  const auto b = mx::astype(mx::random::normal({2048, 8192}), mx::bfloat16);
+  mx::eval(a, b);
+  double product = 1;
+  for (int i = 0; i < 20; ++i)
+    product = std::min(product, seconds([&] {
+                         auto y = mx::matmul(a, b);
+                         y.eval();
+                       }));
+  const double rate = 2.0 * 8192 * 2048 * 8192 / product;
+  fmt::print("matmul {:.0f} TFLOP/s\n", rate / 1e12);
+
+  const auto options = [](int length, int seed) {
+    return PatchOptions{
+        .clean = prompt(length, seed),
+        .corrupt = prompt(length, seed + 1),
+        .metric = logit_diff(100, 200)};
+  };
+  const auto report = [&](const char* what, const PatchOptions& sweep_options) {
+    mx::reset_peak_memory();
+    Sweep sweep;
+    const double time = seconds([&] { sweep = patch(model, sweep_options); });
+    const double per_row = 2.0 * 2048 * (2 * 2048 + 2 * 512 + 3 * 8192);
+    const double flops = static_cast<double>(sweep.rows) * per_row;
+    fmt::print(
+        "{:<26} {:4} cells {:8.4f} s  {:5.0f} TFLOP/s, {:3.0f}% of the card's "
+        "own  peak {:.1f} GB\n",
+        what,
+        sweep.cells(),
+        time,
+        flops / time / 1e12,
+        100 * flops / time / rate,
+        static_cast<double>(mx::get_peak_memory()) / 1e9);
+    std::fflush(stdout);
+    return sweep;
+  };
+  report("first sweep", options(32, 3));
+  report("the same shapes", options(32, 3));
+  std::vector<double> times;
+  for (int i = 0; i < 5; ++i)
+    report("other prompts", options(32, 5 + i));
+  report("new shapes, 29 tokens", options(29, 3));
+  report("new shapes, 40 tokens", options(40, 3));
+  auto heads = options(32, 3);
+  heads.site = "z";
+  heads.by = {Axis::layer, Axis::head};
+  report("z by head", heads);
+  report("z by head again", heads);
+
+  const auto ids = prompt(32, 3);
+  double forward = 1;
+  for (int i = 0; i < 20; ++i)
+    forward = std::min(forward, seconds([&] {
+                         auto y = model(ids);
+                         y.eval();
+                       }));
+  fmt::print("plain forward, 32 tokens {:.2f} ms\n", forward * 1e3);
+
+  // Against one pass a cell, in every eighth cell.
+  auto some = options(32, 3);
+  some.positions = {0, 9, 18, 31};
+  some.layers = {0, 5, 15};
+  const auto fast = patch(model, some);
+  some.plain = true;
+  const auto slow = patch(model, some);
+  float worst = 0, size = 0;
+  for (size_t i = 0; i < fast.cells(); ++i) {
+    worst = std::max(worst, std::abs(fast.metric[i] - slow.metric[i]));
+    size = std::max(size, std::abs(slow.metric[i] - slow.corrupt));
+  }
+  fmt::print(
+      "against one pass a cell: {} cells, largest difference {:.3g} of effects "
+      "up to {:.3g}\n",
+      fast.cells(),
+      worst,
+      size);
+}

@@ -1,0 +1,182 @@
+#include "mlxterp/analysis/ablate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+
+#include "analysis/grid.h"
+#include "analysis/means.h"
+#include "analysis/readout.h"
+#include "analysis/sites.h"
+#include "analysis/wavefront.h"
+#include "core/fail.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+class Ablater {
+ public:
+  Ablater(const InterpretableModel& model, const AblateOptions& options)
+      : model_(model),
+        options_(options),
+        site_(layer_site(model, options.site)),
+        prompts_(model.token_ids(options.prompts)),
+        data_(options.data ? model.token_ids(*options.data) : prompts_) {
+    if (site_.pattern || site_.shift > 0)
+      fail(
+          ErrorKind::usage,
+          "[ablate] '{}' cannot be ablated; take z for heads, resid_pre for "
+          "the stream",
+          site_.relative);
+    if (options.samples < 1)
+      fail(
+          ErrorKind::usage,
+          "[ablate] {} samples; take one at least",
+          options.samples);
+    if (options.ablation != Ablation::zero && data_.size() < 2)
+      fail(
+          ErrorKind::usage,
+          "[ablate] {} over {} prompt changes nothing; give data, or ablate to "
+          "zero",
+          options.ablation == Ablation::mean ? "a mean" : "resampling",
+          data_.size());
+    std::vector<size_t> lengths;
+    for (const auto& prompt : prompts_)
+      lengths.push_back(prompt.size());
+    grid_ = make_grid(
+        model,
+        site_,
+        {options.by,
+         options.layers,
+         options.positions,
+         options.heads,
+         options.neurons},
+        lengths,
+        "ablate");
+    for (size_t i = 0; i < prompts_.size(); ++i) {
+      metrics_.push_back(readout(model, options.metric, i, prompts_.size()));
+      check_length(metrics_[i], prompts_[i].size(), "ablate");
+      if (options.ablation != Ablation::zero) check_data(i);
+    }
+  }
+
+  Sweep sweep() {
+    const size_t n = grid_.cells.size();
+    Averages averages(n);
+    if (options_.ablation == Ablation::mean) read_means();
+    const int samples =
+        options_.ablation == Ablation::resample ? options_.samples : 1;
+    std::mt19937_64 random(options_.seed);
+    Sweep out;
+    out.axes = grid_.axes;
+    double clean = 0;
+    const double all = static_cast<double>(prompts_.size()) * samples;
+    double done = 0;
+    for (size_t i = 0; i < prompts_.size(); ++i)
+      for (int s = 0; s < samples; ++s, ++done) {
+        Progress progress;
+        if (options_.progress)
+          progress = [&](std::string_view, double part) {
+            options_.progress("Ablating", (done + part) / all);
+          };
+        const auto result = one(i, random, progress);
+        averages.add(result.cells, options_.metric.name, "ablate");
+        clean += static_cast<double>(result.runs[0]);
+        out.computed += result.computed;
+        out.rows += result.rows;
+      }
+    averages.put(out);
+    out.clean = static_cast<float>(clean / all);
+    out.corrupt = std::numeric_limits<float>::quiet_NaN();
+    out.direction = Direction::noise;
+    out.pairs = prompts_.size();
+    out.ids = prompts_[0];
+    return out;
+  }
+
+ private:
+  void check_data(size_t prompt) const {
+    size_t fitting = 0;
+    for (const auto& other : data_)
+      fitting +=
+          other.size() >= prompts_[prompt].size() &&
+          (options_.ablation == Ablation::mean || other != prompts_[prompt]);
+    if (fitting == 0)
+      fail(
+          ErrorKind::usage,
+          "[ablate] prompt {} has {} tokens, and no {}prompt of the data is as "
+          "long; give longer data",
+          prompt,
+          prompts_[prompt].size(),
+          options_.ablation == Ablation::mean ? "" : "other ");
+  }
+
+  void read_means() {
+    std::vector<std::string> names;
+    for (size_t i = 0; i < site_.ids.size(); ++i)
+      names.push_back(site_.name_of(static_cast<int>(i)));
+    means_ = position_means(model_, data_, names, options_.progress);
+  }
+
+  Wavefront::Result one(
+      size_t prompt, std::mt19937_64& random, const Progress& progress) const {
+    const auto& ids = prompts_[prompt];
+    Wavefront wave{
+        .model = model_,
+        .runs = {{ids}},
+        .sites = {{.ids = site_.ids, .layout = site_.layout}},
+        .cells = {},
+        .metric = metrics_[prompt],
+        .memory = options_.memory,
+        .progress = progress,
+    };
+    const bool resample = options_.ablation == Ablation::resample;
+    if (resample) {
+      std::vector<size_t> fitting;
+      for (size_t i = 0; i < data_.size(); ++i)
+        if (data_[i].size() >= ids.size() && data_[i] != ids)
+          fitting.push_back(i);
+      const auto& other = data_[fitting[random() % fitting.size()]];
+      // What comes behind its end no position sees.
+      wave.runs.push_back({std::vector<int>(
+          other.begin(), other.begin() + static_cast<long>(ids.size()))});
+    } else if (options_.ablation == Ablation::mean) {
+      wave.sites[0].given = means_;
+    } else {
+      wave.sites[0].zero = true;
+    }
+    for (const auto& cell : grid_.cells) {
+      auto& changes = wave.cells.emplace_back().changes;
+      for (const auto& place : cell)
+        changes.push_back(
+            {.first_layer = place.first_layer,
+             .last_layer = place.last_layer,
+             .from = place.from,
+             .to = place.to < 0 ? static_cast<int>(ids.size()) - 1 : place.to,
+             .unit = place.unit,
+             .source = resample ? 1 : -1});
+    }
+    return wave.sweep();
+  }
+
+  const InterpretableModel& model_;
+  const AblateOptions& options_;
+  LayerSite site_;
+  Inputs::Rows prompts_, data_;
+  Grid grid_;
+  std::vector<Readout> metrics_;
+  std::vector<mx::array> means_;
+};
+
+}  // namespace
+
+Sweep ablate(const InterpretableModel& model, const AblateOptions& options) {
+  return Ablater(model, options).sweep();
+}
+
+}  // namespace mlxterp

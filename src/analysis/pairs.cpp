@@ -1,0 +1,121 @@
+#include "analysis/pairs.h"
+
+#include "analysis/means.h"
+#include "core/fail.h"
+
+namespace mlxterp {
+
+std::vector<Pair> make_pairs(
+    const char* who,
+    const InterpretableModel& model,
+    const PatchOptions& options) {
+  const auto clean = model.token_ids(options.clean);
+  const auto corrupt = model.token_ids(options.corrupt);
+  if (clean.size() != corrupt.size())
+    fail(
+        ErrorKind::usage,
+        "[{}] {} clean and {} corrupted prompts; give as many of each",
+        who,
+        clean.size(),
+        corrupt.size());
+  const bool denoise = options.direction == Direction::denoise;
+  std::vector<Pair> pairs;
+  for (size_t i = 0; i < clean.size(); ++i) {
+    if (clean[i].size() != corrupt[i].size() && options.aligned.empty())
+      fail(
+          ErrorKind::usage,
+          "[{}] pair {}: the clean prompt has {} tokens, the corrupted "
+          "one {}; make them equally long, or say which positions stand for "
+          "each other (aligned)",
+          who,
+          i,
+          clean[i].size(),
+          corrupt[i].size());
+    const auto& rope = model.decoder().config().rope;
+    if (!rope.alike(
+            static_cast<int>(clean[i].size()),
+            static_cast<int>(corrupt[i].size())))
+      fail(
+          ErrorKind::usage,
+          "[{}] this model's rotary embedding turns prompts of {} and {} "
+          "tokens otherwise; make them equally long",
+          who,
+          clean[i].size(),
+          corrupt[i].size());
+    Pair pair{
+        denoise ? corrupt[i] : clean[i], denoise ? clean[i] : corrupt[i], {}};
+    if (!options.aligned.empty()) {
+      pair.aligned.assign(pair.run.size(), -1);
+      for (const auto& [in_clean, in_corrupt] : options.aligned) {
+        const int at = denoise ? in_corrupt : in_clean;
+        const int from = denoise ? in_clean : in_corrupt;
+        if (at < 0 || from < 0 || static_cast<size_t>(at) >= pair.run.size() ||
+            static_cast<size_t>(from) >= pair.source.size())
+          fail(
+              ErrorKind::out_of_range,
+              "[{}] the aligned positions {} (clean) and {} (corrupted) "
+              "are out of range; the prompts have {} and {} tokens",
+              who,
+              in_clean,
+              in_corrupt,
+              clean[i].size(),
+              corrupt[i].size());
+        pair.aligned[static_cast<size_t>(at)] = from;
+      }
+    }
+    pairs.push_back(std::move(pair));
+  }
+  return pairs;
+}
+
+Grid make_grid(
+    const char* who,
+    const InterpretableModel& model,
+    const PatchOptions& options,
+    const LayerSite& site,
+    const std::vector<Pair>& pairs) {
+  std::vector<size_t> lengths;
+  for (const auto& pair : pairs)
+    lengths.push_back(pair.run.size());
+  return make_grid(
+      model,
+      site,
+      {options.by,
+       options.layers,
+       options.positions,
+       options.heads,
+       options.neurons},
+      lengths,
+      who);
+}
+
+std::vector<Readout> readouts(
+    const char* who,
+    const InterpretableModel& model,
+    const Metric& metric,
+    const std::vector<Pair>& pairs) {
+  std::vector<Readout> out;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    out.push_back(readout(model, metric, i, pairs.size()));
+    for (const auto* ids : {&pairs[i].run, &pairs[i].source})
+      check_length(out[i], ids->size(), who);
+  }
+  return out;
+}
+
+std::vector<Place> of_pair(const std::vector<Place>& cell, const Pair& pair) {
+  std::vector<Place> out;
+  for (auto place : cell) {
+    if (place.to < 0) place.to = static_cast<int>(pair.run.size()) - 1;
+    if (pair.aligned.empty()) {
+      out.push_back(place);
+      continue;
+    }
+    for (int p = place.from; p <= place.to; ++p)
+      if (pair.aligned[static_cast<size_t>(p)] >= 0)
+        out.push_back({place.first_layer, place.last_layer, p, p, place.unit});
+  }
+  return out;
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,268 @@
+#include "mlxterp/analysis/path_patch.h"
+
+#include <algorithm>
+#include <map>
+
+#include "analysis/grid.h"
+#include "analysis/means.h"
+#include "analysis/readout.h"
+#include "analysis/sites.h"
+#include "analysis/wavefront.h"
+#include "core/fail.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+const char* name_of(Receiver::Input input) {
+  return input == Receiver::Input::q   ? "q"
+         : input == Receiver::Input::k ? "k"
+                                       : "v";
+}
+
+class PathPatcher {
+ public:
+  PathPatcher(const InterpretableModel& model, const PathPatchOptions& options)
+      : model_(model),
+        options_(options),
+        sender_(layer_site(model, options.senders)),
+        heads_(layer_site(model, "z")),
+        mlps_(layer_site(model, "mlp_out")),
+        receivers_(options.receivers) {
+    if (sender_.ids != heads_.ids && sender_.ids != mlps_.ids)
+      fail(
+          ErrorKind::usage,
+          "[path_patch] senders '{}' are neither heads (z) nor MLPs (mlp_out)",
+          printable(options.senders));
+    for (auto& receiver : receivers_)
+      check(receiver);
+    read_pairs();
+    auto by = std::vector{Axis::layer};
+    if (sender_.heads > 0) by.push_back(Axis::head);
+    std::vector<size_t> lengths;
+    for (const auto& [run, source] : pairs_)
+      lengths.push_back(run.size());
+    grid_ = make_grid(
+        model,
+        sender_,
+        {by, options.layers, {}, options.heads, {}},
+        lengths,
+        "path_patch");
+  }
+
+  Sweep sweep() {
+    Sweep out;
+    out.axes = grid_.axes;
+    Averages averages(grid_.cells.size());
+    double run = 0, source = 0;
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      auto result = to_receivers(i);
+      out.computed += result.computed;
+      out.rows += result.rows;
+      run += static_cast<double>(result.runs[0]);
+      source += static_cast<double>(result.runs[1]);
+      if (!receivers_.empty()) {
+        const auto last = from_receivers(i, result);
+        out.rows += last.rows;
+        result.cells = last.cells;
+      }
+      averages.add(result.cells, options_.metric.name, "path_patch");
+    }
+    averages.put(out);
+    const auto n = static_cast<double>(pairs_.size());
+    const bool noise = options_.direction == Direction::noise;
+    out.clean = static_cast<float>((noise ? run : source) / n);
+    out.corrupt = static_cast<float>((noise ? source : run) / n);
+    out.direction = options_.direction;
+    out.pairs = pairs_.size();
+    out.ids = pairs_[0].first;
+    return out;
+  }
+
+ private:
+  void check(Receiver& receiver) const {
+    const auto& config = model_.decoder().config();
+    const bool q = receiver.input == Receiver::Input::q;
+    const int heads = q ? config.n_heads : config.n_kv_heads;
+    const int layer =
+        receiver.layer < 0 ? config.n_layers + receiver.layer : receiver.layer;
+    if (layer < 0 || layer >= config.n_layers || receiver.head < 0 ||
+        receiver.head >= heads)
+      fail(
+          ErrorKind::out_of_range,
+          "[path_patch] receiver {} of layer {}, head {} is out of range; "
+          "there are {} layers and {} {}heads",
+          name_of(receiver.input),
+          receiver.layer,
+          receiver.head,
+          config.n_layers,
+          heads,
+          q ? "" : "kv ");
+    receiver.layer = layer;
+  }
+
+  void read_pairs() {
+    const auto clean = model_.token_ids(options_.clean);
+    const auto corrupt = model_.token_ids(options_.corrupt);
+    if (clean.size() != corrupt.size())
+      fail(
+          ErrorKind::usage,
+          "[path_patch] {} clean and {} corrupted prompts; give as many of "
+          "each",
+          clean.size(),
+          corrupt.size());
+    for (size_t i = 0; i < clean.size(); ++i) {
+      if (clean[i].size() != corrupt[i].size())
+        fail(
+            ErrorKind::usage,
+            "[path_patch] pair {}: the clean prompt has {} tokens, the "
+            "corrupted one {}; make them equally long",
+            i,
+            clean[i].size(),
+            corrupt[i].size());
+      const bool noise = options_.direction == Direction::noise;
+      pairs_.emplace_back(
+          noise ? clean[i] : corrupt[i], noise ? corrupt[i] : clean[i]);
+      metrics_.push_back(readout(model_, options_.metric, i, clean.size()));
+      check_length(metrics_.back(), clean[i].size(), "path_patch");
+    }
+  }
+
+  Progress progress(size_t pair, double begin, double share) const {
+    if (!options_.progress) return {};
+    const auto pairs = static_cast<double>(pairs_.size());
+    return [this, pair, begin, share, pairs](std::string_view, double done) {
+      options_.progress(
+          "Patching paths",
+          (static_cast<double>(pair) + begin + share * done) / pairs);
+    };
+  }
+
+  // Senders replaced, the other heads held: to the logits, or as far as the
+  // receivers.
+  Wavefront::Result to_receivers(size_t pair) const {
+    const auto& [run, source] = pairs_[pair];
+    const int last = static_cast<int>(run.size()) - 1;
+    const int layers = model_.decoder().config().n_layers;
+    Wavefront wave{
+        .model = model_,
+        .runs = {{run}, {source}},
+        .sites =
+            {{.ids = heads_.ids, .layout = Layout::heads}, {.ids = mlps_.ids}},
+        .cells = {},
+        .metric = metrics_[pair],
+        .reference = options_.direction == Direction::noise ? 0 : 1,
+        .memory = options_.memory,
+        .progress = progress(pair, 0, receivers_.empty() ? 1 : 0.5),
+    };
+    for (const auto& receiver : receivers_)
+      if (const auto site = site_of(receiver);
+          std::ranges::find(wave.keep, site) == wave.keep.end())
+        wave.keep.push_back(site);
+    const bool head = sender_.heads > 0;
+    for (const auto& cell : grid_.cells) {
+      auto& changes = wave.cells.emplace_back().changes;
+      for (const auto& place : cell) {
+        const int layer = place.first_layer;
+        changes.push_back(
+            {.site = head ? size_t{0} : size_t{1},
+             .first_layer = layer,
+             .last_layer = layer,
+             .from = 0,
+             .to = last,
+             .unit = place.unit,
+             .source = 1});
+        const auto hold = [&](size_t site, int first) {
+          if (first >= layers) return;
+          changes.push_back(
+              {.site = site,
+               .first_layer = first,
+               .last_layer = layers - 1,
+               .from = 0,
+               .to = last,
+               .source = 0});
+        };
+        hold(0, layer + 1);
+        if (!options_.through_mlps) hold(1, head ? layer : layer + 1);
+      }
+    }
+    return wave.sweep();
+  }
+
+  SiteId site_of(const Receiver& receiver) const {
+    return model_.sites().find(fmt::format(
+        "layers.{}.attn.{}", receiver.layer, name_of(receiver.input)));
+  }
+
+  // An untouched run but for what the receivers read.
+  Wavefront::Result from_receivers(
+      size_t pair, const Wavefront::Result& sent) const {
+    const auto& run = pairs_[pair].first;
+    const int last = static_cast<int>(run.size()) - 1;
+    const auto layers = static_cast<size_t>(model_.decoder().config().n_layers);
+    Wavefront wave{
+        .model = model_,
+        .runs = {{run}, {pairs_[pair].second}},
+        .sites = {},
+        .cells = std::vector<Wavefront::Cell>(grid_.cells.size()),
+        .metric = metrics_[pair],
+        .reference = options_.direction == Direction::noise ? 0 : 1,
+        .memory = options_.memory,
+        .progress = progress(pair, 0.5, 0.5),
+    };
+    std::map<Receiver::Input, size_t> site_at;
+    std::map<SiteId, std::vector<mx::array>> rows;
+    std::map<SiteId, int> count;
+    for (const auto& receiver : receivers_) {
+      if (!site_at.contains(receiver.input)) {
+        site_at[receiver.input] = wave.sites.size();
+        wave.sites.push_back(
+            {.ids = layer_site(model_, name_of(receiver.input)).ids,
+             .layout = Layout::heads,
+             .given = std::vector<mx::array>(layers, mx::array(0.0f))});
+      }
+      const auto site = site_of(receiver);
+      const bool fresh = !rows.contains(site);
+      int row = 0;
+      for (const auto& kept : sent.kept) {
+        if (kept.site != site) continue;
+        if (fresh) rows[site].push_back(kept.value);
+        wave.cells[kept.cell].changes.push_back(
+            {.site = site_at[receiver.input],
+             .first_layer = receiver.layer,
+             .last_layer = receiver.layer,
+             .from = kept.first,
+             .to = last,
+             .unit = receiver.head,
+             .source = -1,
+             .given_row = row - kept.first});
+        row += kept.value.shape(0);
+      }
+      if (fresh && !rows[site].empty())
+        wave.sites[site_at[receiver.input]]
+            .given[static_cast<size_t>(receiver.layer)] =
+            mx::concatenate(rows[site], 0);
+    }
+    return wave.sweep();
+  }
+
+  const InterpretableModel& model_;
+  const PathPatchOptions& options_;
+  LayerSite sender_, heads_, mlps_;
+  std::vector<Receiver> receivers_;
+  std::vector<std::pair<std::vector<int>, std::vector<int>>> pairs_;
+  std::vector<Readout> metrics_;
+  Grid grid_;
+};
+
+}  // namespace
+
+Sweep path_patch(
+    const InterpretableModel& model, const PathPatchOptions& options) {
+  return PathPatcher(model, options).sweep();
+}
+
+}  // namespace mlxterp
