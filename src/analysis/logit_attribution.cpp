@@ -245,11 +245,12 @@ std::vector<float> accumulated(
   std::vector<double> by_layer(static_cast<size_t>(layers) + 1);
   double biases = 0;
   for (const auto& part : parts)
-    if (part.kind == Kind::ln_final_bias || part.kind == Kind::unembed_bias)
+    if (part.kind == Kind::ln_final_bias || part.kind == Kind::unembed_bias) {
       biases += static_cast<double>(part.value);
-    else
-      by_layer[static_cast<size_t>(part.layer + 1)] +=
-          static_cast<double>(part.value);
+    } else {
+      const int border = part.layer + 1;
+      by_layer[static_cast<size_t>(border)] += static_cast<double>(part.value);
+    }
   std::vector<float> out;
   double sum = biases;
   for (const double value : by_layer)

@@ -6,8 +6,6 @@
 
 #include "core/fail.h"
 
-namespace mx = mlx::core;
-
 namespace mlxterp {
 
 std::string LayerSite::name_of(int layer) const {
