@@ -44,6 +44,7 @@ int run(int argc, char** argv) {
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
       {"patch", cli::add_patch},
+      {"heads", cli::add_heads},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
