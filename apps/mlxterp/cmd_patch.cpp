@@ -13,6 +13,7 @@
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/view/terminal.h"
 #include "sweep.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -23,6 +24,7 @@ struct Arguments {
   ModelArguments model;
   std::vector<std::string> clean, corrupt, clean_ids, corrupt_ids;
   bool special = false;
+  TaskArguments task;
   std::string site = "resid_pre", direction = "denoise";
   std::vector<std::string> by = {"layer,pos"}, metrics, aligned;
   std::vector<std::string> layers, positions, heads, neurons;
@@ -44,7 +46,14 @@ Inputs::Rows prompts(
   return rows;
 }
 
-void check(const Arguments& arguments) {
+void check_prompts(const Arguments& arguments) {
+  if (arguments.task.given()) {
+    if (!arguments.clean.empty() || !arguments.clean_ids.empty() ||
+        !arguments.corrupt.empty() || !arguments.corrupt_ids.empty() ||
+        !arguments.metrics.empty())
+      usage("--task brings prompts and a metric; leave yours out");
+    return;
+  }
   const auto count = [](const auto& texts, const auto& ids, const char* what) {
     if (texts.empty() && ids.empty())
       usage(fmt::format("no --{0}; give one, or --{0}-ids", what));
@@ -61,6 +70,10 @@ void check(const Arguments& arguments) {
         clean,
         corrupt));
   if (arguments.metrics.empty()) usage("no --metric: what is to be measured?");
+}
+
+void check(const Arguments& arguments) {
+  check_prompts(arguments);
   if (arguments.direction != "denoise" && arguments.direction != "noise")
     usage(fmt::format(
         "--direction '{}' is neither denoise nor noise",
@@ -114,7 +127,7 @@ std::string summary(
           static_cast<double>(sweep.cells() * sweep.pairs));
 }
 
-void run(const Arguments& arguments) {
+void run(Arguments arguments) {
   check(arguments);
   const auto by = parse_axes(arguments.by);
   const auto aligned = parse_aligned(arguments.aligned);
@@ -128,7 +141,8 @@ void run(const Arguments& arguments) {
       .corrupt = ids(arguments.corrupt, arguments.corrupt_ids),
       .site = arguments.site,
       .by = by,
-      .metric = parse_metric(model, arguments.metrics),
+      .metric = arguments.task.given() ? Metric{}
+                                       : parse_metric(model, arguments.metrics),
       .direction = noise ? Direction::noise : Direction::denoise,
       .layers = whole_numbers(arguments.layers, "--layers"),
       .positions = whole_numbers(arguments.positions, "--positions"),
@@ -139,6 +153,10 @@ void run(const Arguments& arguments) {
       .memory = static_cast<size_t>(arguments.memory * 1e6),
       .progress = progress(),
   };
+  if (arguments.task.given()) {
+    arguments.task.fill(model, options);
+    arguments.metrics = {options.metric.name};
+  }
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
   const auto sweep = patch(model, options);
@@ -188,6 +206,7 @@ void run(const Arguments& arguments) {
   }
   Json out;
   out["model"] = arguments.model.model;
+  out["task"] = arguments.task.given() ? Json(arguments.task.task) : Json();
   out["site"] = arguments.site;
   out["direction"] = arguments.direction;
   out["tokens"] = Json::array();
@@ -220,6 +239,7 @@ Run add_patch(CLI::App& app) {
   add_list(app, "--clean-ids", a.clean_ids, "Token ids in place of --clean");
   add_list(app, "--corrupt-ids", a.corrupt_ids, "and of --corrupt");
   app.add_flag("--special", a.special, "Read control tokens in prompts");
+  a.task.add_to(app);
   app.add_option(
          "--site",
          a.site,

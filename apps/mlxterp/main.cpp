@@ -45,6 +45,7 @@ int run(int argc, char** argv) {
       {"lens", cli::add_lens},
       {"patch", cli::add_patch},
       {"heads", cli::add_heads},
+      {"tasks", cli::add_tasks},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

@@ -16,6 +16,7 @@ Run add_trace(CLI::App& app);
 Run add_lens(CLI::App& app);
 Run add_patch(CLI::App& app);
 Run add_heads(CLI::App& app);
+Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
 
 }  // namespace mlxterp::cli
