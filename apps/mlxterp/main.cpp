@@ -43,6 +43,7 @@ int run(int argc, char** argv) {
       {"sites", cli::add_sites},
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
+      {"tuned-lens", cli::add_tuned_lens},
       {"patch", cli::add_patch},
       {"heads", cli::add_heads},
       {"tasks", cli::add_tasks},

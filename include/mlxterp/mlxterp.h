@@ -7,6 +7,7 @@
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/tasks.h"
+#include "mlxterp/analysis/tuned_lens.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/core/paths.h"

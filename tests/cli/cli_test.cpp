@@ -29,7 +29,14 @@ TEST_F(Cli, HelpAndVersion) {
   EXPECT_NE(bare.err.find("lens"), std::string::npos);
   EXPECT_EQ(run({"--version"}).out.find("mlxterp "), 0u);
   for (const auto* verb :
-       {"info", "sites", "trace", "lens", "heads", "tasks", "verify"}) {
+       {"info",
+        "sites",
+        "trace",
+        "lens",
+        "tuned-lens",
+        "heads",
+        "tasks",
+        "verify"}) {
     const auto help = run({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_NE(help.out.find("Example:"), std::string::npos) << verb;
@@ -71,6 +78,9 @@ TEST_F(Cli, UsageErrorsExitWith2) {
       {"trace", "demo", "a", "--metric", "entropy"},
       {"trace", "demo", "a", "--edit", "layers.4.mlp_out=scale(1e999)"},
       {"sites", "demo", "layers.{3"},
+      {"lens", "demo", "a", "--site", "attn.z"},
+      {"tuned-lens"},
+      {"tuned-lens", "train", "demo", "-o", "x"},
       {"tasks", "demo", "ioy"},
       {"tasks", "demo", "ioi", "--n", "0"},
       {"patch", "demo", "--task", "ioy"},
