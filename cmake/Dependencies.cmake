@@ -14,6 +14,7 @@ find_package(CLI11 2 REQUIRED)
 find_package(Threads REQUIRED)
 find_package(CURL 7.85 REQUIRED)
 find_package(hwy 1.0.3 REQUIRED)
+find_package(Libzip REQUIRED)
 if(NOT APPLE)
   find_package(OpenSSL REQUIRED COMPONENTS Crypto)  # SHA-256; a Mac has its own
 endif()

@@ -33,4 +33,5 @@ write_basic_package_version_file(
 install(
   FILES ${PROJECT_BINARY_DIR}/mlxterpConfig.cmake
         ${PROJECT_BINARY_DIR}/mlxterpConfigVersion.cmake cmake/MlxBackend.cmake
+        cmake/FindLibzip.cmake
   DESTINATION ${MLXTERP_CMAKE_DIR})

@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 
 base_packages=(libopenblas-dev nlohmann-json3-dev libfmt-dev libcli11-dev
-  libgtest-dev libhwy-dev libcurl4-openssl-dev libssl-dev python3-venv)
+  libgtest-dev libhwy-dev libcurl4-openssl-dev libssl-dev libzip-dev
+  python3-venv)
 dev_packages=(clang-format clang-tidy libbenchmark-dev)
 
 # install_packages [dev]

@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 
 # libcurl comes with the SDK; Homebrew's is kept out of CMake's sight.
-base_packages=(cmake ninja nlohmann-json fmt cli11 googletest highway)
+base_packages=(cmake ninja nlohmann-json fmt cli11 googletest highway
+  libzip)
 dev_packages=(llvm google-benchmark)  # llvm: clang-format, clang-tidy
 
 # install_packages [dev]

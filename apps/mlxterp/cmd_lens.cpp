@@ -9,6 +9,7 @@
 #include "common.h"
 #include "edit_text.h"
 #include "mlxterp/analysis/lens.h"
+#include "mlxterp/analysis/tuned_lens.h"
 #include "mlxterp/io/atomic_file.h"
 #include "mlxterp/view/lens.h"
 #include "verbs.h"
@@ -23,7 +24,8 @@ struct Arguments {
   std::vector<std::string> layers, positions, edits;
   bool embed = false;
   int top = 5;
-  std::optional<std::string> track;
+  std::string site = "resid_post";
+  std::optional<std::string> track, tuned;
   std::optional<std::string> page;
   bool force = false;
 };
@@ -42,6 +44,8 @@ Json to_json(
   for (size_t i = 0; i < lens.ids.size(); ++i)
     out["tokens"].push_back({{"id", lens.ids[i]}, {"text", names.prompt[i]}});
   out["edits"] = arguments.edits;
+  out["read"] = arguments.site;
+  out["tuned"] = arguments.tuned ? Json(*arguments.tuned) : Json();
   out["positions"] = lens.positions;
   out["track"] = nullptr;
   if (lens.track) {
@@ -88,6 +92,10 @@ void run(const Arguments& arguments) {
   options.embed = arguments.embed;
   options.top_k = arguments.top;
   options.edits = parse_edits(arguments.edits);
+  options.site = arguments.site;
+  std::optional<TunedLens> tuned;
+  if (arguments.tuned)
+    options.tuned = &tuned.emplace(TunedLens::load(*arguments.tuned));
   const auto model = arguments.model.load();
   if (arguments.track) options.track = token_id(model, *arguments.track);
   options.progress = progress();
@@ -120,6 +128,15 @@ Run add_lens(CLI::App& app) {
   add_list(app, "--layers", arguments->layers, "Layers: 0,5,10..20,-1");
   add_list(app, "--positions", arguments->positions, "Positions: 0,3..7,-1");
   app.add_flag("--embed", arguments->embed, "Also what enters layer 0");
+  app.add_option(
+         "--site",
+         arguments->site,
+         "What is read: resid_pre, resid_mid, resid_post, attn_out, mlp_out")
+      ->capture_default_str();
+  app.add_option(
+      "--tuned",
+      arguments->tuned,
+      "Through a tuned lens: NAME of NAME.npz (mlxterp tuned-lens)");
   app.add_option("--top", arguments->top, "Tokens kept in each cell")
       ->capture_default_str();
   app.add_option(

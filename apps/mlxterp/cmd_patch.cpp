@@ -10,6 +10,7 @@
 #include "mlxterp/view/terminal.h"
 #include "pairs.h"
 #include "sweep.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -19,20 +20,25 @@ namespace {
 struct Arguments {
   ModelArguments model;
   PairArguments pairs;
+  TaskArguments task;
   std::string site = "resid_pre";
   double memory = 0;
   bool plain = false;
   SweepOutput output;
 };
 
-void run(const Arguments& arguments) {
-  const auto& pairs = arguments.pairs;
-  pairs.check();
+void run(Arguments arguments) {
+  auto& pairs = arguments.pairs;
+  pairs.check(arguments.task.given());
   if (!std::isfinite(arguments.memory) || arguments.memory < 0)
     usage("--memory is a number of megabytes");
   arguments.output.check();
   const auto model = arguments.model.load();
   auto options = pairs.options(model);
+  if (arguments.task.given()) {
+    arguments.task.fill(model, options);
+    pairs.metrics = {options.metric.name};
+  }
   options.site = arguments.site;
   options.plain = arguments.plain;
   options.memory = static_cast<size_t>(arguments.memory * 1e6);
@@ -57,6 +63,8 @@ void run(const Arguments& arguments) {
        .metric = pairs.metrics.front(),
        .facts =
            {{"model", arguments.model.model},
+            {"task",
+             arguments.task.given() ? Json(arguments.task.task) : Json()},
             {"site", arguments.site},
             {"direction", pairs.direction},
             {"raw", pairs.raw}},
@@ -77,6 +85,7 @@ Run add_patch(CLI::App& app) {
          "k, v, pattern, mlp.post, ...")
       ->capture_default_str();
   a.pairs.add_to(app);
+  a.task.add_to(app);
   app.add_option("--memory", a.memory, "MB that the sweep may take at once");
   app.add_flag("--plain", a.plain, "One forward pass a cell, to compare with");
   a.output.add_to(app);

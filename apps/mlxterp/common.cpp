@@ -10,6 +10,8 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <sstream>
 
 #include "mlx/utils.h"
@@ -120,6 +122,18 @@ CLI::Option* add_list(
     std::vector<std::string>& values,
     const std::string& help) {
   return app.add_option(name, values, help)->allow_extra_args(false);
+}
+
+std::string read_text_file(const std::string& path) {
+  std::error_code error;
+  std::ifstream file(path, std::ios::binary);
+  if (!file || std::filesystem::is_directory(path, error))
+    throw Error(
+        ErrorKind::environment,
+        fmt::format("cannot read {}; is it a text file?", view::escape(path)));
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (text.empty()) usage(fmt::format("{} is empty", view::escape(path)));
+  return text;
 }
 
 std::vector<std::string> split_lists(const std::vector<std::string>& values) {

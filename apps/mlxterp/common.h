@@ -55,6 +55,9 @@ CLI::Option* add_list(
     std::vector<std::string>& values,
     const std::string& help);
 
+/** A file's text, whole. Throws environment, usage where it is empty. */
+std::string read_text_file(const std::string& path);
+
 /** Values at their commas, those inside {...} and (...) left alone. */
 std::vector<std::string> split_lists(const std::vector<std::string>& values);
 

@@ -43,12 +43,15 @@ int run(int argc, char** argv) {
       {"sites", cli::add_sites},
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
+      {"tuned-lens", cli::add_tuned_lens},
       {"patch", cli::add_patch},
       {"ablate", cli::add_ablate},
       {"causal-trace", cli::add_causal_trace},
       {"path-patch", cli::add_path_patch},
       {"attribute", cli::add_attribute},
       {"dla", cli::add_dla},
+      {"heads", cli::add_heads},
+      {"tasks", cli::add_tasks},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;
   for (const auto& [name, add] : verbs) {

@@ -75,7 +75,13 @@ void PairArguments::add_to(CLI::App& app) {
       "CLEAN:CORRUPT positions that stand for each other, 0..5:1..6");
 }
 
-void PairArguments::check() const {
+void PairArguments::check_absent() const {
+  if (!clean.empty() || !clean_ids.empty() || !corrupt.empty() ||
+      !corrupt_ids.empty() || !metrics.empty())
+    usage("--task brings prompts and a metric; leave yours out");
+}
+
+void PairArguments::check_present() const {
   const auto count = [](const auto& texts, const auto& ids, const char* what) {
     if (texts.empty() && ids.empty())
       usage(fmt::format("no --{0}; give one, or --{0}-ids", what));
@@ -91,6 +97,10 @@ void PairArguments::check() const {
         n_clean,
         n_corrupt));
   if (metrics.empty()) usage("no --metric: what is to be measured?");
+}
+
+void PairArguments::check(bool elsewhere) const {
+  elsewhere ? check_absent() : check_present();
   if (direction != "denoise" && direction != "noise")
     usage(fmt::format(
         "--direction '{}' is neither denoise nor noise",
@@ -104,7 +114,7 @@ PatchOptions PairArguments::options(const InterpretableModel& model) const {
       .clean = prompts(model, clean, clean_ids, special),
       .corrupt = prompts(model, corrupt, corrupt_ids, special),
       .by = parse_axes(by),
-      .metric = parse_metric(model, metrics),
+      .metric = metrics.empty() ? Metric{} : parse_metric(model, metrics),
       .direction = noise() ? Direction::noise : Direction::denoise,
       .layers = whole_numbers(layers, "--layers"),
       .positions = whole_numbers(positions, "--positions"),

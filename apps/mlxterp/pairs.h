@@ -21,8 +21,9 @@ struct PairArguments {
   std::vector<std::string> layers, positions, heads, neurons;
 
   void add_to(CLI::App& app);
-  /** Throws usage for what can be told without a model. */
-  void check() const;
+  /** Throws usage for what can be told without a model. `elsewhere`: prompts
+   * and metric come from a task, and there may be none here. */
+  void check(bool elsewhere = false) const;
   bool noise() const { return direction == "noise"; }
   /** All that patching is told of them but the site. */
   PatchOptions options(const InterpretableModel& model) const;
@@ -37,6 +38,10 @@ struct PairArguments {
   std::vector<float> values(const Sweep& sweep) const {
     return raw ? sweep.metric : sweep.effect();
   }
+
+ private:
+  void check_absent() const;
+  void check_present() const;
 };
 
 }  // namespace mlxterp::cli

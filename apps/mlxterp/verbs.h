@@ -14,12 +14,15 @@ Run add_info(CLI::App& app);
 Run add_sites(CLI::App& app);
 Run add_trace(CLI::App& app);
 Run add_lens(CLI::App& app);
+Run add_tuned_lens(CLI::App& app);
 Run add_patch(CLI::App& app);
 Run add_ablate(CLI::App& app);
 Run add_causal_trace(CLI::App& app);
 Run add_path_patch(CLI::App& app);
 Run add_attribute(CLI::App& app);
 Run add_dla(CLI::App& app);
+Run add_heads(CLI::App& app);
+Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
 
 }  // namespace mlxterp::cli

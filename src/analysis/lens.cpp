@@ -8,6 +8,7 @@
 #include "io/parallel.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "mlxterp/analysis/tuned_lens.h"
 
 namespace mx = mlx::core;
 
@@ -121,13 +122,37 @@ void read_cell(Lens& lens, size_t cell, std::span<const float> logits) {
   lens.track_ranks[cell] = rank;
 }
 
-// Every chosen residual at every chosen position, [row * pos, d_model].
-mx::array residuals(const ActivationCache& run, const Lens& lens) {
+void check_site(const InterpretableModel& model, const LensOptions& options) {
+  constexpr std::string_view read[] = {
+      "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"};
+  if (std::ranges::count(read, options.site) == 0)
+    fail(
+        ErrorKind::usage,
+        "[logit_lens] '{}' is not what a lens reads; take {}",
+        printable(options.site),
+        fmt::join(read, ", "));
+  if (!options.tuned) return;
+  options.tuned->check_fits(model);
+  if (options.site != "resid_post")
+    fail(
+        ErrorKind::usage,
+        "[logit_lens] a tuned lens reads resid_post, not {}; leave out one of "
+        "the two",
+        options.site);
+}
+
+// Every chosen residual at every chosen position, [row * pos, d_model], through
+// its translator where there is one.
+mx::array residuals(
+    const ActivationCache& run, const Lens& lens, const TunedLens* tuned) {
   const mx::array where(
       lens.positions.data(), {static_cast<int>(lens.columns())}, mx::int32);
   std::vector<mx::array> rows;
-  for (const auto& site : lens.sites)
-    rows.push_back(mx::take(mx::squeeze(run[site], 0), where, 0));
+  for (size_t i = 0; i < lens.rows(); ++i) {
+    const auto row = mx::take(mx::squeeze(run[lens.sites[i]], 0), where, 0);
+    const bool through = tuned && lens.layers[i];
+    rows.push_back(through ? (*tuned)(row, *lens.layers[i]) : row);
+  }
   return mx::concatenate(std::move(rows), 0);
 }
 
@@ -162,18 +187,21 @@ Lens logit_lens(
         "[logit_lens] token id {} is out of range; the vocabulary has {}",
         *options.track,
         vocab);
+  check_site(model, options);
   check_edits(model.sites(), options.edits);
 
   Lens lens;
   lens.model_layers = decoder.config().n_layers;
-  if (options.embed) {
+  lens.site = options.site;
+  lens.tuned = options.tuned != nullptr;
+  if (options.embed && options.site != "resid_pre") {  // which has it anyway
     lens.layers.emplace_back();
     lens.sites.push_back(
         model.sites()[model.sites().find("layers.0.resid_pre")].name);
   }
   for (const int layer : resolve(options.layers, lens.model_layers, "layer")) {
     lens.layers.emplace_back(layer);
-    lens.sites.push_back(fmt::format("layers.{}.resid_post", layer));
+    lens.sites.push_back(fmt::format("layers.{}.{}", layer, options.site));
   }
 
   if (options.progress) options.progress("Running the model", 0.0);
@@ -201,7 +229,7 @@ Lens logit_lens(
     lens.track_ranks.resize(cells);
   }
 
-  const auto stream = residuals(run, lens);
+  const auto stream = residuals(run, lens, options.tuned);
   const size_t chunk =
       std::max<size_t>(1, logits_budget / (vocab * sizeof(float)));
   for (size_t begin = 0; begin < cells; begin += chunk) {

@@ -92,11 +92,28 @@ Metric custom(
       .function = std::move(function)};
 }
 
+Metric custom(std::string name, std::vector<Metric::Function> each) {
+  for (const auto& function : each)
+    if (!function)
+      fail(ErrorKind::usage, "[custom] an empty function; give one to call");
+  return {
+      .kind = Kind::custom, .name = std::move(name), .each = std::move(each)};
+}
+
 float measure(
     const InterpretableModel& model,
     const Metric& metric,
     const mx::array& logits) {
-  const auto out = readout(model, metric);
+  return measure(model, metric, logits, 0, 1);
+}
+
+float measure(
+    const InterpretableModel& model,
+    const Metric& metric,
+    const mx::array& logits,
+    size_t prompt,
+    size_t prompts) {
+  const auto out = readout(model, metric, prompt, prompts);
   if (out.every_position() || out.needs_reference())
     fail(
         ErrorKind::usage,
@@ -187,6 +204,15 @@ Readout readout(
       .position = metric.position,
       .function = metric.function,
       .name = metric.name};
+  if (!metric.each.empty()) {
+    if (metric.each.size() != prompts)
+      fail(
+          ErrorKind::usage,
+          "[metric] {} functions for {} prompts; give one for each",
+          metric.each.size(),
+          prompts);
+    out.function = metric.each[prompt];
+  }
   const bool by_token = metric.kind != Kind::kl_divergence &&
                         metric.kind != Kind::loss &&
                         metric.kind != Kind::custom;

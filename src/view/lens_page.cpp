@@ -124,7 +124,7 @@ class Page {
 
   std::string text() const {
     return page(
-        "Logit lens: " + prompt(),
+        kind() + (": " + prompt()),
         css_,
         head() + grid() + (lens_.track ? tracked() : "") +
             "<div id=\"card\" role=\"status\" hidden></div>\n",
@@ -132,6 +132,8 @@ class Page {
   }
 
  private:
+  std::string kind() const { return lens_.tuned ? "Tuned lens" : "Logit lens"; }
+
   std::string prompt() const {
     std::string out;
     for (const auto& label : names_.prompt)
@@ -151,14 +153,20 @@ class Page {
   }
 
   std::string head() const {
+    const bool stream = lens_.site == "resid_post";
     std::string out = fmt::format(
-        "<header>\n<p class=\"eyebrow\">Logit lens</p>\n<h1>{}</h1>\n"
-        "<p class=\"about\">What <code>{}</code> would say next after each "
-        "layer: the residual stream, read by the model's own final norm and "
-        "unembedding.{}",
+        "<header>\n<p class=\"eyebrow\">{}</p>\n<h1>{}</h1>\n"
+        "<p class=\"about\">What <code>{}</code> would say next {} each "
+        "layer: {}, read {}by the model's own final norm and unembedding.{}",
+        kind(),
         html(prompt()),
         html(names_.model),
-        lens_.model_layers > 0 && lens_.layers.back() == lens_.model_layers - 1
+        stream ? "after" : "in",
+        stream ? "the residual stream"
+               : fmt::format("<code>{}</code>", html(lens_.site)),
+        lens_.tuned ? "through its translator " : "",
+        stream && !lens_.tuned && lens_.model_layers > 0 &&
+                lens_.layers.back() == lens_.model_layers - 1
             ? " The top row is its actual prediction."
             : "");
     for (const auto& edit : names_.edits)

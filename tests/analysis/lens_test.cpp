@@ -129,6 +129,35 @@ TEST(LogitLens, ReadsAnEditedRun) {
   EXPECT_NE(row(plain, 1), row(edited, 1));
 }
 
+TEST(LogitLens, ReadsAnyResidualSite) {
+  const auto model = tiny();
+  const auto post = logit_lens(model, prompt, {.embed = true});
+  // What enters a layer is what the one before it left.
+  const auto pre =
+      logit_lens(model, prompt, {.embed = true, .site = "resid_pre"});
+  ASSERT_EQ(pre.rows(), 3u);
+  EXPECT_EQ(pre.sites[2], "layers.2.resid_pre");
+  for (size_t i = 0; i < pre.top_ids.size(); ++i)
+    EXPECT_EQ(pre.top_ids[i], post.top_ids[i]);
+  const auto run = model.run(prompt, {.save = {"layers.1.*"}});
+  for (const auto* site : {"resid_mid", "attn_out", "mlp_out"}) {
+    const auto lens =
+        logit_lens(model, prompt, {.layers = {1}, .site = site, .top_k = 1});
+    const auto value = run[std::string("layers.1.") + site];
+    Pass pass;
+    const auto logits =
+        model.decoder().unembed(model.decoder().ln_final(value, pass), pass);
+    const auto winners = mx::squeeze(mx::argmax(logits, -1), 0);
+    for (size_t p = 0; p < lens.columns(); ++p)
+      EXPECT_EQ(
+          lens.winner(0, p),
+          static_cast<int>(
+              mx::take(winners, static_cast<int>(p), 0).item<uint32_t>()))
+          << site;
+  }
+  EXPECT_EQ(kind_of({.site = "attn.z"}), ErrorKind::usage);
+}
+
 TEST(LogitLens, RefusesWhatIsOutOfRange) {
   EXPECT_EQ(kind_of({.layers = {3}}), ErrorKind::out_of_range);
   EXPECT_EQ(kind_of({.layers = {-4}}), ErrorKind::out_of_range);

@@ -28,7 +28,15 @@ TEST_F(Cli, HelpAndVersion) {
   EXPECT_EQ(bare.out, "");
   EXPECT_NE(bare.err.find("lens"), std::string::npos);
   EXPECT_EQ(run({"--version"}).out.find("mlxterp "), 0u);
-  for (const auto* verb : {"info", "sites", "trace", "lens", "verify"}) {
+  for (const auto* verb :
+       {"info",
+        "sites",
+        "trace",
+        "lens",
+        "tuned-lens",
+        "heads",
+        "tasks",
+        "verify"}) {
     const auto help = run({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_NE(help.out.find("Example:"), std::string::npos) << verb;
@@ -70,6 +78,19 @@ TEST_F(Cli, UsageErrorsExitWith2) {
       {"trace", "demo", "a", "--metric", "entropy"},
       {"trace", "demo", "a", "--edit", "layers.4.mlp_out=scale(1e999)"},
       {"sites", "demo", "layers.{3"},
+      {"lens", "demo", "a", "--site", "attn.z"},
+      {"tuned-lens"},
+      {"tuned-lens", "train", "demo", "-o", "x"},
+      {"tasks", "demo", "ioy"},
+      {"tasks", "demo", "ioi", "--n", "0"},
+      {"patch", "demo", "--task", "ioy"},
+      {"patch", "demo", "--task", "ioi", "--clean", "a"},
+      {"heads", "demo", "--kind", "copying"},
+      {"heads", "demo", "--period", "1"},
+      {"heads", "demo", "--period", "5000"},
+      {"heads", "demo", "--measure", "x"},
+      {"heads", "demo", "a", "--ablate", "5"},
+      {"heads", "demo", "--ablate", "271"},
   };
   for (const auto& arguments : wrong) {
     const auto outcome = run(arguments);

@@ -127,6 +127,12 @@ def print_rows(path):
             print(f'{{"{name}", {row}, {{{values}}}}},')
 
 
+def npz():
+    np.savez_compressed(
+        FIXTURES / "numpy.npz",
+        w=np.array([[.5, -1], [2, 3]]), b=np.zeros(3, np.float32))
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         print_rows(sys.argv[1])
@@ -134,3 +140,4 @@ if __name__ == "__main__":
         FIXTURES.mkdir(exist_ok=True)
         quants()
         dtypes()
+        npz()

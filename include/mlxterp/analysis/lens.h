@@ -14,6 +14,8 @@
 
 namespace mlxterp {
 
+class TunedLens;
+
 /** Every member has a default, `= {}` too: naming some of them is enough for
  * -Wextra. */
 struct LensOptions {
@@ -24,6 +26,12 @@ struct LensOptions {
   std::vector<int> positions = {};
   /** What enters layer 0 (layers.0.resid_pre) as a first row. */
   bool embed = false;
+  /** What is read of each layer: resid_pre, resid_mid or resid_post of the
+   * residual stream; attn_out or mlp_out, what is added to it. */
+  std::string site = "resid_post";
+  /** Where given, layers are read through its translators, what enters layer 0
+   * without one. resid_post only. Must outlive the call. */
+  const TunedLens* tuned = nullptr;
   /** Tokens kept in each cell, the most probable first. */
   int top_k = 5;
   /** A token whose logit, probability and rank are kept in every cell. */
@@ -40,8 +48,10 @@ struct LensOptions {
  * would win, every number is NaN and every token -1. A value.
  */
 struct Lens {
-  std::vector<int> ids;  ///< The whole prompt.
-  int model_layers = 0;  ///< How many layers the model has.
+  std::vector<int> ids;             ///< The whole prompt.
+  int model_layers = 0;             ///< How many layers the model has.
+  std::string site = "resid_post";  ///< What is read of each layer.
+  bool tuned = false;               ///< Through translators.
   /** The layer of each row; nothing for what enters layer 0. */
   std::vector<std::optional<int>> layers;
   std::vector<std::string> sites;  ///< The site of each row.
@@ -76,13 +86,14 @@ struct Lens {
 /**
  * The logit lens (nostalgebraist, 2020, "interpreting GPT: the logit lens"):
  * the residual stream after every layer, layers.i.resid_post, read by the
- * model's own ln_final and unembed. The last layer's row is what the model
- * itself says.
+ * model's own ln_final and unembed. The last layer's row is then what the model
+ * itself says. With LensOptions.tuned it is the tuned lens (Belrose et al.,
+ * 2023).
  *
  * `prompt` is one prompt. All rows and columns are unembedded together, at
  * most 256 MB of logits at a time; evaluates. Edits of ln_final, unembed and
  * logits come after the residual stream and are refused. Throws usage,
- * out_of_range.
+ * unknown_name, out_of_range.
  */
 Lens logit_lens(
     const InterpretableModel& model,

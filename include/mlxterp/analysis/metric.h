@@ -72,8 +72,12 @@ struct Metric {
   Tokens foil = 0;  ///< logit_diff only: the token that is subtracted.
   /** Negative ones count from the end of the prompt. */
   int position = -1;
-  /** Custom only: logits [row, vocab], float32, to values [row]; lazy. */
-  std::function<mlx::core::array(const mlx::core::array& logits)> function = {};
+  /** Logits [row, vocab], float32, to values [row]; lazy. */
+  using Function = std::function<mlx::core::array(const mlx::core::array&)>;
+  /** Custom only. */
+  Function function = {};
+  /** Custom only, instead: one for each prompt. */
+  std::vector<Function> each = {};
 };
 
 /** The token's logit. */
@@ -94,6 +98,8 @@ Metric loss();
 Metric custom(
     std::string name,
     std::function<mlx::core::array(const mlx::core::array& logits)> function);
+/** The same with a function for each prompt. */
+Metric custom(std::string name, std::vector<Metric::Function> each);
 
 /** Throws usage where a metric is not of the kind that reads one run's last
  * logits alone: those of kl_divergence and loss need more. The value of logits
@@ -102,5 +108,12 @@ float measure(
     const InterpretableModel& model,
     const Metric& metric,
     const mlx::core::array& logits);
+/** Of one prompt of several, where each has its own tokens. */
+float measure(
+    const InterpretableModel& model,
+    const Metric& metric,
+    const mlx::core::array& logits,
+    size_t prompt,
+    size_t prompts);
 
 }  // namespace mlxterp

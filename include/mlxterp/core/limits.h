@@ -16,6 +16,9 @@ inline constexpr size_t tensors = 200'000;
 inline constexpr size_t tensor_dims = 8;
 inline constexpr uint64_t dim = 2'147'483'647;  // MLX's shapes are int32
 
+// npz
+inline constexpr size_t npy_header_bytes = 65'536;
+
 // GGUF
 inline constexpr uint64_t gguf_metadata = 65'536;
 inline constexpr uint64_t gguf_tensors = 65'536;

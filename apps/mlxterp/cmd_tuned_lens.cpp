@@ -1,0 +1,201 @@
+// mlxterp tuned-lens: trains a tuned lens, and says how well it reads.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <memory>
+
+#include "common.h"
+#include "mlxterp/analysis/tuned_lens.h"
+#include "mlxterp/view/terminal.h"
+#include "verbs.h"
+
+namespace mlxterp::cli {
+
+namespace {
+
+struct Arguments {
+  ModelArguments model;
+  std::string text, eval_text, output, lens;
+  TunedLensOptions options;
+  int length = 512;
+  bool force = false;
+};
+
+// The suffixes that a tuned lens is saved under.
+constexpr const char* suffixes[] = {".npz", ".json"};
+
+std::vector<int> tokens(
+    const InterpretableModel& model, const std::string& path) {
+  return model.tokenizer().encode(read_text_file(path));
+}
+
+std::string table(const LensEvaluation& scores) {
+  using view::Align;
+  view::Table table(
+      {{"layer", Align::right},
+       {"KL logit", Align::right},
+       {"tuned", Align::right},
+       {"cross-entropy logit", Align::right},
+       {"tuned", Align::right},
+       {"same top token logit", Align::right},
+       {"tuned", Align::right}});
+  for (size_t i = scores.logit.size(); i-- > 0;) {
+    const auto& a = scores.logit[i];
+    const auto& b = scores.tuned[i];
+    table.add(
+        {fmt::format("{}", i),
+         fmt::format("{:.3f}", a.kl),
+         fmt::format("{:.3f}", b.kl),
+         fmt::format("{:.3f}", a.cross_entropy),
+         fmt::format("{:.3f}", b.cross_entropy),
+         view::percent(a.agreement),
+         view::percent(b.agreement)});
+  }
+  return table.text(view::terminal(STDOUT_FILENO)) +
+         fmt::format(
+             "\nIn nats, over {} positions; the model's own cross-entropy is "
+             "{:.3f}\n",
+             scores.positions,
+             scores.cross_entropy);
+}
+
+Json to_json(const std::vector<LensQuality>& layers) {
+  auto out = Json::array();
+  for (const auto& layer : layers)
+    out.push_back(
+        {{"kl", number(layer.kl)},
+         {"cross_entropy", number(layer.cross_entropy)},
+         {"agreement", number(layer.agreement)}});
+  return out;
+}
+
+Json to_json(const LensEvaluation& scores) {
+  Json out;
+  out["positions"] = scores.positions;
+  out["cross_entropy"] = number(scores.cross_entropy);
+  out["logit"] = to_json(scores.logit);
+  out["tuned"] = to_json(scores.tuned);
+  return out;
+}
+
+LensEvaluation evaluate(
+    const InterpretableModel& model,
+    const TunedLens& lens,
+    const std::string& path,
+    int length) {
+  const auto scores =
+      evaluate_lens(model, tokens(model, path), &lens, length, progress());
+  end_progress();
+  return scores;
+}
+
+void train(const Arguments& arguments) {
+  for (const auto* suffix : suffixes)
+    check_output(
+        std::filesystem::path(arguments.output).replace_extension(suffix),
+        arguments.force);
+  const auto model = arguments.model.load();
+  const auto ids = tokens(model, arguments.text);
+  auto options = arguments.options;
+  std::vector<float> losses;
+  options.on_step = [&](int, float loss) { losses.push_back(loss); };
+  options.progress = progress();
+  const auto lens = train_tuned_lens(model, ids, options);
+  end_progress();
+  {
+    const Uninterrupted writing;
+    lens.save(arguments.output, arguments.force);
+  }
+  std::optional<LensEvaluation> scores;
+  if (!arguments.eval_text.empty())
+    scores = evaluate(model, lens, arguments.eval_text, arguments.length);
+  if (!arguments.model.json) {
+    auto text = fmt::format(
+        "{} steps of {} tokens: mean KL over layers {:.3f} at the first, "
+        "{:.3f} "
+        "at the last\n",
+        losses.size(),
+        options.length,
+        losses.front(),
+        losses.back());
+    if (scores) text += "\n" + table(*scores);
+    print(text);
+    return;
+  }
+  Json out;
+  out["model"] = arguments.model.model;
+  out["output"] = arguments.output;
+  out["steps"] = losses.size();
+  out["length"] = options.length;
+  out["losses"] = Json::array();
+  for (const float loss : losses)
+    out["losses"].push_back(number(loss));
+  out["evaluation"] = scores ? to_json(*scores) : Json();
+  print_json(out);
+}
+
+void eval(const Arguments& arguments) {
+  const auto lens = TunedLens::load(arguments.lens);
+  const auto model = arguments.model.load();
+  const auto scores = evaluate(model, lens, arguments.text, arguments.length);
+  if (!arguments.model.json) {
+    print(table(scores));
+    return;
+  }
+  Json out;
+  out["model"] = arguments.model.model;
+  out["lens"] = arguments.lens;
+  out["evaluation"] = to_json(scores);
+  print_json(out);
+}
+
+}  // namespace
+
+Run add_tuned_lens(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  auto& a = *arguments;
+  app.description("Trains a lens for each layer, and measures it");
+  app.require_subcommand(1);
+  auto* trained = app.add_subcommand("train", "Train on a text");
+  auto* measured = app.add_subcommand("eval", "Measure on another text");
+  for (auto* command : {trained, measured}) {
+    a.model.add_to(*command);
+    command->add_option("--text", a.text, "A text file")->required();
+    command->add_option("--eval-length", a.length, "Tokens read at once")
+        ->capture_default_str();
+  }
+  trained
+      ->add_option(
+          "-o,--output", a.output, "Where to: writes NAME.npz and NAME.json")
+      ->required();
+  trained->add_flag("--force", a.force, "Replace the files if they exist");
+  trained->add_option("--steps", a.options.steps, "How many")
+      ->capture_default_str();
+  trained->add_option("--length", a.options.length, "Tokens of a step")
+      ->capture_default_str();
+  trained
+      ->add_option(
+          "--rate", a.options.learning_rate, "Learning rate, falling to 0")
+      ->capture_default_str();
+  trained->add_option("--momentum", a.options.momentum, "Nesterov's")
+      ->capture_default_str();
+  trained->add_option("--clip", a.options.clip, "Norm of gradients at most")
+      ->capture_default_str();
+  trained->add_option(
+      "--eval", a.eval_text, "Then measure it on this text file");
+  measured->add_option("--lens", a.lens, "The lens: NAME of NAME.npz")
+      ->required();
+  const char* example =
+      "Example:\n  mlxterp tuned-lens train demo --text train.txt --length 256 "
+      "-o lens --eval other.txt\n  mlxterp lens demo 'The Eiffel Tower is "
+      "located in the city of' --tuned lens";
+  for (auto* command : {&app, trained, measured})
+    command->footer(example);
+  return [arguments, trained] {
+    trained->parsed() ? train(*arguments) : eval(*arguments);
+  };
+}
+
+}  // namespace mlxterp::cli

@@ -1,0 +1,124 @@
+#include <cmath>
+
+#include "core/fail.h"
+#include "mlx/linalg.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlxterp/analysis/heads.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+mx::array float32(const mx::array& x) {
+  return mx::astype(x, mx::float32);
+}
+
+mx::array gain(const nn::Norm& norm, const nn::NormConfig& config) {
+  const auto weight = float32(norm.weight);
+  return config.plus_one ? mx::add(weight, mx::array(1.0f)) : weight;
+}
+
+// Weights [..., d_model] that read through a norm, as reading what it reads.
+mx::array reading(
+    const mx::array& weight,
+    const nn::Norm* norm,
+    const nn::NormConfig& config) {
+  if (!norm) return weight;
+  auto folded = mx::multiply(weight, gain(*norm, config));
+  if (config.kind == nn::NormConfig::Kind::layer)
+    folded = mx::subtract(folded, mx::mean(folded, -1, true));
+  return folded;
+}
+
+const nn::Norm* pointer(const std::optional<nn::Norm>& norm) {
+  return norm ? &*norm : nullptr;
+}
+
+// [head * d_head, d_model] as [n_heads, d_head, d_model], kv heads repeated.
+mx::array by_head(const mx::array& weight, int heads, int n_heads) {
+  const auto split = mx::reshape(weight, {heads, -1, weight.shape(1)});
+  return mx::repeat(split, n_heads / heads, 0);
+}
+
+// The gain that q or k is normalised with, where there is one.
+mx::array head_gain(
+    const mx::array& weight,
+    const std::optional<nn::Norm>& norm,
+    const DecoderConfig& config,
+    int heads) {
+  if (!norm) return weight;
+  const int d = config.d_head;
+  auto by = gain(*norm, config.qk_norm_config);
+  if (by.size() == static_cast<size_t>(d)) by = mx::tile(by, {heads});
+  return mx::multiply(weight, mx::reshape(by, {heads * d, 1}));
+}
+
+// Of each of [head, n, n]: sum of eigenvalues over sum of magnitudes.
+void shares(const mx::array& matrices, std::vector<float>& into) {
+  // LAPACK's, so on the CPU.
+  auto values = mx::linalg::eigvals(matrices, mx::Device::cpu);
+  auto sum = mx::sum(mx::real(values), -1);
+  auto most = mx::sum(mx::abs(values), -1);
+  mx::eval(sum, most);
+  for (int i = 0; i < matrices.shape(0); ++i) {
+    const float all = most.data<float>()[i];
+    into.push_back(all > 0 ? sum.data<float>()[i] / all : 0.0f);
+  }
+}
+
+}  // namespace
+
+HeadCircuits head_circuits(
+    const InterpretableModel& model, const Progress& progress) {
+  const auto& decoder = model.decoder();
+  const auto& config = decoder.config();
+  const auto embed = float32(decoder.embed.weight);
+  // From what is written to what is said, and from token to token, as seen
+  // from the residual stream: [d_model, d_model].
+  auto said = mx::matmul(
+      mx::transpose(embed),
+      reading(
+          float32(decoder.unembed.weight()), &decoder.ln_final, config.norm));
+  auto alike = mx::matmul(mx::transpose(embed), embed);
+  mx::eval(said, alike);
+
+  HeadCircuits out;
+  for (auto* grid : {&out.copying, &out.matching})
+    *grid = {config.n_layers, config.n_heads, {}};
+  for (int i = 0; i < config.n_layers; ++i) {
+    const auto& layer = *decoder.layers[static_cast<size_t>(i)];
+    const auto& attn = layer.attn;
+    const auto read = [&](const mx::array& weight, int heads) {
+      return by_head(
+          reading(float32(weight), pointer(layer.ln1), config.norm),
+          heads,
+          config.n_heads);
+    };
+    const int kv = config.n_kv_heads;
+    const auto w_q = read(
+        head_gain(attn.q_proj.weight, attn.q_norm, config, config.n_heads),
+        config.n_heads);
+    const auto w_k =
+        read(head_gain(attn.k_proj.weight, attn.k_norm, config, kv), kv);
+    const auto w_v = read(attn.v_proj.weight, kv);
+    auto w_o = float32(attn.o_proj.weight);  // [d_model, head * d_head]
+    if (layer.ln1_post)
+      w_o = mx::multiply(
+          mx::expand_dims(gain(*layer.ln1_post, config.norm), 1), w_o);
+    w_o = mx::transpose(
+        mx::reshape(w_o, {config.d_model, config.n_heads, config.d_head}),
+        {1, 0, 2});
+    shares(mx::matmul(mx::matmul(w_v, said), w_o), out.copying.values);
+    shares(
+        mx::matmul(mx::matmul(w_k, alike), mx::swapaxes(w_q, 1, 2)),
+        out.matching.values);
+    if (progress)
+      progress("Reading weights", static_cast<double>(i + 1) / config.n_layers);
+  }
+  return out;
+}
+
+}  // namespace mlxterp

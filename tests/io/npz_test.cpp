@@ -1,0 +1,103 @@
+#include "mlxterp/io/npz.h"
+
+#include <gtest/gtest.h>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlxterp/core/error.h"
+#include "tests/bad_input.h"
+#include "tests/compare.h"
+#include "tests/temp_folder.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+namespace {
+
+using testing::TempFolder;
+
+std::vector<std::pair<std::string, mx::array>> some() {
+  return {
+      {"a", mx::reshape(mx::arange(6.0f, mx::float32), {2, 3})},
+      {"empty", mx::zeros({0, 4})},
+      {"scalar", mx::array(2.5f)},
+      {"ints", mx::arange(5, mx::int32)},
+      {"half", mx::astype(mx::arange(3.0f, mx::float32), mx::float16)},
+      {"brain", mx::astype(mx::arange(3.0f, mx::float32), mx::bfloat16)}};
+}
+
+TEST(Npz, ComesBackAsItWas) {
+  const TempFolder folder;
+  const auto path = folder / "x.npz";
+  const auto arrays = some();
+  save_npz(path, arrays);
+  const auto back = load_npz(path);
+  ASSERT_EQ(back.size(), arrays.size());
+  for (size_t i = 0; i < back.size(); ++i) {
+    const auto& [name, array] = arrays[i];
+    EXPECT_EQ(back[i].first, name);
+    EXPECT_EQ(back[i].second.dtype(), array.dtype());
+    EXPECT_EQ(back[i].second.shape(), array.shape());
+    EXPECT_TRUE(mx::array_equal(back[i].second, array).item<bool>());
+  }
+  EXPECT_THROW(save_npz(path, arrays), Error);
+  const auto once = testing::read_file(path);
+  save_npz(path, arrays, /*overwrite=*/true);
+  EXPECT_EQ(testing::read_file(path), once);
+  EXPECT_EQ(folder.files(), 1u);
+}
+
+// Written by numpy 2.4: savez_compressed(w=<f8 [2, 2], b=<f4 [3]).
+TEST(Npz, ReadsWhatNumpyWrites) {
+  const auto arrays =
+      load_npz(MLXTERP_SOURCE_DIR "/tests/io/fixtures/numpy.npz");
+  ASSERT_EQ(arrays.size(), 2u);
+  EXPECT_EQ(arrays[0].first, "w");
+  test::expect_close(
+      arrays[0].second,
+      mx::array({0.5f, -1.0f, 2.0f, 3.0f}, {2, 2}),
+      0,
+      4,
+      "w");
+  EXPECT_EQ(arrays[1].second.shape(), (mx::Shape{3}));
+}
+
+TEST(Npz, RefusesBrokenFiles) {
+  const TempFolder folder;
+  save_npz(folder / "good.npz", {{"a", mx::arange(64.0f, mx::float32)}});
+  const auto good = testing::read_file(folder / "good.npz");
+  int tried = 0;
+  const auto refused = [&](const std::string& bytes,
+                           const std::vector<std::string>& says) {
+    SCOPED_TRACE(tried++);
+    const auto path = folder.write("bad.npz", bytes);
+    testing::expect_refused(
+        [&] {
+          load_npz(path);
+          return std::string();
+        },
+        ErrorKind::bad_data,
+        says);
+  };
+  const auto with = [&](std::string_view from, std::string_view to) {
+    auto bytes = good;
+    for (size_t at = 0; (at = bytes.find(from, at)) != std::string::npos;
+         at += to.size())
+      bytes.replace(at, from.size(), to);
+    return bytes;
+  };
+  refused("", {});
+  refused("<html>", {"bad.npz"});
+  for (size_t n = 1; n < good.size(); n += 7)
+    refused(good.substr(0, n), {"bad.npz"});
+  refused(with("<f4", ">f4"), {"'a'"});
+  refused(with("a.npy", "a.txt"), {});
+  refused(with("NUMPY", "NUMPX"), {"'a'"});
+  refused(with("(64,)", "(65,)"), {"'a'"});
+  auto flipped = good;
+  flipped[good.find("}") + 100] ^= 1;
+  refused(flipped, {"'a'"});
+}
+
+}  // namespace
+}  // namespace mlxterp
