@@ -2,8 +2,10 @@
 
 #include <cmath>
 
+#include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
+#include "nn/indices.h"
 
 namespace mx = mlx::core;
 
@@ -37,6 +39,14 @@ Embedding::Embedding(int vocab, int d_model, float scale)
 }
 
 mx::array Embedding::forward(const mx::array& ids, Pass&) const {
+  if (const auto id = outside(ids, weight.shape(0)))
+    fail(
+        ErrorKind::out_of_range,
+        "[Embedding] {} at site '{}' is out of range; there are {} rows, from "
+        "0 on",
+        *id,
+        site_name(Slot{0}),
+        weight.shape(0));
   auto rows = mx::take(weight, ids, 0);
   if (scale_ == 1.0f) return rows;
   return mx::multiply(rows, mx::array(scale_, rows.dtype()));
