@@ -26,7 +26,8 @@ int main(int argc, char** argv) try {
   const auto answer = [&](std::vector<Edit> edits) {
     const auto run =
         model.run(prompt, {.save = {"logits"}, .edits = std::move(edits)});
-    const auto last = mx::take(run["logits"], -1, 1);
+    const auto& logits = run["logits"];
+    const auto last = mx::take(logits, logits.shape(1) - 1, 1);
     return mx::take(mx::softmax(last, -1), paris, -1).item<float>();
   };
   std::cout << "unedited:                     " << answer({}) << "\n";

@@ -76,7 +76,7 @@ int main() {
       ids,
       {.save = {"layers.1.middle", "output"},
        .edits = {{"layers.1.mlp", zero_out()}}});
-  const auto gone = mx::array_equal(run["output"], run["layers.1.middle"]);
+  auto gone = mx::array_equal(run["output"], run["layers.1.middle"]);
   std::cout << "without its MLP, layer 1 returns its middle: "
             << (gone.item<bool>() ? "yes" : "no") << "\n";
 }

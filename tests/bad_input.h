@@ -39,9 +39,18 @@ inline void write_all(int descriptor, std::string_view text) {
   }
 }
 
+// GCC defines a macro, Clang has a feature.
+#if defined(__SANITIZE_ADDRESS__)
+#define MLXTERP_ADDRESS_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define MLXTERP_ADDRESS_SANITIZER 1
+#endif
+#endif
+
 // Far above what a small file needs. The sanitizers reserve more than that.
 inline void limit_memory() {
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__APPLE__)
+#if !defined(MLXTERP_ADDRESS_SANITIZER) && !defined(__APPLE__)
   const rlim_t bytes = rlim_t{6} << 30;
   const struct rlimit limit { bytes, bytes };
   ::setrlimit(RLIMIT_AS, &limit);

@@ -302,6 +302,7 @@ void run(const Arguments& arguments) {
   const auto patterns = split_lists(arguments.save);
   auto wanted = patterns;
   wanted.emplace_back("logits");
+  show_progress("Running the model");
   const auto values = model.run(report.ids, {.save = wanted, .edits = edits});
   const auto prediction = predict(model, values["logits"], report.wanted);
   if (edits.empty()) {
@@ -313,6 +314,7 @@ void run(const Arguments& arguments) {
         model.run(report.ids, {.save = {"logits"}})["logits"],
         report.wanted);
   }
+  end_progress();
   report.saved = chosen(model, values, patterns);
   if (arguments.output) {
     // Replaced as JSON replaces it, so that the header stays valid UTF-8.

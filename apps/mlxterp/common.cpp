@@ -7,12 +7,15 @@
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <mutex>
 #include <sstream>
+#include <thread>
 
 #include "mlx/utils.h"
 #include "mlxterp/core/blas.h"
@@ -28,7 +31,69 @@ namespace {
 // More numbers than this are a slip of the finger, not a wish.
 constexpr int64_t longest_range = 1 << 20;
 
-bool progress_shown = false;
+// A line about what is being done. A thread of its own draws it, since work
+// that is one evaluation says nothing until it is over.
+class ProgressLine {
+ public:
+  ~ProgressLine() { end(); }
+
+  void say(std::string_view what, double done) {
+    const std::lock_guard lock(mutex_);
+    if (what != what_) since_ = Clock::now();
+    what_ = what;
+    done_ = done;
+    if (thread_.joinable()) return;
+    ended_ = false;
+    thread_ = std::thread([this] { draw(); });
+  }
+
+  void end() {
+    if (!thread_.joinable()) return;
+    {
+      const std::lock_guard lock(mutex_);
+      ended_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+    what_.clear();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void draw() {
+    std::unique_lock lock(mutex_);
+    const auto ended = [this] { return ended_; };
+    auto pause = std::chrono::milliseconds(1000);
+    bool drawn = false;
+    while (!changed_.wait_for(lock, pause, ended)) {
+      std::fputs(("\r" + text() + "\x1b[K").c_str(), stderr);
+      drawn = true;
+      pause = std::chrono::milliseconds(100);
+    }
+    if (drawn) std::fputs("\r\x1b[K", stderr);
+  }
+
+  std::string text() const {
+    if (!(done_ > 0)) {
+      const std::chrono::duration<double> passed = Clock::now() - since_;
+      return fmt::format("{}, {:.0f} s", what_, passed.count());
+    }
+    const auto filled = std::min<size_t>(static_cast<size_t>(done_ * 24), 24);
+    return fmt::format(
+        "{} [{:<24}] {:3.0f}%", what_, std::string(filled, '='), done_ * 100);
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::thread thread_;
+  std::string what_;
+  double done_ = 0;
+  Clock::time_point since_;
+  bool ended_ = false;
+};
+
+ProgressLine progress_line;
 
 constexpr int ending_signals[] = {SIGINT, SIGTERM, SIGHUP};
 volatile std::sig_atomic_t remembered = 0;
@@ -64,6 +129,10 @@ void ModelArguments::add_to(CLI::App& app) {
       ->required();
   app.add_option(
       "--dtype", dtype, "Precision in memory: float32, float16 or bfloat16");
+  app.add_flag(
+      "--allow-nan",
+      allow_nan,
+      "Load weights that are NaN or infinite as well");
   app.add_flag("--json", json, "Answer in JSON (docs/json.md)");
 }
 
@@ -91,7 +160,11 @@ InterpretableModel ModelArguments::load() const {
         "libopenblas-dev and build again",
         found.name));
   auto loaded = InterpretableModel::load(
-      model, {.dtype = precision(), .progress = progress(), .warn = warn});
+      model,
+      {.dtype = precision(),
+       .progress = progress(),
+       .warn = warn,
+       .allow_not_finite = allow_nan});
   end_progress();
   return loaded;
 }
@@ -216,30 +289,16 @@ Progress progress() {
   if (isatty(STDERR_FILENO) != 1 ||
       view::terminal(STDERR_FILENO).width < longest_line)
     return {};
-  using Clock = std::chrono::steady_clock;
-  return [start = Clock::now(), last = Clock::time_point()](
-             std::string_view what, double done) mutable {
-    const auto now = Clock::now();
-    if (now - start < std::chrono::seconds(1) ||
-        now - last < std::chrono::milliseconds(50))
-      return;
-    last = now;
-    progress_shown = true;
-    const auto filled = static_cast<size_t>(done * 24);
-    std::fputs(
-        fmt::format(
-            "\r{} [{:<24}] {:3.0f}%\x1b[K",
-            what,
-            std::string(std::min<size_t>(filled, 24), '='),
-            done * 100)
-            .c_str(),
-        stderr);
-  };
+  return
+      [](std::string_view what, double done) { progress_line.say(what, done); };
 }
 
 void end_progress() {
-  if (progress_shown) std::fputs("\r\x1b[K", stderr);
-  progress_shown = false;
+  progress_line.end();
+}
+
+void show_progress(std::string_view what) {
+  if (const auto show = progress()) show(what, 0);
 }
 
 void note(const std::string& text) {

@@ -22,10 +22,11 @@ using Json = nlohmann::ordered_json;
 /** Throws Error(usage). */
 [[noreturn]] void usage(const std::string& message);
 
-/** MODEL, --dtype and --json. */
+/** MODEL, --dtype, --allow-nan and --json. */
 struct ModelArguments {
   std::string model;
   std::string dtype;
+  bool allow_nan = false;
   bool json = false;
 
   void add_to(CLI::App& app);
@@ -74,9 +75,13 @@ std::vector<std::string> labels(
     const InterpretableModel& model, const std::vector<int>& ids);
 std::string label(const InterpretableModel& model, int id);
 
-/** Shows work that takes more than a second, on a terminal's stderr. */
+/** Shows work that takes more than a second, on a terminal's stderr: a bar, or
+ * the seconds where nobody can tell how much is done. */
 Progress progress();
 void end_progress();
+
+/** Says so of work that reports nothing itself, until end_progress(). */
+void show_progress(std::string_view what);
 
 /** A line on stderr. */
 void note(const std::string& text);

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
@@ -84,13 +85,18 @@ class Parser {
     return token;
   }
 
+  // Not std::from_chars, which libc++ lacks for floats before LLVM 20.
   float number() {
     space();
     const auto start = at_;
-    const auto value = parse<float>(token());
-    if (!value || !std::isfinite(*value))
+    const std::string text(token());
+    const bool plain =
+        !text.empty() && text.find_first_not_of("0123456789.eE+-") == text.npos;
+    char* end = nullptr;
+    const float value = plain ? std::strtof(text.c_str(), &end) : 0;
+    if (!plain || end != text.c_str() + text.size() || !std::isfinite(value))
       wrong(start, "expected a finite number");
-    return *value;
+    return value;
   }
 
   // 3 or 3..7.

@@ -192,11 +192,18 @@ fs::path find_model(const std::string& model, const HubOptions& options) {
           quoted(path));
     return path;
   }
+  if (there(model)) return model;
   const auto slashes = std::count(model.begin(), model.end(), '/');
-  const bool file = slashes == 1 && model.ends_with(".gguf");
+  const bool file = slashes <= 1 && model.ends_with(".gguf");
   const bool path = model.find_first_of("/.~") == 0;
   // What can only be a path is left to who opens it to complain about.
-  if (there(model) || path || file || slashes < 1 || slashes > 2) return model;
+  if (path || file || slashes > 2) return model;
+  if (slashes == 0)
+    fail(
+        ErrorKind::environment,
+        "[find_model] '{}' is neither an existing file or folder, nor a "
+        "Hugging Face id (org/name), nor 'demo'; check its spelling",
+        printable(model));
   return hub_snapshot(model, options);
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/fail.h"
 #include "mlx/ops.h"
+#include "nn/indices.h"
 
 namespace mx = mlx::core;
 
@@ -200,6 +201,14 @@ mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
         held,
         ids.shape(1),
         config_.context);
+  if (pass.edits(id(Slot{0})))
+    if (const auto token = nn::outside(ids, config_.vocab))
+      fail(
+          ErrorKind::out_of_range,
+          "[Decoder] {} at site 'tokens' is out of range; the vocabulary has "
+          "{}, from 0 on",
+          *token,
+          config_.vocab);
   auto x = embedded(ids, pass);
   for (const auto& layer : layers)
     x = (*layer)(x, pass);

@@ -49,10 +49,10 @@ Shape shape_of(const mx::array& slot) {
 // A parameter of the Decoder and what it is made from.
 struct Slot {
   mx::array* value;
-  /** Tensors that are stacked to it, one for each expert or head; else one. */
+  /** One tensor, or one for each expert; empty until the first is found. */
+  std::vector<const TensorInfo*> from = {};
+  /** The values of the latter, to be stacked; else empty. */
   std::vector<mx::array> stack = {};
-  size_t filled = 0;
-  bool stacked = false;
 };
 
 // A tensor of the checkpoint and the slots it fills.
@@ -83,7 +83,7 @@ class Loader {
       if (one(tensor, path) || several(tensor, path) || part(tensor, path))
         continue;
       if (path == "unembed.weight" && decoder_->config().tied)
-        second_unembedding_ = &tensor;
+        fill_once(second_unembedding_, tensor, path);
       else if (!derived(tensor.name))
         extra.push_back(tensor.name);
     }
@@ -107,28 +107,33 @@ class Loader {
           listed(extra));
   }
 
-  std::shared_ptr<Decoder> read(
-      std::optional<mx::Dtype> dtype, const Progress& progress) {
+  std::shared_ptr<Decoder> read(const LoadOptions& options) {
+    const auto& progress = options.progress;
     double total = 0, done = 0;
     for (const auto& job : jobs_)
       total += static_cast<double>(job.tensor->bytes);
     for (const auto& job : jobs_) {
       if (progress) progress("Reading weights", done / total);
-      fill(job, checkpoint_.read(*job.tensor, dtype));
+      fill(job, value_of(*job.tensor, options));
       done += static_cast<double>(job.tensor->bytes);
     }
     for (auto& [path, slot] : slots_) {
-      if (!slot.stacked) continue;
+      if (slot.stack.empty()) continue;
       *slot.value = mx::stack(slot.stack);
       slot.value->eval();
       slot.stack.clear();
     }
-    if (second_unembedding_) check_tie(dtype);
+    if (second_unembedding_) check_tie(options);
     if (progress) progress("Reading weights", 1.0);
     return decoder_;
   }
 
  private:
+  mx::array value_of(
+      const TensorInfo& tensor, const LoadOptions& options) const {
+    return checkpoint_.read(tensor, options.dtype, options.allow_not_finite);
+  }
+
   Slot* find(const std::string& path) {
     const auto found = slots_.find(path);
     return found == slots_.end() ? nullptr : &found->second;
@@ -139,15 +144,36 @@ class Loader {
     const OriginalNames names(checkpoint_, family_);
     std::set<std::string> all;
     for (const auto& [path, slot] : slots_) {
-      if (slot.filled == 0) all.insert(names.of(path));
-      if (slot.filled == 0 || !slot.stacked) continue;
-      std::vector<bool> there(slot.stack.size());
-      for (const auto& job : jobs_)
-        if (job.slots.front() == &slot) there[job.index] = true;
-      for (size_t i = 0; i < there.size(); ++i)
-        if (!there[i]) all.insert(names.of_part(path, i));
+      if (slot.from.empty()) all.insert(names.of(path));
+      for (size_t i = 0; i < slot.from.size(); ++i)
+        if (!slot.from[i])
+          all.insert(
+              slot.from.size() > 1 ? names.of_part(path, i) : names.of(path));
     }
     return {all.begin(), all.end()};
+  }
+
+  // Which of two is meant, nobody can tell.
+  static void fill_once(
+      const TensorInfo*& place,
+      const TensorInfo& tensor,
+      const std::string& path) {
+    if (place)
+      fail(
+          ErrorKind::bad_data,
+          "[load] tensors '{}' and '{}' are both {}; remove one of them",
+          printable(place->name),
+          printable(tensor.name),
+          path);
+    place = &tensor;
+  }
+
+  static void fill_whole(
+      Slot& slot, const TensorInfo& tensor, const std::string& path) {
+    // Parts of a stack may have come before it.
+    slot.from.resize(std::max<size_t>(slot.from.size(), 1));
+    for (auto*& place : slot.from)
+      fill_once(place, tensor, path);
   }
 
   // "layers.3.attn.o_proj.weight" is of the part "attn.o_proj".
@@ -180,7 +206,7 @@ class Loader {
     auto* slot = find(path);
     if (!slot) return false;
     check_shape(tensor, path, shape_of(*slot->value));
-    ++slot->filled;
+    fill_whole(*slot, tensor, path);
     jobs_.push_back({&tensor, {slot}, 0, transposed(tensor, path)});
     return true;
   }
@@ -202,7 +228,7 @@ class Loader {
           whole = shape;
         else
           whole[0] += shape[0];
-        ++slot->filled;
+        fill_whole(*slot, tensor, path);
         job.slots.push_back(slot);
       }
       check_shape(tensor, path, whole);
@@ -227,13 +253,16 @@ class Loader {
       if (!slot) continue;
       auto shape = shape_of(*slot->value);
       if (shape.empty() || index >= static_cast<size_t>(shape[0])) return false;
-      if (!slot->stacked) {
-        slot->stacked = true;
-        slot->stack.assign(static_cast<size_t>(shape[0]), mx::array(0));
-      }
+      const auto count = static_cast<size_t>(shape[0]);
       shape.erase(shape.begin());
       check_shape(tensor, path, shape);
-      ++slot->filled;
+      if (slot->from.empty()) {
+        slot->from.resize(count);
+        slot->stack.assign(count, mx::array(0));
+      }
+      // A whole one may have come before it.
+      const size_t place = slot->stack.empty() ? 0 : index;
+      fill_once(slot->from[place], tensor, path);
       jobs_.push_back({&tensor, {slot}, index});
       return true;
     }
@@ -246,7 +275,7 @@ class Loader {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
       value.eval();
       auto& slot = *job.slots.front();
-      (slot.stacked ? slot.stack[job.index] : *slot.value) = value;
+      (slot.stack.empty() ? *slot.value : slot.stack[job.index]) = value;
       return;
     }
     int row = 0;
@@ -273,9 +302,10 @@ class Loader {
   }
 
   // Some exporters write a tied matrix twice. Two that differ are no tie.
-  void check_tie(std::optional<mx::Dtype> dtype) const {
-    const auto other = checkpoint_.read(*second_unembedding_, dtype);
-    if (!mx::array_equal(other, decoder_->embed.weight).item<bool>())
+  void check_tie(const LoadOptions& options) const {
+    const auto other = value_of(*second_unembedding_, options);
+    const auto& embedding = decoder_->embed.weight;
+    if (!mx::array_equal(other, embedding, /*equal_nan=*/true).item<bool>())
       fail(
           ErrorKind::bad_data,
           "[load] the config ties the unembedding to the embedding, but '{}' "
@@ -298,9 +328,10 @@ std::shared_ptr<Decoder> load_decoder(
   check_loadable(checkpoint, options);
   Loader loader(checkpoint, family_of(checkpoint.config()));
   loader.plan();
-  auto dtype = options.dtype;
-  if (!dtype && mx::default_device() == mx::Device::cpu) dtype = mx::float32;
-  return loader.read(dtype, options.progress);
+  auto how = options;
+  if (!how.dtype && mx::default_device() == mx::Device::cpu)
+    how.dtype = mx::float32;
+  return loader.read(how);
 }
 
 }  // namespace mlxterp

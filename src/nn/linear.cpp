@@ -2,8 +2,10 @@
 
 #include <cmath>
 
+#include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
+#include "nn/indices.h"
 
 namespace mx = mlx::core;
 
@@ -40,6 +42,14 @@ Embedding::Embedding(int vocab, int d_model, float scale, float factor)
 }
 
 mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {
+  if (const auto id = outside(ids, weight.shape(0)))
+    fail(
+        ErrorKind::out_of_range,
+        "[Embedding] {} at site '{}' is out of range; there are {} rows, from "
+        "0 on",
+        *id,
+        site_name(Slot{0}),
+        weight.shape(0));
   const auto times = [](const mx::array& x, float by) {
     return by == 1.0f ? x : mx::multiply(x, mx::array(by, x.dtype()));
   };

@@ -101,6 +101,10 @@ Module::Slot Module::site(std::string name, Layout layout) {
   return static_cast<Slot>(sites_.size() - 1);
 }
 
+std::string Module::site_name(Slot slot) const {
+  return join(path_, sites_[static_cast<size_t>(slot)].name);
+}
+
 void Module::alias(std::string name, std::string path) {
   aliases_.emplace_back(std::move(name), std::move(path));
 }

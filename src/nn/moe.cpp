@@ -6,6 +6,7 @@
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
+#include "nn/indices.h"
 
 namespace mx = mlx::core;
 
@@ -80,6 +81,13 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
       {0, 0, 0},
       {x.shape(0), x.shape(1), k}));
   chosen = tap(pass, expert_indices_, std::move(chosen));
+  if (const auto expert = outside(chosen, config_.n_experts))
+    fail(
+        ErrorKind::out_of_range,
+        "[MoE] expert {} at site '{}' is out of range; there are {}, from 0 on",
+        *expert,
+        site_name(expert_indices_),
+        config_.n_experts);
   auto weights = mx::take_along_axis(probabilities, chosen, -1);
   if (config_.normalize)
     weights = mx::divide(weights, mx::sum(weights, -1, true));

@@ -33,8 +33,9 @@ const mlx::core::array& ActivationCache::operator[](
 }
 
 bool ActivationCache::contains(std::string_view name) const {
-  if (!sites_->contains(name)) return false;
-  return std::binary_search(ids_.begin(), ids_.end(), sites_->find(name));
+  const auto sites = sites_->lookup(name);
+  return sites.size() == 1 &&
+         std::binary_search(ids_.begin(), ids_.end(), sites.front());
 }
 
 }  // namespace mlxterp

@@ -16,8 +16,14 @@ namespace mlxterp {
 
 namespace {
 
-// The traces this thread is inside of, the innermost last.
-thread_local std::vector<TraceContext*> active;
+// A trace this thread is inside of. It may be deleted on another.
+struct Active {
+  TraceContext* context;
+  std::weak_ptr<void> life;
+};
+
+// The innermost last.
+thread_local std::vector<Active> active;
 
 std::string shown(const mx::array& x) {
   std::ostringstream dtype;
@@ -76,6 +82,7 @@ TraceContext::TraceContext(
           std::vector<SiteId>{}) {
   for (auto& flags : flags_)
     flags |= wanted;
+  offers_.reserve(sites_->size() / 2);
 }
 
 mx::array TraceContext::at(SiteId site, mx::array value) {
@@ -97,6 +104,9 @@ mx::array TraceContext::at(SiteId site, mx::array value) {
     }
     if (mx::issubdtype(value.dtype(), mx::inexact) && !value.is_tracer())
       guards_.emplace_back(site, mx::any(mx::isnan(value)));
+    // Modules hold indices against what they pick from, where they see them.
+    if (mx::issubdtype(value.dtype(), mx::integer) && !value.is_tracer())
+      value.eval();
   }
   if (flags & wanted) values_[static_cast<size_t>(site)] = value;
   flags |= reached;
@@ -127,7 +137,17 @@ void TraceContext::check_reached() const {
         missed);
 }
 
+// MLX's streams belong to a thread: its own words say nothing of traces.
+void TraceContext::check_thread() const {
+  if (thread_ != std::this_thread::get_id())
+    fail(
+        ErrorKind::usage,
+        "[trace] it was begun on another thread; read, save and end it there, "
+        "or start one here");
+}
+
 const mx::array& TraceContext::handle(SiteId site) {
+  check_thread();
   auto& value = values_[static_cast<size_t>(site)];
   if (!value) {
     const auto made =
@@ -175,9 +195,10 @@ void TraceContext::save(SiteId site) {
 
 void TraceContext::finish() {
   if (ended_) return;
+  check_thread();
   ended_ = true;
-  values_.clear();
   offers_.clear();
+  values_.clear();
   const auto guards = std::move(guards_);
   if (saved_.empty()) return;
   try {
@@ -202,8 +223,8 @@ void TraceContext::finish() {
 
 void TraceContext::abandon(const std::exception_ptr& error) {
   ended_ = true;
-  values_.clear();
   offers_.clear();
+  values_.clear();
   guards_.clear();
   for (const auto& state : saved_) {
     // An array whose evaluation failed may look evaluated: keep none.
@@ -223,17 +244,20 @@ ActivationCache TraceContext::saved() {
 }
 
 void TraceContext::push(TraceContext& context) {
-  active.push_back(&context);
+  active.push_back({&context, context.life_});
 }
 
 void TraceContext::pop(TraceContext& context) {
   // Traces need not end in the order they began.
-  const auto found = std::find(active.rbegin(), active.rend(), &context);
-  if (found != active.rend()) active.erase(std::next(found).base());
+  std::erase_if(active, [&](const Active& it) {
+    return it.context == &context || it.life.expired();
+  });
 }
 
 TraceContext* TraceContext::current() {
-  return active.empty() ? nullptr : active.back();
+  while (!active.empty() && active.back().life.expired())
+    active.pop_back();
+  return active.empty() ? nullptr : active.back().context;
 }
 
 const Saved::State& Saved::state() const {

@@ -145,6 +145,12 @@ Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
 
 }  // namespace
 
+void Intervention::fail_empty() {
+  fail(
+      ErrorKind::usage,
+      "[Intervention] the function is empty; give one that can be called");
+}
+
 Intervention zero_out() {
   return [](const mx::array& x) { return mx::zeros_like(x); };
 }
@@ -208,7 +214,18 @@ Intervention clamp(std::optional<float> least, std::optional<float> most) {
 }
 
 Intervention noise(float std, std::optional<uint64_t> seed) {
+  if (!(std >= 0))
+    fail(
+        ErrorKind::usage,
+        "[noise] a standard deviation of {}; give one from 0 on",
+        std);
   return [std, seed](const mx::array& x, const SiteView& at) {
+    if (!mx::issubdtype(x.dtype(), mx::floating))
+      fail(
+          ErrorKind::usage,
+          "[noise] site '{}' holds whole numbers; use replace_with or a site "
+          "of floats",
+          at.name);
     std::optional<mx::array> key;
     if (seed)
       key = mx::random::key(

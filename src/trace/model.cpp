@@ -147,8 +147,13 @@ InterpretableModel::Batch InterpretableModel::prepare(
     const Inputs& inputs) const {
   // A module of one's own takes any array as it is.
   if (const auto* array = std::get_if<mx::array>(&inputs.value_);
-      array && !decoder_)
-    return {*array, {}};
+      array && !decoder_) {
+    auto given = *array;
+    // An Embedding looks at ids where it can.
+    if (mx::issubdtype(given.dtype(), mx::integer) && !given.is_tracer())
+      given.eval();
+    return {given, {}};
+  }
   const auto rows = token_ids(inputs);
   size_t longest = 0;
   std::vector<int> lengths;

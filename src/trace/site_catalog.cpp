@@ -129,6 +129,7 @@ SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
                 printable(path));
           numbered[&module] = true;
           module.first_site_ = static_cast<SiteId>(sites_.size());
+          module.path_ = path;
           for (const auto& [name, layout] : module.sites_)
             sites_.push_back({"", {}, layout});
         }
@@ -192,6 +193,8 @@ std::vector<std::string> SiteCatalog::spellings(std::string_view name) const {
 
 std::vector<SiteId> SiteCatalog::lookup(std::string_view name) const {
   std::vector<SiteId> all;
+  // Nothing is a slip, not the root: `--save a,` shall not save logits.
+  if (name.empty()) return all;
   for (const auto& spelling : spellings(name)) {
     if (spelling.find('*') == spelling.npos) {
       const auto found = names_.find(spelling);
@@ -202,6 +205,8 @@ std::vector<SiteId> SiteCatalog::lookup(std::string_view name) const {
     }
     if (!all.empty()) break;
   }
+  std::sort(all.begin(), all.end());
+  all.erase(std::unique(all.begin(), all.end()), all.end());
   return all;
 }
 
@@ -212,8 +217,7 @@ bool SiteCatalog::contains(std::string_view name) const {
 std::vector<SiteId> SiteCatalog::match(std::string_view pattern) const {
   std::vector<SiteId> all;
   for (const auto& name : expand_braces(pattern)) {
-    // Nothing is a slip, not the root: `--save a,` shall not save logits.
-    const auto sites = name.empty() ? std::vector<SiteId>() : lookup(name);
+    const auto sites = lookup(name);
     if (sites.empty())
       fail(
           ErrorKind::unknown_name,

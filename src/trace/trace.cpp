@@ -12,7 +12,6 @@ Trace::Trace(
     const std::function<mlx::core::array(Pass&)>& forward)
     : keep_alive_(std::move(keep_alive)),
       context_(std::move(context)),
-      output_(0),
       exceptions_(std::uncaught_exceptions()) {
   Pass pass(context_);
   output_ = forward(pass);
@@ -30,13 +29,22 @@ Trace::~Trace() {
       finish();
     } catch (...) {
       // Every Saved holds it, and throws it when read.
+      context_.abandon(std::current_exception());
     }
   }
   TraceContext::pop(context_);
 }
 
+const mlx::core::array& Trace::output() const {
+  if (!output_)
+    fail(
+        ErrorKind::usage,
+        "[trace] the output cannot be read: the trace has ended; save it");
+  return *output_;
+}
+
 void Trace::finish() {
-  output_ = mlx::core::array(0);
+  output_.reset();
   context_.finish();
 }
 

@@ -139,17 +139,18 @@ TEST(AtomicFile, PlacesWhereNoFileCanBe) {
   refused(folder / "missing/a", "No such file");
   refused(folder.write("file", "") / "a", "Not a directory");
   refused(folder.path(), "not a regular file");
-  refused("/dev/full", "not a regular file");
+  refused("/dev/null", "not a regular file");
   refused("", "No such file");
 }
 
 TEST(AtomicFile, OddNames) {
   const TempFolder folder;
-  for (const std::string& name :
-       {std::string("with space"),
-        std::string("new\nline"),
-        std::string("not utf-8 \xff\xfe"),
-        std::string(255, 'n')}) {
+  std::vector<std::string> names = {
+      "with space", "new\nline", std::string(255, 'n')};
+#if defined(__linux__)
+  names.emplace_back("not utf-8 \xff\xfe");  // a Mac's file systems want UTF-8
+#endif
+  for (const auto& name : names) {
     write_file_atomically(folder / name, name);
     EXPECT_EQ(read_file(folder / name), name);
   }

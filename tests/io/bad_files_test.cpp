@@ -9,6 +9,7 @@
 #include <functional>
 
 #include "io/half.h"
+#include "mlxterp/core/limits.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/gguf.h"
 #include "mlxterp/io/safetensors.h"
@@ -209,6 +210,15 @@ TEST(BadSafetensors, EntriesThatLie) {
       read_safetensors);
 }
 
+TEST(BadSafetensors, MoreTensorsThanAreRead) {
+  std::string entries;
+  for (size_t i = 0; i <= limits::tensors; ++i)
+    entries += fmt::format("{}\"{}\":0", i ? "," : "", i);
+  expect_all_refused(
+      {{"one too many", with_entries(entries, 0), {"200001", "200000"}}},
+      read_safetensors);
+}
+
 TEST(BadSafetensors, ABooleanOfTwo) {
   const TempFolder folder;
   const auto path = folder.write(
@@ -278,7 +288,11 @@ TEST(BadPaths, FilesOneMayNotRead) {
 
 TEST(BadPaths, OddNamesOfGoodFiles) {
   const TempFolder folder;
-  for (const std::string name : {"a b", "a\nb", "\xff\xfe", "ünï"})
+  std::vector<std::string> names = {"a b", "a\nb", "ünï"};
+#if defined(__linux__)
+  names.emplace_back("\xff\xfe");  // a Mac's file systems want UTF-8
+#endif
+  for (const auto& name : names)
     EXPECT_EQ(
         read_safetensors(folder.write(name, safetensors_bytes("{}", ""))), "0");
 }
@@ -385,6 +399,9 @@ TEST(BadGguf, HeadsThatAreNone) {
           {"tensors -1",
            GgufFile{.tensor_count = ~uint64_t{0}}.bytes(),
            {"tensors", "65536"}},
+          {"tensors 65537",
+           GgufFile{.tensor_count = 65537}.bytes(),
+           {"65537 tensors", "65536"}},
           {"metadata 2^40",
            GgufFile{.entry_count = huge}.bytes(),
            {"1099511627776 metadata"}},
@@ -412,6 +429,9 @@ TEST(BadGguf, MetadataThatLies) {
           {"key of 2^64 - 1",
            with_metadata(raw(~uint64_t{0}) + "x"),
            {"18446744073709551615"}},
+          {"key of 65536",
+           with_metadata(number(std::string(65536, 'k'), 1)),
+           {"key", "65536", "65535"}},
           {"key of 65535, not there",
            with_metadata(raw(uint64_t{65535}) + "x"),
            {"incomplete"}},
@@ -470,6 +490,21 @@ TEST(BadGguf, MetadataThatLies) {
            {"general.alignment", "UINT32"}},
       },
       read_gguf);
+}
+
+// The bytes are there, if only as a hole in the file: the count alone is wrong.
+TEST(BadGguf, AnArrayOfTooMany) {
+  const TempFolder folder;
+  const uint64_t count = limits::gguf_array_elements + 1;
+  const auto path = folder.write(
+      "bad-file",
+      with_metadata(types::entry(
+          "key.x", types::array, raw(uint32_t{types::uint8}) + raw(count))));
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) + count);
+  expect_refused(
+      [&] { return read_gguf(path); },
+      ErrorKind::bad_data,
+      {"key.x", "134217729 elements", "bad-file"});
 }
 
 TEST(BadGguf, TensorsThatLie) {
@@ -568,6 +603,7 @@ TEST(BadGguf, WhatIsOddButRight) {
         with_metadata(types::entry(
             "x", types::array, raw(uint32_t{8}) + raw(uint64_t{0}))),
         large.bytes(),
+        with_metadata(number(std::string(65535, 'k'), 1)),
         with_metadata(number("general.alignment", 8)),
         with_metadata(number("general.alignment", 65536)),
         late.bytes()}) {

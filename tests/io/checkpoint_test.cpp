@@ -1,5 +1,6 @@
 #include "mlxterp/io/checkpoint.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -10,6 +11,7 @@
 #include <thread>
 
 #include "io/half.h"
+#include "mlxterp/core/limits.h"
 #include "mlxterp/core/paths.h"
 #include "mlxterp/io/gguf.h"
 #include "tests/bad_input.h"
@@ -368,6 +370,19 @@ TEST(Checkpoint, ConfigsThatAreNone) {
   folder.write("config.json", "{\"auto_map\":{\"AutoModel\":\"evil.Model\"}}");
   folder.write("evil.py", "raise SystemExit");
   testing::expect_accepted([&] { return open_and_read(folder.path()); });
+}
+
+TEST(Checkpoint, AnIndexLargerThanIsRead) {
+  const TempFolder folder;
+  folder.write("config.json", config);
+  std::string map;
+  for (size_t i = 0; i <= limits::tensors; ++i)
+    map += fmt::format("{}\"{}\":\"\"", i ? "," : "", i);
+  const auto index = folder.write(
+      "model.safetensors.index.json", "{\"weight_map\":{" + map + "}}");
+  expect_refused(folder.path(), {"index.json", "200001", "200000"});
+  fs::resize_file(index, limits::index_bytes + 1);
+  expect_refused(folder.path(), {"index.json", "67108865", "67108864"});
 }
 
 TEST(Checkpoint, AFolderOfManyOpensFromSeveralThreads) {

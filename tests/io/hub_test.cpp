@@ -377,6 +377,16 @@ TEST_F(Hub, APathWinsOverAnId) {
         "a/b/c/d"})
     EXPECT_EQ(find_model(path), path);
   EXPECT_THROW(find_model("org/na me"), Error);
+  for (const char* name : {"dmeo", ""})
+    try {
+      find_model(name);
+      ADD_FAILURE() << "found " << name;
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_EQ(error.kind(), ErrorKind::environment);
+      for (const auto* part : {"'demo'", "file or folder", "org/name"})
+        EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
 }
 
 TEST_F(Hub, AnUnknownModel) {

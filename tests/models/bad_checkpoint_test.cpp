@@ -125,6 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
         field("layers_above_limit", "num_hidden_layers", limits::layers + 1),
         field("heads_above_limit", "num_attention_heads", limits::heads + 1),
         field("width_above_limit", "hidden_size", limits::d_model + 1),
+        field("inner_width_above", "intermediate_size", limits::d_mlp + 1),
         field("vocabulary_above_limit", "vocab_size", limits::vocab + 1),
         field("kv_heads_no_divisor", "num_key_value_heads", 4),
         field("head_odd", "head_dim", 7),
@@ -222,6 +223,19 @@ INSTANTIATE_TEST_SUITE_P(
             [](TinyCheckpoint& tiny) { tiny.fill(up, INFINITY); },
             {up, "960 values of 960"}},
         Case{
+            "there_twice",
+            [](TinyCheckpoint& tiny) {
+              tiny.put("layers.1.mlp.up_proj.weight", {40, 24});
+            },
+            {up, "'layers.1.mlp.up_proj.weight'"}},
+        Case{
+            "a_tie_there_twice",
+            [](TinyCheckpoint& tiny) {
+              tiny.config["tie_word_embeddings"] = true;
+              tiny.put("unembed.weight", {97, 24});
+            },
+            {"'lm_head.weight'", "'unembed.weight'"}},
+        Case{
             "untied_without_unembedding",
             [](TinyCheckpoint& tiny) { tiny.tensors.erase("lm_head.weight"); },
             {"lacks 1 tensor", ": lm_head.weight"}},
@@ -242,6 +256,27 @@ TEST(OddCheckpoint, TheTinyOneItselfLoads) {
                  told.emplace_back(text);
                }});
   EXPECT_TRUE(told.empty());
+}
+
+TEST(OddCheckpoint, WeightsThatAreNotFiniteOnPurpose) {
+  const TempFolder folder;
+  TinyCheckpoint tiny;
+  tiny.tensors.at(up).values[7] = NAN;
+  tiny.tensors.at(up).values[8] = INFINITY;
+  const auto path = tiny.write(folder);
+  const auto model = InterpretableModel::load(path, {.allow_not_finite = true});
+  const auto* values =
+      model.decoder().layers[1]->mlp->up_proj.weight.data<float>();
+  EXPECT_TRUE(std::isnan(values[7]));
+  EXPECT_TRUE(std::isinf(values[8]));
+
+  // A tie that is NaN twice is one.
+  tiny.config["tie_word_embeddings"] = true;
+  tiny.tensors.at("lm_head.weight") =
+      tiny.tensors.at("model.embed_tokens.weight");
+  for (const auto* name : {"lm_head.weight", "model.embed_tokens.weight"})
+    tiny.tensors.at(name).values[0] = NAN;
+  InterpretableModel::load(tiny.write(folder), {.allow_not_finite = true});
 }
 
 TEST(OddCheckpoint, MatricesOfZerosAreAWarning) {

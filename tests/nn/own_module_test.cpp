@@ -14,6 +14,7 @@ namespace {
 using test::expect_close;
 using test::expect_identical;
 namespace mx = mlx::core;
+using namespace std::string_literals;
 
 struct Block : nn::Module {
   nn::Linear attn, mlp;
@@ -95,6 +96,46 @@ TEST(OwnModule, EveryPartIsASite) {
   EXPECT_EQ(
       model.sites().find("shared.attn.output"),
       model.sites().find("layers.0.attn.output"));
+}
+
+// Neither given nor edited ids may lead outside: MLX looks at none.
+TEST(OwnModule, AnEmbeddingChecksItsIds) {
+  struct Bag : nn::Module {
+    nn::Embedding embed{10, 4};
+    Bag() { add("embed", embed); }
+    mx::array forward(const mx::array& ids, Pass& pass) const override {
+      return mx::sum(embed(ids, pass), 1);
+    }
+  };
+  const InterpretableModel model(std::make_shared<Bag>());
+  const auto refused = [&](const Inputs& ids,
+                           const std::string& id,
+                           const std::vector<Edit>& edits = {}) {
+    try {
+      model.run(ids, {.save = {"output"}, .edits = edits});
+      ADD_FAILURE() << id << " was accepted";
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_EQ(error.kind(), ErrorKind::out_of_range) << message;
+      for (const auto& part : {id, std::string("embed.input"), "10"s})
+        EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+  };
+  const auto ids = [](auto first) {
+    return mx::reshape(mx::array({decltype(first)(1), first}), {1, 2});
+  };
+  refused({1, 10}, "10");
+  refused({1, -1}, "-1");
+  refused(ids(1'000'000'000), "1000000000");
+  refused(ids(int64_t{1} << 40), "1099511627776");
+  refused(ids(uint8_t{200}), "200");
+  refused(mx::subtract(ids(3), mx::array(4)), "-3");  // not evaluated yet
+  refused(mx::transpose(mx::array({1, 2, 3, 11}, {2, 2})), "11");
+  refused({1, 2}, "400", {{"input", scale(200)}});
+  refused({1, 2}, "400", {{"embed.input", scale(200)}});
+  EXPECT_THROW(model(std::vector<int>{10}), Error);
+  const auto run = model.run(ids(9), {.save = {"output"}});
+  EXPECT_EQ(run["output"].shape(), (mx::Shape{1, 4}));
 }
 
 TEST(OwnModule, MisuseIsAnError) {

@@ -6,6 +6,8 @@
 
 #include <cmath>
 #include <functional>
+#include <future>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,11 @@ using ::testing::TestWithParam;
 using ::testing::Values;
 
 const std::vector<int> prompt = {3, 14, 15, 92, 65};
+
+// Runs it on a thread of its own; what it throws arrives here.
+void elsewhere(const std::function<void()>& work) {
+  std::async(std::launch::async, work).get();
+}
 
 struct Case {
   std::string name;
@@ -359,6 +366,37 @@ INSTANTIATE_TEST_SUITE_P(
             [] { return on_heads({0}, zero_out()); },
             {"head"}),
         edit(
+            "noise_of_a_negative_size",
+            ErrorKind::usage,
+            [] { return noise(-1); },
+            {"-1"}),
+        edit(
+            "noise_of_no_size",
+            ErrorKind::usage,
+            [] { return noise(NAN); },
+            {"[noise]"}),
+        edit(
+            "an_empty_function",
+            ErrorKind::usage,
+            [] { return std::function<mx::array(const mx::array&)>(); },
+            {"empty"}),
+        edit(
+            "an_empty_function_of_two",
+            ErrorKind::usage,
+            [] {
+              return std::function<mx::array(
+                  const mx::array&, const SiteView&)>();
+            },
+            {"empty"}),
+        edit(
+            "a_null_pointer",
+            ErrorKind::usage,
+            [] {
+              mx::array (*none)(const mx::array&) = nullptr;
+              return none;
+            },
+            {"empty"}),
+        edit(
             "bounds_turned",
             ErrorKind::usage,
             [] { return clamp(2, 1); },
@@ -374,6 +412,94 @@ INSTANTIATE_TEST_SUITE_P(
             },
             {"never reached", "layers.1.attn.o_proj.input"}}),
     name_of);
+
+Case integers(
+    const std::string& what,
+    const std::string& site,
+    const Intervention& change,
+    const std::vector<std::string>& says,
+    ErrorKind kind = ErrorKind::out_of_range) {
+  return {
+      what,
+      kind,
+      [site, change](const InterpretableModel&) {
+        auto config = test::tiny_config();
+        config.positions = config.context;
+        config.moe = nn::MoEConfig{24, 40, 5, 2};
+        test::tiny_model(config).run(
+            prompt, {.save = {"logits"}, .edits = {{site, change}}});
+      },
+      says};
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Integers,
+    Misuse,
+    Values(
+        integers(
+            "token_of_vocabulary",
+            "tokens",
+            replace_with(97),
+            {"tokens", "97"}),
+        integers(
+            "token_far_away",
+            "tokens",
+            replace_with(99'999'999),
+            {"tokens", "100000000"}),
+        integers("token_negative", "tokens", scale(-1), {"tokens", "-3"}),
+        integers(
+            "one_token",
+            "tokens",
+            on_neurons({4}, replace_with(1000)),
+            {"tokens", "1000"}),
+        integers(
+            "embedding_row",
+            "embed.input",
+            scale(100'000),
+            {"embed.input", "300000", "97"}),
+        integers(
+            "position",
+            "pos_embed.input",
+            replace_with(400'000'000),
+            {"pos_embed.input", "400000000", "64"}),
+        integers(
+            "position_before_the_first",
+            "pos_embed.input",
+            add_vector(mx::array(-1)),
+            {"pos_embed.input", "-1"}),
+        integers(
+            "expert",
+            "layers.1.mlp.expert_indices",
+            replace_with(3'000'000),
+            {"layers.1.mlp.expert_indices", "3000000", "5"}),
+        integers(
+            "expert_of_five",
+            "layers.2.mlp.expert_indices",
+            replace_with(5),
+            {"layers.2.mlp.expert_indices", "expert 5"}),
+        integers(
+            "noise_on_tokens",
+            "tokens",
+            noise(1),
+            {"[noise]", "tokens"},
+            ErrorKind::usage)),
+    name_of);
+
+// What is in range goes through, and means what it says.
+TEST(OddUse, TokensAndExpertsMayBeEdited) {
+  auto config = test::tiny_config();
+  config.moe = nn::MoEConfig{24, 40, 5, 2};
+  const auto model = test::tiny_model(config);
+  const auto logits = [&](std::vector<int> ids, std::vector<Edit> edits) {
+    return model.run(
+        ids, {.save = {"logits"}, .edits = std::move(edits)})["logits"];
+  };
+  test::expect_identical(
+      logits(prompt, {{"tokens", replace_with(96)}}),
+      logits(std::vector<int>(prompt.size(), 96), {}),
+      "edited tokens");
+  logits(prompt, {{"layers.1.mlp.expert_indices", replace_with(4)}});
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Trace,
@@ -435,6 +561,43 @@ INSTANTIATE_TEST_SUITE_P(
               logits.value();
             },
             {"exception left"}},
+        Case{
+            "read_on_another_thread",
+            ErrorKind::usage,
+            [](const auto& model) {
+              auto trace = model.trace(prompt);
+              elsewhere([&] { trace.value("layers.0.attn.pattern"); });
+            },
+            {"another thread"}},
+        Case{
+            "saved_on_another_thread",
+            ErrorKind::usage,
+            [](const auto& model) {
+              auto trace = model.trace(prompt);
+              elsewhere([&] { trace.save("logits"); });
+            },
+            {"another thread"}},
+        Case{
+            "finished_on_another_thread",
+            ErrorKind::usage,
+            [](const auto& model) {
+              auto trace = model.trace(prompt);
+              trace.save("logits");
+              elsewhere([&] { trace.finish(); });
+            },
+            {"another thread"}},
+        Case{
+            "deleted_on_another_thread",
+            ErrorKind::usage,
+            [](const auto& model) {
+              std::unique_ptr<mlxterp::Trace> trace(
+                  new mlxterp::Trace(model.trace(prompt)));
+              const auto logits = trace->save("logits");
+              elsewhere([&] { trace.reset(); });
+              EXPECT_EQ(TraceContext::current(), nullptr);
+              logits.value();
+            },
+            {"another thread"}},
         Case{
             "more_than_the_memory",
             ErrorKind::environment,

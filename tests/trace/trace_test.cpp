@@ -80,6 +80,19 @@ TEST(Trace, ValuesAreUsableInside) {
       message_of(ErrorKind::usage, [&] { trace.save("logits"); }), "has ended");
 }
 
+TEST(Trace, ContainsNeverThrows) {
+  const auto model = tiny_model();
+  const auto run = model.run(prompt, {.save = {"layers.1", "logits"}});
+  EXPECT_TRUE(run.contains("blocks.1.hook_resid_post"));
+  EXPECT_TRUE(run.contains("layers.1*"));  // one that many words mean
+  for (const auto* name :
+       {"", "layers.0", "layers.*", "layers.{0,1}", "layers.{", "nonsense"})
+    EXPECT_FALSE(run.contains(name)) << name;
+  EXPECT_TRUE(model.sites().contains("layers.*"));
+  for (const auto* name : {"", "layers.{", "nonsense"})
+    EXPECT_FALSE(model.sites().contains(name)) << name;
+}
+
 TEST(Trace, EvaluatesOnlyWhatIsSaved) {
   const auto model = tiny_model();
   mx::array unsaved(0), pre(0);

@@ -9,8 +9,8 @@
 namespace mlxterp {
 
 /** Called now and then with what is being done and how much of it is done, 0
- * to 1, on the thread that does the work. An exception thrown from it ends the
- * work. Empty: nobody is told. */
+ * (which also is where nobody can tell) to 1, on the thread that does the work.
+ * An exception thrown from it ends the work. Empty: nobody is told. */
 using Progress = std::function<void(std::string_view what, double done)>;
 
 /** Called with a sentence about what is odd but stops nothing. Empty: nobody is

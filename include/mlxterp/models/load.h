@@ -21,13 +21,16 @@ struct LoadOptions {
   /** Check what was loaded (see trace/verify.h) and throw bad_data with what
    * fails. For InterpretableModel::load; load_decoder does not look at it. */
   bool verify = false;
+  /** Take weights that are NaN or infinite as they are, to look into a model
+   * that is broken. */
+  bool allow_not_finite = false;
 };
 
 /**
  * Builds the checkpoint's Decoder and reads every weight, evaluated. Throws
  * bad_data for a tensor that is missing, superfluous, of another shape than
- * the config says, or holds NaN or Inf; environment where memory does not
- * suffice.
+ * the config says, there twice under two names, or holds NaN or Inf (unless
+ * they are allowed); environment where memory does not suffice.
  */
 std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options = {});

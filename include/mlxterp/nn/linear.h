@@ -27,9 +27,11 @@ class Linear : public Module {
 };
 
 /** A row of weight [vocab, d_model] for each id, times `scale`: [batch, pos] to
- * [batch, pos, d_model]. Ids must be in range: MLX does not check them, and
- * InterpretableModel does. A `factor` that transformers multiplies by outside
- * of the module leaves what the module gives a site of its own: raw. */
+ * [batch, pos, d_model]. Throws out_of_range for ids that are evaluated, as an
+ * input's and edited ones are, and outside; those made by an op must be in
+ * range, for MLX does not check them. A `factor` that transformers multiplies
+ * by outside of the module leaves what the module gives a site of its own: raw.
+ */
 class Embedding : public Module {
  public:
   Embedding(int vocab, int d_model, float scale = 1.0f, float factor = 1.0f);

@@ -109,6 +109,9 @@ class Module {
     return pass.tap(id(slot), std::move(x));
   }
 
+  /** "layers.3.mlp.router_logits", for messages. */
+  std::string site_name(Slot slot) const;
+
  private:
   friend class mlxterp::SiteCatalog;
 
@@ -122,7 +125,9 @@ class Module {
   std::vector<DeclaredSite> sites_ = {
       {"input", Layout::features}, {"output", Layout::features}};
   std::vector<std::pair<std::string, std::string>> aliases_;
-  SiteId first_site_ = -1;  // set once, by the SiteCatalog of the model
+  // Set once, by the SiteCatalog of the model.
+  SiteId first_site_ = -1;
+  std::string path_;
 };
 
 }  // namespace nn

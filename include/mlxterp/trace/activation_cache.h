@@ -29,6 +29,8 @@ class ActivationCache {
   /** The value of one site. Throws unknown_name where it was not kept. */
   const mlx::core::array& operator[](std::string_view name) const;
 
+  /** Whether that is the name of one site whose value was kept. Never throws.
+   */
   bool contains(std::string_view name) const;
   size_t size() const { return entries_.size(); }
 

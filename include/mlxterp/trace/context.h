@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -50,7 +51,8 @@ class Saved {
 
 /**
  * Watches one pass: applies the edits in declared order and keeps lazy handles
- * on the values that are wanted. Belongs to the thread that made it.
+ * on the values that are wanted; an edited value of integers is evaluated.
+ * Belongs to the thread that made it.
  */
 class TraceContext final : public Observer {
  public:
@@ -105,6 +107,9 @@ class TraceContext final : public Observer {
   static TraceContext* current();
 
  private:
+  /** Throws usage on a thread that is not its own. */
+  void check_thread() const;
+
   enum Flag : unsigned char { wanted = 1, edited = 2, reached = 4 };
 
   bool is(SiteId site, Flag flag) const {
@@ -124,6 +129,9 @@ class TraceContext final : public Observer {
   std::vector<std::pair<SiteId, mlx::core::array>> guards_;
   std::vector<std::shared_ptr<Saved::State>> saved_;
   bool ended_ = false;
+  std::thread::id thread_ = std::this_thread::get_id();
+  /** Dies with this, wherever that is. */
+  std::shared_ptr<void> life_ = std::make_shared<char>();
 };
 
 }  // namespace mlxterp

@@ -29,8 +29,8 @@ struct SiteView {
 /**
  * A function from a site's value to its replacement, of the same shape and
  * dtype; anything else is an error at that site. Made from any callable
- * `array(array)` or `array(array, SiteView)`. It builds a lazy graph, once for
- * each pass.
+ * `array(array)` or `array(array, SiteView)`; an empty one throws usage. It
+ * builds a lazy graph, once for each pass.
  */
 class Intervention {
  public:
@@ -40,6 +40,8 @@ class Intervention {
           std::enable_if_t<!std::is_same_v<std::decay_t<F>, Intervention>>>
   Intervention(F&& f) {  // NOLINT(google-explicit-constructor): a plain lambda
                          // is an intervention
+    if constexpr (requires(const std::decay_t<F>& g) { g == nullptr; })
+      if (const std::decay_t<F>& g = f; g == nullptr) fail_empty();
     if constexpr (std::is_invocable_v<
                       F,
                       const mlx::core::array&,
@@ -56,6 +58,8 @@ class Intervention {
   }
 
  private:
+  [[noreturn]] static void fail_empty();
+
   std::function<mlx::core::array(const mlx::core::array&, const SiteView&)>
       call_;
 };
@@ -87,8 +91,9 @@ Intervention replace_with(mlx::core::array value);
 /** Held between the bounds given. */
 Intervention clamp(std::optional<float> least, std::optional<float> most);
 
-/** x plus normal noise of that standard deviation. With a seed, each site gets
- * its own noise, the same in every run; without, MLX's global state is used. */
+/** x, of floats, plus normal noise of that standard deviation. With a seed,
+ * each site gets its own noise, the same in every run; without, MLX's global
+ * state is used. */
 Intervention noise(float std = 0.1f, std::optional<uint64_t> seed = {});
 
 /** One after the other, the first first. */

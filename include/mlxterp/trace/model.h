@@ -34,7 +34,8 @@ class Inputs {
   Inputs(std::vector<int> ids) : value_(Rows{std::move(ids)}) {}
   Inputs(std::initializer_list<int> ids) : Inputs(std::vector<int>(ids)) {}
   Inputs(Rows ids) : value_(std::move(ids)) {}
-  /** Ids [batch, pos], or whatever a module of one's own takes. */
+  /** Ids [batch, pos], or whatever a module of one's own takes; integers are
+   * evaluated. */
   Inputs(mlx::core::array array) : value_(std::move(array)) {}
   // NOLINTEND(google-explicit-constructor)
 

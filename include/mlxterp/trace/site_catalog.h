@@ -53,11 +53,14 @@ class SiteCatalog {
    * nearest names. */
   std::vector<SiteId> match(std::string_view pattern) const;
 
-  /** Whether some site is called that. */
+  /** Whether some site is called that. Never throws. */
   bool contains(std::string_view name) const;
 
- private:
+  /** The sites that a name, or a pattern without braces, means, in the model's
+   * order; none where there are none. */
   std::vector<SiteId> lookup(std::string_view name) const;
+
+ private:
   std::vector<std::string> spellings(std::string_view name) const;
   /** Where to look instead of a name that is none. */
   std::string where(const std::string& name) const;

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -41,8 +42,8 @@ class Trace {
   /** The lazy value of a site, good while the trace lives. */
   mlx::core::array value(std::string_view site) { return context_.value(site); }
 
-  /** What the model returned, lazy. */
-  const mlx::core::array& output() const { return output_; }
+  /** What the model returned, lazy. Throws usage once the trace has ended. */
+  const mlx::core::array& output() const;
 
   /** Real positions of each row; what lies behind them is padding. */
   const std::vector<int>& lengths() const { return context_.lengths(); }
@@ -57,8 +58,8 @@ class Trace {
  private:
   std::shared_ptr<const void> keep_alive_;
   TraceContext context_;
-  mlx::core::array output_;
-  int exceptions_;  // in flight when the trace began
+  std::optional<mlx::core::array> output_;  // until the trace ends
+  int exceptions_;                          // in flight when the trace began
 };
 
 }  // namespace mlxterp
