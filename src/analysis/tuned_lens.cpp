@@ -109,9 +109,7 @@ Gradients gradients(
     const auto log_p =
         mx::subtract(target, mx::logsumexp(target, -1, /*keepdims=*/true));
     const auto p = mx::exp(log_p);
-    // sum p log p, which no translator changes.
-    const auto negative_entropy = mx::sum(mx::sum(mx::multiply(p, log_p), -1));
-    mx::eval(p, negative_entropy);
+    mx::eval(log_p, p);
     for (size_t i = 0; i < layers; ++i) {
       const auto h = rows(stretch.residuals[i], from, to);
       const auto loss = [&](const std::vector<mx::array>& parameters)
@@ -119,12 +117,12 @@ Gradients gradients(
         const auto logits = read(
             decoder,
             mx::astype(translated(h, parameters[0], parameters[1]), h.dtype()));
-        // sum p log q = sum p logits - log of the sum of exp(logits); by row
-        // first: sums of everything at once would round.
-        const auto log_q = mx::sum(mx::subtract(
-            mx::sum(mx::multiply(p, logits), -1), mx::logsumexp(logits, -1)));
-        return {mx::multiply(
-            mx::subtract(negative_entropy, log_q), mx::array(share))};
+        const auto log_q =
+            mx::subtract(logits, mx::logsumexp(logits, -1, /*keepdims=*/true));
+        // By row first: a sum of everything at once would round.
+        const auto kl =
+            mx::sum(mx::multiply(p, mx::subtract(log_p, log_q)), -1);
+        return {mx::multiply(mx::sum(kl), mx::array(share))};
       };
       const auto [value, slopes] = mx::value_and_grad(
           loss, std::vector{0, 1})({lens.weights[i], lens.biases[i]});
