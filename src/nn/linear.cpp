@@ -42,11 +42,10 @@ mx::array Embedding::forward(const mx::array& ids, Pass&) const {
   if (const auto id = outside(ids, weight.shape(0)))
     fail(
         ErrorKind::out_of_range,
-        "[Embedding] {} at site '{}' is out of range; there are {} rows, from "
-        "0 on",
+        "[Embedding] id {} at site '{}' is out of range; ids go from 0 to {}",
         *id,
-        site_name(Slot{0}),
-        weight.shape(0));
+        site_name(input_slot),
+        weight.shape(0) - 1);
   auto rows = mx::take(weight, ids, 0);
   if (scale_ == 1.0f) return rows;
   return mx::multiply(rows, mx::array(scale_, rows.dtype()));

@@ -59,7 +59,7 @@ class Trace {
   std::shared_ptr<const void> keep_alive_;
   TraceContext context_;
   std::optional<mlx::core::array> output_;  // until the trace ends
-  int exceptions_;  // in flight when the trace began
+  int exceptions_;                          // in flight when the trace began
 };
 
 }  // namespace mlxterp
