@@ -201,14 +201,14 @@ mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
         held,
         ids.shape(1),
         config_.context);
-  if (pass.edits(id(Slot{0})))
+  if (pass.edits(id(input_slot)))
     if (const auto token = nn::outside(ids, config_.vocab))
       fail(
           ErrorKind::out_of_range,
-          "[Decoder] {} at site 'tokens' is out of range; the vocabulary has "
-          "{}, from 0 on",
+          "[Decoder] id {} at site 'tokens' is out of range; ids go from 0 to "
+          "{}",
           *token,
-          config_.vocab);
+          config_.vocab - 1);
   auto x = embedded(ids, pass);
   for (const auto& layer : layers)
     x = (*layer)(x, pass);

@@ -10,9 +10,9 @@
 
 namespace mlxterp::nn {
 
-/** The first of `indices` that is not in [0, size). Looks only where that takes
- * no work: at those evaluated already, as a prompt's are, and as an edited site
- * of integers is (see TraceContext). Others are sums of our own. */
+/** The first of `indices` that is not in [0, size). Looks at none that are not
+ * evaluated: a prompt's are, and so are those of an edited site (TraceContext
+ * sees to it); others are of a module's own making. */
 std::optional<int64_t> outside(const mlx::core::array& indices, int size);
 
 }  // namespace mlxterp::nn

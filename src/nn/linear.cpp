@@ -45,11 +45,10 @@ mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {
   if (const auto id = outside(ids, weight.shape(0)))
     fail(
         ErrorKind::out_of_range,
-        "[Embedding] {} at site '{}' is out of range; there are {} rows, from "
-        "0 on",
+        "[Embedding] id {} at site '{}' is out of range; ids go from 0 to {}",
         *id,
-        site_name(Slot{0}),
-        weight.shape(0));
+        site_name(input_slot),
+        weight.shape(0) - 1);
   const auto times = [](const mx::array& x, float by) {
     return by == 1.0f ? x : mx::multiply(x, mx::array(by, x.dtype()));
   };

@@ -84,10 +84,10 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
   if (const auto expert = outside(chosen, config_.n_experts))
     fail(
         ErrorKind::out_of_range,
-        "[MoE] expert {} at site '{}' is out of range; there are {}, from 0 on",
+        "[MoE] expert {} at site '{}' is out of range; they go from 0 to {}",
         *expert,
         site_name(expert_indices_),
-        config_.n_experts);
+        config_.n_experts - 1);
   auto weights = mx::take_along_axis(probabilities, chosen, -1);
   if (config_.normalize)
     weights = mx::divide(weights, mx::sum(weights, -1, true));

@@ -40,10 +40,13 @@ const mlx::core::array& Trace::output() const {
     fail(
         ErrorKind::usage,
         "[trace] the output cannot be read: the trace has ended; save it");
+  context_.check_thread();
   return *output_;
 }
 
 void Trace::finish() {
+  if (!output_) return;
+  context_.check_thread();
   output_.reset();
   context_.finish();
 }

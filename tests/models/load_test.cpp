@@ -14,6 +14,7 @@
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/safetensors.h"
 #include "tests/compare.h"
+#include "tests/temp_folder.h"
 #include "tests/tiny_model.h"
 
 namespace mlxterp {
@@ -64,7 +65,7 @@ Tensors tiny_tensors(const Decoder& decoder) {
   return tensors;
 }
 
-class Load : public testing::Test {
+class Load : public ::testing::Test {
  protected:
   void SetUp() override {
     folder_ = fs::temp_directory_path() /
@@ -137,6 +138,39 @@ TEST_F(Load, ATiedMatrixMayStandTwice) {
   load();
   tensors_.emplace("lm_head.weight", tensors_.at("model.embed_tokens.weight"));
   load();
+}
+
+// Which of two tensors an expert is made of, nobody can tell.
+TEST(LoadMixture, AnExpertThatIsThereTwiceIsRefused) {
+  const testing::TempFolder folder;
+  const fs::path source = MLXTERP_SOURCE_DIR "/tests/parity/families/mixtral";
+  fs::copy(source / "config.json", folder / "config.json");
+  const auto file = Safetensors::open(source / "model.safetensors");
+  Tensors tensors;
+  for (const auto& tensor : file.tensors())
+    tensors.emplace(tensor.name, file.read(tensor));
+  const std::string moe = "model.layers.0.block_sparse_moe.experts.";
+  const auto& expert = tensors.at(moe + "0.w1.weight");
+  const auto refused = [&](const std::string& name, const mx::array& value) {
+    auto with = tensors;
+    with.emplace(name, value);
+    save_safetensors(
+        folder / "model.safetensors", {with.begin(), with.end()}, {}, true);
+    try {
+      load_decoder(Checkpoint::open(folder.path()));
+      ADD_FAILURE() << name << " was loaded";
+    } catch (const Error& error) {
+      const std::string message = error.what();
+      EXPECT_EQ(error.kind(), ErrorKind::bad_data) << message;
+      for (const auto& one : {"'" + name + "'", "'" + moe})
+        EXPECT_NE(message.find(one), std::string::npos) << message;
+    }
+  };
+  refused(moe + "00.w1.weight", expert);
+  const auto all = mx::repeat(mx::expand_dims(expert, 0), 4, 0);
+  // Before and behind the parts, by the alphabet.
+  refused("layers.0.mlp.experts.gate_proj.weight", all);
+  refused("model.layers.0.mlp.experts.gate_proj.weight", all);
 }
 
 }  // namespace

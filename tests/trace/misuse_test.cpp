@@ -440,11 +440,11 @@ INSTANTIATE_TEST_SUITE_P(
             "token_of_vocabulary",
             "tokens",
             replace_with(97),
-            {"tokens", "97"}),
+            {"id 97", "tokens", "96"}),
         integers(
             "token_far_away",
             "tokens",
-            replace_with(99'999'999),
+            replace_with(1e8f),
             {"tokens", "100000000"}),
         integers("token_negative", "tokens", scale(-1), {"tokens", "-3"}),
         integers(
@@ -456,12 +456,12 @@ INSTANTIATE_TEST_SUITE_P(
             "embedding_row",
             "embed.input",
             scale(100'000),
-            {"embed.input", "300000", "97"}),
+            {"embed.input", "300000", "96"}),
         integers(
             "position",
             "pos_embed.input",
             replace_with(400'000'000),
-            {"pos_embed.input", "400000000", "64"}),
+            {"pos_embed.input", "400000000", "63"}),
         integers(
             "position_before_the_first",
             "pos_embed.input",
@@ -471,7 +471,7 @@ INSTANTIATE_TEST_SUITE_P(
             "expert",
             "layers.1.mlp.expert_indices",
             replace_with(3'000'000),
-            {"layers.1.mlp.expert_indices", "3000000", "5"}),
+            {"layers.1.mlp.expert_indices", "3000000", "4"}),
         integers(
             "expert_of_five",
             "layers.2.mlp.expert_indices",
@@ -536,6 +536,15 @@ INSTANTIATE_TEST_SUITE_P(
               auto trace = model.trace(prompt);
               trace.finish();
               trace.value("logits");
+            },
+            {"has ended"}},
+        Case{
+            "output_after_its_end",
+            ErrorKind::usage,
+            [](const auto& model) {
+              auto trace = model.trace(prompt);
+              trace.finish();
+              trace.output();
             },
             {"has ended"}},
         Case{

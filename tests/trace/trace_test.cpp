@@ -80,6 +80,23 @@ TEST(Trace, ValuesAreUsableInside) {
       message_of(ErrorKind::usage, [&] { trace.save("logits"); }), "has ended");
 }
 
+TEST(Trace, AnotherThreadCanNeitherEndNorSpoilIt) {
+  const auto model = tiny_model();
+  auto trace = std::unique_ptr<Trace>(new Trace(model.trace(prompt)));
+  const auto logits = trace->save("logits");
+  const auto elsewhere = [](const std::function<void()>& work) {
+    std::async(std::launch::async, work).get();
+  };
+  expect_has(
+      message_of(
+          ErrorKind::usage, [&] { elsewhere([&] { trace->finish(); }); }),
+      "another thread");
+  EXPECT_EQ(trace->output().shape(), (mx::Shape{1, 5, 97}));
+  trace->finish();
+  elsewhere([&] { trace.reset(); });
+  EXPECT_TRUE(logits.value().is_available());
+}
+
 TEST(Trace, ContainsNeverThrows) {
   const auto model = tiny_model();
   const auto run = model.run(prompt, {.save = {"layers.1", "logits"}});

@@ -8,8 +8,8 @@
 
 namespace mlxterp {
 
-/** Called now and then with what is being done and how much of it is done, 0
- * (which also is where nobody can tell) to 1, on the thread that does the work.
+/** Called now and then with what is being done and how much of it is done, 0 to
+ * 1 (and 0 where nobody can tell), on the thread that does the work.
  * An exception thrown from it ends the work. Empty: nobody is told. */
 using Progress = std::function<void(std::string_view what, double done)>;
 

@@ -80,6 +80,7 @@ class Module {
  protected:
   /** A site this module declares, counted from its own first one. */
   enum class Slot : int {};
+  static constexpr Slot input_slot = Slot{0};  ///< Every module has it.
 
   /** Registers a part or a parameter; both must be members of this object (or
    * owned by one) and live as long as it does. `name` may hold dots. */

@@ -78,6 +78,9 @@ class TraceContext final : public Observer {
   /** After the pass: throws usage where an edited site was never reached. */
   void check_reached() const;
 
+  /** Throws usage on a thread that is not its own. */
+  void check_thread() const;
+
   /** The lazy value of a site. Throws unknown_name, and usage where the pass
    * never reached it or the trace has ended. */
   mlx::core::array value(std::string_view site);
@@ -107,9 +110,6 @@ class TraceContext final : public Observer {
   static TraceContext* current();
 
  private:
-  /** Throws usage on a thread that is not its own. */
-  void check_thread() const;
-
   enum Flag : unsigned char { wanted = 1, edited = 2, reached = 4 };
 
   bool is(SiteId site, Flag flag) const {
