@@ -107,7 +107,6 @@ int main() {
   };
   report("first sweep", options(32, 3));
   report("the same shapes", options(32, 3));
-  std::vector<double> times;
   for (int i = 0; i < 5; ++i)
     report("other prompts", options(32, 5 + i));
   report("new shapes, 29 tokens", options(29, 3));
@@ -118,14 +117,19 @@ int main() {
   report("z by head", heads);
   report("z by head again", heads);
 
-  const auto ids = prompt(32, 3);
-  double forward = 1;
-  for (int i = 0; i < 20; ++i)
-    forward = std::min(forward, seconds([&] {
-                         auto y = model(ids);
-                         y.eval();
-                       }));
-  fmt::print("plain forward, 32 tokens {:.2f} ms\n", forward * 1e3);
+  // The same shapes as benchmarks/peers/gpu_forward.py.
+  for (const auto& [batch, length] :
+       {std::pair{1, 1}, {1, 16}, {1, 128}, {1, 512}, {8, 16}, {8, 512}}) {
+    const Inputs inputs(
+        Inputs::Rows(static_cast<size_t>(batch), prompt(length, 3)));
+    double forward = 1;
+    for (int i = 0; i < 20; ++i)
+      forward = std::min(forward, seconds([&] {
+                           auto y = model(inputs);
+                           y.eval();
+                         }));
+    fmt::print("forward {} x {} {:.2f} ms\n", batch, length, forward * 1e3);
+  }
 
   // Against one pass a cell, in every eighth cell.
   auto some = options(32, 3);

@@ -145,7 +145,10 @@ TEST(PathPatch, OnlySendersBelowReach) {
        .receivers = {{.layer = 1, .head = 0, .input = Input::q}},
        .metric = logit(4)});
   ASSERT_EQ(sweep.shape(), (std::vector{3, 6}));
-  for (size_t i = 6; i < 18; ++i)
+  // Those of the receiver's own layer are run again, and change nothing.
+  for (size_t i = 6; i < 12; ++i)
+    EXPECT_NEAR(sweep.metric[i], sweep.clean, 1e-6);
+  for (size_t i = 12; i < 18; ++i)
     EXPECT_EQ(sweep.metric[i], sweep.clean);
 }
 
