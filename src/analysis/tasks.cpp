@@ -339,7 +339,7 @@ std::vector<Task::Pair> induction(
   return drawer.pairs("induction", [&](Random& random, size_t i) {
     Task::Pair pair;
     pair.clean_ids = rows[i];
-    const auto prefix = pair.clean_ids.size() - 2 * period;
+    const auto prefix = pair.clean_ids.size() - size_t{2} * period;
     pair.clean_ids.resize(prefix + period + again);
     pair.corrupt_ids = pair.clean_ids;
     auto& changed = pair.corrupt_ids[prefix + again];

@@ -29,7 +29,9 @@ struct HeadGrid {
   std::vector<float> values;  ///< [layer, head]
 
   float at(const Head& head) const {
-    return values[static_cast<size_t>(head.layer * heads + head.head)];
+    return values
+        [static_cast<size_t>(head.layer) * static_cast<size_t>(heads) +
+         static_cast<size_t>(head.head)];
   }
   /** The largest first, NaN never; at most as many as there are. */
   std::vector<Head> best(size_t n) const;
