@@ -36,11 +36,15 @@ mx::array visible(int dest, int src, int window) {
   // A small one is made here: four ops take longer to launch on a GPU.
   constexpr int small = 1 << 16;
   if (dest <= small / src) {
-    std::vector<uint8_t> seen(static_cast<size_t>(dest * src));
+    std::vector<uint8_t> seen(
+        static_cast<size_t>(dest) * static_cast<size_t>(src));
     for (int i = 0; i < dest; ++i) {
       const int last = src - dest + i;
       const int first = window == 0 ? 0 : std::max(0, last - window + 1);
-      std::fill_n(seen.begin() + i * src + first, last + 1 - first, 1);
+      std::fill_n(
+          seen.begin() + static_cast<long>(i) * src + first,
+          last + 1 - first,
+          1);
     }
     return mx::array(seen.data(), {dest, src}, mx::bool_);
   }
