@@ -85,7 +85,7 @@ LensEvaluation evaluate(
     const TunedLens& lens,
     const std::string& path,
     int length) {
-  const auto scores =
+  auto scores =
       evaluate_lens(model, tokens(model, path), &lens, length, progress());
   end_progress();
   return scores;
