@@ -1,12 +1,15 @@
 // The patching sweep at the size where a GPU works: a random Llama of 1.2 B
 // parameters in bfloat16, 16 layers x 32 positions. On another device it says
 // so and ends. benchmarks/peers/gpu_floor.py is the floor under torch's tools.
+//   gpu_bench            the sweeps
+//   gpu_bench forward    plain passes, for benchmarks/peers/gpu_forward.py
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "mlx/memory.h"
@@ -38,7 +41,7 @@ std::vector<int> prompt(int length, int seed) {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
   if (mx::default_device() != mx::Device::gpu) {
     fmt::print("no GPU here\n");
     return 0;
@@ -67,6 +70,22 @@ int main() {
     weight->eval();
   }
   const InterpretableModel model(decoder);
+
+  if (argc > 1 && argv[1] == std::string_view("forward")) {
+    for (const auto& [batch, length] :
+         {std::pair{1, 1}, {1, 16}, {1, 128}, {1, 512}, {8, 16}, {8, 512}}) {
+      const Inputs inputs(
+          Inputs::Rows(static_cast<size_t>(batch), prompt(length, 3)));
+      double forward = 1;
+      for (int i = 0; i < 20; ++i)
+        forward = std::min(forward, seconds([&] {
+                             auto y = model(inputs);
+                             y.eval();
+                           }));
+      fmt::print("forward {} x {} {:.2f} ms\n", batch, length, forward * 1e3);
+    }
+    return 0;
+  }
 
   // The card's own rate, on one of the MLP's products.
   const auto a = mx::astype(mx::random::normal({8192, 2048}), mx::bfloat16);
@@ -116,20 +135,6 @@ int main() {
   heads.by = {Axis::layer, Axis::head};
   report("z by head", heads);
   report("z by head again", heads);
-
-  // The same shapes as benchmarks/peers/gpu_forward.py.
-  for (const auto& [batch, length] :
-       {std::pair{1, 1}, {1, 16}, {1, 128}, {1, 512}, {8, 16}, {8, 512}}) {
-    const Inputs inputs(
-        Inputs::Rows(static_cast<size_t>(batch), prompt(length, 3)));
-    double forward = 1;
-    for (int i = 0; i < 20; ++i)
-      forward = std::min(forward, seconds([&] {
-                           auto y = model(inputs);
-                           y.eval();
-                         }));
-    fmt::print("forward {} x {} {:.2f} ms\n", batch, length, forward * 1e3);
-  }
 
   // Against one pass a cell, in every eighth cell.
   auto some = options(32, 3);

@@ -7,6 +7,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -27,10 +29,11 @@ class Recorder : public benchmark::ConsoleReporter {
     ConsoleReporter::ReportRuns(runs);
   }
 
-  /** Seconds of one iteration of the benchmark of that name. */
-  double wall(const std::string& name) const { return wall_.at(name); }
+  /** Seconds of one iteration of the benchmark of that name; NaN where it was
+   * filtered out. */
+  double wall(const std::string& name) const { return of(wall_, name); }
   /** The same of this thread's own work: for what one thread does alone. */
-  double cpu(const std::string& name) const { return cpu_.at(name); }
+  double cpu(const std::string& name) const { return of(cpu_, name); }
 
  private:
   using Times = std::map<std::string, double>;
@@ -40,11 +43,18 @@ class Recorder : public benchmark::ConsoleReporter {
     found->second = std::min(found->second, seconds);
   }
 
+  static double of(const Times& times, const std::string& name) {
+    const auto found = times.find(name);
+    return found == times.end() ? std::numeric_limits<double>::quiet_NaN()
+                                : found->second;
+  }
+
   Times wall_, cpu_;
 };
 
 inline void row(
     const std::string& what, double value, const char* unit, double at_most) {
+  if (std::isnan(value)) return;  // not run
   fmt::print(
       "{:<52} {:>9.3f} {:<6} {} {:g}\n",
       what,

@@ -5,6 +5,7 @@
 
 #include "mlx/device.h"
 #include "mlx/ops.h"
+#include "nn/cuda/activate.h"
 #include "nn/simd/fused.h"
 #include "nn/simd/kernels.h"
 
@@ -43,6 +44,7 @@ mx::array activate(
     Activation activation,
     const mx::array& x,
     const std::optional<mx::array>& factor) {
+  if (auto y = cuda::activate(activation, x, factor)) return *std::move(y);
   // In half precision every step rounds; on a CPU, none but the last.
   const bool wide = mx::default_device() == mx::Device::cpu;
   const auto plain = [activation, wide](const std::vector<mx::array>& in) {

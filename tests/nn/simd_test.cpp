@@ -164,6 +164,46 @@ TEST(Activate, HalfPrecisionIsRoundedOnce) {
   }
 }
 
+// On a CUDA GPU these are kernels of our own, elsewhere MLX's ops.
+TEST(Activate, HalfPrecisionInAnyLayout) {
+  const auto wide = [](const mx::array& x) {
+    return values(mx::astype(x, mx::float32));
+  };
+  for (const auto dtype : {mx::float16, mx::bfloat16})
+    for (const auto activation : activations)
+      for (const int n : {1, 3, 64, 1000, 100004})
+        for (const int from : {0, 1}) {
+          // From 1 on: a view that starts inside the buffer.
+          const auto some = [&](unsigned seed) {
+            const auto whole = mx::multiply(
+                random({n + from}, seed), mx::array(4.0f, mx::float32));
+            return mx::slice(mx::astype(whole, dtype), {from}, {n + from});
+          };
+          const auto x = some(8), by = some(9);
+          const auto y = nn::activate(activation, x);
+          const auto z = nn::activate(activation, x, by);
+          ASSERT_EQ(y.dtype(), dtype);
+          ASSERT_EQ(z.dtype(), dtype);
+          const auto in = wide(x), factor = wide(by), ours = wide(y),
+                     gated = wide(z);
+          ASSERT_EQ(ours.size(), static_cast<size_t>(n));
+          ASSERT_EQ(gated.size(), static_cast<size_t>(n));
+          // Three roundings, where there is no kernel.
+          const double share = 3 * (dtype == mx::float16 ? 0x1p-11 : 0x1p-8);
+          for (size_t i = 0; i < in.size(); ++i) {
+            const double wanted = exact(activation, in[i]);
+            const double times = wanted * factor[i];
+            ASSERT_NEAR(ours[i], wanted, share * std::abs(wanted) + 1e-6)
+                << static_cast<int>(activation) << " of " << in[i];
+            ASSERT_NEAR(
+                gated[i],
+                times,
+                share * std::abs(times) + 1e-6 * (1 + std::abs(factor[i])))
+                << static_cast<int>(activation) << " of " << in[i];
+          }
+        }
+}
+
 TEST(Activate, Derivatives) {
   const auto x = random({3, 33}, 4), y = random({3, 33}, 5);
   for (const auto activation : activations) {

@@ -1,0 +1,78 @@
+#include "nn/cuda/activate.h"
+
+#include <limits>
+#include <string>
+#include <variant>
+
+#include "mlx/backend/cuda/cuda.h"
+#include "mlx/device.h"
+#include "mlx/fast.h"
+#include "nn/cuda/activate_ptx.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::cuda {
+
+namespace {
+
+// bfloat16 is converted by instructions that came with Ampere.
+bool has_ampere() {
+  if (!mx::cu::is_available()) return false;
+  const auto& info = mx::device_info(mx::Device::gpu);
+  const auto major = info.find("compute_capability_major");
+  if (major == info.end()) return false;
+  const auto* number = std::get_if<size_t>(&major->second);
+  return number && *number >= 8;
+}
+
+const std::string* kernel(
+    nn::Activation activation, mx::Dtype dtype, bool times) {
+  using nn::Activation;
+  std::string name;
+  if (activation == Activation::silu)
+    name = "silu_";
+  else if (activation == Activation::gelu_tanh)
+    name = "gelu_tanh_";
+  name += dtype == mx::bfloat16  ? "bfloat16"
+          : dtype == mx::float16 ? "float16"
+                                 : "";
+  if (times) name += "_times";
+  const auto found = kernels.find(name);
+  return found == kernels.end() ? nullptr : &found->first;
+}
+
+}  // namespace
+
+std::optional<mx::array> activate(
+    nn::Activation activation,
+    const mx::array& x,
+    const std::optional<mx::array>& factor) {
+  static const bool able = has_ampere();
+  if (!able || mx::default_device() != mx::Device::gpu) return std::nullopt;
+  const bool alike =
+      !factor || (factor->shape() == x.shape() && factor->dtype() == x.dtype());
+  const bool derived = x.is_tracer() || (factor && factor->is_tracer());
+  constexpr size_t most = std::numeric_limits<int>::max();
+  if (!alike || derived || x.size() == 0 || x.size() % 4 != 0 ||
+      x.size() / 4 > most)
+    return std::nullopt;
+  const auto* name = kernel(activation, x.dtype(), factor.has_value());
+  if (!name) return std::nullopt;
+  std::vector<mx::array> inputs{x};
+  if (factor) inputs.push_back(*factor);
+  const int fours = static_cast<int>(x.size() / 4);
+  return mx::fast::precompiled_cuda_kernel(
+      *name,
+      kernels.at(*name),
+      inputs,
+      {x.shape()},
+      {x.dtype()},
+      {fours},
+      {fours, 1, 1},
+      {256, 1, 1},
+      0,
+      std::nullopt,
+      /*ensure_row_contiguous=*/true)[0];
+}
+
+}  // namespace mlxterp::cuda
