@@ -1,0 +1,68 @@
+"""What runs a model and names its inner values: the contract of the two
+engines, `native` (the C++ Decoder) and `wrapped` (any `mlx.nn.Module`).
+
+A *site* is a named value of the forward pass. Every module has `<path>.input`
+and `<path>.output`; attention has `q`, `k`, `v`, `rot_q`, `rot_k`, `z` as
+[batch, pos, head, d_head] and `scores`, `pattern` as [batch, head, dest, src].
+Engines know nothing of text, proxies or `with`: the classes above do that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import mlx.core as mx
+
+Intervention = Callable[[mx.array], mx.array]
+
+
+class Pass(Protocol):
+    """One forward pass: built lazily, nothing evaluated."""
+
+    output: mx.array  #: What the model returned (its first array), lazy.
+    lengths: list[int]  #: Real positions of each row; behind them is padding.
+
+    def value(self, site: str) -> mx.array:
+        """The lazy value of a resolved site, behind its interventions. Raises
+        UsageError where the pass never reached it or has been finished."""
+
+    def keys(self) -> list[str]:
+        """Upstream's key of every module output seen, in the order of the
+        pass: `model.` and the module's path, `….attention_weights` too."""
+
+    def finish(self, kept: Sequence[mx.array]) -> None:
+        """Lets go of every value, then evaluates `kept` together with the
+        checks of the interventions, the GIL released. Raises BadDataError
+        where an intervention made a NaN, naming its site."""
+
+
+class Engine(Protocol):
+    n_layers: int
+
+    def resolve(self, name: str) -> str:
+        """The one site a name means. Raises UnknownNameError with the nearest
+        names, UsageError where a pattern means several."""
+
+    def match(self, pattern: str) -> list[str]:
+        """All sites a name or pattern (`layers.*.mlp`, `layers.{3..7}`) means,
+        in the model's order; never none."""
+
+    def run(
+        self,
+        inputs: list[list[int]] | mx.array,
+        interventions: Sequence[tuple[str, Intervention]] = (),
+    ) -> Pass:
+        """One traced pass. Rows of ids may differ in length: shorter ones are
+        padded behind their end. Interventions act on resolved sites, in order;
+        one that never fires, or returns another shape or dtype, is an error
+        at that site, and whatever one raises arrives unchanged."""
+
+    def forward(self, *args, **kwargs):
+        """The plain model, untraced."""
+
+    def named_modules(self) -> list[tuple[str, object]]:
+        """Dotted paths and modules, the model itself (`""`) first."""
+
+    def parameters(self) -> dict:
+        """The tree of parameters, as `mlx.nn.Module.parameters()`."""
