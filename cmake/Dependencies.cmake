@@ -1,5 +1,7 @@
 # What mlxterp stands on.
-if(EXISTS ${PROJECT_SOURCE_DIR}/.venv/bin/python)
+if(SKBUILD)
+  set(_python ${Python_EXECUTABLE})  # pip's, with the wheel being built for it
+elseif(EXISTS ${PROJECT_SOURCE_DIR}/.venv/bin/python)
   set(_python ${PROJECT_SOURCE_DIR}/.venv/bin/python)
 else()
   set(_python python3)

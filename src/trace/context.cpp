@@ -193,16 +193,16 @@ void TraceContext::save(SiteId site) {
       Saved::State{site, (*sites_)[site].name, handle(site), nullptr}));
 }
 
-void TraceContext::finish() {
+void TraceContext::finish(std::vector<mx::array> kept) {
   if (ended_) return;
   check_thread();
   ended_ = true;
   offers_.clear();  // first: the graph falls apart faster where none holds it
   values_.clear();
   const auto guards = std::move(guards_);
-  if (saved_.empty()) return;
+  if (saved_.empty() && kept.empty()) return;
   try {
-    std::vector<mx::array> values;
+    auto values = std::move(kept);
     for (const auto& state : saved_)
       values.push_back(state->value);
     check_memory(values);

@@ -44,11 +44,11 @@ const mlx::core::array& Trace::output() const {
   return *output_;
 }
 
-void Trace::finish() {
+void Trace::finish(std::vector<mlx::core::array> kept) {
   if (!output_) return;
   context_.check_thread();
   output_.reset();
-  context_.finish();
+  context_.finish(std::move(kept));
 }
 
 ActivationCache Trace::saved() {

@@ -89,10 +89,10 @@ class TraceContext final : public Observer {
   Saved save(std::string_view site);
   void save(SiteId site);
 
-  /** Lets go of everything that is not saved, then evaluates what is, together
-   * with what guards the edits. Throws where an edit made a NaN, naming its
-   * site; what was saved then throws the same. */
-  void finish();
+  /** Lets go of everything that is not saved, then evaluates what is, and what
+   * was kept elsewhere, together with what guards the edits. Throws where an
+   * edit made a NaN, naming its site; what was saved then throws the same. */
+  void finish(std::vector<mlx::core::array> kept = {});
 
   /** Ends without evaluating: whoever reads what was saved gets `error`. */
   void abandon(const std::exception_ptr& error);

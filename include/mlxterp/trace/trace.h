@@ -48,9 +48,9 @@ class Trace {
   /** Real positions of each row; what lies behind them is padding. */
   const std::vector<int>& lengths() const { return context_.lengths(); }
 
-  /** Ends the trace now: evaluates what was saved and throws what goes wrong.
-   */
-  void finish();
+  /** Ends the trace now: evaluates what was saved, and `kept` with it, and
+   * throws what goes wrong. */
+  void finish(std::vector<mlx::core::array> kept = {});
 
   /** Everything saved, evaluated; ends the trace. */
   ActivationCache saved();

@@ -1,0 +1,19 @@
+// The extension module mlxterp._core: the C++ library as plain functions and
+// a few classes; what users see of it is written in Python.
+
+#include "bind.h"
+#include "mlxterp/core/blas.h"
+
+namespace nb = nanobind;
+
+NB_MODULE(_core, m) {
+  nb::module_::import_("mlx.core");  // it owns the type of arrays
+  using namespace mlxterp::python;
+  bind_errors(m);
+  bind_model(m);
+  bind_pass(m);
+  m.def("blas", [] {
+    const auto found = mlxterp::blas();
+    return std::pair(found.name, found.slow);
+  });
+}

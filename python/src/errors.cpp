@@ -1,0 +1,47 @@
+// C++ errors as the classes of mlxterp/errors.py.
+
+#include "bind.h"
+#include "mlxterp/core/error.h"
+
+namespace mlxterp::python {
+
+namespace {
+
+const char* class_of(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::unknown_name:
+      return "UnknownNameError";
+    case ErrorKind::out_of_range:
+      return "OutOfRangeError";
+    case ErrorKind::bad_data:
+      return "BadDataError";
+    case ErrorKind::environment:
+      return "IoError";
+    default:
+      return "UsageError";
+  }
+}
+
+}  // namespace
+
+Progress progress_of(std::optional<nb::callable> f) {
+  return [f = std::move(f)](std::string_view what, double done) {
+    nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (f) (*f)(what, done);
+  };
+}
+
+void bind_errors(nb::module_&) {
+  nb::register_exception_translator([](const std::exception_ptr& error, void*) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Error& e) {
+      const auto type =
+          nb::module_::import_("mlxterp.errors").attr(class_of(e.kind()));
+      PyErr_SetString(type.ptr(), e.what());
+    }
+  });
+}
+
+}  // namespace mlxterp::python

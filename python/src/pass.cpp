@@ -1,0 +1,65 @@
+// One traced pass, its values read by name.
+
+#include <fmt/format.h>
+
+#include "bind.h"
+#include "mlxterp/core/error.h"
+
+namespace mlxterp::python {
+
+namespace {
+
+class TracedPass {
+ public:
+  TracedPass(
+      const Model& model, const Ids& ids, const std::vector<PyEdit>& edits)
+      : trace_(model.model.trace(inputs_of(ids), edits_of(edits))) {}
+
+  mx::array output() const { return trace_.output(); }
+  const std::vector<int>& lengths() const { return trace_.lengths(); }
+  mx::array value(std::string_view site) { return trace_.value(site); }
+
+  void finish(std::vector<mx::array> kept) {
+    nb::gil_scoped_release no_gil;
+    trace_.finish(std::move(kept));
+  }
+
+ private:
+  Trace trace_;
+};
+
+}  // namespace
+
+std::vector<Edit> edits_of(const std::vector<PyEdit>& edits) {
+  std::vector<Edit> all;
+  for (const auto& [site, f] : edits)
+    all.push_back({site, [f](const mx::array& x, const SiteView& at) {
+                     const auto y = f(x);
+                     if (!nb::isinstance<mx::array>(y))
+                       throw Error(
+                           ErrorKind::usage,
+                           fmt::format(
+                               "[trace] the intervention on site '{}' returned "
+                               "{}; expected an mlx.core.array",
+                               at.name,
+                               nb::repr(y.type()).c_str()));
+                     return nb::cast<mx::array>(y);
+                   }});
+  return all;
+}
+
+void bind_pass(nb::module_& m) {
+  nb::class_<TracedPass>(m, "Pass")
+      .def(
+          nb::init<const Model&, const Ids&, const std::vector<PyEdit>&>(),
+          nb::keep_alive<1, 2>(),
+          nb::arg("model"),
+          nb::arg("ids"),
+          nb::arg("edits") = std::vector<PyEdit>{})
+      .def_prop_ro("output", &TracedPass::output)
+      .def_prop_ro("lengths", &TracedPass::lengths)
+      .def("value", &TracedPass::value)
+      .def("finish", &TracedPass::finish, nb::arg("kept"));
+}
+
+}  // namespace mlxterp::python
