@@ -7,8 +7,10 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
@@ -31,19 +33,27 @@ struct Model {
   std::vector<std::pair<std::string, std::string>> modules;
 };
 
-/** Rows of ids, or an array as it is. */
-using Ids = std::variant<std::vector<std::vector<int>>, mx::array>;
+/** Rows of ids, an array as it is, or texts. */
+using Ids = std::
+    variant<std::vector<std::vector<int>>, mx::array, std::vector<std::string>>;
 Inputs inputs_of(const Ids& ids);
+
+/** A Python function that C++ may copy, call and drop without the GIL. */
+using Held = std::shared_ptr<nb::callable>;
+Held hold(nb::callable f);
 
 /** Site or pattern, and a function of the value. */
 using PyEdit = std::pair<std::string, nb::callable>;
 std::vector<Edit> edits_of(const std::vector<PyEdit>& edits);
 
 /** Calls `f(what, done)`, or only asks whether Ctrl-C was pressed. */
-Progress progress_of(std::optional<nb::callable> f);
+Progress progress_of(const std::optional<nb::callable>& f);
 
 void bind_errors(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_pass(nb::module_& m);
+void bind_metrics(nb::module_& m);
+void bind_sweeps(nb::module_& m);
+void bind_readings(nb::module_& m);
 
 }  // namespace mlxterp::python

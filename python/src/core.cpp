@@ -12,6 +12,9 @@ NB_MODULE(_core, m) {
   bind_errors(m);
   bind_model(m);
   bind_pass(m);
+  bind_metrics(m);
+  bind_sweeps(m);
+  bind_readings(m);
   m.def("blas", [] {
     const auto found = mlxterp::blas();
     return std::pair(found.name, found.slow);

@@ -24,11 +24,18 @@ const char* class_of(ErrorKind kind) {
 
 }  // namespace
 
-Progress progress_of(std::optional<nb::callable> f) {
-  return [f = std::move(f)](std::string_view what, double done) {
+Held hold(nb::callable f) {
+  return {new nb::callable(std::move(f)), [](nb::callable* held) {
+            nb::gil_scoped_acquire gil;
+            delete held;
+          }};
+}
+
+Progress progress_of(const std::optional<nb::callable>& f) {
+  return [held = f ? hold(*f) : nullptr](std::string_view what, double done) {
     nb::gil_scoped_acquire gil;
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
-    if (f) (*f)(what, done);
+    if (held) (*held)(what, done);
   };
 }
 

@@ -27,10 +27,10 @@ void add_modules(
 Model load(
     const std::string& path,
     std::optional<mx::Dtype> dtype,
-    std::optional<nb::callable> progress,
-    std::optional<nb::callable> warn,
+    const std::optional<nb::callable>& progress,
+    const std::optional<nb::callable>& warn,
     bool verify) {
-  const auto told = progress_of(std::move(progress));
+  const auto told = progress_of(progress);
   const Warn warned = [&](std::string_view sentence) {
     nb::gil_scoped_acquire gil;
     if (warn) (*warn)(sentence);
@@ -55,6 +55,8 @@ nb::bytes bytes_of(const std::string& text) {
 
 Inputs inputs_of(const Ids& ids) {
   if (const auto* array = std::get_if<mx::array>(&ids)) return *array;
+  if (const auto* texts = std::get_if<std::vector<std::string>>(&ids))
+    return *texts;
   return std::get<0>(ids);
 }
 

@@ -33,18 +33,20 @@ class TracedPass {
 std::vector<Edit> edits_of(const std::vector<PyEdit>& edits) {
   std::vector<Edit> all;
   for (const auto& [site, f] : edits)
-    all.push_back({site, [f](const mx::array& x, const SiteView& at) {
-                     const auto y = f(x);
-                     if (!nb::isinstance<mx::array>(y))
-                       throw Error(
-                           ErrorKind::usage,
-                           fmt::format(
-                               "[trace] the intervention on site '{}' returned "
-                               "{}; expected an mlx.core.array",
-                               at.name,
-                               nb::repr(y.type()).c_str()));
-                     return nb::cast<mx::array>(y);
-                   }});
+    all.push_back(
+        {site, [held = hold(f)](const mx::array& x, const SiteView& at) {
+           nb::gil_scoped_acquire gil;
+           const auto y = (*held)(x);
+           if (!nb::isinstance<mx::array>(y))
+             throw Error(
+                 ErrorKind::usage,
+                 fmt::format(
+                     "[trace] the intervention on site '{}' returned "
+                     "{}; expected an mlx.core.array",
+                     at.name,
+                     nb::repr(y.type()).c_str()));
+           return nb::cast<mx::array>(y);
+         }});
   return all;
 }
 

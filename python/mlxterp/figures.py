@@ -1,0 +1,80 @@
+"""Sweeps as pictures: a matplotlib heatmap, a coloured table in a notebook."""
+
+from __future__ import annotations
+
+import html
+
+from .errors import UsageError
+
+
+def _grid(sweep):
+    """Rows, columns and values of a sweep of one or two axes."""
+    if len(sweep.axes) > 2:
+        raise UsageError(
+            f"a picture has two axes, this sweep {len(sweep.axes)}; slice "
+            "sweep.change or use to_pandas()"
+        )
+    values = sweep.change.reshape(sweep.shape[0], -1).tolist()
+    (row_axis, rows), *rest = sweep.axes
+    column_axis, columns = rest[0] if rest else ("", [0])
+    names = {"": lambda _: ""}
+    if sweep.labels:
+        names["pos"] = lambda i: f"{i} {sweep.labels[i]}"
+    name = lambda axis, i: names.get(axis, str)(i)  # noqa: E731
+    return (
+        (row_axis, [name(row_axis, i) for i in rows]),
+        (column_axis, [name(column_axis, i) for i in columns]),
+        values,
+    )
+
+
+def _largest(values) -> float:
+    return max((abs(v) for row in values for v in row if v == v), default=0) or 1.0
+
+
+def heatmap(sweep, ax=None, cmap: str = "RdBu_r"):
+    """What each cell changes, zero in the middle of the colours; the axes."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as e:
+        raise ImportError('plot() needs matplotlib: pip install "mlxterp[viz]"') from e
+    (row_axis, rows), (column_axis, columns), values = _grid(sweep)
+    if ax is None:
+        size = (max(4, 0.35 * len(columns) + 2), max(3, 0.25 * len(rows) + 1))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    most = _largest(values)
+    image = ax.imshow(values, cmap=cmap, vmin=-most, vmax=most, aspect="auto")
+    ax.set_xlabel(column_axis)
+    ax.set_ylabel(row_axis)
+    ax.set_xticks(range(len(columns)), columns, rotation=90)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.figure.colorbar(image, ax=ax, label="change of the metric")
+    return ax
+
+
+def html_table(sweep) -> str:
+    """The same as a table whose cells are coloured, for notebooks."""
+    try:
+        (row_axis, rows), (_, columns), values = _grid(sweep)
+    except UsageError:
+        return f"<pre>{html.escape(repr(sweep))}</pre>"
+    most = _largest(values)
+
+    def cell(value: float) -> str:
+        # Colours of the RdBu kind that stand on light and dark pages alike.
+        colour = "178, 24, 43" if value > 0 else "33, 102, 172"
+        share = min(abs(value) / most, 1.0) if value == value else 0.0
+        return (
+            f'<td title="{value:.4g}" style="background: rgba({colour}, '
+            f'{0.85 * share:.2f})">{value:.2f}</td>'
+        )
+
+    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
+    body = "".join(
+        f"<tr><th>{html.escape(r)}</th>{''.join(map(cell, row))}</tr>"
+        for r, row in zip(rows, values)
+    )
+    return (
+        f"<table><caption>{html.escape(repr(sweep))}: change of the metric"
+        f"</caption><tr><th>{html.escape(row_axis)}</th>{head}</tr>{body}</table>"
+    )

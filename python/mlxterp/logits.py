@@ -1,0 +1,52 @@
+"""A logit as the sum of what each part of the model writes for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from . import _core
+from ._native import inputs, native, told
+from .metrics import as_metric
+from .sweeps import _one
+
+
+@dataclass
+class LogitAttribution:
+    """`parts` in the model's order, each with kind, layer, unit, value and name;
+    `accumulated` [layer + 1]: what the residual stream says before each layer
+    and at the end; `sum` of the parts is the metric before any softcap, `model`
+    the metric as the model computes it."""
+
+    parts: list[_core.LogitPart]
+    accumulated: mx.array
+    sum: float
+    model: float
+
+    def to_pandas(self):
+        """A row for each part: name, kind, layer, unit, value, spread."""
+        try:
+            import pandas as pd
+        except ImportError as e:
+            raise ImportError('to_pandas() needs pandas: pip install "mlxterp[viz]"') from e
+        fields = ["name", "kind", "layer", "unit", "value", "spread"]
+        return pd.DataFrame([[getattr(p, f) for f in fields] for p in self.parts], columns=fields)
+
+
+def logit_attribution(
+    model, prompts, metric, unit: str = "component", progress=None
+) -> LogitAttribution:
+    """Direct logit attribution (Elhage et al., 2021). `metric`: logit or
+    logit_diff; `unit`: "component", "head" or "neuron". The final norm's
+    divisor is that of the run, held fixed; the parts sum to the logit."""
+    found = _core.logit_attribution(
+        native(model, "logit_attribution()"),
+        inputs(prompts),
+        as_metric(metric),
+        _one(_core.Unit, unit, "unit"),
+        told(progress),
+    )
+    return LogitAttribution(
+        found.parts, mx.array(found.accumulated), found.sum, found.model
+    )

@@ -1,0 +1,388 @@
+"""Which of a model's inner values make it say what it says: patching,
+ablation, causal tracing, path patching, attribution. Exact, and all cells of a
+sweep in about one pass.
+
+    sweep = mlxterp.patch(
+        model,
+        clean="When Mary and John went to the store, John gave a drink to",
+        corrupt="When Mary and John went to the store, Mary gave a drink to",
+        metric=mlxterp.metrics.logit_diff(" Mary", " John"),
+    )
+    sweep.effect  # mx.array [layer, pos]: 0 nothing, 1 all of the difference
+
+Everything here evaluates, and raises UsageError, UnknownNameError or
+OutOfRangeError before any long work. Ctrl-C ends a sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from . import _core
+from ._native import inputs, native, several, told
+from .errors import UsageError
+from .metrics import Metric, as_metric
+
+Progress = Callable[[str, float], None]
+Numbers = "int | Sequence[int] | None"
+
+
+def _one(kind, name: str, what: str):
+    """The member of a C++ enumeration by name."""
+    known = [m for m in dir(kind) if not m.startswith("_")]
+    if isinstance(name, kind):
+        return name
+    if name == "position":
+        name = "pos"
+    if name not in known:
+        raise UsageError(f"{what} {name!r} is none of {', '.join(known)}")
+    return getattr(kind, name)
+
+
+def _axes(by):
+    return [_one(_core.Axis, a, "axis") for a in ([by] if isinstance(by, str) else by)]
+
+
+class Sweep:
+    """A sweep's cells, each one patched run.
+
+    `metric`, `effect`, `change` and `spread` are float32 arrays with the axes
+    in `axes`, in that order: [("layer", [0, 1, ...]), ("pos", [...])].
+    """
+
+    def __init__(self, inner: _core.Sweep, labels: Sequence[str] = ()):
+        self._inner = inner
+        self.axes: list[tuple[str, list[int]]] = inner.axes
+        self.labels = list(labels)  #: Of the prompt's tokens; may be empty.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._inner.shape)
+
+    def _array(self, values) -> mx.array:
+        return mx.array(values, mx.float32).reshape(self.shape)
+
+    @property
+    def metric(self) -> mx.array:
+        """Of each patched run, averaged over pairs of prompts."""
+        return self._array(self._inner.metric)
+
+    @property
+    def spread(self) -> mx.array:
+        """The metric's standard deviation over pairs."""
+        return self._array(self._inner.spread)
+
+    @property
+    def effect(self) -> mx.array:
+        """How much of the way from the patched run to the other one each cell
+        goes: 0 nothing, 1 all of it. Raises UsageError where the two do not
+        differ, and for ablations, which have no other run."""
+        return self._array(self._inner.effect())
+
+    @property
+    def change(self) -> mx.array:
+        """How far each cell's metric is from that of the run changed."""
+        return self._array(self._inner.change())
+
+    @property
+    def clean(self) -> float:
+        """The metric of the clean runs."""
+        return self._inner.clean
+
+    @property
+    def corrupt(self) -> float:
+        """The metric of the corrupted runs; NaN for ablations."""
+        return self._inner.corrupt
+
+    @property
+    def ids(self) -> list[int]:
+        """The patched prompt, of the first pair."""
+        return self._inner.ids
+
+    def to_pandas(self):
+        """A pandas.DataFrame with a row for each cell: the axes, `metric`,
+        `change`, and `effect` where there is one."""
+        try:
+            import pandas as pd
+        except ImportError as e:
+            raise ImportError('to_pandas() needs pandas: pip install "mlxterp[viz]"') from e
+        index = pd.MultiIndex.from_product(
+            [values for _, values in self.axes], names=[name for name, _ in self.axes]
+        )
+        columns = {"metric": self._inner.metric, "change": self._inner.change()}
+        try:
+            columns["effect"] = self._inner.effect()
+        except UsageError:
+            pass
+        return pd.DataFrame(columns, index=index).reset_index()
+
+    def plot(self, ax=None, cmap: str = "RdBu_r"):
+        """A matplotlib heatmap of the first two axes, zero in the middle;
+        returns its axes. Raises UsageError unless there are one or two."""
+        from .figures import heatmap
+
+        return heatmap(self, ax, cmap)
+
+    def _repr_html_(self) -> str:
+        from .figures import html_table
+
+        return html_table(self)
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes)
+        return f"Sweep({axes}; clean={self.clean:.4g}, corrupt={self.corrupt:.4g})"
+
+
+def _labelled(model, sweep: _core.Sweep) -> Sweep:
+    labels = model.labels(sweep.ids) if model.has_tokenizer and sweep.ids else ()
+    return Sweep(sweep, labels)
+
+
+def patch(
+    model,
+    clean,
+    corrupt,
+    metric,
+    site: str = "resid_pre",
+    by: str | Sequence[str] = ("layer", "pos"),
+    direction: str = "denoise",
+    *,
+    layers=None,
+    positions=None,
+    heads=None,
+    neurons=None,
+    aligned: Sequence[tuple[int, int]] = (),
+    plain: bool = False,
+    memory: int = 0,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Activation patching (Vig et al., 2020; Meng et al., 2022), exact.
+
+    `clean` and `corrupt` are prompts, or lists of as many, whose results are
+    averaged. `site`: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q,
+    k, v, pattern, mlp.post, or any with a row for each position. `by`: any of
+    layer, pos, head, neuron; what is not named is patched at once. `direction`:
+    "denoise" puts clean values into the corrupted run, "noise" the reverse.
+    `layers`, `positions`, `heads`, `neurons`: only these; negative ones count
+    from the end. `aligned`: pairs of a clean and a corrupted position, for
+    prompts of different length. `plain`: one pass a cell, to compare with.
+    `memory`: bytes that what is computed at once may take; 0: what pays off.
+    """
+    inner = native(model, "patch()")
+    found = _core.patch(
+        inner,
+        inputs(clean),
+        inputs(corrupt),
+        as_metric(metric),
+        site,
+        _axes(by),
+        _one(_core.Direction, direction, "direction"),
+        several(layers),
+        several(positions),
+        several(heads),
+        several(neurons),
+        list(aligned),
+        plain,
+        memory,
+        told(progress),
+    )
+    return _labelled(inner, found)
+
+
+def ablate(
+    model,
+    prompts,
+    metric,
+    site: str = "z",
+    by: str | Sequence[str] = ("layer", "head"),
+    ablation: str = "mean",
+    *,
+    data=None,
+    samples: int = 1,
+    seed: int = 0,
+    layers=None,
+    positions=None,
+    heads=None,
+    neurons=None,
+    memory: int = 0,
+    progress: Progress | None = None,
+) -> Sweep:
+    """What the model says without some of its values, exact.
+
+    `ablation`: "zero"; "mean" over `data`, position by position (Wang et al.,
+    2022); "resample", what the value is in another prompt of `data` (Chan et
+    al., 2022), averaged over `samples`. Without `data` it is the prompts
+    themselves. Read `change`; the rest as in patch().
+    """
+    inner = native(model, "ablate()")
+    found = _core.ablate(
+        inner,
+        inputs(prompts),
+        as_metric(metric),
+        site,
+        _axes(by),
+        _one(_core.Ablation, ablation, "ablation"),
+        None if data is None else inputs(data),
+        samples,
+        seed,
+        several(layers),
+        several(positions),
+        several(heads),
+        several(neurons),
+        memory,
+        told(progress),
+    )
+    return _labelled(inner, found)
+
+
+@dataclass
+class CausalTrace:
+    """`sweep` [pos, layer]: its effect is the paper's indirect effect over its
+    total effect; `subject`: the positions of the subject's tokens."""
+
+    sweep: Sweep
+    metric: Metric
+    subject: list[int]
+
+
+def causal_trace(
+    model,
+    prompt,
+    subject: str,
+    metric=None,
+    site: str = "resid_post",
+    window: int = 1,
+    *,
+    noise: float = 3.0,
+    samples: int = 10,
+    seed: int = 0,
+    layers=None,
+    positions=None,
+    memory: int = 0,
+    progress: Progress | None = None,
+) -> CausalTrace:
+    """Causal tracing (Meng et al., 2022): the subject's embeddings are drowned
+    in noise (`noise` standard deviations of the embedding's entries), then the
+    clean value of a window of layers at one position is put back. `metric`:
+    absent, the probability of what the clean run says next. `window`: 1 in the
+    paper for states, 10 for attn_out and mlp_out.
+    """
+    inner = native(model, "causal_trace()")
+    sweep, used, where = _core.causal_trace(
+        inner,
+        inputs(prompt),
+        subject,
+        None if metric is None else as_metric(metric),
+        site,
+        window,
+        noise,
+        samples,
+        seed,
+        several(layers),
+        several(positions),
+        memory,
+        told(progress),
+    )
+    return CausalTrace(_labelled(inner, sweep), used, where)
+
+
+def path_patch(
+    model,
+    clean,
+    corrupt,
+    metric,
+    receivers: Sequence[tuple[int, int, str]] = (),
+    senders: str = "z",
+    *,
+    through_mlps: bool = True,
+    direction: str = "noise",
+    layers=None,
+    heads=None,
+    memory: int = 0,
+    progress: Progress | None = None,
+) -> Sweep:
+    """Path patching (Wang et al., 2022; Goldowsky-Dill et al., 2023).
+
+    `receivers`: (layer, head, "q" | "k" | "v"), of k and v the kv head; none:
+    the logits. `senders`: "z" by layer and head, or "mlp_out" by layer.
+    `through_mlps`: whether the path may lead through MLPs; else it is direct.
+    """
+    inner = native(model, "path_patch()")
+    found = _core.path_patch(
+        inner,
+        inputs(clean),
+        inputs(corrupt),
+        as_metric(metric),
+        [
+            (layer, head, _one(_core.ReceiverInput, which, "receiver's input"))
+            for layer, head, which in receivers
+        ],
+        senders,
+        through_mlps,
+        _one(_core.Direction, direction, "direction"),
+        several(layers),
+        several(heads),
+        memory,
+        told(progress),
+    )
+    return _labelled(inner, found)
+
+
+def attribute(
+    model,
+    clean,
+    corrupt,
+    metric,
+    sites: str | Sequence[str] = ("resid_pre",),
+    by: str | Sequence[str] = ("layer", "pos"),
+    direction: str = "denoise",
+    steps: int = 1,
+    *,
+    layers=None,
+    positions=None,
+    heads=None,
+    neurons=None,
+    aligned: Sequence[tuple[int, int]] = (),
+    progress: Progress | None = None,
+) -> dict[str, Sweep]:
+    """Attribution patching (Nanda, 2023; Syed et al., 2023): patch() to the
+    first order, one pass forward and one back for all `sites`. `steps` > 1:
+    gradients averaged along the line between the runs' embeddings (EAP-IG:
+    Hanna et al., 2024). A sweep for each site; `change` is the attribution.
+    """
+    inner = native(model, "attribute()")
+    found = _core.attribute(
+        inner,
+        inputs(clean),
+        inputs(corrupt),
+        as_metric(metric),
+        [sites] if isinstance(sites, str) else list(sites),
+        _axes(by),
+        _one(_core.Direction, direction, "direction"),
+        steps,
+        several(layers),
+        several(positions),
+        several(heads),
+        several(neurons),
+        list(aligned),
+        told(progress),
+    )
+    return {site: _labelled(inner, sweep) for site, sweep in found}
+
+
+@dataclass
+class Agreement:
+    """How well one sweep stands for another: correlations over all cells, and
+    the cells farthest apart as (flat index, exact, approximate)."""
+
+    pearson: float
+    spearman: float
+    worst: list[tuple[int, float, float]]
+
+
+def compare(exact: Sweep, approximate: Sweep, worst: int = 5) -> Agreement:
+    """Of two sweeps' metrics over the same cells; else UsageError."""
+    return Agreement(*_core.compare(exact._inner, approximate._inner, worst))

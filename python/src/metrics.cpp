@@ -1,0 +1,94 @@
+// Metrics, and the tasks that come with one.
+
+#include "bind.h"
+#include "mlxterp/analysis/metric.h"
+#include "mlxterp/analysis/tasks.h"
+
+namespace mlxterp::python {
+
+namespace {
+
+using PyToken = std::variant<int, std::string>;
+using PyTokens = std::variant<int, std::string, std::vector<PyToken>>;
+
+Token token_of(const PyToken& token) {
+  return std::visit([](const auto& it) { return Token(it); }, token);
+}
+
+Tokens tokens_of(const PyTokens& tokens) {
+  if (const auto* each = std::get_if<std::vector<PyToken>>(&tokens)) {
+    std::vector<Token> all;
+    for (const auto& it : *each)
+      all.push_back(token_of(it));
+    return all;
+  }
+  if (const auto* id = std::get_if<int>(&tokens)) return *id;
+  return std::get<std::string>(tokens);
+}
+
+Metric::Function function_of(nb::callable f) {
+  return [held = hold(std::move(f))](const mx::array& logits) {
+    nb::gil_scoped_acquire gil;
+    return nb::cast<mx::array>((*held)(logits));
+  };
+}
+
+}  // namespace
+
+void bind_metrics(nb::module_& m) {
+  nb::class_<Metric>(m, "Metric")
+      .def_ro("name", &Metric::name)
+      .def_rw("position", &Metric::position)
+      .def("__repr__", [](const Metric& self) { return self.name; });
+  m.def("logit", [](const PyTokens& t) { return logit(tokens_of(t)); });
+  m.def("logit_diff", [](const PyTokens& t, const PyTokens& foil) {
+    return logit_diff(tokens_of(t), tokens_of(foil));
+  });
+  m.def("probability", [](const PyTokens& t) {
+    return probability(tokens_of(t));
+  });
+  m.def("log_probability", [](const PyTokens& t) {
+    return log_probability(tokens_of(t));
+  });
+  m.def("rank", [](const PyTokens& t) { return rank(tokens_of(t)); });
+  m.def("kl_divergence", &kl_divergence);
+  m.def("loss", &loss);
+  m.def("custom", [](std::string name, nb::callable f) {
+    return custom(std::move(name), function_of(std::move(f)));
+  });
+
+  nb::class_<Task::Pair>(m, "TaskPair")
+      .def_ro("clean", &Task::Pair::clean)
+      .def_ro("corrupt", &Task::Pair::corrupt)
+      .def_ro("clean_ids", &Task::Pair::clean_ids)
+      .def_ro("corrupt_ids", &Task::Pair::corrupt_ids)
+      .def_ro("answers", &Task::Pair::answers)
+      .def_ro("foils", &Task::Pair::foils);
+  nb::class_<Task>(m, "Task")
+      .def_ro("name", &Task::name)
+      .def_ro("pairs", &Task::pairs)
+      .def("metric", &Task::metric);
+  nb::class_<TaskScores>(m, "TaskScores")
+      .def_ro("clean", &TaskScores::clean)
+      .def_ro("corrupt", &TaskScores::corrupt)
+      .def_ro("clean_mean", &TaskScores::clean_mean)
+      .def_ro("corrupt_mean", &TaskScores::corrupt_mean)
+      .def_ro("accuracy", &TaskScores::accuracy);
+  m.def("task_list", [] {
+    std::vector<std::pair<std::string, std::string>> all;
+    for (const auto& it : task_list())
+      all.emplace_back(it.name, it.about);
+    return all;
+  });
+  m.def(
+      "make_task",
+      [](const Model& model, std::string_view name, int pairs, uint64_t seed) {
+        return make_task(model.model, name, {.pairs = pairs, .seed = seed});
+      });
+  m.def("score_task", [](const Model& model, const Task& task) {
+    nb::gil_scoped_release no_gil;
+    return score(model.model, task);
+  });
+}
+
+}  // namespace mlxterp::python
