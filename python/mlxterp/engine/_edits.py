@@ -56,4 +56,4 @@ def apply(edits: list[Edit], value: mx.array) -> mx.array:
 
 
 def shown(x: mx.array) -> str:
-    return f"{x.dtype} {tuple(x.shape)}"
+    return f"{str(x.dtype).rpartition('.')[2]} {tuple(x.shape)}"

@@ -211,15 +211,17 @@ class WrappedPass:
         """As the contract says; they outlive `finish`."""
         return list(self._keys)
 
+    def check(self) -> None:
+        """As the contract says."""
+        _check(self._plan.all)
+
     def finish(self, kept: Sequence[mx.array]) -> None:
         """As the contract says."""
         self._finished = True
         self._calls, self._events, self._attention = {}, {}, {}
         self._inputs = None
         edits, self._plan = self._plan.all, Plan()
-        mx.eval(*kept, *(guard for edit in edits for guard in edit.guards))
-        for edit in edits:
-            edit.check()
+        _check(edits, kept)
 
     def attending(self) -> list[int]:
         """Indices of the nodes that called fused attention."""
@@ -272,6 +274,14 @@ class WrappedPass:
                 f"as its {tail}; its modules' inputs and outputs are."
             )
         return f"{name} ({kind}) was given and returned no mx.array here."
+
+
+def _check(edits: list[Edit], kept: Sequence[mx.array] = ()):
+    guards = [guard for edit in edits for guard in edit.guards]
+    if kept or guards:
+        mx.eval(*kept, *guards)
+    for edit in edits:
+        edit.check()
 
 
 def _turned_edit(edits: list[Edit], x: mx.array) -> mx.array:
