@@ -161,16 +161,15 @@ class Names:
 
     def _may_attend(self, node: Node) -> bool:
         """Whether its attention sites can exist. Only a pass tells, so before
-        one every module with parts may."""
-        return bool(node.children) or node.index in self._attending
+        the first every module with parts may."""
+        if node.index in self._attending or _named_attention(node):
+            return True
+        return not self._attending and bool(node.children)
 
     def _all(self) -> Iterator[tuple[str, str]]:
         """Every name a pattern can match, with its site."""
         for node in self._tree.nodes:
-            attends = (
-                node.index in self._attending
-                or node.path.rpartition(".")[2] in ATTENTION_NAMES
-            )
+            attends = node.index in self._attending or _named_attention(node)
             for path in node.paths:
                 for name in dict.fromkeys(self._forms(node, path)):
                     yield from self._named(node, name, attends)
@@ -213,6 +212,10 @@ class Names:
 
 def _join(node: Node, tail: str) -> str:
     return f"{node.path}.{tail}" if node.path else tail
+
+
+def _named_attention(node: Node) -> bool:
+    return any(p.rpartition(".")[2] in ATTENTION_NAMES for p in node.paths)
 
 
 def _indices(node: Node) -> set[int]:
