@@ -1,7 +1,9 @@
 """The life of a trace: what it saves, keeps, lets go and runs again."""
 
 import copy
+import gc
 import threading
+import weakref
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -98,20 +100,34 @@ def test_nothing_but_what_is_saved_is_computed():
     with model.trace(mx.ones((1, 4)), interventions=edits) as trace:
         early = model.layers[0].output.save()
         model.layers[1].output.value + 1
-    assert trace._pass is None  # the rest was let go
+    assert not trace._run.held  # the rest was let go
     assert mx.all(early == model.model.layers[0](mx.ones((1, 4))) * 2)
 
 
 def test_activations_stay_where_nothing_was_saved(model):
     with model.trace(ids()) as trace:
         pass
-    run = trace._pass
+    assert trace._run.held
     first = trace.activations["model.model.layers.1"]
-    assert trace._pass is run
     assert first is trace.get_activation("model.model.layers.1")
     assert trace.get_activation("model.model.layers.9") is None
     assert trace.activations.get("nonsense") is None
     assert set(trace.activations.copy()) == set(trace.activations)
+
+
+def test_a_trace_is_freed_when_it_is_dropped(model):
+    """Without waiting for the garbage collector."""
+    gc.disable()
+    try:
+        for save in (True, False):
+            with model.trace(ids(), interventions={"layers.0": scale(2.0)}) as trace:
+                if save:
+                    model.output.save()
+            run = weakref.ref(trace._run)
+            del trace
+            assert run() is None
+    finally:
+        gc.enable()
 
 
 def test_activations_come_back_after_a_save(model):
@@ -515,7 +531,7 @@ def test_tuples_dicts_keywords_and_shared_modules():
         assert gap(model.layers[0].input.value, x) == 0
         inner = model.layers[0].first.output.save()
         left, right = model.left.output.save(), model.right.output.save()
-        both = trace.reading().calls("left.output")
+        both = trace._run.get().calls("left.output")
         deep = model["table.deep.0"].save()
         out = model.output.save()
     assert gap(first, inner) == 0 and gap(out, plain) == 0 and gap(deep, out) == 0
