@@ -9,11 +9,11 @@
 
 from types import SimpleNamespace
 
-try:  # before MLX is imported: a fast BLAS must be there first
-    from . import _blas  # noqa: F401
-except ImportError:
-    pass
+from ._blas import prefer_openblas, warn_where_slow
 
+prefer_openblas()  # before MLX is imported
+
+from . import _core
 from .core import (
     ActivationCache,
     InterventionComposer,
@@ -35,6 +35,8 @@ from .errors import (
     UsageError,
 )
 from .model import InterpretableModel
+
+warn_where_slow(_core.blas())
 
 __version__ = "0.1.0"
 

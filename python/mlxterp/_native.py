@@ -16,7 +16,7 @@ def native(model, what: str) -> _core.Model:
     """The C++ model behind `model`. Raises UsageError where it is wrapped."""
     if isinstance(model, _core.Model):
         return model
-    inner = getattr(getattr(model, "_engine", model), "model", None)
+    inner = getattr(getattr(model, "engine", model), "model", None)
     if isinstance(inner, _core.Model):
         return inner
     raise UsageError(

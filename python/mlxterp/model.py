@@ -9,7 +9,7 @@ from typing import Any
 import mlx.nn as nn
 
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
-from .core.proxy import wrapped
+from .core.proxy import ModuleProxy, wrapped
 from .core.trace import OUTPUT
 from .engine.base import Engine
 from .engine.wrapped import WrappedEngine
@@ -69,7 +69,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin):
             engine = _engine_for(model, layer_attr)
         self.engine = engine
         self.strict = strict
-        self.model = getattr(engine, "module", model)
+        self.model = engine.module
         self.tokenizer = (
             getattr(engine, "tokenizer", None) if tokenizer is None else tokenizer
         )
@@ -175,6 +175,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin):
         model = self.__dict__.get("model")
         if name.startswith("__") or model is None:
             raise AttributeError(name)
+        if not isinstance(model, nn.Module):
+            self.engine.resolve(name)  # raises where it means nothing
+            return ModuleProxy(getattr(model, name, None), name, self)
         if hasattr(model, name):
             return wrapped(getattr(model, name), name, self)
         inner = getattr(model, "model", None)

@@ -74,6 +74,14 @@ void bind_model(nb::module_& m) {
       .def_ro("model_type", &Model::model_type)
       .def_ro("modules", &Model::modules)
       .def_prop_ro(
+          "paths",  // parents before their parts
+          [](const Model& self) {
+            std::vector<std::string> paths;
+            for (const auto& [path, module] : self.model.named_modules())
+              paths.push_back(path);
+            return paths;
+          })
+      .def_prop_ro(
           "n_layers",
           [](const Model& self) { return self.model.layers().size(); })
       .def_prop_ro(
@@ -152,6 +160,18 @@ void bind_model(nb::module_& m) {
           "forward",
           [](const Model& self, const Ids& ids) {
             return self.model(inputs_of(ids));
+          })
+      .def(
+          "call",
+          [](const Model& self, const std::string& path, const mx::array& x) {
+            for (const auto& [name, module] : self.model.named_modules())
+              if (name == path) {
+                Pass pass;
+                return (*module)(x, pass);
+              }
+            throw Error(
+                ErrorKind::unknown_name,
+                "[call] no module is called '" + path + "'");
           })
       .def_prop_ro(
           "has_tokenizer",

@@ -19,6 +19,11 @@ class TracedPass {
   const std::vector<int>& lengths() const { return trace_.lengths(); }
   mx::array value(std::string_view site) { return trace_.value(site); }
 
+  void check() const {
+    nb::gil_scoped_release no_gil;
+    trace_.check();
+  }
+
   void finish(std::vector<mx::array> kept) {
     nb::gil_scoped_release no_gil;
     trace_.finish(std::move(kept));
@@ -61,6 +66,7 @@ void bind_pass(nb::module_& m) {
       .def_prop_ro("output", &TracedPass::output)
       .def_prop_ro("lengths", &TracedPass::lengths)
       .def("value", &TracedPass::value)
+      .def("check", &TracedPass::check)
       .def("finish", &TracedPass::finish, nb::arg("kept"));
 }
 

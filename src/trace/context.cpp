@@ -209,16 +209,27 @@ void TraceContext::finish(std::vector<mx::array> kept) {
     for (const auto& [site, guard] : guards)
       values.push_back(guard);
     mx::eval(std::move(values));
-    for (const auto& [site, guard] : guards)
-      if (guard.item<bool>())
-        fail(
-            ErrorKind::usage,
-            "[trace] the intervention on site '{}' returned NaN",
-            (*sites_)[site].name);
+    check_guards(guards);
   } catch (...) {
     abandon(std::current_exception());
     throw;
   }
+}
+
+void TraceContext::check_guards(const Guards& guards) const {
+  for (const auto& [site, guard] : guards) {
+    auto holds_nan = guard;
+    if (holds_nan.item<bool>())
+      fail(
+          ErrorKind::usage,
+          "[trace] the intervention on site '{}' returned NaN",
+          (*sites_)[site].name);
+  }
+}
+
+void TraceContext::check() const {
+  check_thread();
+  check_guards(guards_);
 }
 
 void TraceContext::abandon(const std::exception_ptr& error) {

@@ -94,6 +94,10 @@ class TraceContext final : public Observer {
    * edit made a NaN, naming its site; what was saved then throws the same. */
   void finish(std::vector<mlx::core::array> kept = {});
 
+  /** Evaluates what guards the edits, alone, and lets nothing go. Throws as
+   * finish does. */
+  void check() const;
+
   /** Ends without evaluating: whoever reads what was saved gets `error`. */
   void abandon(const std::exception_ptr& error);
 
@@ -110,12 +114,14 @@ class TraceContext final : public Observer {
   static TraceContext* current();
 
  private:
+  using Guards = std::vector<std::pair<SiteId, mlx::core::array>>;
   enum Flag : unsigned char { wanted = 1, edited = 2, reached = 4 };
 
   bool is(SiteId site, Flag flag) const {
     return site >= 0 && flags_[static_cast<size_t>(site)] & flag;
   }
   const mlx::core::array& handle(SiteId site);
+  void check_guards(const Guards& guards) const;
 
   std::shared_ptr<const SiteCatalog> sites_;
   std::vector<Edit> edits_;
@@ -126,7 +132,7 @@ class TraceContext final : public Observer {
   /** In the order of the pass; each is taken once. */
   std::vector<std::pair<SiteId, std::function<mlx::core::array()>>> offers_;
   /** For each edited site, whether its new value holds a NaN. */
-  std::vector<std::pair<SiteId, mlx::core::array>> guards_;
+  Guards guards_;
   std::vector<std::shared_ptr<Saved::State>> saved_;
   bool ended_ = false;
   std::thread::id thread_ = std::this_thread::get_id();

@@ -10,7 +10,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
-from ..errors import UnknownNameError, UsageError
+from ..errors import OutOfRangeError, UnknownNameError, UsageError
 from .base import Intervention
 
 # mlx-lm's attention has a module for the rotation; upstream keeps what its
@@ -53,6 +53,83 @@ class NativeTokenizer:
         return self._model.eos
 
 
+class NativeModule:
+    """A part of the model by its path: `part(x)` runs it alone, parts and
+    parameters are attributes (`model.layers[3].mlp.up_proj.weight`)."""
+
+    def __init__(self, model: _core.Model, path: str):
+        self._model, self._path = model, path
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self._model.call(self._path, x)
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        """Of the embedding: x [..., d_model] as logits [..., vocab]."""
+        if self._path != "embed":
+            raise UsageError(f"'{self._path}' is no embedding")
+        return self._model.call("unembed", x)
+
+    def parameters(self) -> dict:
+        """The parameters below, a tree by their names in the module."""
+        start = f"{self._path}." if self._path else ""
+        below = [
+            (path[len(start) :], value)
+            for path, value in self._model.parameters()
+            if path.startswith(start)
+        ]
+        return tree_unflatten(below)
+
+    def trainable_parameters(self) -> dict:
+        """The same: none is frozen."""
+        return self.parameters()
+
+    def update(self, parameters: dict) -> NativeModule:
+        """Sets parameters below, a tree as `parameters()` gives or a part of
+        it. For `mlx.nn.value_and_grad` and `mlx.optimizers`; never while a
+        pass runs on another thread. Raises UnknownNameError, UsageError."""
+        start = f"{self._path}." if self._path else ""
+        self._model.update([(start + p, v) for p, v in tree_flatten(parameters)])
+        return self
+
+    def __getattr__(self, name: str):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        path = f"{self._path}.{name}" if self._path else name
+        for module, _ in self._model.modules:
+            if module == path:
+                return NativeModule(self._model, path)
+        for parameter, value in self._model.parameters():
+            if parameter == path:
+                return value
+        if any(p.startswith(f"{path}.") for p, _ in self._model.modules):
+            return NativeList(self._model, path)
+        raise UnknownNameError(f"'{self._path}' has no '{name}'")
+
+    def __repr__(self) -> str:
+        return f"NativeModule({self._path!r})"
+
+
+class NativeList:
+    """Numbered parts: the layers."""
+
+    def __init__(self, model: _core.Model, path: str):
+        self._model, self._path = model, path
+        numbers = {
+            p[len(path) + 1 :].partition(".")[0]
+            for p, _ in model.modules
+            if p.startswith(f"{path}.")
+        }
+        self._n = len(numbers)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, i: int) -> NativeModule:
+        if not -self._n <= i < self._n:
+            raise OutOfRangeError(f"there are {self._n} of '{self._path}', no {i}")
+        return NativeModule(self._model, f"{self._path}.{i % self._n}")
+
+
 class NativePass:
     """See `engine.base.Pass`."""
 
@@ -69,6 +146,9 @@ class NativePass:
 
     def keys(self) -> list[str]:
         return list(self._engine.sites_of_keys)
+
+    def check(self) -> None:
+        self._pass.check()
 
     def finish(self, kept: Sequence[mx.array]) -> None:
         self._pass.finish(list(kept))
@@ -94,6 +174,7 @@ class NativeEngine:
         if not isinstance(model, _core.Model):
             model = _core.Model.load(os.fspath(model), dtype, progress, warn)
         self.model = model
+        self.module = NativeModule(model, "")
         self.n_layers: int = model.n_layers
         self.config: dict = model.config
         self.tokenizer = NativeTokenizer(model) if model.has_tokenizer else None
@@ -170,15 +251,7 @@ class NativeEngine:
         return self.model.forward(ids)
 
     def named_modules(self) -> list[tuple[str, object]]:
-        return [("", self)] + [(path, None) for path, _ in self.model.modules]
+        return [(path, NativeModule(self.model, path)) for path in self.model.paths]
 
     def parameters(self) -> dict:
-        return tree_unflatten(self.model.parameters())
-
-    def trainable_parameters(self) -> dict:
-        return self.parameters()
-
-    def update(self, parameters: dict) -> NativeEngine:
-        """Sets parameters, a tree as `parameters()` gives or a part of it."""
-        self.model.update(tree_flatten(parameters))
-        return self
+        return self.module.parameters()
