@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
 
-.PHONY: help setup setup-build demo build test lint format format-check \
+.PHONY: help setup setup-build setup-test demo python build test lint format format-check \
         check-includes asan debug bench bench-peers install clean
 
 help:  ## Show this list
@@ -12,8 +12,11 @@ help:  ## Show this list
 setup:  ## Install what is missing, for building, testing and linting
 	@scripts/setup.sh dev
 
-setup-build:  # the smaller set: what `make demo` and `make test` need
+setup-build:  # the smallest set: what `make demo` needs
 	@scripts/setup.sh
+
+setup-test:  # and what the tests of the Python package need
+	@scripts/setup.sh test
 
 demo: setup-build build/build.ninja  ## Fetch a small model, read and edit it, write demo.html
 	@cmake --build build --target mlxterp_cli
@@ -23,9 +26,13 @@ demo: setup-build build/build.ninja  ## Fetch a small model, read and edit it, w
 build: setup-build build/build.ninja  ## Build everything into build/
 	@cmake --build build
 
-test: build  ## Build and run every test
+test: setup-test build  ## Build and run every test
 	@scripts/fetch_demo.sh
 	@ctest --preset release
+
+python: setup-build  ## Install the Python package into .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --no-build-isolation --force-reinstall --no-deps .
 
 lint: setup  ## clang-tidy, warnings are errors
 	@scripts/lint.sh
@@ -62,7 +69,7 @@ install: build  ## Install into PREFIX (/usr/local)
 	@cmake --install build --prefix "$(PREFIX)"
 
 clean:  ## Remove what was built; .venv and the model cache stay
-	rm -rf build build-debug build-asan build-lint demo.html
+	rm -rf build build-debug build-asan build-lint build-python demo.html
 
 # Configured once; ninja itself sees when a CMakeLists.txt changes.
 build/build.ninja: CMakePresets.json

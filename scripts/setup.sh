@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing; does nothing, quickly, when nothing is.
-#   scripts/setup.sh        what building, the demo and the tests need
-#   scripts/setup.sh dev    clang-format, clang-tidy and the benchmarks as well
+#   scripts/setup.sh        what building and the demo need
+#   scripts/setup.sh test   what the tests of the Python package need as well
+#   scripts/setup.sh dev    clang-format, clang-tidy and the benchmarks, too
 # Exit code 4: something is missing that this script may not install.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +25,9 @@ if ! have cargo && [[ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]]; then
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y"
 fi
 
+files=(requirements.txt)
+[[ ${1:-} ]] && files+=(requirements-test.txt)
+
 # 3. .venv with the pinned MLX wheel, which holds its C++ headers and library.
 requirements_met() {
   local requirement site
@@ -32,7 +36,7 @@ requirements_met() {
     while read -r requirement; do
       [[ -d "$site/$requirement.dist-info" ]] || return 1
     done < <(sed -n 's/^\([A-Za-z0-9_]*\)[^=]*==\([0-9.]*\).*/\1-\2/p' \
-      requirements.txt)
+      "${files[@]}")
   done
 }
 
@@ -46,9 +50,9 @@ sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     fi
   done
   [[ $python ]] || give_up "Python 3.11 or newer, with venv, is missing"
-  say "installing requirements.txt into .venv"
+  say "installing ${files[*]} into .venv"
   [[ -x .venv/bin/python ]] || "$python" -m venv .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -r requirements.txt ||
-    give_up "pip could not install requirements.txt (is there a network?)"
+    "${files[@]/#/--requirement=}" ||
+    give_up "pip could not install ${files[*]} (is there a network?)"
 fi

@@ -3,7 +3,7 @@
 
 base_packages=(libopenblas-dev nlohmann-json3-dev libfmt-dev libcli11-dev
   libgtest-dev libhwy-dev libcurl4-openssl-dev libssl-dev libzip-dev
-  python3-venv)
+  python3-dev python3-venv)
 dev_packages=(clang-format clang-tidy libbenchmark-dev)
 
 # install_packages [dev]

@@ -1,0 +1,192 @@
+"""The C++ analyses from Python: the numbers of their own tests, shapes, axes,
+errors, Ctrl-C."""
+
+import os
+import signal
+import threading
+import time
+
+import mlx.core as mx
+import pytest
+
+import mlxterp
+from mlxterp import InterpretableModel, heads, lenses, logits, metrics, sweeps, tasks
+
+CLEAN = "When Mary and John went to the store, John gave a drink to"
+CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
+MARY_JOHN = metrics.logit_diff(" Mary", " John")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return InterpretableModel("demo")
+
+
+def test_patch_is_one_traced_pass_a_cell(model):
+    sweep = sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN)
+    assert sweep.shape == (30, 14)
+    assert [name for name, _ in sweep.axes] == ["layer", "pos"]
+    assert sweep.clean == pytest.approx(6.1196, abs=1e-3)
+    assert sweep.corrupt == pytest.approx(-5.4853, abs=1e-3)
+    mary, john = model.encode(" Mary")[0], model.encode(" John")[0]
+    with model.trace(CLEAN):
+        clean = {i: model.layers[i].input.save() for i in (0, 9, 20)}
+    compared = 0
+    for layer, value in clean.items():
+        for pos in (0, 9, 13):
+            put = lambda x, v=value, p=pos: mx.concatenate(  # noqa: E731
+                [x[:, :p], v[:, p : p + 1], x[:, p + 1 :]], axis=1
+            )
+            with model.trace(CORRUPT, interventions={f"layers.{layer}.resid_pre": put}):
+                out = model.output.save()
+            wanted = (out[0, -1, mary] - out[0, -1, john]).item()
+            assert sweep.metric[layer, pos].item() == pytest.approx(wanted, abs=1e-3)
+            compared += 1
+    assert compared == 9
+
+
+def test_axes_sites_and_directions(model):
+    by_head = sweeps.patch(
+        model, CLEAN, CORRUPT, MARY_JOHN, site="z", by=("layer", "head"), layers=[3, -1]
+    )
+    assert by_head.axes[0] == ("layer", [3, 29]) and by_head.shape == (2, 9)
+    noise = sweeps.patch(
+        model, CLEAN, CORRUPT, MARY_JOHN, direction="noise", layers=5, positions=-1
+    )
+    assert noise.shape == (1, 1)
+    assert noise.change.item() == pytest.approx(noise.metric.item() - noise.clean, abs=1e-4)
+    frame = by_head.to_pandas()
+    assert list(frame.columns) == ["layer", "head", "metric", "change", "effect"]
+    assert len(frame) == 18 and frame.layer.iloc[-1] == 29
+    assert by_head._repr_html_().count("<tr>") == 3
+
+
+def test_a_metric_of_ones_own(model):
+    mary, john = model.encode(" Mary")[0], model.encode(" John")[0]
+    own = lambda x: x[:, mary] - x[:, john]  # noqa: E731
+    kept = dict(layers=[3, 9], positions=[9])
+    ours = sweeps.patch(model, CLEAN, CORRUPT, own, **kept)
+    theirs = sweeps.patch(model, CLEAN, CORRUPT, (" Mary", " John"), **kept)
+    assert mx.allclose(ours.metric, theirs.metric, atol=1e-4)
+
+    def raises(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        sweeps.patch(model, CLEAN, CORRUPT, raises, **kept)
+
+
+def test_ablate_trace_paths_and_gradients(model):
+    zero = sweeps.ablate(model, CLEAN, MARY_JOHN, ablation="zero", layers=[20, 21])
+    with model.trace(
+        CLEAN,
+        interventions={
+            "layers.20.attn.z": mlxterp.interventions.on_heads(
+                [4], mlxterp.interventions.zero_out
+            )
+        },
+    ):
+        out = model.output.save()
+    wanted = (out[0, -1, 5099] - out[0, -1, 2322]).item()
+    assert zero.metric[0, 4].item() == pytest.approx(wanted, abs=1e-3)
+
+    traced = sweeps.causal_trace(
+        model, "The Eiffel Tower is located in the city of", "Eiffel Tower", samples=2
+    )
+    assert traced.subject == [1, 2, 3]
+    assert [name for name, _ in traced.sweep.axes] == ["pos", "layer"]
+
+    paths = sweeps.path_patch(
+        model, CLEAN, CORRUPT, MARY_JOHN, receivers=[(24, 6, "q")], layers=[20]
+    )
+    assert paths.shape == (1, 9)
+
+    exact = sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN)
+    guess = sweeps.attribute(model, CLEAN, CORRUPT, MARY_JOHN, ["resid_pre", "z"])
+    assert list(guess) == ["resid_pre", "z"]
+    agreement = sweeps.compare(exact, guess["resid_pre"])
+    assert agreement.pearson > 0.8 and len(agreement.worst) == 5
+
+
+def test_logit_attribution_sums_to_the_logit(model):
+    for unit in ("component", "head"):
+        found = logits.logit_attribution(model, CLEAN, MARY_JOHN, unit)
+        total = sum(p.value for p in found.parts)
+        assert total == pytest.approx(found.model, abs=1e-3)
+        assert found.accumulated[-1].item() == pytest.approx(found.model, abs=1e-3)
+    assert len(found.to_pandas()) == len(found.parts)
+
+
+def test_lens(model):
+    found = lenses.lens(model, CLEAN, track=" Mary", top_k=3)
+    assert found.ids.shape == (30, 14, 3) and found.ranks.shape == (30, 14)
+    with model.trace(CLEAN):
+        out = model.output.save()
+    assert mx.array_equal(found.ids[-1, :, 0], mx.argmax(out[0], -1).astype(mx.int32))
+    assert found.tokens()[-1][-1] == " Mary"
+    assert found.to_pandas().shape == (420, 6)
+    edited = lenses.lens(model, CLEAN, interventions={"layers.20": lambda x: x * 0})
+    assert not mx.array_equal(edited.ids[-1], found.ids[-1, :, :])
+
+
+def test_heads_and_tasks(model):
+    scores = heads.head_scores(model)
+    assert {s.shape for s in scores.values()} == {(30, 9)}
+    assert scores["induction"].max().item() > 0.8
+    weights = heads.head_circuits(model)
+    assert mx.abs(weights["copying"]).max().item() <= 1.0001
+    assert set(tasks.task_list()) >= {"ioi", "greater-than", "induction"}
+    task = tasks.make_task(model, "ioi", pairs=2)
+    assert tasks.score(model, task).accuracy == 1.0
+    assert sweeps.patch(model, task.clean, task.corrupt, task.metric).shape == (30, 14)
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"site": "nothing"}, mlxterp.UnknownNameError),
+        ({"by": "neuron"}, mlxterp.UsageError),
+        ({"by": "columns"}, mlxterp.UsageError),
+        ({"direction": "up"}, mlxterp.UsageError),
+        ({"layers": 30}, mlxterp.OutOfRangeError),
+        ({"corrupt": "Too short"}, mlxterp.UsageError),
+        ({"metric": (" Mary", " Johnathan Smith")}, mlxterp.UnknownNameError),
+        ({"metric": 5}, TypeError),
+        ({"memory": 1}, mlxterp.UsageError),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(model, change, error):
+    given = dict(clean=CLEAN, corrupt=CORRUPT, metric=MARY_JOHN) | change
+    with pytest.raises(error):
+        sweeps.patch(model, **given)
+
+
+def test_a_wrapped_model_says_so():
+    from mlx_lm.models import llama
+
+    args = llama.ModelArgs(
+        model_type="llama",
+        hidden_size=16,
+        num_hidden_layers=1,
+        intermediate_size=16,
+        num_attention_heads=2,
+        rms_norm_eps=1e-5,
+        vocab_size=16,
+    )
+    with pytest.raises(mlxterp.UsageError, match="loaded itself"):
+        sweeps.patch(InterpretableModel(llama.Model(args)), [1], [2], (1, 2))
+
+
+def test_ctrl_c_ends_a_sweep(model):
+    def press():
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, plain=True)
+        time.sleep(5)  # were it done sooner, the signal comes here
+    assert time.monotonic() - begin < 4
+    # And the model is as before.
+    assert sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, layers=0, positions=0)
