@@ -1,6 +1,7 @@
 """The life of a trace: what it saves, keeps, lets go and runs again."""
 
 import copy
+import dataclasses
 import gc
 import threading
 import weakref
@@ -553,6 +554,62 @@ def test_tuples_dicts_keywords_and_shared_modules():
     with model.trace(x, interventions={"layers.1.input": zero_out}):
         zeroed = model.layers[1].first.input.save()
     assert mx.all(zeroed == 0)
+
+
+@dataclasses.dataclass
+class Answer:
+    note: str
+    logits: mx.array
+
+
+class Compiled(nn.Module):
+    """Keeps a compiled function that calls its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4)]
+        self.step = mx.compile(self.inner)
+
+    def inner(self, x):
+        return self.layers[0](x) * 2
+
+    def __call__(self, x):
+        return Answer("an", self.step(x))
+
+
+@pytest.mark.parametrize("called_before", [False, True])
+def test_a_model_that_compiles_itself(called_before):
+    """What a trace does to it must not be compiled in."""
+    module, x = Compiled(), mx.ones((1, 4))
+    if called_before:
+        mx.eval(module(x).logits)
+    model = InterpretableModel(module)
+    with model.trace(x, interventions={"layers.0": zero_out}):
+        zeroed = model.output.save()
+        inner = model.layers[0].output.save()
+    assert mx.all(zeroed == 0) and mx.all(inner == 0)
+    assert gap(module(x).logits, module.inner(x)) < 1e-6
+    assert mx.any(module(x).logits != 0)
+    with model.trace(x, interventions={"output": scale(0.5)}):
+        half = model.output.save()
+    assert gap(half * 2, module.inner(x)) < 1e-6
+    runs = []
+    once = mx.compile(lambda x: runs.append(1) or x + 1)
+    once(x), once(x)
+    assert runs == [1]  # compiling is on again
+
+
+def test_a_trace_inside_a_compiled_function():
+    model = InterpretableModel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    x = mx.ones((1, 4))
+
+    def half(x):
+        with model.trace(x, interventions={"layers.1": scale(0.5)}):
+            return model.layers[1].output.save()
+
+    compiled = mx.compile(half)
+    compiled(x)
+    assert gap(compiled(x), half(x)) < 1e-6
 
 
 def test_a_subclass_calling_super_fires_once():

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
-from ._nodes import Node, Tree
+from ._nodes import ATTENTION_NAMES, Node, Tree
 from ._patterns import compiled, is_pattern
 
-ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
 LAYER_ALIASES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
@@ -162,14 +161,14 @@ class Names:
     def _may_attend(self, node: Node) -> bool:
         """Whether its attention sites can exist. Only a pass tells, so before
         the first every module with parts may."""
-        if node.index in self._attending or _named_attention(node):
+        if node.index in self._attending or node.attends:
             return True
         return not self._attending and bool(node.children)
 
     def _all(self) -> Iterator[tuple[str, str]]:
         """Every name a pattern can match, with its site."""
         for node in self._tree.nodes:
-            attends = node.index in self._attending or _named_attention(node)
+            attends = node.index in self._attending or node.attends
             for path in node.paths:
                 for name in dict.fromkeys(self._forms(node, path)):
                     yield from self._named(node, name, attends)
@@ -212,10 +211,6 @@ class Names:
 
 def _join(node: Node, tail: str) -> str:
     return f"{node.path}.{tail}" if node.path else tail
-
-
-def _named_attention(node: Node) -> bool:
-    return any(p.rpartition(".")[2] in ATTENTION_NAMES for p in node.paths)
 
 
 def _indices(node: Node) -> set[int]:
