@@ -102,11 +102,13 @@ class WrappedPass:
 
     def call(self, module, original, args, kwargs):
         """A module's call, seen from `_patches`."""
-        node = self._by_id.get(id(module))
         stack = self._stack
+        node = self._by_id.get(id(module))
         # A subclass's super().__call__ is still the same call.
-        if node is None or (stack and stack[-1] is node):
+        if node is None or (stack and stack[-1].module is module):
             return original(module, *args, **kwargs)
+        if node.twins:
+            node = self._tree.called(module, stack)
         index, plan = node.index, self._plan
 
         if args and type(args[0]) is _array:
