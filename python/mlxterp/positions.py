@@ -13,7 +13,8 @@ def absolute(position: int, length: int, what: str = "the text") -> int:
     OutOfRangeError."""
     if not -length <= position < length:
         raise OutOfRangeError(
-            f"position {position} is out of range: {what} has {length} tokens, "
+            f"position {position} is out of range: {what} has {length} "
+            f"token{'s' * (length != 1)}, "
             f"so {-length} to {length - 1}"
         )
     return position % length

@@ -61,7 +61,8 @@ class TunedLens(nn.Module):
         if h.shape[-1] != self.hidden_dim:
             raise UsageError(
                 "the tuned lens is for hidden states of width "
-                f"{self.hidden_dim}, these have {h.shape[-1]}: it was trained on another model"
+                f"{self.hidden_dim}, these have {h.shape[-1]}: it was trained "
+                "on another model"
             )
         return self.translators[layer_idx](h)
 

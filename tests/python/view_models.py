@@ -4,6 +4,7 @@ import importlib
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 
 class WordTokenizer:
@@ -17,6 +18,9 @@ class WordTokenizer:
     def encode(self, text):
         return [int(word[1:]) for word in text.split()]
 
+    def __len__(self):
+        return self.vocab_size
+
     def decode(self, tokens):
         return " ".join(f"w{token}" for token in tokens)
 
@@ -25,14 +29,9 @@ def _built(family, seed, quantised, **arguments):
     module = importlib.import_module(f"mlx_lm.models.{family}")
     mx.random.seed(seed)
     model = module.Model(module.ModelArgs(model_type=family, **arguments))
-    # Random models barely differ by layer; larger weights make them.
+    # Weights larger than usual, so that the layers of a random model differ.
     model.update(
-        {
-            key: value
-            for key, value in nn.utils.tree_map(
-                lambda p: p * 3 if p.ndim > 1 else p, model.parameters()
-            ).items()
-        }
+        tree_map(lambda p: p * 3 if p.ndim > 1 else p, model.parameters())
     )
     if quantised:
         nn.quantize(model, group_size=32, bits=4)
@@ -69,3 +68,39 @@ def tiny_gpt2(seed=0, layers=2):
         layer_norm_epsilon=1e-5,
         vocab_size=97,
     )
+
+
+def llama_states(model, tokens):
+    """The residual stream behind every layer and the final norm's output of a
+    Llama, from its own modules: the tests' independent computation."""
+    inner = model.model
+    hidden = inner.embed_tokens(mx.array([tokens]))
+    states = []
+    for layer in inner.layers:
+        hidden = layer(hidden, "causal", None)
+        states.append(hidden)
+    return states
+
+
+def llama_patterns(model, tokens):
+    """Attention patterns [head, destination, source] of every layer."""
+    inner = model.model
+    hidden = inner.embed_tokens(mx.array([tokens]))
+    count = len(tokens)
+    patterns = []
+    for layer in inner.layers:
+        attention = layer.self_attn
+        x = layer.input_layernorm(hidden)
+
+        def heads(projection, number, x=x):
+            return projection(x).reshape(1, count, number, -1).swapaxes(1, 2)
+
+        q = attention.rope(heads(attention.q_proj, attention.n_heads))
+        k = attention.rope(heads(attention.k_proj, attention.n_kv_heads))
+        k = mx.repeat(k, attention.n_heads // attention.n_kv_heads, axis=1)
+        scores = q @ k.swapaxes(-1, -2) * attention.scale
+        future = mx.triu(mx.ones((count, count)), k=1).astype(mx.bool_)
+        scores = mx.where(future, -mx.inf, scores)
+        patterns.append(mx.softmax(scores, axis=-1)[0])
+        hidden = layer(hidden, "causal", None)
+    return patterns
