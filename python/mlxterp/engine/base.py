@@ -31,6 +31,10 @@ class Pass(Protocol):
         """Upstream's key of every module output seen, in the order of the
         pass: `model.` and the module's path, `….attention_weights` too."""
 
+    def check(self) -> None:
+        """Evaluates the checks of the interventions alone, and lets nothing
+        go. Raises as `finish` does."""
+
     def finish(self, kept: Sequence[mx.array]) -> None:
         """Lets go of every value, then evaluates `kept` together with the
         checks of the interventions, the GIL released. Raises BadDataError

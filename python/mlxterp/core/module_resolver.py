@@ -1,0 +1,186 @@
+"""Where a model keeps its embedding, its last norm and its unembedding."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import mlx.nn as nn
+
+
+class ModuleResolver:
+    """Finds the parts of a model that architectures name differently: the
+    path given for one, else the first of its usual paths that exists. What was
+    found is remembered until `clear_cache()`.
+
+    Args:
+        model: the module to look in.
+        embedding_path, norm_path, lm_head_path: dotted paths that come first;
+            one that does not exist is warned about.
+    """
+
+    EMBEDDING_PATHS = [
+        "model.embed_tokens",
+        "model.model.embed_tokens",
+        "embed_tokens",
+        "tok_embeddings",
+        "wte",
+        "model.wte",
+        "model.model.wte",
+        "embeddings.word_embeddings",
+        "transformer.wte",
+    ]
+    NORM_PATHS = [
+        "model.norm",
+        "model.model.norm",
+        "norm",
+        "ln_f",
+        "model.ln_f",
+        "transformer.ln_f",
+        "final_layer_norm",
+    ]
+    LM_HEAD_PATHS = [
+        "lm_head",
+        "model.lm_head",
+        "model.model.lm_head",
+        "output",
+        "head",
+    ]
+
+    # Paths upstream does not know, behind those it does.
+    _MORE_EMBEDDINGS = (
+        "model.embed_in",
+        "backbone.embeddings",
+        "model.tok_embeddings",
+        "language_model.model.embed_tokens",
+        "transformer.embed_in",
+        "model.embedding",
+    )
+    _MORE_NORMS = (
+        "model.final_layer_norm",
+        "model.final_layernorm",
+        "backbone.norm_f",
+        "model.norm_f",
+        "language_model.model.norm",
+        "norm_f",
+    )
+    _MORE_HEADS = ("embed_out", "language_model.lm_head", "model.embed_out")
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embedding_path: str | None = None,
+        norm_path: str | None = None,
+        lm_head_path: str | None = None,
+    ):
+        self.model = model
+        self._embedding_path = embedding_path
+        self._norm_path = norm_path
+        self._lm_head_path = lm_head_path
+        self.clear_cache()
+
+    def get_embedding_layer(self) -> nn.Module | None:
+        """The token embedding, or None."""
+        return self._embedding()[0]
+
+    def get_embedding_path(self) -> str | None:
+        """The path of the token embedding, or None."""
+        return self._embedding()[1]
+
+    def get_final_norm(self) -> nn.Module | None:
+        """The norm in front of the unembedding, or None."""
+        return self._norm()[0]
+
+    def get_final_norm_path(self) -> str | None:
+        """The path of that norm, or None."""
+        return self._norm()[1]
+
+    def get_lm_head(self) -> nn.Module | None:
+        """The unembedding; the embedding where their weights are tied."""
+        return self.get_output_projection()[0]
+
+    def get_output_projection(self) -> tuple[nn.Module | None, str | None, bool]:
+        """(module, path, tied): the unembedding, or the embedding whose
+        weights it shares; (None, None, False) where there is neither."""
+        if self._lm_head_cache is None:
+            found = self._find(
+                self._lm_head_path,
+                (*self.LM_HEAD_PATHS, *self._MORE_HEADS),
+                "lm_head",
+            )
+            if found[0] is not None:
+                self._lm_head_cache = (*found, False)
+            else:
+                module, path = self._embedding()
+                self._lm_head_cache = (module, path, module is not None)
+        return self._lm_head_cache
+
+    def clear_cache(self) -> None:
+        """Forgets what was found: call it after replacing a module."""
+        self._embedding_cache = self._norm_cache = self._lm_head_cache = None
+
+    def _embedding(self):
+        if self._embedding_cache is None:
+            paths = (*self.EMBEDDING_PATHS, *self._MORE_EMBEDDINGS)
+            found = self._find(self._embedding_path, paths, "embedding")
+            self._embedding_cache = found
+        return self._embedding_cache
+
+    def _norm(self):
+        if self._norm_cache is None:
+            paths = (*self.NORM_PATHS, *self._MORE_NORMS)
+            self._norm_cache = self._find(self._norm_path, paths, "final_norm")
+        return self._norm_cache
+
+    def _find(self, override: str | None, paths: Iterable[str], what: str):
+        if override is not None:
+            module = self._resolve_path(override)
+            if module is not None:
+                return module, override
+            warnings.warn(
+                f"There is no '{override}' to be the {what}; looking in the "
+                "usual places instead.",
+                stacklevel=4,
+            )
+        for path in paths:
+            module = self._resolve_path(path)
+            if module is not None:
+                return module, path
+        return None, None
+
+    def _resolve_path(self, path: str) -> Any | None:
+        """What stands at a dotted path, where a number is an index."""
+        found = self.model
+        for part in path.split("."):
+            try:
+                found = found[int(part)] if part.isdigit() else getattr(found, part)
+            except (AttributeError, IndexError, KeyError, TypeError):
+                return None
+        return found
+
+
+def normalize_layer_key(key: str) -> str:
+    """The key without upstream's leading `model.model.` or `model.`."""
+    for lead in ("model.model.", "model."):
+        if key.startswith(lead):
+            return key[len(lead) :]
+    return key
+
+
+def find_layer_key_pattern(
+    activations: Iterable[str], layer_idx: int, component: str | None = None
+) -> str | None:
+    """The key of a layer among `activations`, or of a component in it
+    (`mlp`): `layers.N` or `h.N` behind any prefix; None where none fits."""
+    keys = list(activations)
+    tail = f".{component}" if component else ""
+    names = [f"{lists}.{layer_idx}{tail}" for lists in ("layers", "h")]
+    for name in names:
+        for lead in ("model.model.", "model.", ""):
+            if lead + name in keys:
+                return lead + name
+    for key in keys:
+        if any(key.endswith("." + name) for name in names):
+            return key
+    return None

@@ -1,0 +1,59 @@
+"""Interventions as a pass applies them: checked, watched for NaN, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from ..errors import BadDataError, UsageError
+from ._patches import suspended
+
+
+class Edit:
+    """One intervention at one site, during one pass."""
+
+    __slots__ = ("fired", "fn", "guards", "site")
+
+    def __init__(self, site: str, fn: Callable[[mx.array], mx.array]):
+        self.site, self.fn = site, fn
+        self.fired = False
+        self.guards: list[mx.array] = []  # lazy bools: NaN behind the edit
+
+    def __call__(self, value: mx.array) -> mx.array:
+        """The edited value. Raises UsageError where it is no array of the
+        same shape and dtype; what `fn` raises passes unchanged."""
+        self.fired = True
+        with suspended():
+            edited = self.fn(value)
+        if not isinstance(edited, mx.array):
+            raise UsageError(
+                f"The intervention on '{self.site}' must return an mx.array, "
+                f"not {type(edited).__name__}."
+            )
+        if edited.shape != value.shape or edited.dtype != value.dtype:
+            raise UsageError(
+                f"The intervention on '{self.site}' must keep shape and dtype: "
+                f"expected {shown(value)}, got {shown(edited)}."
+            )
+        if edited is not value and mx.issubdtype(edited.dtype, mx.floating):
+            self.guards.append(mx.isnan(edited).any())
+        return edited
+
+    def check(self):
+        """Raises BadDataError where an evaluated guard saw a NaN."""
+        if any(guard.item() for guard in self.guards):
+            raise BadDataError(
+                f"The intervention on '{self.site}' made a NaN: check its "
+                "arithmetic for 0/0, inf-inf or a scale beyond the dtype."
+            )
+
+
+def apply(edits: list[Edit], value: mx.array) -> mx.array:
+    for edit in edits:
+        value = edit(value)
+    return value
+
+
+def shown(x: mx.array) -> str:
+    return f"{str(x.dtype).rpartition('.')[2]} {tuple(x.shape)}"

@@ -1,0 +1,224 @@
+"""What users call the sites of a wrapped model.
+
+A site itself is `<path in the wrapped module>.input`, `.output`, or an
+attention site; the root's have no path. A user may write the path, upstream's
+key (`model.` in front), the path without what leads to the layers (`norm`),
+`layers.N` whatever the model calls its list, with N counted from the end if
+negative, and a few names that mean the same in every model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+
+from ..errors import UnknownNameError, UsageError
+from ._attention import SITES
+from ._nodes import Node, Tree
+from ._patterns import compiled, is_pattern
+
+ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
+MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
+LAYER_ALIASES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+
+_ROOT = {
+    "": "output",
+    "output": "output",
+    "logits": "output",
+    "__model_output__": "output",
+    "input": "input",
+}
+
+
+class Names:
+    """Names of one tree. `layers` are its layers' nodes, in order; `attending`
+    the indices of modules seen to call fused attention, which may grow."""
+
+    def __init__(
+        self, tree: Tree, layers: list[Node], layer_attr: str, attending: set[int]
+    ):
+        self._tree, self._layers, self._attending = tree, layers, attending
+        self._layer_name = layer_attr.rpartition(".")[2]
+        self._layer_index = {node.index: i for i, node in enumerate(layers)}
+        lists = {"layers", layer_attr, self._layer_name}
+        prefixes = [""]
+        if layers:
+            where = layers[0].path.split(".")[:-1]
+            lists.add(where[-1] if where else "layers")
+            above = where[:-1]
+            prefixes += [".".join(above[: i + 1]) + "." for i in range(len(above))]
+        self._prefixes = prefixes
+        self._layer_form = re.compile(
+            r"(?:model\.)*(?:"
+            + "|".join(map(re.escape, sorted(lists)))
+            + r")\.(-?\d+)((?:\..+)?)"
+        )
+        self._known: dict[str, str] = {}
+
+    def resolve(self, name: str) -> str:
+        """As the contract says."""
+        if not isinstance(name, str):
+            raise UsageError(
+                f"A site's name is a str, not {type(name).__name__}: {name!r}"
+            )
+        site = self._known.get(name) or self._find(name)
+        if site is None and is_pattern(name):
+            sites = self.match(name)
+            if len(sites) > 1:
+                raise UsageError(
+                    f"'{name}' means {len(sites)} sites where one is needed: "
+                    f"{_listed(sites)}."
+                )
+            site = sites[0]
+        if site is None:
+            raise self.unknown(name)
+        self._known[name] = site
+        return site
+
+    def match(self, pattern: str) -> list[str]:
+        """As the contract says."""
+        if not isinstance(pattern, str) or not is_pattern(pattern):
+            return [self.resolve(pattern)]
+        tried = compiled(pattern)
+        bare = re.sub(r"^(model\.)+", "", pattern)
+        names = list(self._all())
+        for form in (tried, compiled(bare)):
+            found = [site for name, site in names if form.fullmatch(name)]
+            if found:
+                return sorted(dict.fromkeys(found), key=self._order)
+        raise self.unknown(pattern)
+
+    def unknown(self, name: str) -> UnknownNameError:
+        """The error for a name, with the nearest that mean something."""
+        bare = re.sub(r"^(model\.)+", "", name)
+        names = list(dict.fromkeys(it for it, _ in self._all()))
+        short = [it for it in names if not it.startswith("model.")] or names
+        near = difflib.get_close_matches(bare, short, n=3, cutoff=0.6)
+        hint = f"did you mean {_listed(near)}?" if near else "see named_modules()."
+        layers = f" ({len(self._layers)} layers)" if self._layers else ""
+        kind = type(self._tree.root).__name__
+        return UnknownNameError(f"'{name}' is nothing in this {kind}{layers}: {hint}")
+
+    def _find(self, name: str) -> str | None:
+        if name in _ROOT:
+            return _ROOT[name]
+        for spelling in self._spellings(name):
+            site = self._site(spelling)
+            if site is not None:
+                return site
+        return None
+
+    def _spellings(self, name: str) -> Iterator[str]:
+        """The paths a name may stand for, the most literal first."""
+        for lead in ("", "model.", "model.model."):
+            if name.startswith(lead):
+                yield name[len(lead) :]
+        if layer := self._layer_form.fullmatch(name):
+            n = int(layer[1])
+            if -len(self._layers) <= n < len(self._layers):
+                yield self._layers[n].path + layer[2]
+        for prefix in self._prefixes:
+            yield prefix + name
+
+    def _site(self, path: str) -> str | None:
+        """The site of a spelled-out path, with or without a tail."""
+        if path in self._tree.by_path and path:
+            return _join(self._tree.by_path[path], "output")
+        head, _, tail = path.rpartition(".")
+        node = self._tree.by_path.get(head)
+        if node is None:
+            return None
+        if tail in ("input", "output"):
+            return _join(node, tail)
+        tail = "pattern" if tail == "attention_weights" else tail
+        if tail in SITES and self._may_attend(node):
+            return _join(node, tail)
+        if tail in LAYER_ALIASES and node.index in self._layer_index:
+            return self._alias(node, tail)
+        return None
+
+    def _alias(self, layer: Node, alias: str) -> str | None:
+        if alias in ("resid_pre", "resid_post"):
+            return _join(layer, "input" if alias == "resid_pre" else "output")
+        attention = self._attention_of(layer)
+        if alias == "attn_out":
+            return attention and _join(attention, "output")
+        for name in MLP_NAMES:
+            if name in layer.children:
+                return _join(layer.children[name], "output")
+        return None
+
+    def _attention_of(self, layer: Node) -> Node | None:
+        """The child that holds the layer's attention."""
+        for name in ATTENTION_NAMES:
+            if name in layer.children:
+                return layer.children[name]
+        for child in layer.children.values():
+            if _indices(child) & self._attending:
+                return child
+        return None
+
+    def _may_attend(self, node: Node) -> bool:
+        """Whether its attention sites can exist. Only a pass tells, so before
+        one every module with parts may."""
+        return bool(node.children) or node.index in self._attending
+
+    def _all(self) -> Iterator[tuple[str, str]]:
+        """Every name a pattern can match, with its site."""
+        for node in self._tree.nodes:
+            attends = (
+                node.index in self._attending
+                or node.path.rpartition(".")[2] in ATTENTION_NAMES
+            )
+            for path in node.paths:
+                for name in dict.fromkeys(self._forms(node, path)):
+                    yield from self._named(node, name, attends)
+        for name, site in _ROOT.items():
+            if name:
+                yield name, site
+
+    def _named(self, node: Node, name: str, attends: bool):
+        """Names of one module's sites, where `name` is the module's own."""
+        dot = name + "." if name else ""
+        if name:
+            yield name, _join(node, "output")
+        for tail in ("input", "output"):
+            yield dot + tail, _join(node, tail)
+        if attends:
+            for tail in SITES:
+                yield dot + tail, _join(node, tail)
+            yield dot + "attention_weights", _join(node, "pattern")
+        if node.index in self._layer_index:
+            for tail in LAYER_ALIASES:
+                site = self._alias(node, tail)
+                if site is not None:
+                    yield dot + tail, site
+
+    def _forms(self, node: Node, path: str) -> Iterator[str]:
+        yield path
+        for prefix in self._prefixes[::-1]:
+            if prefix and path.startswith(prefix):
+                yield path[len(prefix) :]
+        for layer in self._layers:
+            if path == layer.path or path.startswith(layer.path + "."):
+                n = self._layer_index[layer.index]
+                yield f"layers.{n}{path[len(layer.path) :]}"
+
+    def _order(self, site: str):
+        path, _, tail = site.rpartition(".")
+        tails = ("input", *SITES, "output")
+        return self._tree.by_path[path].index, tails.index(tail)
+
+
+def _join(node: Node, tail: str) -> str:
+    return f"{node.path}.{tail}" if node.path else tail
+
+
+def _indices(node: Node) -> set[int]:
+    return {node.index}.union(*map(_indices, node.children.values()))
+
+
+def _listed(names: list[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + more

@@ -1,0 +1,295 @@
+"""One pass of a wrapped module: what its modules' calls step into."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from ..errors import UsageError
+from ._attention import SITES, Attention, Source, turned
+from ._edits import Edit, apply
+from ._nodes import Node, Tree
+from ._patches import stepped_in
+
+_array = mx.array
+
+
+def first_array(values):
+    """The place (key, array) of the first mx.array directly in a tuple, list
+    or dict; (None, None) where there is none."""
+    if isinstance(values, dict):
+        items = values.items()
+    elif isinstance(values, (tuple, list)):
+        items = enumerate(values)
+    else:
+        return None, None
+    for key, value in items:
+        if isinstance(value, _array):
+            return key, value
+    return None, None
+
+
+def with_item(values, key, value):
+    """A copy of a tuple, list or dict with one item replaced."""
+    if isinstance(values, dict):
+        return type(values)({**values, key: value})
+    items = [*values[:key], value, *values[key + 1 :]]
+    named = hasattr(values, "_fields")
+    return type(values)(*items) if named else type(values)(items)
+
+
+class Plan:
+    """Where the edits of a pass act, by the index of the node they act in."""
+
+    def __init__(self):
+        self.all: list[Edit] = []
+        self.inputs: dict[int, list[Edit]] = {}
+        self.outputs: dict[int, list[Edit]] = {}
+        #: By node index and attention site.
+        self.attention: dict[int, dict[str, list[Edit]]] = {}
+        #: By node index and number of the norm or rope call inside it.
+        self.sources: dict[tuple[int, int], list[tuple[Edit, Source]]] = {}
+
+
+class WrappedPass:
+    """The `Pass` of the contract. Handles hold lazy arrays; `finish` drops
+    them. It belongs to the thread that made it, as MLX's streams do."""
+
+    def __init__(self, engine, tree: Tree, plan: Plan, lengths: list[int]):
+        self.lengths = lengths
+        self.output: mx.array | None = None
+        self._engine, self._tree, self._plan = engine, tree, plan
+        self._by_id = tree.by_id
+        self._stack: list[Node] = []
+        # (input, output) of every call of a node, by its index.
+        self._calls: dict[int, list[tuple]] = {}
+        # Norm and rope calls of the node's last run: (role, input, output).
+        self._events: dict[int, list[tuple]] = {}
+        self._attention: dict[int, Attention] = {}
+        self._keys: list[str] = []
+        self._inputs: mx.array | None = None
+        self._finished = False
+
+    # Building
+
+    def build(self, classes, module, inputs: mx.array):
+        """Runs the module; nothing is evaluated."""
+        self._inputs = inputs
+        with stepped_in(classes, self):
+            module(inputs)
+        outputs = self._calls.get(0)
+        if not outputs or outputs[-1][1] is None:
+            raise UsageError(
+                f"{type(module).__name__} returned no mx.array, so there is "
+                "no output to trace."
+            )
+        self.output = outputs[-1][1]
+        self._keys = list(self._named_keys())
+        for edit in self._plan.all:
+            if not edit.fired:
+                raise UsageError(
+                    f"The intervention on '{edit.site}' never acted: "
+                    + self._why_absent(edit.site)
+                )
+
+    def call(self, module, original, args, kwargs):
+        """A module's call, seen from `_patches`."""
+        node = self._by_id.get(id(module))
+        stack = self._stack
+        # A subclass's super().__call__ is still the same call.
+        if node is None or (stack and stack[-1] is node):
+            return original(module, *args, **kwargs)
+        index, plan = node.index, self._plan
+
+        if args and type(args[0]) is _array:
+            x = args[0]
+        else:
+            x = first_array(args)[1]
+            if x is None:
+                x = first_array(kwargs)[1]
+        if plan.inputs or plan.sources:
+            edited = self._edited_input(node, x)
+            if edited is not x:
+                args, kwargs = _replaced(args, kwargs, edited)
+                x = edited
+        if node.has_roles:
+            self._events[index] = []
+
+        stack.append(node)
+        try:
+            result = original(module, *args, **kwargs)
+        finally:
+            stack.pop()
+
+        y = result if type(result) is _array else first_array(result)[1]
+        if index in plan.outputs and y is not None:
+            y = apply(plan.outputs[index], y)
+            if isinstance(result, _array):
+                result = y
+            else:
+                result = with_item(result, first_array(result)[0], y)
+        calls = self._calls.get(index)
+        if calls is None:
+            self._calls[index] = [(x, y)]
+        else:
+            calls.append((x, y))
+        if node.role is not None and stack and x is not None:
+            events = self._events.get(stack[-1].index)
+            if events is not None:
+                events.append((node.role, x, y))
+        return result
+
+    def attend(self, original, q, k, v, *, scale, mask=None, sinks=None, **more):
+        """A call of `mx.fast.scaled_dot_product_attention`."""
+        if not self._stack:
+            return original(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+        index = self._stack[-1].index
+        edits = self._plan.attention.get(index)
+        if edits:
+            q = _turned_edit(edits.get("q", []) + edits.get("rot_q", []), q)
+            k = _turned_edit(edits.get("k", []) + edits.get("rot_k", []), k)
+            v = _turned_edit(edits.get("v", []), v)
+        call = Attention(q, k, v, scale, mask, sinks)
+        self._attention[index] = call
+        if edits and ("scores" in edits or "pattern" in edits):
+            if "scores" in edits:
+                call.scores = apply(edits["scores"], call.scores)
+            if "pattern" in edits:
+                call.pattern = apply(edits["pattern"], call.pattern)
+            z = call.mixed()
+        else:
+            z = original(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
+        if edits:
+            z = _turned_edit(edits.get("z", []), z)
+        call.z = z
+        return z
+
+    def _edited_input(self, node: Node, x):
+        """The input behind the edits on it and on `q` and `k` of the module
+        that it is called in."""
+        if x is None:
+            return x
+        if self._stack and node.role is not None:
+            outer = self._stack[-1].index
+            event = len(self._events.get(outer, ()))
+            for edit, source in self._plan.sources.get((outer, event), ()):
+                x = source.from_site(edit(source.to_site(x)))
+        return apply(self._plan.inputs.get(node.index, []), x)
+
+    # Reading
+
+    def value(self, site: str) -> mx.array:
+        """The lazy value of a resolved site, of the last call where there
+        were several. Raises UsageError where the pass never reached it, or
+        it has been finished."""
+        if self._finished and site == "output":
+            return self.output
+        self._check_open(site)
+        path, _, tail = site.rpartition(".")
+        node = self._tree.by_path[path]
+        if tail in ("input", "output"):
+            calls = self._calls.get(node.index)
+            found = calls[-1][tail == "output"] if calls else None
+        else:
+            found = self._attention_value(node, tail)
+        if found is None:
+            raise UsageError(f"There is no '{site}': {self._why_absent(site)}")
+        return found
+
+    def calls(self, site: str) -> list[mx.array]:
+        """The values of an `.input` or `.output` at each call of a module
+        that the pass runs several times, in order."""
+        self._check_open(site)
+        path, _, tail = site.rpartition(".")
+        if tail not in ("input", "output"):
+            raise UsageError(f"Only inputs and outputs have calls, not '{site}'.")
+        node = self._tree.by_path[path]
+        return [it[tail == "output"] for it in self._calls.get(node.index, [])]
+
+    def keys(self) -> list[str]:
+        """As the contract says; they outlive `finish`."""
+        return list(self._keys)
+
+    def check(self) -> None:
+        """As the contract says."""
+        _check(self._plan.all)
+
+    def finish(self, kept: Sequence[mx.array]) -> None:
+        """As the contract says."""
+        self._finished = True
+        self._calls, self._events, self._attention = {}, {}, {}
+        self._inputs = None
+        edits, self._plan = self._plan.all, Plan()
+        _check(edits, kept)
+
+    def attending(self) -> list[int]:
+        """Indices of the nodes that called fused attention."""
+        return list(self._attention)
+
+    def source_facts(self, index: int):
+        """(events, attention call) of a node, to find where q and k are."""
+        return self._events.get(index, []), self._attention[index]
+
+    def _attention_value(self, node: Node, tail: str):
+        call = self._attention.get(node.index)
+        if call is None:
+            return None
+        if tail in ("scores", "pattern"):
+            return getattr(call, tail)
+        if tail in ("q", "k"):
+            sources = self._engine.sources(node, self, self._inputs)
+            source = sources[tail]
+            if source is not None:
+                x = self._events[node.index][source.event][1]
+                return source.to_site(x)
+        return turned(getattr(call, tail.removeprefix("rot_")))
+
+    def _named_keys(self):
+        for index in self._calls:
+            if index == 0:
+                continue
+            key = "model." + self._tree.nodes[index].path
+            if self._calls[index][-1][1] is not None:
+                yield key
+            if index in self._attention:
+                yield key + ".attention_weights"
+
+    def _check_open(self, site: str):
+        if self._finished:
+            raise UsageError(
+                f"'{site}' was let go when the trace ended: save() it inside."
+            )
+
+    def _why_absent(self, site: str) -> str:
+        path, _, tail = site.rpartition(".")
+        node = self._tree.by_path[path]
+        name, kind = path or "the model", type(node.module).__name__
+        if node.index not in self._calls:
+            return f"{name} ({kind}) was not called in this pass."
+        if tail in SITES:
+            return (
+                f"{name} ({kind}) does not itself call "
+                "mx.fast.scaled_dot_product_attention, so nothing here is seen "
+                f"as its {tail}; its modules' inputs and outputs are."
+            )
+        return f"{name} ({kind}) was given and returned no mx.array here."
+
+
+def _check(edits: list[Edit], kept: Sequence[mx.array] = ()):
+    guards = [guard for edit in edits for guard in edit.guards]
+    if kept or guards:
+        mx.eval(*kept, *guards)
+    for edit in edits:
+        edit.check()
+
+
+def _turned_edit(edits: list[Edit], x: mx.array) -> mx.array:
+    return turned(apply(edits, turned(x))) if edits else x
+
+
+def _replaced(args, kwargs, x):
+    key, found = first_array(args)
+    if found is not None:
+        return with_item(args, key, x), kwargs
+    return args, with_item(kwargs, first_array(kwargs)[0], x)

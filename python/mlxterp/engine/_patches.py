@@ -1,0 +1,125 @@
+"""Steps in front of module calls, for as long as a pass is being built.
+
+The `__call__` of every class in the model is replaced, on the class that
+defines it, and so is `mlx.core.fast.scaled_dot_product_attention`. Both are
+counted under a lock, so that passes on several threads share them, and put
+back by the last pass to leave: classes and `mx.fast` end exactly as they were.
+What a replacement does depends on the thread's own current pass; where there
+is none it calls the original at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterable
+from contextlib import contextmanager
+from types import FunctionType
+
+import mlx.core as mx
+
+
+class _Current(threading.local):
+    """The pass that this thread is building, if any."""
+
+    run = None
+
+
+current = _Current()
+
+_lock = threading.Lock()
+_CALL, _SDPA = "__call__", "scaled_dot_product_attention"
+
+
+def calling_class(kind: type) -> type | None:
+    """The class whose own `__call__` an instance of `kind` runs. None where
+    that is no plain Python function, which cannot be stepped in front of."""
+    for base in kind.__mro__:
+        if _CALL in vars(base):
+            return base if isinstance(vars(base)[_CALL], FunctionType) else None
+    return None
+
+
+def _step_in_call(original):
+    @functools.wraps(original)
+    def __call__(self, *args, **kwargs):
+        run = current.run
+        if run is None:
+            return original(self, *args, **kwargs)
+        return run.call(self, original, args, kwargs)
+
+    return __call__
+
+
+def _step_in_attention(original):
+    @functools.wraps(original)
+    def scaled_dot_product_attention(*args, **kwargs):
+        run = current.run
+        if run is None:
+            return original(*args, **kwargs)
+        return run.attend(original, *args, **kwargs)
+
+    return scaled_dot_product_attention
+
+
+class _Replacement:
+    """One attribute of one owner, replaced while `users` > 0."""
+
+    def __init__(self, owner, name: str, step_in):
+        self.owner, self.name, self.step_in = owner, name, step_in
+        self.users = 0
+        self.original = self.mine = None
+
+    def enter(self):
+        if self.users == 0:
+            found = vars(self.owner)[self.name]
+            if found is not self.original:
+                self.original, self.mine = found, self.step_in(found)
+            setattr(self.owner, self.name, self.mine)
+        self.users += 1
+
+    def leave(self):
+        self.users -= 1
+        # Someone may have put their own in front meanwhile: it stays, and
+        # ours behind it does nothing without a pass.
+        if self.users == 0 and vars(self.owner)[self.name] is self.mine:
+            setattr(self.owner, self.name, self.original)
+
+
+_attention = _Replacement(mx.fast, _SDPA, _step_in_attention)
+_calls: dict[type, _Replacement] = {}
+
+
+@contextmanager
+def stepped_in(classes: Iterable[type], run):
+    """Makes `run` this thread's pass while the block runs."""
+    entered = []
+    try:
+        with _lock:
+            for kind in classes:
+                if kind not in _calls:
+                    _calls[kind] = _Replacement(kind, _CALL, _step_in_call)
+                _calls[kind].enter()
+                entered.append(_calls[kind])
+            _attention.enter()
+            entered.append(_attention)
+        outer, current.run = current.run, run
+        try:
+            yield
+        finally:
+            current.run = outer
+    finally:
+        with _lock:
+            for it in reversed(entered):
+                it.leave()
+
+
+@contextmanager
+def suspended():
+    """No pass on this thread while the block runs: what a user's own code
+    calls meanwhile is not part of the pass."""
+    outer, current.run = current.run, None
+    try:
+        yield
+    finally:
+        current.run = outer

@@ -1,0 +1,195 @@
+"""The engine for any `mlx.nn.Module`, traced without editing it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..errors import UsageError
+from ._attention import Source, Unclear, find_source
+from ._edits import Edit
+from ._names import Names
+from ._nodes import Node, Tree
+from ._pass import Plan, WrappedPass
+from ._patches import calling_class, suspended
+from ._random import random_state_kept
+from .base import Intervention
+
+
+class WrappedEngine:
+    """The `Engine` of the contract on an `mlx.nn.Module`.
+
+    While a pass is built, calls of the module's parts step through this
+    engine (see `_patches`); afterwards everything is as it was found. The
+    module may be changed, trained or quantised between passes. Passes may run
+    on several threads at once, where the module's parameters are evaluated:
+    MLX's lazy arrays belong to the thread that made them.
+
+    What runs inside a function that `mx.compile` has made is out of sight,
+    there MLX calls no modules.
+    """
+
+    def __init__(self, module: nn.Module, layer_attr: str | None = "layers"):
+        """layer_attr: what the list of layers is called, on the module itself
+        or on its `model`; without such a list there are no `layers.N`."""
+        if not isinstance(module, nn.Module):
+            raise UsageError(
+                f"An mlx.nn.Module is needed, not {type(module).__name__}."
+            )
+        self.module = module
+        self._layer_attr = layer_attr or "layers"
+        self._lock = threading.Lock()
+        self._walk()
+
+    def _walk(self):
+        """Learns the module tree, again where it has changed."""
+        self._tree = Tree(self.module)
+        self._attending: set[int] = set()
+        self._sources: dict[int, dict[str, Source | None]] = {}
+        classes = {type(node.module) for node in self._tree.nodes}
+        self._classes = list({calling_class(it): None for it in classes})
+        if None in self._classes:
+            self._classes.remove(None)
+        self._layers = self._find_layers()
+        self.n_layers = len(self._layers)
+        self._names = Names(
+            self._tree, self._layers, self._layer_attr, self._attending
+        )
+
+    def _current(self):
+        """(tree, names, classes) of the module as it is now."""
+        with self._lock:
+            if self._tree.changed():
+                self._walk()
+            return self._tree, self._names, self._classes
+
+    def _find_layers(self) -> list[Node]:
+        for path in (self._layer_attr, f"model.{self._layer_attr}"):
+            found = self.module
+            for part in path.split("."):
+                found = getattr(found, part, None)
+            if isinstance(found, nn.Sequential):
+                found = found.layers
+            if isinstance(found, (list, tuple)):
+                nodes = [self._tree.by_id.get(id(it)) for it in found]
+                return [node for node in nodes if node is not None]
+        return []
+
+    def resolve(self, name: str) -> str:
+        """As the contract says."""
+        return self._current()[1].resolve(name)
+
+    def match(self, pattern: str) -> list[str]:
+        """As the contract says."""
+        return self._current()[1].match(pattern)
+
+    def run(
+        self,
+        inputs: list[list[int]] | mx.array,
+        interventions: Sequence[tuple[str, Intervention]] = (),
+    ) -> WrappedPass:
+        """As the contract says. Padding has id 0."""
+        tree, _, classes = self._current()
+        ids, lengths = padded(inputs)
+        plan = self._plan(interventions, ids, tree)
+        run = WrappedPass(self, tree, plan, lengths)
+        run.build(classes, self.module, ids)
+        self._attending.update(run.attending())
+        return run
+
+    def forward(self, *args, **kwargs):
+        """The plain module, untraced also inside an intervention."""
+        with suspended():
+            return self.module(*args, **kwargs)
+
+    def named_modules(self) -> list[tuple[str, nn.Module]]:
+        """Dotted paths and modules, the root (`""`) first."""
+        return [(n.path, n.module) for n in self._current()[0].nodes]
+
+    def parameters(self) -> dict:
+        """The module's tree of parameters."""
+        return self.module.parameters()
+
+    def layer_path(self, n: int) -> str:
+        """The path of the n-th layer inside the module."""
+        return self._layers[n].path
+
+    def _plan(self, interventions, inputs: mx.array, tree: Tree) -> Plan:
+        plan = Plan()
+        for site, fn in interventions:
+            edit = Edit(site, fn)
+            plan.all.append(edit)
+            path, _, tail = site.rpartition(".")
+            node = tree.by_path[path]
+            if tail in ("input", "output"):
+                group = plan.inputs if tail == "input" else plan.outputs
+                group.setdefault(node.index, []).append(edit)
+                continue
+            source = None
+            if tail in ("q", "k") and node.has_roles:
+                source = self.sources(node, None, inputs)[tail]
+            if source is not None:
+                key = (node.index, source.event)
+                plan.sources.setdefault(key, []).append((edit, source))
+            else:
+                of_node = plan.attention.setdefault(node.index, {})
+                of_node.setdefault(tail, []).append(edit)
+        return plan
+
+    # Where queries and keys are before they are rotated
+
+    def sources(
+        self, node: Node, run: WrappedPass | None, inputs: mx.array
+    ) -> dict[str, Source | None]:
+        """Where an attention module's `q` and `k` are to be found, learnt
+        from `run` and remembered, since it lies in the module's code. Without
+        a run, or where its axes are ambiguous, a pass is built for it on
+        longer inputs; nothing of it is evaluated."""
+        known = self._sources.get(node.index)
+        for longer in range(3):
+            if known is not None:
+                return known
+            if run is None or longer:
+                run = self._probe(inputs, longer)
+            if node.index not in run.attending():
+                break
+            try:
+                known = self._sources[node.index] = _sources_in(run, node)
+            except Unclear:
+                continue
+        return known or {"q": None, "k": None}
+
+    def _probe(self, inputs: mx.array, longer: int) -> WrappedPass:
+        if inputs.ndim > 1:
+            inputs = mx.concatenate([inputs] + [inputs[:, -1:]] * longer, axis=1)
+        with random_state_kept():
+            return self.run(inputs)
+
+
+def _sources_in(run: WrappedPass, node: Node) -> dict[str, Source | None]:
+    # Multi-head latent attention rotates a part of each head, and that part
+    # never reaches the fused call: before it there is nothing of its shape.
+    if hasattr(node.module, "qk_rope_head_dim"):
+        return {"q": None, "k": None}
+    events, call = run.source_facts(node.index)
+    q = find_source(events, call.q, "q_norm", None)
+    k = find_source(events, call.k, "k_norm", q)
+    return {"q": q, "k": k}
+
+
+def padded(inputs: list[list[int]] | mx.array) -> tuple[mx.array, list[int]]:
+    """(array, lengths): rows of ids behind which 0 stands, int32 [batch, pos];
+    an array stays as it is. Raises UsageError for no rows or an empty one."""
+    if isinstance(inputs, mx.array):
+        if inputs.size == 0:
+            raise UsageError(f"Inputs of shape {inputs.shape} hold nothing.")
+        many = inputs.ndim > 1
+        return inputs, [inputs.shape[1]] * inputs.shape[0] if many else [1]
+    lengths = [len(row) for row in inputs]
+    if not lengths or 0 in lengths:
+        raise UsageError("Inputs must hold at least one token in every row.")
+    longest = max(lengths)
+    return mx.array([[*row, *[0] * (longest - len(row))] for row in inputs]), lengths

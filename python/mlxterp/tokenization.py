@@ -1,0 +1,69 @@
+"""Text and tokens of an InterpretableModel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from .errors import UsageError
+
+
+class TokenizerMixin:
+    """The methods that need only `self.tokenizer`. Without one they raise
+    UsageError, which is a ValueError."""
+
+    tokenizer: Any
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        return list(self._need_tokenizer().encode(text))
+
+    def decode(self, tokens: list[int] | mx.array) -> str:
+        """The text of token ids."""
+        if isinstance(tokens, mx.array):
+            tokens = tokens.tolist()
+        return self._need_tokenizer().decode(tokens)
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        return [self.encode(text) for text in texts]
+
+    def token_to_str(self, token_id: int) -> str:
+        """The text of one token id."""
+        return self._need_tokenizer().decode([token_id])
+
+    def to_str_tokens(
+        self, input: str | list[int] | mx.array, prepend_bos: bool = False
+    ) -> list[str]:
+        """The text of each token, of the first row if there are several.
+
+        prepend_bos: put the tokenizer's `bos_token_id`, if it has one, in
+            front of a text that does not begin with it.
+        """
+        tokenizer = self._need_tokenizer()
+        if isinstance(input, str):
+            ids = self.encode(input)
+            bos = getattr(tokenizer, "bos_token_id", None)
+            if prepend_bos and bos is not None and ids[:1] != [bos]:
+                ids = [bos, *ids]
+        else:
+            ids = input.tolist() if isinstance(input, mx.array) else list(input)
+            if ids and isinstance(ids[0], (list, tuple)):
+                ids = ids[0]
+        return [tokenizer.decode([token]) for token in ids]
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Tokens in the tokenizer's vocabulary, None without a tokenizer."""
+        for name in ("vocab_size", "n_words"):
+            if hasattr(self.tokenizer, name):
+                return getattr(self.tokenizer, name)
+        return len(self.tokenizer) if hasattr(self.tokenizer, "__len__") else None
+
+    def _need_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise UsageError(
+                "There is no tokenizer: InterpretableModel(model, tokenizer)."
+            )
+        return self.tokenizer
