@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,9 +12,10 @@ import mlx.core as mx
 from .core import replace_with
 from .distances import DISTANCES
 from .errors import UsageError
-from .layer_keys import checked_layers, layer_key, layer_outputs
+from .layer_keys import checked_layers, layer_key, traced_layers
 from .optional import require
 from .positions import absolute
+from .tuned_lens import TunedLens, train_tuned_lens
 from .unembed import output_projection, top_tokens
 
 Prediction = tuple[int, float, str]  #: Token id, logit, and the token's text.
@@ -188,8 +190,7 @@ class AnalysisMixin:
             return {}, []
         project = output_projection(self)
         norm = self._lens_norm(final_norm, skip_norm)
-        with self.trace(text) as trace:
-            hidden = layer_outputs(self, trace.activations, layers)
+        hidden = traced_layers(self, text, layers).hidden
         batch, length = hidden[0].shape[:2]
         if batch != 1:
             raise UsageError(f"a lens reads one text at a time, not {batch}")
@@ -311,21 +312,17 @@ class AnalysisMixin:
         layers = checked_layers(self, layers)
         part = "" if component == "output" else component
 
-        with self.trace(clean_text) as trace:
-            keys = [layer_key(self, trace.activations, i, part) for i in layers]
-            clean = [trace.activations[key] for key in keys]
-            target = trace.output[0, -1]
-        mx.eval(target, clean)
-        with self.trace(corrupted_text) as trace:
-            start = trace.output[0, -1]
-        baseline = distance(start, target)
+        keys, clean, target = self._clean_run(clean_text, layers, part)
+        with self.trace(corrupted_text):
+            logits = self.output.save()
+        baseline = distance(logits[0, -1], target)
 
         results: dict[int, float] = {}
         for layer, key, value in zip(layers, keys, clean):
             patch = {key.removeprefix("model."): replace_with(value)}
-            with self.trace(corrupted_text, interventions=patch) as trace:
-                patched = trace.output[0, -1]
-            left = distance(patched, target)
+            with self.trace(corrupted_text, interventions=patch):
+                logits = self.output.save()
+            left = distance(logits[0, -1], target)
             recovered = (
                 (baseline - left) / baseline if baseline > 1e-10 else 0.0
             )
@@ -337,3 +334,46 @@ class AnalysisMixin:
                 results, component, clean_text, corrupted_text, figsize, cmap
             )
         return results
+
+    def _clean_run(
+        self, text: str, layers: Sequence[int], part: str
+    ) -> tuple[list[str], list[mx.array], mx.array]:
+        """Keys and evaluated values of a part of layers, and the logits at the
+        last position."""
+        with self.trace(text) as trace:
+            keys = [layer_key(self, trace.activations, i, part) for i in layers]
+            values = [trace.activations[key] for key in keys]
+            last = trace.output[0, -1]
+        del trace  # or all else of the pass would stay in memory too
+        mx.eval(last, values)
+        return keys, values, last
+
+    def train_tuned_lens(
+        self,
+        dataset: Sequence[str],
+        num_steps: int = 250,
+        learning_rate: float = 1.0,
+        momentum: float = 0.9,
+        max_seq_len: int = 2048,
+        gradient_clip: float = 1.0,
+        save_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
+        callback: Callable[[int, float], None] | None = None,
+    ) -> TunedLens:
+        """A tuned lens for this model: `tuned_lens.train_tuned_lens`."""
+        return train_tuned_lens(
+            self,
+            dataset,
+            num_steps,
+            learning_rate,
+            momentum,
+            max_seq_len,
+            gradient_clip,
+            save_path,
+            verbose,
+            callback,
+        )
+
+    def load_tuned_lens(self, path: str | os.PathLike[str]) -> TunedLens:
+        """A tuned lens from the files `path` names: `TunedLens.load`."""
+        return TunedLens.load(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -40,9 +41,8 @@ def _shortest(keys: Iterable[str], end: str) -> str | None:
 def layer_key(
     model: Any, activations: Mapping[str, Any], layer: int, component: str = ""
 ) -> str:
-    """The key of a layer's output, or of the output of a part of it such as
-    `mlp` or `self_attn.q_proj`. Raises UnknownNameError with the parts there
-    are."""
+    """The key of a layer's output, or of a part of it such as `mlp` or
+    `self_attn.q_proj`. Raises UnknownNameError with the parts there are."""
     keys = list(activations)
     stacks = dict.fromkeys(
         [getattr(model, "_layer_attr", "layers"), "layers", "h"]
@@ -62,6 +62,12 @@ def layer_key(
             f"the trace holds no output of layer {layer}; pass the attribute "
             "of the layers as layer_attr"
         )
+    # Not a module's output; it may be another value of the pass, as
+    # `self_attn.z` is, where the model's engine names those.
+    engine = getattr(model, "engine", None)
+    for name in names if engine is not None else ():
+        with suppress(UnknownNameError):
+            return engine.resolve(f"layers.{layer}.{name}")
     block = layer_key(model, activations, layer) + "."
     parts = [key[len(block) :] for key in keys if key.startswith(block)]
     near = difflib.get_close_matches(component, parts, n=3, cutoff=0.4)
@@ -72,19 +78,35 @@ def layer_key(
     )
 
 
-def layer_outputs(
-    model: Any, activations: Mapping[str, Any], layers: Iterable[int]
-) -> list[mx.array]:
-    """The residual stream behind each layer, [batch, pos, d_model], lazy."""
-    outputs = []
-    for layer in layers:
-        value = activations[layer_key(model, activations, layer)]
-        if isinstance(value, (tuple, list)):  # beside a cache, say
-            value = value[0]
-        if value.ndim != 3:
-            raise UsageError(
-                f"the output of layer {layer} has shape {tuple(value.shape)}; "
-                "a lens reads [batch, pos, d_model]"
-            )
-        outputs.append(value)
-    return outputs
+class TracedLayers(NamedTuple):
+    """What `traced_layers` reads; the arrays are lazy."""
+
+    hidden: list[mx.array]  #: [batch, pos, d_model] behind each layer.
+    logits: mx.array  #: What the model returned.
+    lengths: list[int] | None  #: Real positions of each row, if told.
+
+
+def traced_layers(
+    model: Any, inputs: Any, layers: Iterable[int]
+) -> TracedLayers:
+    """The residual stream behind each layer. The trace ends with this
+    function, so that evaluating the result keeps nothing else of the pass in
+    memory. Raises UsageError where a layer does not return [batch, pos,
+    d_model]."""
+    with model.trace(inputs) as trace:
+        hidden = []
+        for layer in layers:
+            value = trace.activations[
+                layer_key(model, trace.activations, layer)
+            ]
+            if isinstance(value, (tuple, list)):  # beside a cache, say
+                value = value[0]
+            if value.ndim != 3:
+                raise UsageError(
+                    f"the output of layer {layer} has shape "
+                    f"{tuple(value.shape)}; here [batch, pos, d_model] is read"
+                )
+            hidden.append(value)
+        return TracedLayers(
+            hidden, trace.output, getattr(trace, "lengths", None)
+        )

@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from .errors import BadDataError, OutOfRangeError, UsageError
 from .files import existing, replacing
-from .layer_keys import checked_layers, layer_outputs
+from .layer_keys import checked_layers, traced_layers
 from .unembed import Projection, output_projection
 
 # A step on fewer tokens than this says little about the model.
@@ -225,8 +225,8 @@ def train_tuned_lens(
     if norm is None:
         norm = nn.Identity()
     layers = checked_layers(model, None)
-    with model.trace(mx.array([model.encode(sample[:100])[:_PROBE]])) as trace:
-        width = layer_outputs(model, trace.activations, layers[:1])[0].shape[-1]
+    probe = mx.array([model.encode(sample[:100])[:_PROBE]])
+    width = traced_layers(model, probe, layers[:1]).hidden[0].shape[-1]
 
     tokens = model.encode(" ".join(dataset))
     if len(tokens) < max_seq_len:
@@ -259,9 +259,9 @@ def train_tuned_lens(
     loss_and_gradient = mx.value_and_grad(layer_loss)
     chunks = _chunks(tokens, max_seq_len)
     for step in range(num_steps):
-        with model.trace(mx.array([next(chunks)])) as trace:
-            hidden = layer_outputs(model, trace.activations, layers)
-            target = log_softmax(trace.output.astype(mx.float32))
+        chunk = mx.array([next(chunks)])
+        hidden, logits, _ = traced_layers(model, chunk, layers)
+        target = log_softmax(logits.astype(mx.float32))
         mx.eval(hidden, target)
         loss, gradients = 0.0, []
         for translator, value in zip(lens.translators, hidden):

@@ -373,6 +373,15 @@ def test_attn_and_self_attn_are_one_component(model):
     assert inside != named
 
 
+def test_patching_what_is_no_module_s_output(model):
+    """The mixed values z, which the engine names: patched at every position
+    they are the whole of attention."""
+    other = "w9 w8 w7 w1 w2"
+    found = model.activation_patching(TEXT, other, "self_attn.z")
+    whole = model.activation_patching(TEXT, other, "self_attn")
+    assert list(found.values()) == pytest.approx(list(whole.values()), abs=1e-2)
+
+
 def test_the_clean_text_runs_once(model, monkeypatch):
     texts = []
     trace = model.trace

@@ -8,20 +8,8 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import UsageError
-from ..layer_keys import checked_layers, layer_outputs
+from ..layer_keys import checked_layers, traced_layers
 from ..positions import absolute_rows
-
-
-def _real_lengths(
-    model: Any, trace: Any, prompts: list[Any], width: int
-) -> list[int]:
-    """How many positions of each row are tokens and not padding."""
-    lengths = getattr(trace, "lengths", None)
-    if lengths is not None:
-        return list(lengths)
-    return [
-        len(model.encode(p)) if isinstance(p, str) else width for p in prompts
-    ]
 
 
 def get_activations(
@@ -61,9 +49,9 @@ def get_activations(
     result: dict[str, mx.array] = {}
     if not layers:
         return result
-    with model.trace(prompts) as trace:
-        hidden = layer_outputs(model, trace.activations, layers)
-        lengths = _real_lengths(model, trace, prompts, hidden[0].shape[1])
+    hidden, _, lengths = traced_layers(model, prompts, layers)
+    if lengths is None:
+        lengths = [len(model.encode(prompt)) for prompt in prompts]
     at = mx.array(absolute_rows(positions, lengths))[:, :, None]
     for layer, value in zip(layers, hidden):
         chosen = mx.take_along_axis(value, at, axis=1)
