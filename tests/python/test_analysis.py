@@ -1,5 +1,6 @@
 """Lenses and activation patching, against plain computations of the model."""
 
+import sys
 import warnings
 
 import mlx.core as mx
@@ -291,7 +292,7 @@ def test_patching_plot_has_a_bar_for_each_layer(model, shown):
 
 
 def test_plots_without_matplotlib_name_what_to_install(model, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r'pip install "mlxterp\[viz\]"'):
         model.logit_lens(TEXT, plot=True)
     with pytest.raises(ImportError, match=r"mlxterp\[viz\]"):
