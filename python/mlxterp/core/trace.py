@@ -7,11 +7,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..engine._random import random_state, random_state_kept
 from ..errors import UnknownNameError, UsageError
 from ..inputs import to_rows
 from .context import TraceContext
 from .intervention import for_site, replace_with
+from .passes import Repeatable
 
 #: Upstream's name of the model's output.
 OUTPUT = "__model_output__"
@@ -73,67 +73,61 @@ class Trace:
         self.saved_values: dict[str, mx.array] = {}
         self.activations: Mapping[str, mx.array] = {}
 
-        self._engine = interpretable_model.engine
-        self._rows = None  # the inputs as the engine takes them
-        self._edits: list[tuple[str, Callable]] = []
-        self._random_start: mx.array | None = None
-        self._pass = None
+        # Holds no way back to this trace, so that dropping it frees the pass
+        # at once.
+        self._run: Repeatable | None = None
         self._open = False
 
     def __enter__(self) -> Trace:
+        model = self.interpretable_model
+        rows = to_rows(self.inputs, self.tokenizer)
+        self._run = Repeatable(model.engine, rows, self._planned(model.engine))
         self.context = TraceContext(self)
         self.context.interventions.update(self.interventions)
-        self._rows = to_rows(self.inputs, self.tokenizer)
-        self._edits = self._planned()
-        self._random_start = random_state()
-        self._pass = self._engine.run(self._rows, self._edits)
-        self.output = self._pass.output
+        self.output = self._run.output
         self.saved_values = self.context.saved_values
-        self.activations = self.context.activations = Activations(self)
+        self.activations = self.context.activations = Activations(self._run)
         self._open = True
         TraceContext.push(self.context)
         return self
 
     def __exit__(self, exc_type, exc_val, exc_tb) -> bool:
         TraceContext.pop()
-        self._open = False
+        self._open, self.context.trace = False, None
         if exc_type is not None:
-            self._pass = None
-            return False
-        if self.saved_values:
-            run, self._pass = self._pass, None
-            run.finish(list(self.saved_values.values()))
+            self._run.drop()
+        elif self.saved_values:
+            self._run.take().finish(list(self.saved_values.values()))
         else:  # the handles stay
-            self._pass.check()
+            self._run.get().check()
         return False
 
     @property
     def lengths(self) -> list[int]:
         """Real positions of each row; behind them is padding."""
-        return self.reading().lengths
+        return self._begun().lengths
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Of the model's input, padding included."""
-        if isinstance(self._rows, mx.array):
-            return tuple(self._rows.shape)
-        return len(self._rows), max(map(len, self._rows))
+        rows = self._begun().rows
+        if isinstance(rows, mx.array):
+            return tuple(rows.shape)
+        return len(rows), max(map(len, rows))
 
     def value(self, name: str) -> mx.array:
         """The lazy value of any site of the pass by name. Raises
         UnknownNameError, and UsageError where the pass never reached it."""
-        return self.reading().value(self._engine.resolve(name))
+        return self._begun().value(name)
 
     def edit(self, name: str, value: mx.array | float) -> None:
         """Puts a value in a site's place for everything that is read from now
         on: the pass is built anew with that edit, lazily."""
         if not self._open:
             raise UsageError(f"'{name}' can be set only while its trace is open.")
-        site = self._engine.resolve(name)
-        edits = [*self._edits, (site, replace_with(value, align="strict"))]
-        self._pass = self._rerun(edits)
-        self._edits = edits
-        self.output = self._pass.output
+        site = self._run.engine.resolve(name)
+        self._run.edit(site, replace_with(value, align="strict"))
+        self.output = self._run.output
 
     def get(self, name: str) -> mx.array | None:
         """A saved value by the name it was saved under, or None."""
@@ -143,21 +137,12 @@ class Trace:
         """A module's output by name, or None where nothing is called that."""
         return self.activations.get(name)
 
-    def reading(self):
-        """The pass, built once more where it has been let go."""
-        if self._rows is None:
+    def _begun(self) -> Repeatable:
+        if self._run is None:
             raise UsageError("The trace has not begun: use it in a `with`.")
-        if self._pass is None:
-            self._pass = self._rerun()
-        return self._pass
+        return self._run
 
-    def _rerun(self, edits=None):
-        with random_state_kept(start=self._random_start):
-            return self._engine.run(
-                self._rows, self._edits if edits is None else edits
-            )
-
-    def _planned(self) -> list[tuple[str, Callable]]:
+    def _planned(self, engine) -> list[tuple[str, Callable]]:
         """The interventions at resolved sites, in the order given."""
         plan = []
         for name, fn in self.interventions.items():
@@ -168,7 +153,7 @@ class Trace:
                     "makes one of a value."
                 )
             try:
-                sites = self._engine.match(name)
+                sites = engine.match(name)
             except UnknownNameError:
                 if self.strict:
                     raise
@@ -188,14 +173,12 @@ class Activations(Mapping):
     pass and `__model_output__` last. A value is looked up, and computed, when
     it is read; any other name of a site is understood too."""
 
-    def __init__(self, trace: Trace):
-        self._trace = trace
-        self._keys = dict.fromkeys([*trace.reading().keys(), OUTPUT])
+    def __init__(self, run: Repeatable):
+        self._run = run
+        self._keys = dict.fromkeys([*run.keys, OUTPUT])
 
     def __getitem__(self, key: str) -> mx.array:
-        if key == OUTPUT:
-            return self._trace.output
-        return self._trace.value(key)
+        return self._run.output if key == OUTPUT else self._run.value(key)
 
     def __contains__(self, key) -> bool:
         return key in self._keys

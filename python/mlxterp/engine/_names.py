@@ -15,10 +15,9 @@ from collections.abc import Iterator
 
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
-from ._nodes import Node, Tree
+from ._nodes import ATTENTION_NAMES, Node, Tree
 from ._patterns import compiled, is_pattern
 
-ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
 LAYER_ALIASES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
@@ -161,16 +160,15 @@ class Names:
 
     def _may_attend(self, node: Node) -> bool:
         """Whether its attention sites can exist. Only a pass tells, so before
-        one every module with parts may."""
-        return bool(node.children) or node.index in self._attending
+        the first every module with parts may."""
+        if node.index in self._attending or node.attends:
+            return True
+        return not self._attending and bool(node.children)
 
     def _all(self) -> Iterator[tuple[str, str]]:
         """Every name a pattern can match, with its site."""
         for node in self._tree.nodes:
-            attends = (
-                node.index in self._attending
-                or node.path.rpartition(".")[2] in ATTENTION_NAMES
-            )
+            attends = node.index in self._attending or node.attends
             for path in node.paths:
                 for name in dict.fromkeys(self._forms(node, path)):
                     yield from self._named(node, name, attends)

@@ -8,11 +8,15 @@ import mlx.nn as nn
 Q_NORMS = {"q_norm", "q_layernorm", "query_norm", "query_layernorm", "q_ln"}
 K_NORMS = {"k_norm", "k_layernorm", "key_norm", "key_layernorm", "k_ln"}
 
+ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
+
 
 class Node:
     """One module: its index in walking order and its paths, the root's `""`."""
 
-    __slots__ = ("children", "has_roles", "index", "module", "paths", "role")
+    __slots__ = tuple(
+        "attends children has_roles index module paths role".split()
+    )
 
     def __init__(self, module: nn.Module, index: int):
         self.module, self.index = module, index
@@ -22,6 +26,8 @@ class Node:
         self.role: str | None = None
         #: Whether a child has a role.
         self.has_roles = False
+        #: Whether its path or class is called attention.
+        self.attends = "attention" in type(module).__name__.lower()
 
     @property
     def path(self) -> str:
@@ -71,6 +77,7 @@ class Tree:
         self.by_path[path] = node
         if parent is not None:
             parent.children[name] = node
+            node.attends |= name in ATTENTION_NAMES
             node.role = node.role or role_of(name)
             parent.has_roles |= node.role is not None
         self._inside(module, path, node, "", (*above, module), known)

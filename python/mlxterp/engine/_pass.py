@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from ..errors import UsageError
-from ._attention import SITES, Attention, Source, turned
+from ._attention import SITES, Attention, Softmax, by_head, turned
 from ._edits import Edit, apply
 from ._nodes import Node, Tree
 from ._patches import stepped_in
@@ -16,12 +17,14 @@ _array = mx.array
 
 
 def first_array(values):
-    """The place (key, array) of the first mx.array directly in a tuple, list
-    or dict; (None, None) where there is none."""
+    """The place (key, array) of the first mx.array directly in a tuple, list,
+    dict or dataclass; (None, None) where there is none."""
     if isinstance(values, dict):
         items = values.items()
     elif isinstance(values, (tuple, list)):
         items = enumerate(values)
+    elif dataclasses.is_dataclass(values):
+        items = vars(values).items()
     else:
         return None, None
     for key, value in items:
@@ -31,9 +34,11 @@ def first_array(values):
 
 
 def with_item(values, key, value):
-    """A copy of a tuple, list or dict with one item replaced."""
+    """A copy of such a container with one item replaced."""
     if isinstance(values, dict):
         return type(values)({**values, key: value})
+    if dataclasses.is_dataclass(values):
+        return dataclasses.replace(values, **{key: value})
     items = [*values[:key], value, *values[key + 1 :]]
     named = hasattr(values, "_fields")
     return type(values)(*items) if named else type(values)(items)
@@ -44,12 +49,13 @@ class Plan:
 
     def __init__(self):
         self.all: list[Edit] = []
-        self.inputs: dict[int, list[Edit]] = {}
-        self.outputs: dict[int, list[Edit]] = {}
+        self.inputs: dict[int, list[Callable]] = {}
+        self.outputs: dict[int, list[Callable]] = {}
         #: By node index and attention site.
         self.attention: dict[int, dict[str, list[Edit]]] = {}
         #: By node index and number of the norm or rope call inside it.
-        self.sources: dict[tuple[int, int], list[tuple[Edit, Source]]] = {}
+        self.event_inputs: dict[tuple[int, int], list[Callable]] = {}
+        self.event_outputs: dict[tuple[int, int], list[Callable]] = {}
 
 
 class WrappedPass:
@@ -66,7 +72,8 @@ class WrappedPass:
         self._calls: dict[int, list[tuple]] = {}
         # Norm and rope calls of the node's last run: (role, input, output).
         self._events: dict[int, list[tuple]] = {}
-        self._attention: dict[int, Attention] = {}
+        self._attention: dict[int, Attention | Softmax] = {}
+        self._fused: set[int] = set()
         self._keys: list[str] = []
         self._inputs: mx.array | None = None
         self._finished = False
@@ -108,8 +115,11 @@ class WrappedPass:
             x = first_array(args)[1]
             if x is None:
                 x = first_array(kwargs)[1]
-        if plan.inputs or plan.sources:
-            edited = self._edited_input(node, x)
+        event = None
+        if node.role is not None and stack and x is not None:
+            event = stack[-1].index, len(self._events.get(stack[-1].index, ()))
+        if plan.inputs or plan.event_inputs:
+            edited = self._edited(x, plan.inputs, plan.event_inputs, index, event)
             if edited is not x:
                 args, kwargs = _replaced(args, kwargs, edited)
                 x = edited
@@ -123,22 +133,42 @@ class WrappedPass:
             stack.pop()
 
         y = result if type(result) is _array else first_array(result)[1]
-        if index in plan.outputs and y is not None:
-            y = apply(plan.outputs[index], y)
-            if isinstance(result, _array):
-                result = y
-            else:
-                result = with_item(result, first_array(result)[0], y)
+        if plan.outputs or plan.event_outputs:
+            edited = self._edited(y, plan.outputs, plan.event_outputs, index, event)
+            if edited is not y:
+                y = edited
+                if isinstance(result, _array):
+                    result = y
+                else:
+                    result = with_item(result, first_array(result)[0], y)
         calls = self._calls.get(index)
         if calls is None:
             self._calls[index] = [(x, y)]
         else:
             calls.append((x, y))
-        if node.role is not None and stack and x is not None:
-            events = self._events.get(stack[-1].index)
-            if events is not None:
-                events.append((node.role, x, y))
+        if event is not None and (events := self._events.get(event[0])) is not None:
+            events.append((node.role, x, y))
         return result
+
+    def soften(self, original, x, axis=None, **more):
+        """A call of `mx.softmax`: inside attention along the last of four or
+        five axes it makes the pattern."""
+        node = self._stack[-1] if self._stack else None
+        if node is None or not node.attends or x.ndim not in (4, 5):
+            return original(x, axis, **more)
+        if axis not in (-1, x.ndim - 1) or node.index in self._fused:
+            return original(x, axis, **more)
+        edits = self._plan.attention.get(node.index, {})
+        call = self._attention[node.index] = Softmax(x)
+        if "scores" in edits:
+            call.scores = apply(edits["scores"], call.scores)
+            x = call.scores.reshape(x.shape)
+        y = original(x, axis, **more)
+        call.pattern = by_head(y)
+        if "pattern" in edits:
+            call.pattern = apply(edits["pattern"], call.pattern)
+            y = call.pattern.reshape(y.shape)
+        return y
 
     def attend(self, original, q, k, v, *, scale, mask=None, sinks=None, **more):
         """A call of `mx.fast.scaled_dot_product_attention`."""
@@ -152,6 +182,7 @@ class WrappedPass:
             v = _turned_edit(edits.get("v", []), v)
         call = Attention(q, k, v, scale, mask, sinks)
         self._attention[index] = call
+        self._fused.add(index)
         if edits and ("scores" in edits or "pattern" in edits):
             if "scores" in edits:
                 call.scores = apply(edits["scores"], call.scores)
@@ -165,17 +196,15 @@ class WrappedPass:
         call.z = z
         return z
 
-    def _edited_input(self, node: Node, x):
-        """The input behind the edits on it and on `q` and `k` of the module
-        that it is called in."""
+    @staticmethod
+    def _edited(x, of_nodes, of_events, index: int, event):
+        """A value behind the edits on it as a module's own, and as a norm's
+        or rope's inside attention."""
         if x is None:
             return x
-        if self._stack and node.role is not None:
-            outer = self._stack[-1].index
-            event = len(self._events.get(outer, ()))
-            for edit, source in self._plan.sources.get((outer, event), ()):
-                x = source.from_site(edit(source.to_site(x)))
-        return apply(self._plan.inputs.get(node.index, []), x)
+        if event is not None:
+            x = apply(of_events.get(event, ()), x)
+        return apply(of_nodes.get(index, ()), x)
 
     # Reading
 
@@ -223,13 +252,20 @@ class WrappedPass:
         edits, self._plan = self._plan.all, Plan()
         _check(edits, kept)
 
-    def attending(self) -> list[int]:
-        """Indices of the nodes that called fused attention."""
-        return list(self._attention)
+    # For `_places`, which learns from a pass
 
-    def source_facts(self, index: int):
-        """(events, attention call) of a node, to find where q and k are."""
-        return self._events.get(index, []), self._attention[index]
+    def attending(self) -> list[Node]:
+        """The modules that were seen to compute attention."""
+        return [self._tree.nodes[index] for index in self._attention]
+
+    def attention(self, node: Node) -> Attention | Softmax:
+        return self._attention[node.index]
+
+    def events(self, node: Node) -> list[tuple]:
+        return self._events.get(node.index, [])
+
+    def calls_of(self, node: Node) -> list[tuple]:
+        return self._calls.get(node.index, [])
 
     def _attention_value(self, node: Node, tail: str):
         call = self._attention.get(node.index)
@@ -237,13 +273,11 @@ class WrappedPass:
             return None
         if tail in ("scores", "pattern"):
             return getattr(call, tail)
-        if tail in ("q", "k"):
-            sources = self._engine.sources(node, self, self._inputs)
-            source = sources[tail]
-            if source is not None:
-                x = self._events[node.index][source.event][1]
-                return source.to_site(x)
-        return turned(getattr(call, tail.removeprefix("rot_")))
+        place = self._engine.places(node, self, self._inputs).get(tail)
+        if place is not None:
+            return place.read(self, node)
+        found = getattr(call, tail.removeprefix("rot_"))
+        return None if found is None else turned(found)
 
     def _named_keys(self):
         for index in self._calls:
@@ -268,18 +302,28 @@ class WrappedPass:
         if node.index not in self._calls:
             return f"{name} ({kind}) was not called in this pass."
         if tail in SITES:
+            how = (
+                "computes attention its own way"
+                if node.index in self._attention
+                else "does not itself call mx.fast.scaled_dot_product_attention"
+            )
             return (
-                f"{name} ({kind}) does not itself call "
-                "mx.fast.scaled_dot_product_attention, so nothing here is seen "
-                f"as its {tail}; its modules' inputs and outputs are."
+                f"{name} ({kind}) {how}, so nothing here is seen as its {tail}; "
+                "its parts' inputs and outputs are."
             )
         return f"{name} ({kind}) was given and returned no mx.array here."
 
 
 def _check(edits: list[Edit], kept: Sequence[mx.array] = ()):
     guards = [guard for edit in edits for guard in edit.guards]
-    if kept or guards:
+    try:
         mx.eval(*kept, *guards)
+    except ValueError as error:
+        # Inside mx.compile and mx.vmap nothing can be evaluated: the values
+        # stay lazy parts of the user's function, and unchecked.
+        if "function transformations" in str(error):
+            return
+        raise
     for edit in edits:
         edit.check()
 

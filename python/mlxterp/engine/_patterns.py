@@ -11,7 +11,7 @@ _MOST = 100_000  # numbers in one {a..b}
 
 
 def is_pattern(name: str) -> bool:
-    return "*" in name or "{" in name
+    return any(it in name for it in "*{}")
 
 
 def compiled(pattern: str) -> re.Pattern:

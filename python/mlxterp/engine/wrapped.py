@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..errors import UsageError
-from ._attention import Source, Unclear, find_source
+from ._compiled import hold_compiled, uncompiled
 from ._edits import Edit
 from ._names import Names
 from ._nodes import Node, Tree
 from ._pass import Plan, WrappedPass
 from ._patches import calling_class, suspended
+from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
 from .base import Intervention
 
@@ -28,8 +30,9 @@ class WrappedEngine:
     on several threads at once, where the module's parameters are evaluated:
     MLX's lazy arrays belong to the thread that made them.
 
-    What runs inside a function that `mx.compile` has made is out of sight,
-    there MLX calls no modules.
+    Modules that hold functions made by `mx.compile` run uncompiled in a pass;
+    one kept elsewhere that calls modules is out of sight, and must not be
+    called for the first time in a pass with interventions.
     """
 
     def __init__(self, module: nn.Module, layer_attr: str | None = "layers"):
@@ -48,11 +51,12 @@ class WrappedEngine:
         """Learns the module tree, again where it has changed."""
         self._tree = Tree(self.module)
         self._attending: set[int] = set()
-        self._sources: dict[int, dict[str, Source | None]] = {}
+        self._places: dict[int, dict[str, Event | Part]] = {}
         classes = {type(node.module) for node in self._tree.nodes}
         self._classes = list({calling_class(it): None for it in classes})
         if None in self._classes:
             self._classes.remove(None)
+        self._compiled = hold_compiled([node.module for node in self._tree.nodes])
         self._layers = self._find_layers()
         self.n_layers = len(self._layers)
         self._names = Names(
@@ -96,8 +100,9 @@ class WrappedEngine:
         ids, lengths = padded(inputs)
         plan = self._plan(interventions, ids, tree)
         run = WrappedPass(self, tree, plan, lengths)
-        run.build(classes, self.module, ids)
-        self._attending.update(run.attending())
+        with uncompiled() if self._compiled else nullcontext():
+            run.build(classes, self.module, ids)
+        self._attending.update(node.index for node in run.attending())
         return run
 
     def forward(self, *args, **kwargs):
@@ -128,56 +133,38 @@ class WrappedEngine:
                 group = plan.inputs if tail == "input" else plan.outputs
                 group.setdefault(node.index, []).append(edit)
                 continue
-            source = None
-            if tail in ("q", "k") and node.has_roles:
-                source = self.sources(node, None, inputs)[tail]
-            if source is not None:
-                key = (node.index, source.event)
-                plan.sources.setdefault(key, []).append((edit, source))
+            # Scores and pattern are edited in the attention call itself.
+            own = tail in ("scores", "pattern")
+            place = None if own else self.places(node, None, inputs).get(tail)
+            if place is not None:
+                place.add(edit, plan, node)
             else:
                 of_node = plan.attention.setdefault(node.index, {})
                 of_node.setdefault(tail, []).append(edit)
         return plan
 
-    # Where queries and keys are before they are rotated
-
-    def sources(
+    def places(
         self, node: Node, run: WrappedPass | None, inputs: mx.array
-    ) -> dict[str, Source | None]:
-        """Where an attention module's `q` and `k` are to be found, learnt
-        from `run` and remembered, since it lies in the module's code. Without
-        a run, or where its axes are ambiguous, a pass is built for it on
-        longer inputs; nothing of it is evaluated."""
-        known = self._sources.get(node.index)
+    ) -> dict[str, Event | Part]:
+        """Where an attention module's values are that its attention call does
+        not show (see `_places`), learnt from `run` and remembered. Without a
+        run, or where its axes are ambiguous, a pass is built for it on longer
+        inputs; nothing of it is evaluated."""
         for longer in range(3):
-            if known is not None:
-                return known
+            if node.index in self._places:
+                break
             if run is None or longer:
                 run = self._probe(inputs, longer)
-            if node.index not in run.attending():
-                break
-            try:
-                known = self._sources[node.index] = _sources_in(run, node)
-            except Unclear:
-                continue
-        return known or {"q": None, "k": None}
+            for it in run.attending():
+                with suppress(Unclear):
+                    self._places[it.index] = places(it, run)
+        return self._places.get(node.index, {})
 
     def _probe(self, inputs: mx.array, longer: int) -> WrappedPass:
         if inputs.ndim > 1:
             inputs = mx.concatenate([inputs] + [inputs[:, -1:]] * longer, axis=1)
         with random_state_kept():
             return self.run(inputs)
-
-
-def _sources_in(run: WrappedPass, node: Node) -> dict[str, Source | None]:
-    # Multi-head latent attention rotates a part of each head, and that part
-    # never reaches the fused call: before it there is nothing of its shape.
-    if hasattr(node.module, "qk_rope_head_dim"):
-        return {"q": None, "k": None}
-    events, call = run.source_facts(node.index)
-    q = find_source(events, call.q, "q_norm", None)
-    k = find_source(events, call.k, "k_norm", q)
-    return {"q": q, "k": k}
 
 
 def padded(inputs: list[list[int]] | mx.array) -> tuple[mx.array, list[int]]:
