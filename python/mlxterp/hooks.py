@@ -178,12 +178,19 @@ class HookMixin:
         Raises:
             UnknownNameError, OutOfRangeError: a name that means nothing.
             UsageError: a hook that never acted or gave another shape or type,
-                or a function of names that chose none.
+                a function of names that chose none, or hook_resid_mid: what
+                the MLP reads can be set (`layers.0.mlp.input`), but not the
+                stream it adds to.
             Whatever a hook raises.
         """
         at_sites: dict[str, InterventionComposer] = {}
         for names, function in fwd_hooks:
             for name in self._hooks_meant(names)[0]:
+                if name.endswith(".hook_resid_mid"):
+                    raise UsageError(
+                        f"'{name}' can be read, not set: it is the sum of "
+                        "hook_resid_pre and hook_attn_out, set one of these"
+                    )
                 composer = at_sites.setdefault(
                     hook_site(self, name), InterventionComposer()
                 )

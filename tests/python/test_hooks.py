@@ -140,6 +140,28 @@ def test_hooks_edit_in_place_and_in_order(model):
     assert not close(found, model.run_with_hooks(TEXT, [(at, zero_head)]))
 
 
+def test_a_hook_in_place_changes_its_own_value_only(model):
+    """The three projections read one array; a hook edits what one reads."""
+
+    def in_place(value, hook):
+        value[:, 1:] = 0
+
+    def replaced(value, hook):
+        return mx.concatenate([value[:, :1], value[:, 1:] * 0], axis=1)
+
+    at = "layers.0.self_attn.q_proj.input"
+    found = model.run_with_hooks(TEXT, [(at, in_place)])
+    assert close(found, model.run_with_hooks(TEXT, [(at, replaced)]))
+    assert not close(found, model.run_with_hooks(TEXT))
+
+
+def test_the_middle_of_the_stream_is_only_read(model):
+    with pytest.raises(UsageError, match="can be read, not set"):
+        model.run_with_hooks(
+            TEXT, [("blocks.1.hook_resid_mid", lambda v, hook: v * 0)]
+        )
+
+
 def test_a_hook_at_every_name_that_fits(model):
     names = []
     model.run_with_hooks(
