@@ -16,6 +16,7 @@ from .layer_keys import checked_layers, layer_key, traced_layers
 from .optional import require
 from .positions import absolute
 from .tuned_lens import TunedLens, train_tuned_lens
+from .unembed import final_norm as models_norm
 from .unembed import output_projection, top_tokens
 
 Prediction = tuple[int, float, str]  #: Token id, logit, and the token's text.
@@ -246,9 +247,8 @@ class AnalysisMixin:
         """The norm in front of the projection, or none."""
         if skip_norm:
             return lambda hidden: hidden
-        if final_norm is None:
-            final_norm = self._module_resolver.get_final_norm()
-        if final_norm is None:
+        norm = models_norm(self) if final_norm is None else final_norm
+        if norm is None:
             warnings.warn(
                 "the model's final norm was not found (looked for "
                 f"{', '.join(self._module_resolver.NORM_PATHS)}), so the lens "
@@ -256,7 +256,7 @@ class AnalysisMixin:
                 stacklevel=4,
             )
             return lambda hidden: hidden
-        return final_norm
+        return norm
 
     def activation_patching(
         self,

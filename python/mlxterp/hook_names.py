@@ -64,75 +64,80 @@ def hook_site(model: Any, name: str) -> str:
     points = dict(_points(model, layers))
     if name in points:
         return points[name]
+    with suppress(UnknownNameError):  # an engine may know more of them
+        return model.engine.resolve(name)
     near = difflib.get_close_matches(name, points, n=3, cutoff=0.5)
     raise UnknownNameError(
         f"'{name}' is no hook point of this model; "
-        + (
-            f"near: {', '.join(near)}"
-            if near
-            else f"there are {', '.join(points)}"
-        )
+        + (f"near: {', '.join(near)}" if near else f"all: {', '.join(points)}")
     )
+
+
+def part_path(model: Any, layer: int, out: str) -> str:
+    """Where a layer's attention ("attn_out") or MLP ("mlp_out") is. Raises
+    UnknownNameError where it has none."""
+    site = model.engine.resolve(f"layers.{layer}.{out}")
+    if site.endswith(".output"):
+        return site.removesuffix(".output")
+    # An engine with sites of its own for these has our names for the parts.
+    return f"layers.{layer}.{out.removesuffix('_out')}"
 
 
 def _points(model: Any, layers: Any = None) -> Iterator[tuple[str, str]]:
     """Hook points and their sites, of some layers or of all."""
-    path = model._module_resolver.get_embedding_path()
-    if path is not None:
-        yield from _first(model, "hook_embed", path, ("output",))
+    path = model._module_resolver.get_embedding_path() or "embed"
+    yield from _first(model, "hook_embed", [f"{path}.output"])
     for layer in range(len(model.layers)) if layers is None else layers:
         yield from _block(model, layer)
 
 
 def _block(model: Any, layer: int) -> Iterator[tuple[str, str]]:
-    here, found = f"blocks.{layer}.", {}
-    for hook, alias in _RESIDUAL.items():
-        with suppress(UnknownNameError):
-            found[hook] = model.engine.resolve(f"layers.{layer}.{alias}")
-    if "hook_resid_pre" in found:
-        yield here + "hook_resid_pre", found["hook_resid_pre"]
-    if "hook_attn_out" in found:
-        attention = found["hook_attn_out"].removesuffix(".output")
+    def residual(hook: str) -> Iterator[tuple[str, str]]:
+        return _first(model, here + hook, [f"layers.{layer}.{_RESIDUAL[hook]}"])
+
+    here = f"blocks.{layer}."
+    yield from residual("hook_resid_pre")
+    with suppress(UnknownNameError):
+        attention = part_path(model, layer, "attn_out")
         for hook, tail in _ATTENTION.items():
-            yield from _first(model, here + hook, attention, (tail,))
-        yield here + "hook_attn_out", found["hook_attn_out"]
-    yield from _middle(model, here, found.get("hook_resid_post", ""))
-    if "hook_mlp_out" in found:
-        mlp = found["hook_mlp_out"].removesuffix(".output")
-        gated = bool(list(_first(model, "", mlp, (_GATE,))))
+            yield from _first(model, here + hook, [f"{attention}.{tail}"])
+    yield from residual("hook_attn_out")
+    yield from _first(model, here + "hook_resid_mid", _middle(model, layer))
+    with suppress(UnknownNameError):
+        mlp = part_path(model, layer, "mlp_out")
+        gated = _is(model, f"{mlp}.{_GATE}")
         for hook, tails in _MLP.items():
-            if hook == "mlp.hook_pre_linear" and not gated:
-                continue
-            yield from _first(model, here + hook, mlp, tails)
-        yield here + "hook_mlp_out", found["hook_mlp_out"]
-    if "hook_resid_post" in found:
-        yield here + "hook_resid_post", found["hook_resid_post"]
+            if gated or hook != "mlp.hook_pre_linear":
+                sites = [f"{mlp}.{tail}" for tail in tails]
+                yield from _first(model, here + hook, sites)
+    yield from residual("hook_mlp_out")
+    yield from residual("hook_resid_post")
 
 
-def _middle(
-    model: Any, here: str, layer_site: str
-) -> Iterator[tuple[str, str]]:
-    """The residual stream between attention and MLP: what the MLP's norm
-    reads. Where a layer also normalises the outputs, only a norm that says it
-    comes before the MLP is meant."""
-    layer = layer_site.removesuffix(".output")
-    norms = ["pre_feedforward_layernorm", "ln_2"]
-    if not list(_first(model, "", layer, ("post_feedforward_layernorm",))):
-        norms.append("post_attention_layernorm")
-    # Attention and MLP side by side read the same norm; there is no middle.
-    yield from _first(
-        model,
-        here + "hook_resid_mid",
-        layer,
-        [f"{norm}.input" for norm in norms],
-    )
+def _middle(model: Any, layer: int) -> list[str]:
+    """Names the residual stream between attention and MLP may have: its own,
+    else what the MLP's norm reads. Where a layer also normalises the outputs,
+    only a norm that says it comes before the MLP is meant; where attention and
+    MLP read the same norm, there is no middle."""
+    here = f"layers.{layer}."
+    names = ["resid_mid", "pre_feedforward_layernorm.input", "ln_2.input"]
+    if not _is(model, here + "post_feedforward_layernorm"):
+        names.append("post_attention_layernorm.input")
+    return [here + name for name in names]
+
+
+def _is(model: Any, name: str) -> bool:
+    return bool(list(_first(model, name, [name])))
 
 
 def _first(
-    model: Any, hook: str, path: str, tails: Any
+    model: Any, hook: str, names: list[str]
 ) -> Iterator[tuple[str, str]]:
-    """The hook at the first of `tails` there is at `path`, if any."""
-    for tail in tails:
-        with suppress(UnknownNameError):
-            yield hook, model.engine.resolve(f"{path}.{tail}")
-            return
+    """The hook at the first of `names` that means a site, if any does."""
+    for name in names:
+        try:
+            site = model.engine.resolve(name)
+        except UnknownNameError:
+            continue
+        yield hook, site
+        return

@@ -11,7 +11,7 @@ import mlx.core as mx
 from .core import InterventionComposer, OutputProxy, TraceContext, add_vector
 from .core.intervention import at_positions
 from .errors import OutOfRangeError, UnknownNameError, UsageError
-from .hook_names import hook_names, hook_site
+from .hook_names import hook_names, hook_site, part_path
 from .layer_keys import checked_layers
 
 Names = str | Sequence[str] | Callable[[str], bool]
@@ -90,11 +90,10 @@ class LayerSites:
         count, layer = len(self), operator.index(layer)
         if not -count <= layer < count:
             raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
-        site = f"layers.{layer % count}.{self._alias}"
+        layer %= count
         if self._tail is None:
-            return site
-        found = self._model.engine.resolve(site)
-        return found.removesuffix(".output") + self._tail
+            return f"layers.{layer}.{self._alias}"
+        return part_path(self._model, layer, self._alias) + self._tail
 
     def __getitem__(self, layer: int) -> OutputProxy:
         return self._model[self._site(layer)]
@@ -178,22 +177,22 @@ class HookMixin:
         Raises:
             UnknownNameError, OutOfRangeError: a name that means nothing.
             UsageError: a hook that never acted or gave another shape or type,
-                a function of names that chose none, or hook_resid_mid: what
-                the MLP reads can be set (`layers.0.mlp.input`), but not the
-                stream it adds to.
+                a function of names that chose none, or hook_resid_mid where
+                it is known only as what the MLP's norm reads: setting that
+                would leave the stream the MLP adds to as it was.
             Whatever a hook raises.
         """
         at_sites: dict[str, InterventionComposer] = {}
         for names, function in fwd_hooks:
             for name in self._hooks_meant(names)[0]:
-                if name.endswith(".hook_resid_mid"):
+                site = hook_site(self, name)
+                middle = "hook_resid_mid"
+                if name.endswith(middle) and not site.endswith(middle[5:]):
                     raise UsageError(
                         f"'{name}' can be read, not set: it is the sum of "
                         "hook_resid_pre and hook_attn_out, set one of these"
                     )
-                composer = at_sites.setdefault(
-                    hook_site(self, name), InterventionComposer()
-                )
+                composer = at_sites.setdefault(site, InterventionComposer())
                 composer.add(_as_intervention(function, HookPoint(name)))
         with self.trace(inputs, interventions=at_sites):
             return self.output.save()

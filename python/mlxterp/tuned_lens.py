@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten, tree_map
 from .errors import BadDataError, OutOfRangeError, UsageError
 from .files import existing, replacing
 from .layer_keys import checked_layers, traced_layers
-from .unembed import Projection, output_projection
+from .unembed import Projection, final_norm, output_projection
 
 # A step on fewer tokens than this says little about the model.
 _MIN_CHUNK = 10
@@ -221,7 +221,7 @@ def train_tuned_lens(
     if sample is None:
         raise UsageError("every text of the dataset is empty or whitespace")
     project = _training_projection(model)
-    norm = model._module_resolver.get_final_norm()
+    norm = final_norm(model)
     if norm is None:
         norm = nn.Identity()
     layers = checked_layers(model, None)

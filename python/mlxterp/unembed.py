@@ -43,6 +43,8 @@ def output_projection(
         return tied_projection(embedding_layer)
     resolver = model._module_resolver
     module, _, tied = resolver.get_output_projection()
+    if module is None:  # the C++ Decoder has parts of its own names
+        module = getattr(model.model, "unembed", None)
     if module is None:
         raise UnknownNameError(
             "the model's output projection was not found; pass lm_head_path or "
@@ -50,6 +52,12 @@ def output_projection(
             f"{', '.join([*resolver.LM_HEAD_PATHS, *resolver.EMBEDDING_PATHS])}"
         )
     return tied_projection(module) if tied else module
+
+
+def final_norm(model: Any) -> Projection | None:
+    """The norm in front of the output projection, if the model has one."""
+    norm = model._module_resolver.get_final_norm()
+    return getattr(model.model, "ln_final", None) if norm is None else norm
 
 
 def _top(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
