@@ -523,6 +523,61 @@ class Odd(nn.Module):
         return {"logits": self.table["deep"][0](x), "n": 1}
 
 
+class Sharing(nn.Module):
+    """Two parents hold the same module, which has a part."""
+
+    def __init__(self):
+        super().__init__()
+        shared = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.layers = [nn.Sequential(nn.Linear(4, 4), shared) for _ in range(2)]
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_module_that_two_parents_hold_has_a_value_in_each():
+    model = InterpretableModel(Sharing())
+    x = mx.random.normal((1, 4))
+    first = "layers.0.layers.1"
+    with model.trace(x, interventions={first: scale(2.0)}) as trace:
+        one = model[first].save()
+        inside = model[first + ".layers.1"].save()
+        two = model["layers.1.layers.1"].save()
+        inside_two = model["layers.1.layers.1.layers.1"].save()
+    assert gap(one, inside * 2) == 0 and gap(two, inside_two) == 0
+    assert gap(one, two) > 1e-3
+    assert mx.array_equal(trace.activations["model.layers.1.layers.1"], two)
+    assert len(model.named_modules()) == 1 + 2 + 2 + 3
+
+
+@pytest.mark.parametrize("change", ["replace", "add", "remove"])
+def test_a_model_that_changes_its_parts(change):
+    model = InterpretableModel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    x = mx.ones((1, 4))
+    with model.trace(x):
+        pass
+    layers = model.model.layers
+    if change == "replace":
+        layers[1] = nn.Tanh()
+    elif change == "add":
+        layers.append(nn.Tanh())
+    else:
+        layers.pop()
+    with model.trace(x) as trace:
+        assert gap(model.layers[-1].output, model(x)) == 0
+        assert len(trace.activations) == len(layers) + 1
+    if change == "remove":
+        with pytest.raises(UnknownNameError):
+            model["layers.1"]
+    assert len(model.layers) == len(layers)
+    layers[0].part = nn.Tanh()
+    assert ("layers.0.part", layers[0].part) in model.named_modules()
+    del layers[0].part
+    assert "layers.0.part" not in dict(model.named_modules())
+
+
 def test_tuples_dicts_keywords_and_shared_modules():
     model = InterpretableModel(Odd())
     x = mx.random.normal((2, 4))

@@ -150,9 +150,11 @@ class Names:
 
     def _attention_of(self, layer: Node) -> Node | None:
         """The child that holds the layer's attention."""
-        for name in ATTENTION_NAMES:
-            if name in layer.children:
-                return layer.children[name]
+        found = layer
+        while inner := [n for n in ATTENTION_NAMES if n in found.children]:
+            found = found.children[inner[0]]
+        if found is not layer:
+            return found
         for child in layer.children.values():
             if _indices(child) & self._attending:
                 return child

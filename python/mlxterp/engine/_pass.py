@@ -73,8 +73,10 @@ class WrappedPass:
         # Norm and rope calls of the node's last run: (role, input, output).
         self._events: dict[int, list[tuple]] = {}
         self._attention: dict[int, Attention | Softmax] = {}
+        self._attended: set[int] = set()  # nodes of `_attention`
         self._fused: set[int] = set()
-        self._keys: list[str] = []
+        self._empty: set[int] = set()  # nodes that returned no array
+        self._order: list[int] = []  # of the calls, for `keys`
         self._inputs: mx.array | None = None
         self._finished = False
 
@@ -92,7 +94,7 @@ class WrappedPass:
                 "no output to trace."
             )
         self.output = outputs[-1][1]
-        self._keys = list(self._named_keys())
+        self._order = list(self._calls)
         for edit in self._plan.all:
             if not edit.fired:
                 raise UsageError(
@@ -102,11 +104,13 @@ class WrappedPass:
 
     def call(self, module, original, args, kwargs):
         """A module's call, seen from `_patches`."""
-        node = self._by_id.get(id(module))
         stack = self._stack
+        node = self._by_id.get(id(module))
         # A subclass's super().__call__ is still the same call.
-        if node is None or (stack and stack[-1] is node):
+        if node is None or (stack and stack[-1].module is module):
             return original(module, *args, **kwargs)
+        if node.twins:
+            node = self._tree.called(module, stack)
         index, plan = node.index, self._plan
 
         if args and type(args[0]) is _array:
@@ -141,6 +145,8 @@ class WrappedPass:
                     result = y
                 else:
                     result = with_item(result, first_array(result)[0], y)
+        if y is None:
+            self._empty.add(index)
         calls = self._calls.get(index)
         if calls is None:
             self._calls[index] = [(x, y)]
@@ -160,6 +166,7 @@ class WrappedPass:
             return original(x, axis, **more)
         edits = self._plan.attention.get(node.index, {})
         call = self._attention[node.index] = Softmax(x)
+        self._attended.add(node.index)
         if "scores" in edits:
             call.scores = apply(edits["scores"], call.scores)
             x = call.scores.reshape(x.shape)
@@ -183,6 +190,7 @@ class WrappedPass:
         call = Attention(q, k, v, scale, mask, sinks)
         self._attention[index] = call
         self._fused.add(index)
+        self._attended.add(index)
         if edits and ("scores" in edits or "pattern" in edits):
             if "scores" in edits:
                 call.scores = apply(edits["scores"], call.scores)
@@ -238,7 +246,16 @@ class WrappedPass:
 
     def keys(self) -> list[str]:
         """As the contract says; they outlive `finish`."""
-        return list(self._keys)
+        keys = []
+        for index in self._order:
+            if index == 0:
+                continue
+            key = "model." + self._tree.nodes[index].path
+            if index not in self._empty:
+                keys.append(key)
+            if index in self._attended:
+                keys.append(key + ".attention_weights")
+        return keys
 
     def check(self) -> None:
         """As the contract says."""
@@ -278,16 +295,6 @@ class WrappedPass:
             return place.read(self, node)
         found = getattr(call, tail.removeprefix("rot_"))
         return None if found is None else turned(found)
-
-    def _named_keys(self):
-        for index in self._calls:
-            if index == 0:
-                continue
-            key = "model." + self._tree.nodes[index].path
-            if self._calls[index][-1][1] is not None:
-                yield key
-            if index in self._attention:
-                yield key + ".attention_weights"
 
     def _check_open(self, site: str):
         if self._finished:

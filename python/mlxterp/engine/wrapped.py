@@ -112,7 +112,7 @@ class WrappedEngine:
 
     def named_modules(self) -> list[tuple[str, nn.Module]]:
         """Dotted paths and modules, the root (`""`) first."""
-        return [(n.path, n.module) for n in self._current()[0].nodes]
+        return [(it.path, it.module) for it in self._current()[0].by_id.values()]
 
     def parameters(self) -> dict:
         """The module's tree of parameters."""
