@@ -12,7 +12,7 @@ import mlx.core as mx
 from .core import replace_with
 from .distances import DISTANCES
 from .errors import UsageError
-from .layer_keys import checked_layers, layer_key, traced_layers
+from .layer_sites import checked_layers, layer_site, traced_layers
 from .optional import require
 from .positions import absolute
 from .tuned_lens import TunedLens, train_tuned_lens
@@ -312,14 +312,15 @@ class AnalysisMixin:
         layers = checked_layers(self, layers)
         part = "" if component == "output" else component
 
-        keys, clean, target = self._clean_run(clean_text, layers, part)
+        sites = [layer_site(self, layer, part) for layer in layers]
+        clean, target = self._clean_run(clean_text, sites)
         with self.trace(corrupted_text):
             logits = self.output.save()
         baseline = distance(logits[0, -1], target)
 
         results: dict[int, float] = {}
-        for layer, key, value in zip(layers, keys, clean):
-            patch = {key.removeprefix("model."): replace_with(value)}
+        for layer, site, value in zip(layers, sites, clean):
+            patch = {site: replace_with(value)}
             with self.trace(corrupted_text, interventions=patch):
                 logits = self.output.save()
             left = distance(logits[0, -1], target)
@@ -336,17 +337,15 @@ class AnalysisMixin:
         return results
 
     def _clean_run(
-        self, text: str, layers: Sequence[int], part: str
-    ) -> tuple[list[str], list[mx.array], mx.array]:
-        """Keys and evaluated values of a part of layers, and the logits at the
-        last position."""
+        self, text: str, sites: Sequence[str]
+    ) -> tuple[list[mx.array], mx.array]:
+        """Values at sites and the logits at the last position, evaluated."""
         with self.trace(text) as trace:
-            keys = [layer_key(self, trace.activations, i, part) for i in layers]
-            values = [trace.activations[key] for key in keys]
+            values = [trace.value(site) for site in sites]
             last = trace.output[0, -1]
         del trace  # or all else of the pass would stay in memory too
         mx.eval(last, values)
-        return keys, values, last
+        return values, last
 
     def train_tuned_lens(
         self,

@@ -12,7 +12,7 @@ from .core import InterventionComposer, OutputProxy, TraceContext, add_vector
 from .core.intervention import at_positions
 from .errors import OutOfRangeError, UnknownNameError, UsageError
 from .hook_names import hook_names, hook_site, part_path
-from .layer_keys import checked_layers
+from .layer_sites import checked_layers
 
 Names = str | Sequence[str] | Callable[[str], bool]
 HookFunction = Callable[..., "mx.array | None"]

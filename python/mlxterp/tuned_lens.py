@@ -18,9 +18,9 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .errors import BadDataError, OutOfRangeError, UsageError
+from .errors import BadDataError, IoError, OutOfRangeError, UsageError
 from .files import existing, replacing
-from .layer_keys import checked_layers, traced_layers
+from .layer_sites import checked_layers, traced_layers
 from .unembed import Projection, final_norm, output_projection
 
 # A step on fewer tokens than this says little about the model.
@@ -238,6 +238,10 @@ def train_tuned_lens(
         raise UsageError(
             f"max_seq_len must be at least {_MIN_CHUNK}, but is {max_seq_len}"
         )
+    if (
+        save_path and not Path(save_path).parent.is_dir()
+    ):  # told before the work
+        raise IoError(f"there is no folder {Path(save_path).parent} to save in")
     lens = TunedLens(len(layers), width)
     optimizer = optim.SGD(
         learning_rate, momentum=momentum, nesterov=momentum > 0

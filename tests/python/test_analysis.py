@@ -399,7 +399,7 @@ def test_patching_prints_nothing(model, capsys):
 
 
 def test_patching_what_there_is_not(model):
-    with pytest.raises(UnknownNameError, match="near: mlp.gate_proj"):
+    with pytest.raises(UnknownNameError, match="mlp.gate_proj"):
         model.activation_patching(TEXT, "w1", "mlp.gate_pro")
     with pytest.raises(OutOfRangeError, match="layer 7"):
         model.activation_patching(TEXT, "w1", layers=[7])

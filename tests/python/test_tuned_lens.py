@@ -208,6 +208,20 @@ def test_datasets_that_cannot_train(model, dataset, size, match):
         train_tuned_lens(model, dataset, max_seq_len=size, verbose=False)
 
 
+def test_a_folder_to_save_in_is_missed_before_training(model, tmp_path):
+    steps = []
+    with pytest.raises(IoError, match="no folder"):
+        train_tuned_lens(
+            model,
+            DATASET,
+            max_seq_len=24,
+            save_path=tmp_path / "none" / "lens",
+            verbose=False,
+            callback=lambda step, loss: steps.append(step),
+        )
+    assert steps == []
+
+
 def test_a_loss_that_is_nan_ends_the_training(model):
     model.model.model.norm.weight = mx.full((32,), float("nan"))
     with pytest.raises(BadDataError, match="NaN"):

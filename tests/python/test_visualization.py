@@ -308,6 +308,14 @@ def test_a_grid_of_heads(plt, trace, backend):
     assert len(titles()) == 12
 
 
+def test_a_grid_has_one_scale_of_colours(plt, trace, patterns):
+    config = viz.AttentionVisualizationConfig(backend="matplotlib")
+    figure = viz.attention_from_trace(trace, WORDS, layers=[1, 2], config=config)
+    greatest = float(max(patterns[1].max(), patterns[2].max()))
+    limits = {axes.images[0].get_clim() for axes in figure.axes if axes.images}
+    assert limits == {(0.0, greatest)}
+
+
 def test_more_heads_than_fit_are_told(plt):
     traced = Traced()
     traced.activations = {

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import UsageError
-from ..layer_keys import checked_layers, traced_layers
+from ..layer_sites import checked_layers, traced_layers
 from ..positions import absolute_rows
 
 
@@ -50,8 +50,6 @@ def get_activations(
     if not layers:
         return result
     hidden, _, lengths = traced_layers(model, prompts, layers)
-    if lengths is None:
-        lengths = [len(model.encode(prompt)) for prompt in prompts]
     at = mx.array(absolute_rows(positions, lengths))[:, :, None]
     for layer, value in zip(layers, hidden):
         chosen = mx.take_along_axis(value, at, axis=1)

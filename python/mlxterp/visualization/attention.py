@@ -214,6 +214,15 @@ def _shape(
     return -(-len(heads) // columns), columns
 
 
+def _range(heads: list) -> tuple[float, float]:
+    """The least and greatest value: one scale of colours for all heads."""
+    lowest = min((float(np.nanmin(pattern)) for _, pattern in heads), default=0)
+    highest = max(
+        (float(np.nanmax(pattern)) for _, pattern in heads), default=1
+    )
+    return min(0.0, lowest), highest
+
+
 def _labels(
     tokens: Sequence[str], pattern: np.ndarray
 ) -> tuple[list[str], list[str]]:
@@ -228,6 +237,7 @@ def _matplotlib_grid(
     plt = require("matplotlib.pyplot")
     heads = _readable(heads, tokens)
     rows, columns = _shape(heads, config)
+    low, high = _range(heads)
     # A grid's heatmaps are half as wide and high as one alone.
     scale = 100 if len(heads) == 1 else 200
     size = (
@@ -244,7 +254,10 @@ def _matplotlib_grid(
                 continue
             name, pattern = heads[index]
             image = axes.imshow(
-                _masked(pattern, config), cmap=config.colorscale
+                _masked(pattern, config),
+                cmap=config.colorscale,
+                vmin=low,
+                vmax=high,
             )
             axes.set_title(name)
             across, down = _labels(tokens, pattern)
@@ -274,6 +287,7 @@ def _plotly_grid(
     subplots = require("plotly.subplots")
     heads = _readable(heads, tokens)
     rows, columns = _shape(heads, config)
+    low, high = _range(heads)
     figure = subplots.make_subplots(
         rows=rows,
         cols=columns,
@@ -294,6 +308,8 @@ def _plotly_grid(
                 hovertemplate="%{text}<br>%{z:.4f}<extra></extra>",
                 hoverinfo=None if config.hover_info else "skip",
                 colorscale=config.colorscale,
+                zmin=low,
+                zmax=high,
                 showscale=config.show_colorbar and index == 0,
                 hoverongaps=False,
             ),
