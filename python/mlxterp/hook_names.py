@@ -22,6 +22,11 @@ _RESIDUAL = {
     "hook_mlp_out": "mlp_out",
     "hook_resid_post": "resid_post",
 }
+# Where a layer normalises what its parts return, the stream gets these.
+_POST_NORMS = {
+    "hook_attn_out": "post_attention_layernorm",
+    "hook_mlp_out": "post_feedforward_layernorm",
+}
 _ATTENTION = {
     "attn.hook_q": "q",
     "attn.hook_k": "k",
@@ -36,9 +41,20 @@ _ATTENTION = {
 # a gated one has the linear part, which some others call their first.
 _GATE = "gate_proj.output"
 _MLP = {
-    "mlp.hook_pre": (_GATE, "c_fc.output", "fc1.output", "up_proj.output"),
+    "mlp.hook_pre": (
+        _GATE,
+        "c_fc.output",
+        "fc1.output",
+        "up_proj.output",
+        "dense_h_to_4h.output",
+    ),
     "mlp.hook_pre_linear": ("up_proj.output",),
-    "mlp.hook_post": ("down_proj.input", "c_proj.input", "fc2.input"),
+    "mlp.hook_post": (
+        "down_proj.input",
+        "c_proj.input",
+        "fc2.input",
+        "dense_4h_to_h.input",
+    ),
 }
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.+)")
@@ -93,7 +109,12 @@ def _points(model: Any, layers: Any = None) -> Iterator[tuple[str, str]]:
 
 def _block(model: Any, layer: int) -> Iterator[tuple[str, str]]:
     def residual(hook: str) -> Iterator[tuple[str, str]]:
-        return _first(model, here + hook, [f"layers.{layer}.{_RESIDUAL[hook]}"])
+        names = [f"layers.{layer}.{_RESIDUAL[hook]}"]
+        if hook in _POST_NORMS and norms_outputs:
+            names.insert(0, f"layers.{layer}.{_POST_NORMS[hook]}.output")
+        return _first(model, here + hook, names)
+
+    norms_outputs = _is(model, f"layers.{layer}.post_feedforward_layernorm")
 
     here = f"blocks.{layer}."
     yield from residual("hook_resid_pre")
@@ -118,7 +139,9 @@ def _middle(model: Any, layer: int) -> list[str]:
     """Names the residual stream between attention and MLP may have: its own,
     else what the MLP's norm reads. Where a layer also normalises the outputs,
     only a norm that says it comes before the MLP is meant; where attention and
-    MLP read the same norm, there is no middle."""
+    MLP stand side by side, there is no middle."""
+    if getattr(model.layers[layer], "use_parallel_residual", False):
+        return []
     here = f"layers.{layer}."
     names = ["resid_mid", "pre_feedforward_layernorm.input", "ln_2.input"]
     if not _is(model, here + "post_feedforward_layernorm"):

@@ -252,7 +252,7 @@ class HookMixin:
 
     @property
     def attentions_output(self) -> LayerSites:
-        """What each attention adds to the residual stream."""
+        """What each attention returns."""
         return LayerSites(self, "attn_out")
 
     @property
@@ -262,7 +262,7 @@ class HookMixin:
 
     @property
     def mlps_output(self) -> LayerSites:
-        """What each MLP adds to the residual stream."""
+        """What each MLP returns."""
         return LayerSites(self, "mlp_out")
 
     def skip_layer(self, layer: int) -> dict[str, Callable]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from .errors import OutOfRangeError, UnknownNameError, UsageError
 
-# What attention is called differs by family; the two mean the same part.
-_ALIASES = {"attn": "self_attn", "self_attn": "attn"}
+# What parts are called differs by family: other names to try, the last of them
+# the engines' own for what the part returns.
+_OTHER_NAMES = {
+    "attn": ("self_attn", "attn_out"),
+    "self_attn": ("attn", "attn_out"),
+    "mlp": ("mlp_out",),
+}
 
 
 def checked_layers(model: Any, layers: Iterable[int] | None) -> list[int]:
@@ -35,12 +41,10 @@ def layer_site(model: Any, layer: int, part: str = "") -> str:
     if not part:
         return model.engine.resolve(f"layers.{layer}")
     head, dot, rest = part.partition(".")
-    try:
-        return model.engine.resolve(f"layers.{layer}.{part}")
-    except UnknownNameError:
-        if head not in _ALIASES:
-            raise
-    return model.engine.resolve(f"layers.{layer}.{_ALIASES[head]}{dot}{rest}")
+    for name in (head, *_OTHER_NAMES.get(head, ())):
+        with suppress(UnknownNameError):
+            return model.engine.resolve(f"layers.{layer}.{name}{dot}{rest}")
+    return model.engine.resolve(f"layers.{layer}.{part}")  # raises, with advice
 
 
 class TracedLayers(NamedTuple):

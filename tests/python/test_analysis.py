@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from families import build
 from mlxterp import InterpretableModel
 from mlxterp.errors import (
     BadDataError,
@@ -227,6 +228,23 @@ def test_lenses_of_a_gpt2_whose_layers_are_h():
     logits = network(mx.array([TOKENS]))[0]
     assert [row[0][0] for row in found[1]] == mx.argmax(logits, -1).tolist()
     assert set(model.activation_patching(TEXT, "w1 w2 w3 w4 w5", "attn")) == {0, 1}
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_neox", "mixtral", "mamba2"])
+def test_other_families(family):
+    network = build(family)
+    model = InterpretableModel(network, WordTokenizer(96))
+    last = len(model.layers) - 1
+    logits = network(mx.array([TOKENS]))[0]
+    found = model.logit_lens(TEXT)[last]
+    assert [row[0][0] for row in found] == mx.argmax(logits, -1).tolist()
+    if family == "mamba2":
+        with pytest.raises(UnknownNameError, match="layers.0.mixer"):
+            model.activation_patching(TEXT, "w9 w8 w7 w1 w2")
+    else:  # what they call mlp and attention differs
+        for component in ("mlp", "self_attn", "attn"):
+            found = model.activation_patching(TEXT, "w9 w8 w7 w1 w2", component)
+            assert len(found) == last + 1
 
 
 # The tuned lens

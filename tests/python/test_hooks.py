@@ -2,6 +2,7 @@
 
 import mlx.core as mx
 import pytest
+from families import build
 from mlxterp import InterpretableModel
 from mlxterp.errors import OutOfRangeError, UnknownNameError, UsageError
 from mlxterp.hooks import HookMixin
@@ -200,6 +201,29 @@ def test_hooks_of_a_gpt2():
     assert close(cache["pre", 1], pre)
     _, everything = model.run_with_cache(TEXT)
     assert everything["z", 0].shape == (1, 5, 4, 8)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "starcoder2", "phi"])
+def test_the_stream_is_the_sum_of_what_is_written(family):
+    """Norms behind the parts, and parts side by side, included."""
+    model = Model(build(family), WordTokenizer(96))
+    _, cache = model.run_with_cache(TEXT)
+    for layer in range(len(model.layers)):
+        before, after = cache["resid_pre", layer], cache["resid_post", layer]
+        attended, mixed = cache["attn_out", layer], cache["mlp_out", layer]
+        assert close(before + attended + mixed, after)
+        if family == "phi":
+            assert f"blocks.{layer}.hook_resid_mid" not in cache
+        else:
+            assert close(cache["resid_mid", layer], before + attended)
+
+
+@pytest.mark.parametrize("family", ["olmo2", "gpt_neox"])
+def test_there_may_be_no_middle(family):
+    model = Model(build(family), WordTokenizer(96))
+    assert not [name for name in model.hook_names() if "resid_mid" in name]
+    with pytest.raises(UnknownNameError):
+        model.run_with_cache(TEXT, "blocks.0.hook_resid_mid")
 
 
 def test_to_tokens(model):

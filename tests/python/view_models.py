@@ -16,7 +16,7 @@ class WordTokenizer:
         self.vocab_size = vocab_size
 
     def encode(self, text):
-        return [int(word[1:]) for word in text.split()]
+        return [int(word[1:]) for word in text.split() if word[1:]]
 
     def __len__(self):
         return self.vocab_size
