@@ -21,6 +21,8 @@ class Attention:
     [batch, kv_head, src, d_head], where each kv head serves several heads.
     """
 
+    __slots__ = tuple("q k v scale mask sinks z _scores _pattern".split())
+
     def __init__(self, q, k, v, scale, mask, sinks):
         self.q, self.k, self.v = q, k, v
         self.scale, self.mask, self.sinks = scale, mask, sinks

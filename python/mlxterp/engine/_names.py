@@ -19,6 +19,7 @@ from ._nodes import ATTENTION_NAMES, Node, Tree
 from ._patterns import compiled, is_pattern
 
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
+TAILS = ("input", *SITES, "output")  # what a site's name ends in
 LAYER_ALIASES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
 _ROOT = {
@@ -207,8 +208,7 @@ class Names:
 
     def _order(self, site: str):
         path, _, tail = site.rpartition(".")
-        tails = ("input", *SITES, "output")
-        return self._tree.by_path[path].index, tails.index(tail)
+        return self._tree.by_path[path].index, TAILS.index(tail)
 
 
 def _join(node: Node, tail: str) -> str:

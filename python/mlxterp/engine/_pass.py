@@ -68,8 +68,10 @@ class WrappedPass:
         self._engine, self._tree, self._plan = engine, tree, plan
         self._by_id = tree.by_id
         self._stack: list[Node] = []
-        # (input, output) of every call of a node, by its index.
-        self._calls: dict[int, list[tuple]] = {}
+        # (input, output) of a node's last call, by its index, and of those
+        # before it.
+        self._calls: dict[int, tuple] = {}
+        self._earlier: dict[int, list[tuple]] = {}
         # Norm and rope calls of the node's last run: (role, input, output).
         self._events: dict[int, list[tuple]] = {}
         self._attention: dict[int, Attention | Softmax] = {}
@@ -86,14 +88,17 @@ class WrappedPass:
         """Runs the module; nothing is evaluated."""
         self._inputs = inputs
         with stepped_in(classes, self):
-            module(inputs)
-        outputs = self._calls.get(0)
-        if not outputs or outputs[-1][1] is None:
+            result = module(inputs)
+        if 0 not in self._calls:  # its class cannot be stepped in front of
+            given = isinstance(result, _array)
+            self._calls[0] = inputs, result if given else first_array(result)[1]
+        output = self._calls[0][1]
+        if output is None:
             raise UsageError(
                 f"{type(module).__name__} returned no mx.array, so there is "
                 "no output to trace."
             )
-        self.output = outputs[-1][1]
+        self.output = output
         self._order = list(self._calls)
         for edit in self._plan.all:
             if not edit.fired:
@@ -147,11 +152,10 @@ class WrappedPass:
                     result = with_item(result, first_array(result)[0], y)
         if y is None:
             self._empty.add(index)
-        calls = self._calls.get(index)
-        if calls is None:
-            self._calls[index] = [(x, y)]
-        else:
-            calls.append((x, y))
+        before = self._calls.get(index)
+        if before is not None:
+            self._earlier.setdefault(index, []).append(before)
+        self._calls[index] = x, y
         if event is not None and (events := self._events.get(event[0])) is not None:
             events.append((node.role, x, y))
         return result
@@ -223,11 +227,10 @@ class WrappedPass:
         if self._finished and site == "output":
             return self.output
         self._check_open(site)
-        path, _, tail = site.rpartition(".")
-        node = self._tree.by_path[path]
+        node, tail = self._parsed(site)
         if tail in ("input", "output"):
-            calls = self._calls.get(node.index)
-            found = calls[-1][tail == "output"] if calls else None
+            call = self._calls.get(node.index)
+            found = call[tail == "output"] if call else None
         else:
             found = self._attention_value(node, tail)
         if found is None:
@@ -238,11 +241,10 @@ class WrappedPass:
         """The values of an `.input` or `.output` at each call of a module
         that the pass runs several times, in order."""
         self._check_open(site)
-        path, _, tail = site.rpartition(".")
+        node, tail = self._parsed(site)
         if tail not in ("input", "output"):
             raise UsageError(f"Only inputs and outputs have calls, not '{site}'.")
-        node = self._tree.by_path[path]
-        return [it[tail == "output"] for it in self._calls.get(node.index, [])]
+        return [it[tail == "output"] for it in self.calls_of(node)]
 
     def keys(self) -> list[str]:
         """As the contract says; they outlive `finish`."""
@@ -264,7 +266,8 @@ class WrappedPass:
     def finish(self, kept: Sequence[mx.array]) -> None:
         """As the contract says."""
         self._finished = True
-        self._calls, self._events, self._attention = {}, {}, {}
+        self._calls, self._earlier = {}, {}
+        self._events, self._attention = {}, {}
         self._inputs = None
         edits, self._plan = self._plan.all, Plan()
         _check(edits, kept)
@@ -282,7 +285,10 @@ class WrappedPass:
         return self._events.get(node.index, [])
 
     def calls_of(self, node: Node) -> list[tuple]:
-        return self._calls.get(node.index, [])
+        """(input, output) of each call."""
+        last = self._calls.get(node.index)
+        earlier = self._earlier.get(node.index, [])
+        return earlier if last is None else [*earlier, last]
 
     def _attention_value(self, node: Node, tail: str):
         call = self._attention.get(node.index)
@@ -295,6 +301,13 @@ class WrappedPass:
             return place.read(self, node)
         found = getattr(call, tail.removeprefix("rot_"))
         return None if found is None else turned(found)
+
+    def _parsed(self, site: str) -> tuple[Node, str]:
+        path, _, tail = site.rpartition(".")
+        node = self._tree.by_path.get(path)
+        if node is None:
+            raise UsageError(f"The model had no '{path}' when this pass was run.")
+        return node, tail
 
     def _check_open(self, site: str):
         if self._finished:

@@ -78,9 +78,8 @@ class _Replacement:
 
     def enter(self):
         if self.users == 0:
-            found = vars(self.owner)[self.name]
-            if found is not self.original:
-                self.original, self.mine = found, self.step_in(found)
+            self.original = vars(self.owner)[self.name]
+            self.mine = self.step_in(self.original)
             setattr(self.owner, self.name, self.mine)
         self.users += 1
 
@@ -96,7 +95,7 @@ _functions = (
     _Replacement(mx.fast, "scaled_dot_product_attention", _step_in_function("attend")),
     _Replacement(mx, "softmax", _step_in_function("soften")),
 )
-_calls: dict[type, _Replacement] = {}
+_calls: dict[type, _Replacement] = {}  # of classes in use now
 
 
 @contextmanager
@@ -122,6 +121,8 @@ def stepped_in(classes: Iterable[type], run):
         with _lock:
             for it in reversed(entered):
                 it.leave()
+                if not it.users:
+                    _calls.pop(it.owner, None)
 
 
 @contextmanager

@@ -9,16 +9,21 @@ from contextlib import nullcontext, suppress
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import UsageError
+from ..errors import OutOfRangeError, UsageError
 from ._compiled import hold_compiled, uncompiled
 from ._edits import Edit
-from ._names import Names
+from ._names import TAILS, Names
 from ._nodes import Node, Tree
 from ._pass import Plan, WrappedPass
 from ._patches import calling_class, suspended
 from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
 from .base import Intervention
+
+#: What models call their token embedding.
+EMBEDDING_NAMES = tuple(
+    "embed_tokens wte tok_embeddings embed_in embeddings word_embeddings".split()
+)
 
 
 class WrappedEngine:
@@ -57,6 +62,7 @@ class WrappedEngine:
         if None in self._classes:
             self._classes.remove(None)
         self._compiled = hold_compiled([node.module for node in self._tree.nodes])
+        self._vocabulary = _vocabulary(self._tree)
         self._layers = self._find_layers()
         self.n_layers = len(self._layers)
         self._names = Names(
@@ -97,7 +103,7 @@ class WrappedEngine:
     ) -> WrappedPass:
         """As the contract says. Padding has id 0."""
         tree, _, classes = self._current()
-        ids, lengths = padded(inputs)
+        ids, lengths = padded(inputs, self._vocabulary)
         plan = self._plan(interventions, ids, tree)
         run = WrappedPass(self, tree, plan, lengths)
         with uncompiled() if self._compiled else nullcontext():
@@ -128,7 +134,9 @@ class WrappedEngine:
             edit = Edit(site, fn)
             plan.all.append(edit)
             path, _, tail = site.rpartition(".")
-            node = tree.by_path[path]
+            node = tree.by_path.get(path)
+            if node is None or tail not in TAILS:
+                raise self._names.unknown(site)
             if tail in ("input", "output"):
                 group = plan.inputs if tail == "input" else plan.outputs
                 group.setdefault(node.index, []).append(edit)
@@ -167,9 +175,22 @@ class WrappedEngine:
             return self.run(inputs)
 
 
-def padded(inputs: list[list[int]] | mx.array) -> tuple[mx.array, list[int]]:
+def _vocabulary(tree: Tree) -> int | None:
+    """How many tokens the model's embedding knows, if it has one."""
+    for path, node in tree.by_path.items():
+        if path.rpartition(".")[2] in EMBEDDING_NAMES:
+            if isinstance(node.module, (nn.Embedding, nn.QuantizedEmbedding)):
+                return node.module.weight.shape[0]
+    return None
+
+
+def padded(
+    inputs: list[list[int]] | mx.array, vocabulary: int | None = None
+) -> tuple[mx.array, list[int]]:
     """(array, lengths): rows of ids behind which 0 stands, int32 [batch, pos];
-    an array stays as it is. Raises UsageError for no rows or an empty one."""
+    an array stays as it is, unchecked. Raises UsageError for no rows or an
+    empty one, OutOfRangeError for an id the vocabulary does not have: MLX would
+    read whatever lies there."""
     if isinstance(inputs, mx.array):
         if inputs.size == 0:
             raise UsageError(f"Inputs of shape {inputs.shape} hold nothing.")
@@ -178,5 +199,11 @@ def padded(inputs: list[list[int]] | mx.array) -> tuple[mx.array, list[int]]:
     lengths = [len(row) for row in inputs]
     if not lengths or 0 in lengths:
         raise UsageError("Inputs must hold at least one token in every row.")
+    highest = max(map(max, inputs))
+    if vocabulary is not None and highest >= vocabulary:
+        raise OutOfRangeError(
+            f"Token {highest} is not among the {vocabulary} of this model."
+        )
     longest = max(lengths)
-    return mx.array([[*row, *[0] * (longest - len(row))] for row in inputs]), lengths
+    rows = [[*row, *[0] * (longest - len(row))] for row in inputs]
+    return mx.array(rows), lengths
