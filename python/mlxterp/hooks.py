@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
@@ -298,7 +299,7 @@ class HookMixin:
         Raises OutOfRangeError for a layer; a pass raises UsageError for a
         vector of another width.
         """
-        if isinstance(layers, int):
+        if isinstance(layers, Integral):
             layers = [layers]
         fn = add_vector(vector * factor)
         if positions is not None:

@@ -43,6 +43,14 @@ def test_several_positions(model):
             assert mx.allclose(found[row, index], alone[position], atol=1e-5)
 
 
+def test_indices_of_numpy(model):
+    import numpy as np
+
+    found = get_activations(model, PROMPTS, np.arange(2), np.int64(-1))
+    assert list(found) == ["layer_0", "layer_1"]
+    assert found["layer_0"].shape == (3, 32)
+
+
 def test_a_list_of_one_position_has_no_axis_for_it(model):
     one = get_activations(model, PROMPTS, [0], [-1])["layer_0"]
     assert mx.array_equal(one, get_activations(model, PROMPTS, [0])["layer_0"])

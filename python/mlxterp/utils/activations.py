@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
@@ -42,7 +43,9 @@ def get_activations(
         prompts = [prompts]
     if len(prompts) == 0:
         raise UsageError("there is no prompt; pass at least one")
-    positions = [positions] if isinstance(positions, int) else list(positions)
+    positions = (
+        [positions] if isinstance(positions, Integral) else list(positions)
+    )
     if not positions:
         raise UsageError("there is no position; pass at least one, such as -1")
     layers = checked_layers(model, layers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
@@ -43,8 +44,8 @@ def get_attention_patterns(
     keys = _keys_by_layer(trace)
     if layers is None:
         chosen = list(keys)
-    elif isinstance(layers, int):
-        chosen = [layers]
+    elif isinstance(layers, Integral):
+        chosen = [int(layers)]
     else:
         chosen = [operator.index(layer) for layer in layers]
     missing = [layer for layer in chosen if layer not in keys]
