@@ -3,6 +3,7 @@ own last token."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 from .errors import OutOfRangeError
@@ -11,6 +12,7 @@ from .errors import OutOfRangeError
 def absolute(position: int, length: int, what: str = "the text") -> int:
     """`position` counted from the front; -1 is the last of `length`. Raises
     OutOfRangeError."""
+    position = operator.index(position)
     if not -length <= position < length:
         raise OutOfRangeError(
             f"position {position} is out of range: {what} has {length} "
