@@ -112,8 +112,12 @@ class Walk final : Observer {
       layer_ = layer;
       x = (*decoder_.layers[size(layer)])(x, pass);
       all_kept = trimmed;
-      // Evaluated as it goes, so that what it took is free again.
-      left ? mx::async_eval(x, *left) : mx::async_eval(x);
+      // Evaluated as it goes, so that what it took is free again: by then,
+      // where memory is given, as MLX allocates ahead of what it computes.
+      std::vector<mx::array> ready{x};
+      if (left) ready.push_back(*left);
+      wave_.memory > 0 ? mx::eval(std::move(ready))
+                       : mx::async_eval(std::move(ready));
       done(layer, size(ragged_.rows()));
     }
     if (at < end) {  // changes of what leaves the last layer

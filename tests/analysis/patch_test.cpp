@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "mlx/memory.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/error.h"
 #include "tests/compare.h"
@@ -208,6 +209,32 @@ TEST(Patch, ManyChunksAreOne) {
   EXPECT_GT(parts.rows, whole.rows);
   options.memory = 1000;
   EXPECT_THROW(patch(model, options), Error);
+}
+
+TEST(Patch, KeepsToTheMemoryGiven) {
+  auto config = test::tiny_config();
+  config.d_model = 256;
+  config.d_mlp = 768;
+  const auto model = test::tiny_model(config);
+  std::vector<int> from, to;
+  for (int i = 0; i < 32; ++i) {
+    from.push_back((7 * i + 3) % 97);
+    to.push_back((11 * i + 5) % 97);
+  }
+  for (const size_t memory : {4'000'000, 8'000'000}) {
+    mx::clear_cache();
+    const auto before = mx::get_active_memory();
+    mx::reset_peak_memory();
+    patch(
+        model,
+        {.clean = from,
+         .corrupt = to,
+         .metric = logit_diff(1, 2),
+         .memory = memory});
+    const auto taken = mx::get_peak_memory() - before;
+    EXPECT_LE(taken, memory);
+    EXPECT_GE(taken, memory / 3);
+  }
 }
 
 TEST(Patch, PairsAreAveraged) {
