@@ -266,30 +266,32 @@ TEST(CausalTrace, EqualsPlainEdits) {
       {1, 2, 3});
 }
 
-// Of several runs at once, also where scores are capped.
+// Of several runs at once, also where scores are capped. At a single position
+// the cells of all runs lie side by side.
 TEST(CausalTrace, SamplesAreAveraged) {
   const auto tokenizer = InterpretableModel::load("demo").tokenizer();
   auto config = test::tiny_config();
   config.vocab = tokenizer.vocab_size();
-  for (const float softcap : {0.0f, 5.0f}) {
-    config.attention_softcap = softcap;
-    const InterpretableModel model(
-        test::tiny_decoder(config), tokenizer, families()[0].renames);
-    expect_plain(
-        model,
-        {.prompt = "The Eiffel Tower is in",
-         .subject = "Eiffel Tower",
-         .metric = logit(7),
-         .site = "mlp_out",
-         .window = 1,
-         .noise = 2,
-         .samples = 3,
-         .seed = 4,
-         .layers = {0, 1, 2},
-         .positions = {1, 2, 3, -1}},
-        7,
-        {1, 2, 3});
-  }
+  for (const float softcap : {0.0f, 5.0f})
+    for (const auto& positions : {std::vector{1, 2, 3, -1}, std::vector{3}}) {
+      config.attention_softcap = softcap;
+      const InterpretableModel model(
+          test::tiny_decoder(config), tokenizer, families()[0].renames);
+      expect_plain(
+          model,
+          {.prompt = "The Eiffel Tower is in",
+           .subject = "Eiffel Tower",
+           .metric = logit(7),
+           .site = "mlp_out",
+           .window = 1,
+           .noise = 2,
+           .samples = 3,
+           .seed = 4,
+           .layers = {0, 1, 2},
+           .positions = positions},
+          7,
+          {1, 2, 3});
+    }
 }
 
 TEST(CausalTrace, Misuse) {
