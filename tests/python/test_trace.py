@@ -442,6 +442,45 @@ def test_threads(model):
     assert now == before
 
 
+class Waits(nn.Module):
+    """Lets another thread in, in the middle of the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4), nn.Linear(4, 4)]
+        self._meanwhile = None
+
+    def __call__(self, x):
+        x = self.layers[0](x)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile:
+            thread = threading.Thread(target=meanwhile)
+            thread.start()
+            thread.join()
+        return self.layers[1](x)
+
+
+def test_another_thread_is_no_part_of_a_pass():
+    module = Waits()
+    mx.eval(module.parameters())
+    model, x = InterpretableModel(module), np.ones((1, 4), np.float32)
+    seen = []
+
+    def meanwhile():
+        seen.append(np.array(module(mx.array(x))))
+        with model.trace(mx.array(x), interventions={"layers.1": scale(3.0)}):
+            seen.append(np.array(model.output.save()))
+
+    module._meanwhile = meanwhile
+    with model.trace(mx.array(x), interventions={"layers.1": scale(2.0)}) as trace:
+        out = model.output.save()
+        assert len(trace._run.get().calls("layers.0.output")) == 1
+    plain = np.array(module(mx.array(x)))
+    np.testing.assert_allclose(seen[0], plain, rtol=1e-6)
+    np.testing.assert_allclose(seen[1], plain * 3, rtol=1e-6)
+    np.testing.assert_allclose(np.array(out), plain * 2, rtol=1e-6)
+
+
 # Training
 
 
