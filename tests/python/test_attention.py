@@ -11,8 +11,12 @@ from mlxterp.engine._attention import Attention
 MASKS = {
     "none": None,
     "causal": "causal",
-    "window": mx.array(np.tril(np.ones((5, 5), bool)) & ~np.tril(np.ones((5, 5), bool), -2)),
-    "additive": mx.array(np.where(np.tril(np.ones((5, 5))), 0.3, -1e9), dtype=mx.float32),
+    "window": mx.array(
+        np.tril(np.ones((5, 5), bool)) & ~np.tril(np.ones((5, 5), bool), -2)
+    ),
+    "additive": mx.array(
+        np.where(np.tril(np.ones((5, 5))), 0.3, -1e9), dtype=mx.float32
+    ),
     "by head": mx.array(np.random.default_rng(0).random((1, 4, 5, 5)) < 0.7),
     "by row": mx.array(np.tril(np.ones((2, 1, 5, 5), bool))),
 }

@@ -77,9 +77,7 @@ def test_saved_values_have_upstreams_names_and_survive(model):
     assert trace.get("layers.1.self_attn.output") is inside
     assert trace.get("nothing") is None
     assert inside.shape == (1, 6, 32)
-    assert mx.array_equal(
-        trace.get("layers.2.output"), trace.get("norm.input")
-    )
+    assert mx.array_equal(trace.get("layers.2.output"), trace.get("norm.input"))
 
 
 def test_nothing_but_what_is_saved_is_computed():
@@ -141,8 +139,13 @@ def test_activations_come_back_after_a_save(model):
         logits = model.output.save()
     assert gap(trace.activations["model.model.layers.1"], saved) == 0
     assert trace.activations["__model_output__"] is logits
-    assert gap(trace.activations["model.model"], model.model.model.norm(
-        trace.activations["model.model.layers.2"])) == 0
+    assert (
+        gap(
+            trace.activations["model.model"],
+            model.model.model.norm(trace.activations["model.model.layers.2"]),
+        )
+        == 0
+    )
     # Running again took no random numbers from anyone.
     after = mx.random.normal((2,))
     mx.random.seed(3)
@@ -228,9 +231,7 @@ def test_setting_an_output_edits_the_pass(model):
     assert gap(held, twice) == 0
     assert gap(after, plain) > 1e-3
     assert gap(before, held) > 1e-3  # what was saved before stays
-    with model.trace(
-        ids(), interventions={"layers.1": replace_with(twice)}
-    ):
+    with model.trace(ids(), interventions={"layers.1": replace_with(twice)}):
         same = model.output.save()
     assert gap(after, same) == 0
     assert mx.array_equal(trace.output, after)
@@ -371,9 +372,7 @@ def test_nested_traces(model):
         with other.trace(ids()):
             theirs = other.layers[0].output.save()
             mine = model.layers[2].output.save()  # goes to its own trace
-        with model.trace(
-            ids(), interventions={"layers.1": add_vector(clean)}
-        ) as inner:
+        with model.trace(ids(), interventions={"layers.1": add_vector(clean)}) as inner:
             doubled = model.layers[1].output.save()
         again = model.layers[1].output.save()
     assert gap(doubled, again * 2) < 1e-6
@@ -536,8 +535,12 @@ def test_training_and_what_changes_the_module_between_traces():
     nn.quantize(model.model, group_size=32, bits=8)
     with model.trace(ids()) as trace:
         quantised = model.layers[0].mlp.gate_proj.output.save()
-        assert "Quantized" in type(dict(model.named_modules())[
-            "model.layers.0.mlp.gate_proj"]).__name__
+        assert (
+            "Quantized"
+            in type(
+                dict(model.named_modules())["model.layers.0.mlp.gate_proj"]
+            ).__name__
+        )
     assert len(trace.activations) == 46
     assert quantised.shape == (1, 6, 64)
 

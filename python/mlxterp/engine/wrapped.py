@@ -65,9 +65,7 @@ class WrappedEngine:
         self._vocabulary = _vocabulary(self._tree)
         self._layers = self._find_layers()
         self.n_layers = len(self._layers)
-        self._names = Names(
-            self._tree, self._layers, self._layer_attr, self._attending
-        )
+        self._names = Names(self._tree, self._layers, self._layer_attr, self._attending)
 
     def _current(self):
         """(tree, names, classes) of the module as it is now."""
