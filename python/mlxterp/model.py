@@ -8,7 +8,13 @@ from typing import Any
 
 import mlx.nn as nn
 
-from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
+from .core import (
+    LayerListProxy,
+    ModuleProxy,
+    ModuleResolver,
+    OutputProxy,
+    Trace,
+)
 from .core.proxy import wrapped
 from .core.trace import OUTPUT
 from .engine.base import Engine
@@ -69,7 +75,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin):
             engine = _engine_for(model, layer_attr)
         self.engine = engine
         self.strict = strict
-        self.model = getattr(engine, "module", model)
+        # The wrapped module, or what the native engine runs.
+        self.model = getattr(engine, "module", getattr(engine, "model", engine))
         self.tokenizer = (
             getattr(engine, "tokenizer", None) if tokenizer is None else tokenizer
         )
@@ -193,6 +200,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin):
         inner = getattr(model, "model", None)
         if isinstance(inner, nn.Module) and isinstance(inner.get(name), nn.Module):
             return wrapped(inner[name], name, self)
+        if not isinstance(model, nn.Module):
+            self.engine.resolve(name)  # its error is an AttributeError
+            return ModuleProxy(None, name, self)
         raise AttributeError(
             f"Neither InterpretableModel nor {type(model).__name__} has '{name}'."
         )
