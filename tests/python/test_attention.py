@@ -143,6 +143,20 @@ def test_queries_and_keys_are_told_apart():
         assert not mx.any(mx.all(model["rot_k"].value == 0))
 
 
+@pytest.mark.parametrize("first", [1, 5])
+def test_a_single_head_at_a_single_position(first):
+    """What is learnt there must hold for longer inputs."""
+    model = InterpretableModel(
+        build("qwen3", num_attention_heads=1, num_key_value_heads=1, head_dim=32)
+    )
+    for length in (first, 1, 5):
+        with model.trace(ids(length)):
+            q = model.layers[0].self_attn.q.save()
+            flat = model.layers[0].self_attn.q_proj.output.save()
+        assert q.shape == (1, length, 1, 32)
+        assert mx.array_equal(q[:, :, 0], flat)
+
+
 def test_latent_attention_has_nothing_before_its_rotation():
     """What is turned there is another part of each head."""
     model = InterpretableModel(build("deepseek_v3"))

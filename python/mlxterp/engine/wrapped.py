@@ -122,10 +122,6 @@ class WrappedEngine:
         """The module's tree of parameters."""
         return self.module.parameters()
 
-    def layer_path(self, n: int) -> str:
-        """The path of the n-th layer inside the module."""
-        return self._layers[n].path
-
     def _plan(self, interventions, inputs: mx.array, tree: Tree) -> Plan:
         plan = Plan()
         for site, fn in interventions:
@@ -164,6 +160,8 @@ class WrappedEngine:
             for it in run.attending():
                 with suppress(Unclear):
                     self._places[it.index] = places(it, run)
+            if node not in run.attending():
+                break
         return self._places.get(node.index, {})
 
     def _probe(self, inputs: mx.array, longer: int) -> WrappedPass:
