@@ -9,6 +9,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/analysis/tuned_lens.h"
+#include "nn/simd/kernels.h"
 
 namespace mx = mlx::core;
 
@@ -16,7 +17,9 @@ namespace mlxterp {
 
 namespace {
 
-constexpr size_t logits_budget = size_t{256} << 20;
+// So few that the processor's caches still hold some of them when they are
+// read, so many that the product is not slower.
+constexpr size_t logits_budget = size_t{24} << 20;
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 
 // As a set, counted from the front; all of 0..size where `chosen` is empty.
@@ -90,12 +93,8 @@ void best(std::span<const float> logits, std::span<int> ids) {
 }
 
 float normalizer(std::span<const float> logits, float most) {
-  // Four sums: one would wait for itself, and round more.
-  double sums[4] = {};
-  for (size_t i = 0; i < logits.size(); ++i)
-    sums[i % 4] += static_cast<double>(std::exp(logits[i] - most));
-  return most +
-         static_cast<float>(std::log(sums[0] + sums[1] + sums[2] + sums[3]));
+  return most + static_cast<float>(std::log(simd::sum_of_exponentials(
+                    logits.data(), logits.size(), most)));
 }
 
 // Fills one cell of the lens from its row of logits.

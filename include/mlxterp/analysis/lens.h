@@ -91,7 +91,7 @@ struct Lens {
  * 2023).
  *
  * `prompt` is one prompt. All rows and columns are unembedded together, at
- * most 256 MB of logits at a time; evaluates. Edits of ln_final, unembed and
+ * most 24 MB of logits at a time; evaluates. Edits of ln_final, unembed and
  * logits come after the residual stream and are refused. Throws usage,
  * unknown_name, out_of_range.
  */

@@ -315,6 +315,23 @@ float exponentials(float* row, size_t n) {
   return hn::GetLane(hn::SumOfLanes(wide, sum));
 }
 
+double sum_of_exponentials(const float* x, size_t n, float most) {
+  constexpr size_t block = 1024;  // as long as float may add them up
+  const size_t lanes = hn::Lanes(wide);
+  double total = 0;
+  for (size_t begin = 0; begin < n; begin += block) {
+    const size_t end = std::min(n, begin + block);
+    auto sum = hn::Zero(wide);
+    size_t i = begin;
+    for (; i + lanes <= end; i += lanes)
+      sum = hn::Add(sum, exp(hn::Sub(hn::LoadU(wide, x + i), set(most))));
+    total += static_cast<double>(hn::GetLane(hn::SumOfLanes(wide, sum)));
+    for (; i < end; ++i)
+      total += static_cast<double>(std::exp(x[i] - most));
+  }
+  return total;
+}
+
 size_t tile_columns() {
   return 2 * hn::Lanes(wide);
 }
@@ -383,6 +400,7 @@ HWY_EXPORT(rms_norm);
 HWY_EXPORT(rotate);
 HWY_EXPORT(attend);
 HWY_EXPORT(tile_columns);
+HWY_EXPORT(sum_of_exponentials);
 
 // Numbers that one core works through in about the time a thread takes to
 // start, of light work (a load, an exponential, a store).
@@ -408,6 +426,10 @@ void activate(
      out + begin,
      end - begin);
   });
+}
+
+double sum_of_exponentials(const float* x, size_t n, float most) {
+  return HWY_DYNAMIC_DISPATCH(sum_of_exponentials)(x, n, most);
 }
 
 void rms_norm(

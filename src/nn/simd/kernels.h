@@ -30,6 +30,9 @@ void rms_norm(
     size_t rows,
     size_t n);
 
+/** The sum of exp(x - most) over n numbers, on this thread. */
+double sum_of_exponentials(const float* x, size_t n, float most);
+
 /** A float array [batch, head, pos, d] anywhere in memory. */
 struct Heads {
   const float* data;
