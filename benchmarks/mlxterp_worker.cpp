@@ -1,7 +1,8 @@
-// Our half of against_mlx_lm.py, which says what is asked on stdin.
-// usage: mlxterp_worker FOLDER cpu|gpu
+// Our half of against_mlx_lm.py and of peers/upstream.py, which say what is
+// asked on stdin. usage: mlxterp_worker FOLDER cpu|gpu
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
@@ -14,6 +15,8 @@
 
 #include "mlx/device.h"
 #include "mlx/ops.h"
+#include "mlxterp/analysis/lens.h"
+#include "mlxterp/analysis/tuned_lens.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/trace/model.h"
 
@@ -56,6 +59,44 @@ double stream_rate() {
   return sum == data.size() ? static_cast<double>(sum * 8) / best : 0;
 }
 
+// The rest of the line, as the model reads it.
+std::vector<int> line_of_text(const mlxterp::InterpretableModel& model) {
+  std::string text;
+  std::getline(std::cin >> std::ws, text);
+  return model.tokenizer().encode(text);
+}
+
+// Every layer at every position, the winners as text: the seconds and the ids.
+void lens(const mlxterp::InterpretableModel& model) {
+  const auto ids = line_of_text(model);
+  const auto begin = Clock::now();
+  const auto read = mlxterp::logit_lens(model, ids, {.top_k = 1});
+  std::vector<std::string> text;
+  for (const int id : read.top_ids)
+    text.push_back(model.tokenizer().decode(std::vector{id}));
+  const double seconds = since(begin);
+  fmt::print("{} {}\n", seconds, fmt::join(read.top_ids, " "));
+}
+
+// The faster of two steps of training and the loss that the first began with;
+// a step before them takes what a first one costs.
+void tune(const mlxterp::InterpretableModel& model) {
+  int length = 0;
+  std::cin >> length;
+  std::vector<Clock::time_point> ends;
+  float loss = 0;
+  mlxterp::train_tuned_lens(
+      model,
+      line_of_text(model),
+      {.steps = 3, .length = length, .on_step = [&](int step, float of_step) {
+         ends.push_back(Clock::now());
+         if (step == 0) loss = of_step;
+       }});
+  const std::chrono::duration<double> best =
+      std::min(ends[1] - ends[0], ends[2] - ends[1]);
+  fmt::print("{} {}\n", best.count(), loss);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -69,6 +110,10 @@ int main(int argc, char** argv) {
   while (std::cin >> word) {
     if (word == "stream") {
       fmt::print("{}\n", stream_rate());
+    } else if (word == "lens") {
+      lens(model);
+    } else if (word == "tune") {
+      tune(model);
     } else {
       int batch = 0, length = 0;
       std::cin >> batch >> length;

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers into an environment of their own and runs the sweeps of
-# all of them in one run. MLXTERP_PEERS names a Python that has them already.
+# all of them in one run. MLXTERP_PEERS names a Python that has them already;
+# MLXTERP_UPSTREAM, a folder with mlxterp for Python, whose lenses then run too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,4 +13,9 @@ if [[ ! ${MLXTERP_PEERS:-} && ! -f .venv-peers/complete ]]; then
     -r benchmarks/peers/requirements.txt
   touch .venv-peers/complete
 fi
-exec "$python" benchmarks/peers/patching.py "$@"
+"$python" benchmarks/peers/patching.py "$@"
+if [[ ${MLXTERP_UPSTREAM:-} ]]; then
+  cmake --preset release -DMLXTERP_BUILD_BENCHMARKS=ON >&2
+  cmake --build build --target mlxterp_worker >&2
+  "$python" benchmarks/peers/upstream.py
+fi

@@ -9,11 +9,8 @@
 
 from types import SimpleNamespace
 
-from ._blas import prefer_openblas, warn_where_slow
-
-prefer_openblas()  # before MLX is imported
-
 from . import _core
+from ._blas import warn_where_slow
 from .core import (
     ActivationCache,
     InterventionComposer,

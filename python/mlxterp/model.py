@@ -169,6 +169,19 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin):
         """The other mode."""
         return self.train(False)
 
+    def train_tuned_lens(self, dataset: list[str], *args, **kwargs) -> Any:
+        """`mlxterp.tuned_lens.train_tuned_lens` of this model, with all its
+        arguments."""
+        from .tuned_lens import train_tuned_lens
+
+        return train_tuned_lens(self, dataset, *args, **kwargs)
+
+    def load_tuned_lens(self, path: str) -> Any:
+        """`mlxterp.tuned_lens.TunedLens.load`."""
+        from .tuned_lens import TunedLens
+
+        return TunedLens.load(path)
+
     def __getattr__(self, name: str):
         # Only what this object itself does not have comes here; before
         # __init__ has run there is no model to ask.

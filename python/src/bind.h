@@ -49,6 +49,7 @@ std::vector<Edit> edits_of(const std::vector<PyEdit>& edits);
 /** Calls `f(what, done)`, or only asks whether Ctrl-C was pressed. */
 Progress progress_of(const std::optional<nb::callable>& f);
 
+void bind_blas(nb::module_& m);
 void bind_errors(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_pass(nb::module_& m);

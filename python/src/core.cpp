@@ -2,7 +2,6 @@
 // a few classes; what users see of it is written in Python.
 
 #include "bind.h"
-#include "mlxterp/core/blas.h"
 
 namespace nb = nanobind;
 
@@ -15,8 +14,5 @@ NB_MODULE(_core, m) {
   bind_metrics(m);
   bind_sweeps(m);
   bind_readings(m);
-  m.def("blas", [] {
-    const auto found = mlxterp::blas();
-    return std::pair(found.name, found.slow);
-  });
+  bind_blas(m);
 }

@@ -269,6 +269,17 @@ class Attributor {
       return metric.values(logits(mx::take(x, at, 1), metric), reference, {});
     }
     const int batch = x.shape(0), d_model = x.shape(2);
+    if (metric.whole_run) {
+      std::vector<mx::array> each;
+      for (int i = 0; i < batch; ++i)
+        each.push_back(metric.values(
+            logits(
+                mx::squeeze(mx::slice(x, {i, 0, 0}, {i + 1, n, d_model}), 0),
+                metric),
+            reference,
+            {}));
+      return mx::concatenate(std::move(each), 0);
+    }
     const auto read = mx::slice(x, {0, 0, 0}, {batch, n - 1, d_model});
     std::vector<int> next;
     for (int i = 0; i < batch; ++i)

@@ -101,7 +101,7 @@ std::vector<mx::array> position_means(
 
 void check_length(const Readout& metric, size_t length, const char* who) {
   metric.position_in(static_cast<int>(length));
-  if (metric.every_position() && length < 2)
+  if (metric.kind == Metric::Kind::loss && length < 2)
     fail(
         ErrorKind::usage,
         "[{}] the loss needs a prompt of two tokens at least",

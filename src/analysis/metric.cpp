@@ -100,6 +100,12 @@ Metric custom(std::string name, std::vector<Metric::Function> each) {
       .kind = Kind::custom, .name = std::move(name), .each = std::move(each)};
 }
 
+Metric custom_of_run(std::string name, Metric::Function function) {
+  auto metric = custom(std::move(name), std::move(function));
+  metric.whole_run = true;
+  return metric;
+}
+
 float measure(
     const InterpretableModel& model,
     const Metric& metric,
@@ -114,6 +120,11 @@ float measure(
     size_t prompt,
     size_t prompts) {
   const auto out = readout(model, metric, prompt, prompts);
+  if (out.whole_run)
+    return out
+        .values(
+            mx::astype(mx::squeeze(logits, 0), mx::float32), std::nullopt, {})
+        .item<float>();
   if (out.every_position() || out.needs_reference())
     fail(
         ErrorKind::usage,
@@ -182,6 +193,16 @@ mx::array Readout::values(
       break;
   }
   const auto values = function(logits);
+  if (whole_run) {
+    if (values.size() != 1)
+      fail(
+          ErrorKind::usage,
+          "[metric] '{}' made {} numbers of one run's logits; it must return "
+          "one",
+          printable(name),
+          values.size());
+    return mx::reshape(mx::astype(values, mx::float32), {1});
+  }
   if (values.ndim() != 1 || values.shape(0) != rows)
     fail(
         ErrorKind::usage,
@@ -203,7 +224,8 @@ Readout readout(
       .kind = metric.kind,
       .position = metric.position,
       .function = metric.function,
-      .name = metric.name};
+      .name = metric.name,
+      .whole_run = metric.whole_run};
   if (!metric.each.empty()) {
     if (metric.each.size() != prompts)
       fail(

@@ -178,6 +178,11 @@ class Patcher {
       const std::vector<int>& ids,
       const Readout& metric,
       const std::optional<mx::array>& reference) {
+    if (metric.whole_run)
+      return metric
+          .values(
+              mx::astype(mx::squeeze(logits, 0), mx::float32), reference, {})
+          .item<float>();
     if (metric.every_position()) {
       const int n = logits.shape(1);
       const auto rows = mx::astype(

@@ -16,17 +16,20 @@ struct Readout {
   int position = -1;
   std::function<mlx::core::array(const mlx::core::array&)> function;
   std::string name;
+  bool whole_run = false;
 
   /** The only logits it reads, in this order; empty: all. */
   std::vector<int> columns() const;
-  bool every_position() const { return kind == Metric::Kind::loss; }
+  bool every_position() const {
+    return kind == Metric::Kind::loss || whole_run;
+  }
   bool needs_reference() const { return kind == Metric::Kind::kl_divergence; }
   /** Where it reads a prompt of that length. Throws out_of_range. */
   int position_in(int length) const;
 
   /** [row] float32, lazy. `logits`: [row, column], of columns() where there are
    * any. `reference`: logits [vocab] of the clean run. `targets`: the next
-   * token of each row. */
+   * token of each row. Where it reads a whole run: all its rows, to [1]. */
   mlx::core::array values(
       const mlx::core::array& logits,
       const std::optional<mlx::core::array>& reference,

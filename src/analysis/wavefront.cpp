@@ -112,8 +112,10 @@ class Walk final : Observer {
       layer_ = layer;
       x = (*decoder_.layers[size(layer)])(x, pass);
       all_kept = trimmed;
-      // Evaluated as it goes, so that what it took is free again.
+      // Evaluated as it goes, so that what it took is free again: by then,
+      // where memory is given, as MLX allocates ahead of what it computes.
       left ? mx::async_eval(x, *left) : mx::async_eval(x);
+      if (wave_.memory > 0) x.eval();
       done(layer, size(ragged_.rows()));
     }
     if (at < end) {  // changes of what leaves the last layer
@@ -613,6 +615,7 @@ class Sweeper {
   void read(const Walk& walk) {
     const auto& sequences = walk.ragged().sequences;
     const size_t runs = wave_.runs.size();
+    if (wave_.metric.whole_run) return read_whole(walk);
     // Of each sequence, the rows of `out` read and what they should say next.
     std::vector<int> rows, targets;
     std::vector<size_t> owner;
@@ -645,6 +648,24 @@ class Sweeper {
     read_runs_ = true;
   }
 
+  // Of each sequence all rows, those before a cell's first being its run's.
+  void read_whole(const Walk& walk) {
+    const auto& sequences = walk.ragged().sequences;
+    const size_t runs = wave_.runs.size();
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const auto& it = sequences[i];
+      std::vector<int> rows(size(it.first + it.length));
+      const auto own = rows.begin() + it.first;
+      std::iota(rows.begin(), own, it.before);
+      std::iota(own, rows.end(), it.row);
+      (i < runs ? result_.runs[i]
+                : result_.cells[walk.travelling()[i - runs]->cell]) =
+          wave_.metric
+              .values(logits(mx::take(walk.out(), ints(rows), 1)), {}, {})
+              .item<float>();
+    }
+  }
+
   // Means over positions; those before a cell's first are its run's.
   void read_means(
       const Walk& walk,
@@ -673,19 +694,22 @@ class Sweeper {
     }
   }
 
+  // Of rows x [1, row, d_model] the columns that the metric reads, float32.
+  mx::array logits(const mx::array& x) const {
+    Pass pass;
+    const auto columns = wave_.metric.columns();
+    const auto normed = decoder_.ln_final(x, pass);
+    const auto y = columns.empty()
+                       ? decoder_.unembed(normed, pass)
+                       : decoder_.unembed.of_tokens(normed, columns);
+    return mx::astype(mx::squeeze(y, 0), mx::float32);
+  }
+
   std::vector<float> measured(
       const mx::array& out,
       const std::vector<int>& rows,
       const std::vector<int>& targets) {
-    Pass pass;
     const auto columns = wave_.metric.columns();
-    const auto logits = [&](const mx::array& x) {
-      const auto normed = decoder_.ln_final(x, pass);
-      const auto y = columns.empty()
-                         ? decoder_.unembed(normed, pass)
-                         : decoder_.unembed.of_tokens(normed, columns);
-      return mx::astype(mx::squeeze(y, 0), mx::float32);
-    };
     if (wave_.metric.needs_reference() && !reference_) {
       reference_ =
           mx::squeeze(logits(mx::take(out, ints({wave_.reference}), 1)), 0);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <set>
 
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -132,6 +133,26 @@ TEST(Ablate, ResampleTakesAnotherPrompt) {
        .ablation = Ablation::resample,
        .data = Inputs(Inputs::Rows{other, {1, 2}, prompt})});
   expect_cells(sweep.metric, wanted, "resample");
+
+  // Which one, the seed says.
+  const auto with = [&](uint64_t seed) {
+    return ablate(
+               model,
+               {.prompts = prompt,
+                .site = "attn_out",
+                .by = {Axis::layer},
+                .metric = logit(4),
+                .ablation = Ablation::resample,
+                .data = Inputs(Inputs::Rows{other, {9, 8, 7, 6, 5, 4, 3}}),
+                .seed = seed})
+        .metric;
+  };
+  std::set<std::vector<float>> seen;
+  for (uint64_t seed = 0; seed < 10; ++seed) {
+    seen.insert(with(seed));
+    EXPECT_EQ(with(seed), with(seed));
+  }
+  EXPECT_EQ(seen.size(), 2u);
 }
 
 TEST(Ablate, Misuse) {
@@ -155,13 +176,84 @@ TEST(Ablate, Misuse) {
   EXPECT_THROW(ablate(model, options), Error);
 }
 
+// One pass a cell and sample, mlp_out restored.
+void expect_plain(
+    const InterpretableModel& model,
+    const CausalTraceOptions& options,
+    int token,
+    const std::vector<int>& subject) {
+  const auto trace = causal_trace(model, options);
+  EXPECT_EQ(trace.subject, subject);
+  const auto ids = model.token_ids(options.prompt)[0];
+  const int layers = model.decoder().config().n_layers;
+  const auto run =
+      model.run(ids, {.save = {"layers.0.resid_pre", "layers.*.mlp_out"}});
+  const auto clean = run["layers.0.resid_pre"];
+  const auto sigma =
+      options.noise *
+      mx::sqrt(mx::var(model.decoder().embed.weight)).item<float>();
+  std::vector<float> where(ids.size());
+  for (const int p : subject)
+    where[static_cast<size_t>(p)] = sigma;
+  const size_t cells = options.positions.size() * options.layers.size();
+  std::vector<float> sums(cells), squares(cells);
+  float corrupt = 0;
+  auto key = mx::random::key(options.seed);
+  for (int s = 0; s < options.samples; ++s) {
+    const auto [next, own] = mx::random::split(key);
+    key = next;
+    const auto noise =
+        mx::random::normal(clean.shape(), mx::float32, 0, 1, own) *
+        mx::array(where.data(), {1, static_cast<int>(ids.size()), 1});
+    const Edit drown{"layers.0.resid_pre", replace_with(clean + noise)};
+    corrupt += logit_of(model, ids, token, {drown});
+    size_t cell = 0;
+    for (const int p : options.positions)
+      for (const int layer : options.layers) {
+        std::vector<Edit> edits = {drown};
+        const int first = std::max(0, layer - (options.window - 1) / 2);
+        const int last = std::min(layers - 1, layer + options.window / 2);
+        for (int i = first; i <= last; ++i) {
+          const auto site = fmt::format("layers.{}.mlp_out", i);
+          const auto value = run[site];
+          const int at = p < 0 ? value.shape(1) + p : p;
+          edits.push_back(
+              {site,
+               at_positions(
+                   {at},
+                   replace_with(mx::slice(
+                       value, {0, at, 0}, {1, at + 1, value.shape(2)})))});
+        }
+        const float value = logit_of(model, ids, token, edits);
+        sums[cell] += value;
+        squares[cell++] += value * value;
+      }
+  }
+  const auto n = static_cast<float>(options.samples);
+  std::vector<float> means, spreads;
+  for (size_t i = 0; i < cells; ++i) {
+    means.push_back(sums[i] / n);
+    spreads.push_back(
+        std::sqrt(std::max(0.0f, squares[i] / n - means[i] * means[i])));
+  }
+  ASSERT_EQ(trace.sweep.cells(), cells);
+  const auto flat = [](const std::vector<float>& values) {
+    return mx::array(values.data(), {static_cast<int>(values.size())});
+  };
+  test::expect_close(
+      flat(trace.sweep.metric), flat(means), 1e-4, cells, "causal trace");
+  test::expect_close(
+      flat(trace.sweep.spread), flat(spreads), 3e-3, cells, "spread");
+  EXPECT_EQ(spreads[0] > 0.03f, options.samples > 1);
+  EXPECT_NEAR(trace.sweep.corrupt, corrupt / n, 1e-4);
+  EXPECT_GT(std::abs(trace.sweep.corrupt - trace.sweep.clean), 0.01);
+}
+
 TEST(CausalTrace, EqualsPlainEdits) {
   const auto model = InterpretableModel::load("demo");
-  const std::string text = "The Eiffel Tower is in";
-  const auto ids = model.tokenizer().encode(text);
-  const auto trace = causal_trace(
+  expect_plain(
       model,
-      {.prompt = text,
+      {.prompt = "The Eiffel Tower is in",
        .subject = "Eiffel Tower",
        .metric = logit(" Paris"),
        .site = "mlp_out",
@@ -169,46 +261,37 @@ TEST(CausalTrace, EqualsPlainEdits) {
        .samples = 1,
        .seed = 3,
        .layers = {0, 9, 29},
-       .positions = {2, 3, -1}});
-  EXPECT_EQ(trace.subject, (std::vector{1, 2, 3}));
-  const auto run = model.run(
-      ids, {.save = {"layers.0.resid_pre", "layers.*.mlp_out", "logits"}});
-  const auto clean = run["layers.0.resid_pre"];
-  const auto sigma =
-      3 * mx::sqrt(mx::var(model.decoder().embed.weight)).item<float>();
-  std::vector<float> where(ids.size());
-  where[1] = where[2] = where[3] = sigma;
-  const auto own = mx::random::split(mx::random::key(3)).second;
-  const auto noise =
-      mx::random::normal(clean.shape(), mx::float32, 0, 1, own) *
-      mx::array(where.data(), {1, static_cast<int>(ids.size()), 1});
-  const Edit drown{"layers.0.resid_pre", replace_with(clean + noise)};
-  const int paris = model.tokenizer().single_token(" Paris");
-  std::vector<float> wanted;
-  for (const int p : {2, 3, -1})
-    for (const int layer : {0, 9, 29}) {
-      std::vector<Edit> edits = {drown};
-      for (int i = std::max(0, layer - 1); i <= std::min(29, layer + 2); ++i) {
-        const auto site = fmt::format("layers.{}.mlp_out", i);
-        const auto value = run[site];
-        const int at = p < 0 ? value.shape(1) + p : p;
-        edits.push_back(
-            {site,
-             at_positions(
-                 {at},
-                 replace_with(mx::slice(
-                     value, {0, at, 0}, {1, at + 1, value.shape(2)})))});
-      }
-      wanted.push_back(logit_of(model, ids, paris, edits));
+       .positions = {2, 3, -1}},
+      model.tokenizer().single_token(" Paris"),
+      {1, 2, 3});
+}
+
+// Of several runs at once, also where scores are capped. At a single position
+// the cells of all runs lie side by side.
+TEST(CausalTrace, SamplesAreAveraged) {
+  const auto tokenizer = InterpretableModel::load("demo").tokenizer();
+  auto config = test::tiny_config();
+  config.vocab = tokenizer.vocab_size();
+  for (const float softcap : {0.0f, 5.0f})
+    for (const auto& positions : {std::vector{1, 2, 3, -1}, std::vector{3}}) {
+      config.attention_softcap = softcap;
+      const InterpretableModel model(
+          test::tiny_decoder(config), tokenizer, families()[0].renames);
+      expect_plain(
+          model,
+          {.prompt = "The Eiffel Tower is in",
+           .subject = "Eiffel Tower",
+           .metric = logit(7),
+           .site = "mlp_out",
+           .window = 1,
+           .noise = 2,
+           .samples = 3,
+           .seed = 4,
+           .layers = {0, 1, 2},
+           .positions = positions},
+          7,
+          {1, 2, 3});
     }
-  ASSERT_EQ(trace.sweep.shape(), (std::vector{3, 3}));
-  const auto flat = [](const std::vector<float>& values) {
-    return mx::array(values.data(), {static_cast<int>(values.size())});
-  };
-  test::expect_close(
-      flat(trace.sweep.metric), flat(wanted), 1e-4, 9, "causal trace");
-  EXPECT_NEAR(trace.sweep.corrupt, logit_of(model, ids, paris, {drown}), 1e-4);
-  EXPECT_GT(std::abs(trace.sweep.corrupt - trace.sweep.clean), 0.5);
 }
 
 TEST(CausalTrace, Misuse) {

@@ -371,13 +371,17 @@ TEST(Attribute, EveryMetricWithAGradient) {
     const auto p = mx::softmax(logits, -1);
     return mx::negative(mx::sum(mx::multiply(p, mx::log(p)), -1));
   });
+  const auto spread = custom_of_run("spread", [](const mx::array& logits) {
+    return mx::var(mx::softmax(logits, -1), std::vector{0, 1});
+  });
   for (const auto& metric :
        {logit(4),
         probability(4),
         log_probability(4),
         kl_divergence(),
         loss(),
-        entropy})
+        entropy,
+        spread})
     for (const auto direction : {Direction::denoise, Direction::noise}) {
       const auto out = attribute(
           model,

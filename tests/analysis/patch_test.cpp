@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "mlx/memory.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/error.h"
 #include "tests/compare.h"
@@ -140,6 +141,53 @@ TEST(Patch, EveryMetricAndDirection) {
       "rank");
 }
 
+// The loss of all positions, in one's own words.
+TEST(Patch, CustomMetricsSeeEveryPosition) {
+  const auto model = test::tiny_model();
+  const auto own_loss = [](const std::vector<int>& ids) {
+    return custom_of_run("own loss", [ids](const mx::array& logits) {
+      const int n = static_cast<int>(ids.size()) - 1;
+      EXPECT_EQ(logits.shape(), mx::Shape({n + 1, 97}));
+      const auto log_p = mx::subtract(logits, mx::logsumexp(logits, -1, true));
+      return mx::negative(mx::mean(mx::take_along_axis(
+          mx::slice(log_p, {0, 0}, {n, 97}),
+          mx::array(ids.data() + 1, {n, 1}, mx::int32),
+          1)));
+    });
+  };
+  // The runs' ends are each other's, so one's own targets serve both.
+  const std::vector<int> other = {5, 12, 4, 30, 8, 14, 1};
+  const std::vector<int> same = {5, 12, 8, 30, 8, 14, 1};
+  for (const char* site : {"resid_pre", "z"}) {
+    PatchOptions options{
+        .clean = same,
+        .corrupt = other,
+        .site = site,
+        .metric = own_loss(other)};
+    expect_exact(model, options, 1e-5, site);
+    const auto own = patch(model, options);
+    options.metric = loss();
+    const auto known = patch(model, options);
+    test::expect_close(
+        flat(own.metric), flat(known.metric), 1e-5, own.cells(), site);
+    EXPECT_NEAR(own.corrupt, known.corrupt, 1e-5);
+    EXPECT_LT(own.computed, own.cells());  // the first position is shared
+  }
+  const auto said = model(other);
+  EXPECT_NEAR(
+      measure(model, own_loss(other), said),
+      patch(model, {.clean = same, .corrupt = other, .metric = loss()}).corrupt,
+      1e-5);
+  EXPECT_THROW(
+      patch(
+          model,
+          {.clean = same,
+           .corrupt = other,
+           .metric = custom_of_run(
+               "all", [](const mx::array& logits) { return logits; })}),
+      Error);
+}
+
 TEST(Patch, NeuronsAndParts) {
   using enum Axis;
   const auto model = test::tiny_model();
@@ -208,6 +256,32 @@ TEST(Patch, ManyChunksAreOne) {
   EXPECT_GT(parts.rows, whole.rows);
   options.memory = 1000;
   EXPECT_THROW(patch(model, options), Error);
+}
+
+TEST(Patch, KeepsToTheMemoryGiven) {
+  auto config = test::tiny_config();
+  config.d_model = 256;
+  config.d_mlp = 768;
+  const auto model = test::tiny_model(config);
+  std::vector<int> from, to;
+  for (int i = 0; i < 32; ++i) {
+    from.push_back((7 * i + 3) % 97);
+    to.push_back((11 * i + 5) % 97);
+  }
+  for (const size_t memory : {4'000'000, 8'000'000}) {
+    mx::clear_cache();
+    const auto before = mx::get_active_memory();
+    mx::reset_peak_memory();
+    patch(
+        model,
+        {.clean = from,
+         .corrupt = to,
+         .metric = logit_diff(1, 2),
+         .memory = memory});
+    const auto taken = mx::get_peak_memory() - before;
+    EXPECT_LE(taken, memory);
+    EXPECT_GE(taken, memory / 3);
+  }
 }
 
 TEST(Patch, PairsAreAveraged) {

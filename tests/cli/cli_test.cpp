@@ -643,6 +643,49 @@ TEST_F(Cli, CtrlCLeavesNothingBehind) {
   }
 }
 
+// In the middle of a sweep: it says on a terminal when it has begun.
+TEST_F(Cli, CtrlCEndsASweepAtOnce) {
+  using Clock = std::chrono::steady_clock;
+  const auto page = folder / "p.html";
+  for (const auto& how : std::vector<std::vector<std::string>>{
+           {"--plain"}, {"--site", "mlp.post", "--by", "layer,neuron"}}) {
+    std::vector<std::string> arguments = {
+        "patch",
+        "demo",
+        "--clean",
+        "When Mary and John went to the store, John gave a drink to",
+        "--corrupt",
+        "When Mary and John went to the store, Mary gave a drink to",
+        "--metric",
+        "logit_diff( Mary, John)",
+        "--html",
+        page};
+    arguments.insert(arguments.end(), how.begin(), how.end());
+    const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+    ASSERT_GE(terminal, 0);
+    ASSERT_EQ(::grantpt(terminal), 0);
+    ASSERT_EQ(::unlockpt(terminal), 0);
+    const int its_end = ::open(::ptsname(terminal), O_RDWR | O_NOCTTY);
+    ASSERT_GE(its_end, 0);
+    const auto child = start(arguments, its_end);
+    ::close(its_end);
+    std::string told;
+    char some[256];
+    while (told.find("Patching [") == std::string::npos) {
+      const auto n = ::read(terminal, some, sizeof some);
+      if (n <= 0) break;  // it ended
+      told.append(some, static_cast<size_t>(n));
+    }
+    EXPECT_NE(told.find("Patching ["), std::string::npos) << told;
+    const auto begin = Clock::now();
+    ::kill(child, SIGINT);
+    EXPECT_EQ(wait(child), 130) << how[0];
+    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(2)) << how[0];
+    EXPECT_FALSE(std::filesystem::exists(page));
+    ::close(terminal);
+  }
+}
+
 // A shell's `nohup` and background jobs ignore it; so does the command.
 TEST_F(Cli, CtrlCStaysIgnored) {
   const auto outcome = shell(

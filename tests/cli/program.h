@@ -59,8 +59,9 @@ class Program : public testing::Test {
     return shell(command);
   }
 
-  /** Starts `mlxterp arguments...` without waiting; its output is dropped. */
-  static pid_t start(std::vector<std::string> arguments) {
+  /** Starts `mlxterp arguments...` without waiting; its output is dropped, but
+   * what it tells on stderr where that is given. */
+  static pid_t start(std::vector<std::string> arguments, int err = -1) {
     arguments.insert(arguments.begin(), MLXTERP_BINARY_DIR "/bin/mlxterp");
     std::vector<char*> words;
     for (auto& argument : arguments)
@@ -70,7 +71,7 @@ class Program : public testing::Test {
     if (child != 0) return child;
     const int nowhere = ::open("/dev/null", O_RDWR);
     ::dup2(nowhere, STDOUT_FILENO);
-    ::dup2(nowhere, STDERR_FILENO);
+    ::dup2(err < 0 ? nowhere : err, STDERR_FILENO);
     ::execv(words[0], words.data());
     ::_exit(127);
   }

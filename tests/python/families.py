@@ -119,8 +119,8 @@ CONFIGS = {
     },
 }
 FAMILIES = list(CONFIGS)
-#: Those that mix tokens without fused attention.
-NO_FUSED = {"mamba2", "gemma2"}
+#: Those that mix tokens without attention. (Gemma 2 does its own softmax.)
+NO_ATTENTION = {"mamba2"}
 
 
 def build(family: str, seed: int = 0, **changes):

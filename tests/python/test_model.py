@@ -1,5 +1,6 @@
 """Inputs, tokens and the model object itself."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from families import build, ids
-from mlxterp import InterpretableModel, UnknownNameError, UsageError, interventions
+from mlxterp import (
+    InterpretableModel,
+    OutOfRangeError,
+    UnknownNameError,
+    UsageError,
+    interventions,
+)
 from mlxterp.core import ModuleProxy, ModuleResolver, find_layer_key_pattern
 from mlxterp.core import normalize_layer_key
 
@@ -70,6 +77,15 @@ def test_inputs_that_make_no_sense(model, inputs):
     with pytest.raises(UsageError):
         with model.trace(inputs):
             pass
+
+
+def test_tokens_the_model_does_not_have(model):
+    for inputs in ([96], [[1, 2], [3, 1000]]):
+        with pytest.raises(OutOfRangeError, match="not among the 96"):
+            with model.trace(inputs):
+                pass
+    with model.trace([95]):
+        assert model.output.shape == (1, 1, 96)
 
 
 def test_text_needs_a_tokenizer():
@@ -194,6 +210,53 @@ def test_layer_keys():
     assert find_layer_key_pattern(keys, 0) == "model.h.0"
     assert find_layer_key_pattern(keys, 2) == "a.b.layers.2"
     assert find_layer_key_pattern(keys, 5) is None
+
+
+def test_signatures_are_upstreams():
+    """Its arguments, by name, position and default; ours come behind."""
+    import mlxterp
+    from mlxterp import core
+
+    wanted = {
+        mlxterp.InterpretableModel: "model tokenizer=None layer_attr='layers' "
+        "embedding_path=None norm_path=None lm_head_path=None",
+        mlxterp.InterpretableModel.trace: "self inputs interventions=None",
+        mlxterp.collect_activations: "model inputs layers=None normalize_keys=True",
+        mlxterp.scale: "factor",
+        mlxterp.add_vector: "vector",
+        mlxterp.replace_with: "value align='end'",
+        mlxterp.clamp: "min_val=None max_val=None",
+        mlxterp.noise: "std=0.1",
+        core.Trace: "model_forward inputs tokenizer=None interventions=None "
+        "interpretable_model=None",
+        core.OutputProxy: "value name",
+        core.ModuleProxy: "module name",
+        core.LayerListProxy: "layers base_name='layers' model_ref=None "
+        "attr_path=None",
+        core.ModuleResolver: "model embedding_path=None norm_path=None "
+        "lm_head_path=None",
+        core.find_layer_key_pattern: "activations layer_idx component=None",
+        core.normalize_layer_key: "key",
+        core.ActivationCache.get: "self name",
+        mlxterp.InterpretableModel.to_str_tokens: "self input prepend_bos=False",
+    }
+    for thing, names in wanted.items():
+        found = inspect.signature(thing).parameters.values()
+        for it, theirs in zip(found, names.split()):
+            name, _, default = theirs.partition("=")
+            assert it.name == name
+            if default:
+                assert repr(it.default) == default
+            else:
+                assert it.default is inspect.Parameter.empty
+        for extra in list(found)[len(names.split()) :]:
+            assert extra.default is not inspect.Parameter.empty
+    assert set(core.__all__) == {
+        *("ModuleProxy OutputProxy LayerListProxy TraceContext Trace".split()),
+        *("zero_out scale add_vector replace_with clamp noise".split()),
+        *("InterventionComposer ActivationCache collect_activations".split()),
+        *("ModuleResolver normalize_layer_key find_layer_key_pattern".split()),
+    }
 
 
 def test_top_level_names():

@@ -1,6 +1,7 @@
 """The life of a trace: what it saves, keeps, lets go and runs again."""
 
 import copy
+import dataclasses
 import gc
 import threading
 import weakref
@@ -522,6 +523,61 @@ class Odd(nn.Module):
         return {"logits": self.table["deep"][0](x), "n": 1}
 
 
+class Sharing(nn.Module):
+    """Two parents hold the same module, which has a part."""
+
+    def __init__(self):
+        super().__init__()
+        shared = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+        self.layers = [nn.Sequential(nn.Linear(4, 4), shared) for _ in range(2)]
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_a_module_that_two_parents_hold_has_a_value_in_each():
+    model = InterpretableModel(Sharing())
+    x = mx.random.normal((1, 4))
+    first = "layers.0.layers.1"
+    with model.trace(x, interventions={first: scale(2.0)}) as trace:
+        one = model[first].save()
+        inside = model[first + ".layers.1"].save()
+        two = model["layers.1.layers.1"].save()
+        inside_two = model["layers.1.layers.1.layers.1"].save()
+    assert gap(one, inside * 2) == 0 and gap(two, inside_two) == 0
+    assert gap(one, two) > 1e-3
+    assert mx.array_equal(trace.activations["model.layers.1.layers.1"], two)
+    assert len(model.named_modules()) == 1 + 2 + 2 + 3
+
+
+@pytest.mark.parametrize("change", ["replace", "add", "remove"])
+def test_a_model_that_changes_its_parts(change):
+    model = InterpretableModel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    x = mx.ones((1, 4))
+    with model.trace(x):
+        pass
+    layers = model.model.layers
+    if change == "replace":
+        layers[1] = nn.Tanh()
+    elif change == "add":
+        layers.append(nn.Tanh())
+    else:
+        layers.pop()
+    with model.trace(x) as trace:
+        assert gap(model.layers[-1].output, model(x)) == 0
+        assert len(trace.activations) == len(layers) + 1
+    if change == "remove":
+        with pytest.raises(UnknownNameError):
+            model["layers.1"]
+    assert len(model.layers) == len(layers)
+    layers[0].part = nn.Tanh()
+    assert ("layers.0.part", layers[0].part) in model.named_modules()
+    del layers[0].part
+    assert "layers.0.part" not in dict(model.named_modules())
+
+
 def test_tuples_dicts_keywords_and_shared_modules():
     model = InterpretableModel(Odd())
     x = mx.random.normal((2, 4))
@@ -553,6 +609,62 @@ def test_tuples_dicts_keywords_and_shared_modules():
     with model.trace(x, interventions={"layers.1.input": zero_out}):
         zeroed = model.layers[1].first.input.save()
     assert mx.all(zeroed == 0)
+
+
+@dataclasses.dataclass
+class Answer:
+    note: str
+    logits: mx.array
+
+
+class Compiled(nn.Module):
+    """Keeps a compiled function that calls its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4)]
+        self.step = mx.compile(self.inner)
+
+    def inner(self, x):
+        return self.layers[0](x) * 2
+
+    def __call__(self, x):
+        return Answer("an", self.step(x))
+
+
+@pytest.mark.parametrize("called_before", [False, True])
+def test_a_model_that_compiles_itself(called_before):
+    """What a trace does to it must not be compiled in."""
+    module, x = Compiled(), mx.ones((1, 4))
+    if called_before:
+        mx.eval(module(x).logits)
+    model = InterpretableModel(module)
+    with model.trace(x, interventions={"layers.0": zero_out}):
+        zeroed = model.output.save()
+        inner = model.layers[0].output.save()
+    assert mx.all(zeroed == 0) and mx.all(inner == 0)
+    assert gap(module(x).logits, module.inner(x)) < 1e-6
+    assert mx.any(module(x).logits != 0)
+    with model.trace(x, interventions={"output": scale(0.5)}):
+        half = model.output.save()
+    assert gap(half * 2, module.inner(x)) < 1e-6
+    runs = []
+    once = mx.compile(lambda x: runs.append(1) or x + 1)
+    once(x), once(x)
+    assert runs == [1]  # compiling is on again
+
+
+def test_a_trace_inside_a_compiled_function():
+    model = InterpretableModel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    x = mx.ones((1, 4))
+
+    def half(x):
+        with model.trace(x, interventions={"layers.1": scale(0.5)}):
+            return model.layers[1].output.save()
+
+    compiled = mx.compile(half)
+    compiled(x)
+    assert gap(compiled(x), half(x)) < 1e-6
 
 
 def test_a_subclass_calling_super_fires_once():

@@ -53,7 +53,7 @@ class Tokens {
 /**
  * What is measured of a run: a function from its logits to one number, in
  * float32. Read at one position, the last where nothing else is said; the loss
- * at all. A value, made by the functions below.
+ * and custom_of_run at all. A value, made by the functions below.
  */
 struct Metric {
   enum class Kind {
@@ -78,6 +78,9 @@ struct Metric {
   Function function = {};
   /** Custom only, instead: one for each prompt. */
   std::vector<Function> each = {};
+  /** Custom only: it is given one run at a time, the logits of all its
+   * positions, [pos, vocab], and returns one number. */
+  bool whole_run = false;
 };
 
 /** The token's logit. */
@@ -100,9 +103,12 @@ Metric custom(
     std::function<mlx::core::array(const mlx::core::array& logits)> function);
 /** The same with a function for each prompt. */
 Metric custom(std::string name, std::vector<Metric::Function> each);
+/** One's own, of every position: the logits of one run, [pos, vocab], float32,
+ * to one number. A sweep calls it once for each cell. */
+Metric custom_of_run(std::string name, Metric::Function function);
 
 /** Throws usage where a metric is not of the kind that reads one run's last
- * logits alone: those of kl_divergence and loss need more. The value of logits
+ * logits alone: kl_divergence and loss need more. The value of logits
  * [1, pos, vocab]; evaluates. */
 float measure(
     const InterpretableModel& model,

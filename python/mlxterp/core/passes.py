@@ -18,7 +18,7 @@ class Repeatable:
         rows: inputs as the engine takes them.
         edits: (site, function), in order.
         output: the model's output, lazy; it stays.
-        keys: the pass's keys.
+        keys: gives the pass's keys, also after it has been let go.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Repeatable:
         self._start = random_state()
         self._held: Pass | None = engine.run(rows, edits)
         self.output = self._held.output
-        self.keys = self._held.keys()
+        self.keys = self._held.keys
         self.lengths = self._held.lengths
 
     @property

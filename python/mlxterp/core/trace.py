@@ -175,7 +175,13 @@ class Activations(Mapping):
 
     def __init__(self, run: Repeatable):
         self._run = run
-        self._keys = dict.fromkeys([*run.keys, OUTPUT])
+        self._known: dict[str, None] | None = None
+
+    @property
+    def _keys(self) -> dict[str, None]:
+        if self._known is None:
+            self._known = dict.fromkeys([*self._run.keys(), OUTPUT])
+        return self._known
 
     def __getitem__(self, key: str) -> mx.array:
         return self._run.output if key == OUTPUT else self._run.value(key)

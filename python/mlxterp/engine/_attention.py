@@ -1,5 +1,5 @@
-"""One call of fused attention: its values beside the fused result, and the
-explicit computation where something inside is edited."""
+"""One computation of attention: of the fused kind its values beside the fused
+result, and the explicit way where something inside is edited."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Attention:
     Queries are [batch, head, dest, d_head]; keys and values
     [batch, kv_head, src, d_head], where each kv head serves several heads.
     """
+
+    __slots__ = tuple("q k v scale mask sinks z _scores _pattern".split())
 
     def __init__(self, q, k, v, scale, mask, sinks):
         self.q, self.k, self.v = q, k, v
@@ -90,64 +92,17 @@ class Attention:
         return scores + mask.astype(scores.dtype)
 
 
-class Source:
-    """Where the queries or keys were before they were rotated: the input of
-    the `event`-th call of a norm or rope inside the attention module."""
-
-    __slots__ = ("event", "heads_first")
-
-    def __init__(self, event: int, heads_first: bool):
-        self.event, self.heads_first = event, heads_first
-
-    def to_site(self, x: mx.array) -> mx.array:
-        return turned(x) if self.heads_first else x
-
-    from_site = to_site  # turning is its own inverse
-
-
-class Unclear(Exception):
-    """As many positions as heads: which axis is which cannot be told."""
-
-
-def find_source(events, rotated: mx.array, norm: str, skip: Source | None):
-    """The first norm or rope call whose input has the shape of `rotated`
-    [batch, head, pos, d_head], in either order of axes; None where there is
-    none, then nothing is known before `rotated` itself.
-
-    events: (role, input, output) of each call, in order.
-    norm: the role of the norm that belongs to it.
-    skip: what the queries took, when the keys are looked for.
+class Softmax:
+    """Attention that a module computes itself, seen by its softmax: scores and
+    pattern, [batch, head, dest, src] whatever axes the module groups heads in.
     """
-    batch, heads, pos, d_head = rotated.shape
-    first_rope = _first_rope(events, rotated, skip)
-    for i, (role, x, y) in enumerate(events):
-        if x.ndim != 4 or (role != norm and i != first_rope):
-            continue
-        if role == "rope":  # turns along its second-last axis
-            return Source(i, True) if x.shape == rotated.shape else None
-        if x.shape == (batch, pos, heads, d_head) and pos != heads:
-            return Source(i, False)
-        if x.shape == rotated.shape:
-            if pos == heads != 1:
-                raise Unclear
-            return Source(i, True)
-    return None
+
+    def __init__(self, scores: mx.array):
+        self.scores = by_head(scores)
+        self.pattern: mx.array | None = None
+        self.q = self.k = self.v = self.z = None
 
 
-def _first_rope(events, rotated, skip) -> int | None:
-    """The rope call that made `rotated`, else the first that could have."""
-    could = None
-    for i, (role, x, y) in enumerate(events):
-        if role != "rope" or x.ndim != 4 or x.shape != rotated.shape:
-            continue
-        if y is rotated:
-            return i
-        if could is None and not _taken(events, i, skip):
-            could = i
-    return could
-
-
-def _taken(events, i, skip) -> bool:
-    """Whether the i-th rope call turned the queries: they come first."""
-    ropes = [j for j, it in enumerate(events) if it[0] == "rope"]
-    return skip is not None and len(ropes) > 1 and i == ropes[0]
+def by_head(x: mx.array) -> mx.array:
+    """[batch, kv_head, heads each serves, dest, src] to [batch, head, …]."""
+    return x if x.ndim == 4 else x.flatten(1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
@@ -49,7 +49,7 @@ class Edit:
             )
 
 
-def apply(edits: list[Edit], value: mx.array) -> mx.array:
+def apply(edits: Iterable[Callable], value: mx.array) -> mx.array:
     for edit in edits:
         value = edit(value)
     return value

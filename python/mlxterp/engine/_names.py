@@ -15,11 +15,11 @@ from collections.abc import Iterator
 
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
-from ._nodes import Node, Tree
+from ._nodes import ATTENTION_NAMES, Node, Tree
 from ._patterns import compiled, is_pattern
 
-ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
+TAILS = ("input", *SITES, "output")  # what a site's name ends in
 LAYER_ALIASES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 
 _ROOT = {
@@ -151,9 +151,11 @@ class Names:
 
     def _attention_of(self, layer: Node) -> Node | None:
         """The child that holds the layer's attention."""
-        for name in ATTENTION_NAMES:
-            if name in layer.children:
-                return layer.children[name]
+        found = layer
+        while inner := [n for n in ATTENTION_NAMES if n in found.children]:
+            found = found.children[inner[0]]
+        if found is not layer:
+            return found
         for child in layer.children.values():
             if _indices(child) & self._attending:
                 return child
@@ -162,14 +164,14 @@ class Names:
     def _may_attend(self, node: Node) -> bool:
         """Whether its attention sites can exist. Only a pass tells, so before
         the first every module with parts may."""
-        if node.index in self._attending or _named_attention(node):
+        if node.index in self._attending or node.attends:
             return True
         return not self._attending and bool(node.children)
 
     def _all(self) -> Iterator[tuple[str, str]]:
         """Every name a pattern can match, with its site."""
         for node in self._tree.nodes:
-            attends = node.index in self._attending or _named_attention(node)
+            attends = node.index in self._attending or node.attends
             for path in node.paths:
                 for name in dict.fromkeys(self._forms(node, path)):
                     yield from self._named(node, name, attends)
@@ -206,16 +208,11 @@ class Names:
 
     def _order(self, site: str):
         path, _, tail = site.rpartition(".")
-        tails = ("input", *SITES, "output")
-        return self._tree.by_path[path].index, tails.index(tail)
+        return self._tree.by_path[path].index, TAILS.index(tail)
 
 
 def _join(node: Node, tail: str) -> str:
     return f"{node.path}.{tail}" if node.path else tail
-
-
-def _named_attention(node: Node) -> bool:
-    return any(p.rpartition(".")[2] in ATTENTION_NAMES for p in node.paths)
 
 
 def _indices(node: Node) -> set[int]:

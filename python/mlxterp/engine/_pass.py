@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
 from ..errors import UsageError
-from ._attention import SITES, Attention, Source, turned
+from ._attention import SITES, Attention, Softmax, by_head, turned
 from ._edits import Edit, apply
 from ._nodes import Node, Tree
 from ._patches import stepped_in
@@ -16,12 +17,14 @@ _array = mx.array
 
 
 def first_array(values):
-    """The place (key, array) of the first mx.array directly in a tuple, list
-    or dict; (None, None) where there is none."""
+    """The place (key, array) of the first mx.array directly in a tuple, list,
+    dict or dataclass; (None, None) where there is none."""
     if isinstance(values, dict):
         items = values.items()
     elif isinstance(values, (tuple, list)):
         items = enumerate(values)
+    elif dataclasses.is_dataclass(values):
+        items = vars(values).items()
     else:
         return None, None
     for key, value in items:
@@ -31,9 +34,11 @@ def first_array(values):
 
 
 def with_item(values, key, value):
-    """A copy of a tuple, list or dict with one item replaced."""
+    """A copy of such a container with one item replaced."""
     if isinstance(values, dict):
         return type(values)({**values, key: value})
+    if dataclasses.is_dataclass(values):
+        return dataclasses.replace(values, **{key: value})
     items = [*values[:key], value, *values[key + 1 :]]
     named = hasattr(values, "_fields")
     return type(values)(*items) if named else type(values)(items)
@@ -44,12 +49,13 @@ class Plan:
 
     def __init__(self):
         self.all: list[Edit] = []
-        self.inputs: dict[int, list[Edit]] = {}
-        self.outputs: dict[int, list[Edit]] = {}
+        self.inputs: dict[int, list[Callable]] = {}
+        self.outputs: dict[int, list[Callable]] = {}
         #: By node index and attention site.
         self.attention: dict[int, dict[str, list[Edit]]] = {}
         #: By node index and number of the norm or rope call inside it.
-        self.sources: dict[tuple[int, int], list[tuple[Edit, Source]]] = {}
+        self.event_inputs: dict[tuple[int, int], list[Callable]] = {}
+        self.event_outputs: dict[tuple[int, int], list[Callable]] = {}
 
 
 class WrappedPass:
@@ -62,12 +68,17 @@ class WrappedPass:
         self._engine, self._tree, self._plan = engine, tree, plan
         self._by_id = tree.by_id
         self._stack: list[Node] = []
-        # (input, output) of every call of a node, by its index.
-        self._calls: dict[int, list[tuple]] = {}
+        # (input, output) of a node's last call, by its index, and of those
+        # before it.
+        self._calls: dict[int, tuple] = {}
+        self._earlier: dict[int, list[tuple]] = {}
         # Norm and rope calls of the node's last run: (role, input, output).
         self._events: dict[int, list[tuple]] = {}
-        self._attention: dict[int, Attention] = {}
-        self._keys: list[str] = []
+        self._attention: dict[int, Attention | Softmax] = {}
+        self._attended: set[int] = set()  # nodes of `_attention`
+        self._fused: set[int] = set()
+        self._empty: set[int] = set()  # nodes that returned no array
+        self._order: list[int] = []  # of the calls, for `keys`
         self._inputs: mx.array | None = None
         self._finished = False
 
@@ -77,15 +88,18 @@ class WrappedPass:
         """Runs the module; nothing is evaluated."""
         self._inputs = inputs
         with stepped_in(classes, self):
-            module(inputs)
-        outputs = self._calls.get(0)
-        if not outputs or outputs[-1][1] is None:
+            result = module(inputs)
+        if 0 not in self._calls:  # its class cannot be stepped in front of
+            given = isinstance(result, _array)
+            self._calls[0] = inputs, result if given else first_array(result)[1]
+        output = self._calls[0][1]
+        if output is None:
             raise UsageError(
                 f"{type(module).__name__} returned no mx.array, so there is "
                 "no output to trace."
             )
-        self.output = outputs[-1][1]
-        self._keys = list(self._named_keys())
+        self.output = output
+        self._order = list(self._calls)
         for edit in self._plan.all:
             if not edit.fired:
                 raise UsageError(
@@ -95,11 +109,13 @@ class WrappedPass:
 
     def call(self, module, original, args, kwargs):
         """A module's call, seen from `_patches`."""
-        node = self._by_id.get(id(module))
         stack = self._stack
+        node = self._by_id.get(id(module))
         # A subclass's super().__call__ is still the same call.
-        if node is None or (stack and stack[-1] is node):
+        if node is None or (stack and stack[-1].module is module):
             return original(module, *args, **kwargs)
+        if node.twins:
+            node = self._tree.called(module, stack)
         index, plan = node.index, self._plan
 
         if args and type(args[0]) is _array:
@@ -108,8 +124,11 @@ class WrappedPass:
             x = first_array(args)[1]
             if x is None:
                 x = first_array(kwargs)[1]
-        if plan.inputs or plan.sources:
-            edited = self._edited_input(node, x)
+        event = None
+        if node.role is not None and stack and x is not None:
+            event = stack[-1].index, len(self._events.get(stack[-1].index, ()))
+        if plan.inputs or plan.event_inputs:
+            edited = self._edited(x, plan.inputs, plan.event_inputs, index, event)
             if edited is not x:
                 args, kwargs = _replaced(args, kwargs, edited)
                 x = edited
@@ -123,22 +142,44 @@ class WrappedPass:
             stack.pop()
 
         y = result if type(result) is _array else first_array(result)[1]
-        if index in plan.outputs and y is not None:
-            y = apply(plan.outputs[index], y)
-            if isinstance(result, _array):
-                result = y
-            else:
-                result = with_item(result, first_array(result)[0], y)
-        calls = self._calls.get(index)
-        if calls is None:
-            self._calls[index] = [(x, y)]
-        else:
-            calls.append((x, y))
-        if node.role is not None and stack and x is not None:
-            events = self._events.get(stack[-1].index)
-            if events is not None:
-                events.append((node.role, x, y))
+        if plan.outputs or plan.event_outputs:
+            edited = self._edited(y, plan.outputs, plan.event_outputs, index, event)
+            if edited is not y:
+                y = edited
+                if isinstance(result, _array):
+                    result = y
+                else:
+                    result = with_item(result, first_array(result)[0], y)
+        if y is None:
+            self._empty.add(index)
+        before = self._calls.get(index)
+        if before is not None:
+            self._earlier.setdefault(index, []).append(before)
+        self._calls[index] = x, y
+        if event is not None and (events := self._events.get(event[0])) is not None:
+            events.append((node.role, x, y))
         return result
+
+    def soften(self, original, x, axis=None, **more):
+        """A call of `mx.softmax`: inside attention along the last of four or
+        five axes it makes the pattern."""
+        node = self._stack[-1] if self._stack else None
+        if node is None or not node.attends or x.ndim not in (4, 5):
+            return original(x, axis, **more)
+        if axis not in (-1, x.ndim - 1) or node.index in self._fused:
+            return original(x, axis, **more)
+        edits = self._plan.attention.get(node.index, {})
+        call = self._attention[node.index] = Softmax(x)
+        self._attended.add(node.index)
+        if "scores" in edits:
+            call.scores = apply(edits["scores"], call.scores)
+            x = call.scores.reshape(x.shape)
+        y = original(x, axis, **more)
+        call.pattern = by_head(y)
+        if "pattern" in edits:
+            call.pattern = apply(edits["pattern"], call.pattern)
+            y = call.pattern.reshape(y.shape)
+        return y
 
     def attend(self, original, q, k, v, *, scale, mask=None, sinks=None, **more):
         """A call of `mx.fast.scaled_dot_product_attention`."""
@@ -152,6 +193,8 @@ class WrappedPass:
             v = _turned_edit(edits.get("v", []), v)
         call = Attention(q, k, v, scale, mask, sinks)
         self._attention[index] = call
+        self._fused.add(index)
+        self._attended.add(index)
         if edits and ("scores" in edits or "pattern" in edits):
             if "scores" in edits:
                 call.scores = apply(edits["scores"], call.scores)
@@ -165,17 +208,15 @@ class WrappedPass:
         call.z = z
         return z
 
-    def _edited_input(self, node: Node, x):
-        """The input behind the edits on it and on `q` and `k` of the module
-        that it is called in."""
+    @staticmethod
+    def _edited(x, of_nodes, of_events, index: int, event):
+        """A value behind the edits on it as a module's own, and as a norm's
+        or rope's inside attention."""
         if x is None:
             return x
-        if self._stack and node.role is not None:
-            outer = self._stack[-1].index
-            event = len(self._events.get(outer, ()))
-            for edit, source in self._plan.sources.get((outer, event), ()):
-                x = source.from_site(edit(source.to_site(x)))
-        return apply(self._plan.inputs.get(node.index, []), x)
+        if event is not None:
+            x = apply(of_events.get(event, ()), x)
+        return apply(of_nodes.get(index, ()), x)
 
     # Reading
 
@@ -186,11 +227,10 @@ class WrappedPass:
         if self._finished and site == "output":
             return self.output
         self._check_open(site)
-        path, _, tail = site.rpartition(".")
-        node = self._tree.by_path[path]
+        node, tail = self._parsed(site)
         if tail in ("input", "output"):
-            calls = self._calls.get(node.index)
-            found = calls[-1][tail == "output"] if calls else None
+            call = self._calls.get(node.index)
+            found = call[tail == "output"] if call else None
         else:
             found = self._attention_value(node, tail)
         if found is None:
@@ -201,15 +241,23 @@ class WrappedPass:
         """The values of an `.input` or `.output` at each call of a module
         that the pass runs several times, in order."""
         self._check_open(site)
-        path, _, tail = site.rpartition(".")
+        node, tail = self._parsed(site)
         if tail not in ("input", "output"):
             raise UsageError(f"Only inputs and outputs have calls, not '{site}'.")
-        node = self._tree.by_path[path]
-        return [it[tail == "output"] for it in self._calls.get(node.index, [])]
+        return [it[tail == "output"] for it in self.calls_of(node)]
 
     def keys(self) -> list[str]:
         """As the contract says; they outlive `finish`."""
-        return list(self._keys)
+        keys = []
+        for index in self._order:
+            if index == 0:
+                continue
+            key = "model." + self._tree.nodes[index].path
+            if index not in self._empty:
+                keys.append(key)
+            if index in self._attended:
+                keys.append(key + ".attention_weights")
+        return keys
 
     def check(self) -> None:
         """As the contract says."""
@@ -218,18 +266,29 @@ class WrappedPass:
     def finish(self, kept: Sequence[mx.array]) -> None:
         """As the contract says."""
         self._finished = True
-        self._calls, self._events, self._attention = {}, {}, {}
+        self._calls, self._earlier = {}, {}
+        self._events, self._attention = {}, {}
         self._inputs = None
         edits, self._plan = self._plan.all, Plan()
         _check(edits, kept)
 
-    def attending(self) -> list[int]:
-        """Indices of the nodes that called fused attention."""
-        return list(self._attention)
+    # For `_places`, which learns from a pass
 
-    def source_facts(self, index: int):
-        """(events, attention call) of a node, to find where q and k are."""
-        return self._events.get(index, []), self._attention[index]
+    def attending(self) -> list[Node]:
+        """The modules that were seen to compute attention."""
+        return [self._tree.nodes[index] for index in self._attention]
+
+    def attention(self, node: Node) -> Attention | Softmax:
+        return self._attention[node.index]
+
+    def events(self, node: Node) -> list[tuple]:
+        return self._events.get(node.index, [])
+
+    def calls_of(self, node: Node) -> list[tuple]:
+        """(input, output) of each call."""
+        last = self._calls.get(node.index)
+        earlier = self._earlier.get(node.index, [])
+        return earlier if last is None else [*earlier, last]
 
     def _attention_value(self, node: Node, tail: str):
         call = self._attention.get(node.index)
@@ -237,23 +296,18 @@ class WrappedPass:
             return None
         if tail in ("scores", "pattern"):
             return getattr(call, tail)
-        if tail in ("q", "k"):
-            sources = self._engine.sources(node, self, self._inputs)
-            source = sources[tail]
-            if source is not None:
-                x = self._events[node.index][source.event][1]
-                return source.to_site(x)
-        return turned(getattr(call, tail.removeprefix("rot_")))
+        place = self._engine.places(node, self, self._inputs).get(tail)
+        if place is not None:
+            return place.read(self, node)
+        found = getattr(call, tail.removeprefix("rot_"))
+        return None if found is None else turned(found)
 
-    def _named_keys(self):
-        for index in self._calls:
-            if index == 0:
-                continue
-            key = "model." + self._tree.nodes[index].path
-            if self._calls[index][-1][1] is not None:
-                yield key
-            if index in self._attention:
-                yield key + ".attention_weights"
+    def _parsed(self, site: str) -> tuple[Node, str]:
+        path, _, tail = site.rpartition(".")
+        node = self._tree.by_path.get(path)
+        if node is None:
+            raise UsageError(f"The model had no '{path}' when this pass was run.")
+        return node, tail
 
     def _check_open(self, site: str):
         if self._finished:
@@ -268,18 +322,28 @@ class WrappedPass:
         if node.index not in self._calls:
             return f"{name} ({kind}) was not called in this pass."
         if tail in SITES:
+            how = (
+                "computes attention its own way"
+                if node.index in self._attention
+                else "does not itself call mx.fast.scaled_dot_product_attention"
+            )
             return (
-                f"{name} ({kind}) does not itself call "
-                "mx.fast.scaled_dot_product_attention, so nothing here is seen "
-                f"as its {tail}; its modules' inputs and outputs are."
+                f"{name} ({kind}) {how}, so nothing here is seen as its {tail}; "
+                "its parts' inputs and outputs are."
             )
         return f"{name} ({kind}) was given and returned no mx.array here."
 
 
 def _check(edits: list[Edit], kept: Sequence[mx.array] = ()):
     guards = [guard for edit in edits for guard in edit.guards]
-    if kept or guards:
+    try:
         mx.eval(*kept, *guards)
+    except ValueError as error:
+        # Inside mx.compile and mx.vmap nothing can be evaluated: the values
+        # stay lazy parts of the user's function, and unchecked.
+        if "function transformations" in str(error):
+            return
+        raise
     for edit in edits:
         edit.check()
 

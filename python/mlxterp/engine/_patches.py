@@ -1,9 +1,10 @@
 """Steps in front of module calls, for as long as a pass is being built.
 
 The `__call__` of every class in the model is replaced, on the class that
-defines it, and so is `mlx.core.fast.scaled_dot_product_attention`. Both are
+defines it, and so are `mlx.core.fast.scaled_dot_product_attention` and
+`mlx.core.softmax`. They are
 counted under a lock, so that passes on several threads share them, and put
-back by the last pass to leave: classes and `mx.fast` end exactly as they were.
+back by the last pass to leave: classes and MLX end exactly as they were.
 What a replacement does depends on the thread's own current pass; where there
 is none it calls the original at once.
 """
@@ -28,7 +29,7 @@ class _Current(threading.local):
 current = _Current()
 
 _lock = threading.Lock()
-_CALL, _SDPA = "__call__", "scaled_dot_product_attention"
+_CALL = "__call__"
 
 
 def calling_class(kind: type) -> type | None:
@@ -51,15 +52,20 @@ def _step_in_call(original):
     return __call__
 
 
-def _step_in_attention(original):
-    @functools.wraps(original)
-    def scaled_dot_product_attention(*args, **kwargs):
-        run = current.run
-        if run is None:
-            return original(*args, **kwargs)
-        return run.attend(original, *args, **kwargs)
+def _step_in_function(method: str):
+    """Steps in front of a function of MLX with a method of the pass."""
 
-    return scaled_dot_product_attention
+    def step_in(original):
+        @functools.wraps(original)
+        def stepped(*args, **kwargs):
+            run = current.run
+            if run is None:
+                return original(*args, **kwargs)
+            return getattr(run, method)(original, *args, **kwargs)
+
+        return stepped
+
+    return step_in
 
 
 class _Replacement:
@@ -72,9 +78,8 @@ class _Replacement:
 
     def enter(self):
         if self.users == 0:
-            found = vars(self.owner)[self.name]
-            if found is not self.original:
-                self.original, self.mine = found, self.step_in(found)
+            self.original = vars(self.owner)[self.name]
+            self.mine = self.step_in(self.original)
             setattr(self.owner, self.name, self.mine)
         self.users += 1
 
@@ -86,8 +91,11 @@ class _Replacement:
             setattr(self.owner, self.name, self.original)
 
 
-_attention = _Replacement(mx.fast, _SDPA, _step_in_attention)
-_calls: dict[type, _Replacement] = {}
+_functions = (
+    _Replacement(mx.fast, "scaled_dot_product_attention", _step_in_function("attend")),
+    _Replacement(mx, "softmax", _step_in_function("soften")),
+)
+_calls: dict[type, _Replacement] = {}  # of classes in use now
 
 
 @contextmanager
@@ -101,8 +109,9 @@ def stepped_in(classes: Iterable[type], run):
                     _calls[kind] = _Replacement(kind, _CALL, _step_in_call)
                 _calls[kind].enter()
                 entered.append(_calls[kind])
-            _attention.enter()
-            entered.append(_attention)
+            for function in _functions:
+                function.enter()
+                entered.append(function)
         outer, current.run = current.run, run
         try:
             yield
@@ -112,6 +121,8 @@ def stepped_in(classes: Iterable[type], run):
         with _lock:
             for it in reversed(entered):
                 it.leave()
+                if not it.users:
+                    _calls.pop(it.owner, None)
 
 
 @contextmanager

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import UsageError
-from ._attention import Source, Unclear, find_source
+from ..errors import OutOfRangeError, UsageError
+from ._compiled import hold_compiled, uncompiled
 from ._edits import Edit
-from ._names import Names
+from ._names import TAILS, Names
 from ._nodes import Node, Tree
 from ._pass import Plan, WrappedPass
 from ._patches import calling_class, suspended
+from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
 from .base import Intervention
+
+#: What models call their token embedding.
+EMBEDDING_NAMES = tuple(
+    "embed_tokens wte tok_embeddings embed_in embeddings word_embeddings".split()
+)
 
 
 class WrappedEngine:
@@ -28,8 +35,9 @@ class WrappedEngine:
     on several threads at once, where the module's parameters are evaluated:
     MLX's lazy arrays belong to the thread that made them.
 
-    What runs inside a function that `mx.compile` has made is out of sight,
-    there MLX calls no modules.
+    Modules that hold functions made by `mx.compile` run uncompiled in a pass;
+    one kept elsewhere that calls modules is out of sight, and must not be
+    called for the first time in a pass with interventions.
     """
 
     def __init__(self, module: nn.Module, layer_attr: str | None = "layers"):
@@ -48,11 +56,13 @@ class WrappedEngine:
         """Learns the module tree, again where it has changed."""
         self._tree = Tree(self.module)
         self._attending: set[int] = set()
-        self._sources: dict[int, dict[str, Source | None]] = {}
+        self._places: dict[int, dict[str, Event | Part]] = {}
         classes = {type(node.module) for node in self._tree.nodes}
         self._classes = list({calling_class(it): None for it in classes})
         if None in self._classes:
             self._classes.remove(None)
+        self._compiled = hold_compiled([node.module for node in self._tree.nodes])
+        self._vocabulary = _vocabulary(self._tree)
         self._layers = self._find_layers()
         self.n_layers = len(self._layers)
         self._names = Names(
@@ -93,11 +103,12 @@ class WrappedEngine:
     ) -> WrappedPass:
         """As the contract says. Padding has id 0."""
         tree, _, classes = self._current()
-        ids, lengths = padded(inputs)
+        ids, lengths = padded(inputs, self._vocabulary)
         plan = self._plan(interventions, ids, tree)
         run = WrappedPass(self, tree, plan, lengths)
-        run.build(classes, self.module, ids)
-        self._attending.update(run.attending())
+        with uncompiled() if self._compiled else nullcontext():
+            run.build(classes, self.module, ids)
+        self._attending.update(node.index for node in run.attending())
         return run
 
     def forward(self, *args, **kwargs):
@@ -107,7 +118,7 @@ class WrappedEngine:
 
     def named_modules(self) -> list[tuple[str, nn.Module]]:
         """Dotted paths and modules, the root (`""`) first."""
-        return [(n.path, n.module) for n in self._current()[0].nodes]
+        return [(it.path, it.module) for it in self._current()[0].by_id.values()]
 
     def parameters(self) -> dict:
         """The module's tree of parameters."""
@@ -123,44 +134,39 @@ class WrappedEngine:
             edit = Edit(site, fn)
             plan.all.append(edit)
             path, _, tail = site.rpartition(".")
-            node = tree.by_path[path]
+            node = tree.by_path.get(path)
+            if node is None or tail not in TAILS:
+                raise self._names.unknown(site)
             if tail in ("input", "output"):
                 group = plan.inputs if tail == "input" else plan.outputs
                 group.setdefault(node.index, []).append(edit)
                 continue
-            source = None
-            if tail in ("q", "k") and node.has_roles:
-                source = self.sources(node, None, inputs)[tail]
-            if source is not None:
-                key = (node.index, source.event)
-                plan.sources.setdefault(key, []).append((edit, source))
+            # Scores and pattern are edited in the attention call itself.
+            own = tail in ("scores", "pattern")
+            place = None if own else self.places(node, None, inputs).get(tail)
+            if place is not None:
+                place.add(edit, plan, node)
             else:
                 of_node = plan.attention.setdefault(node.index, {})
                 of_node.setdefault(tail, []).append(edit)
         return plan
 
-    # Where queries and keys are before they are rotated
-
-    def sources(
+    def places(
         self, node: Node, run: WrappedPass | None, inputs: mx.array
-    ) -> dict[str, Source | None]:
-        """Where an attention module's `q` and `k` are to be found, learnt
-        from `run` and remembered, since it lies in the module's code. Without
-        a run, or where its axes are ambiguous, a pass is built for it on
-        longer inputs; nothing of it is evaluated."""
-        known = self._sources.get(node.index)
+    ) -> dict[str, Event | Part]:
+        """Where an attention module's values are that its attention call does
+        not show (see `_places`), learnt from `run` and remembered. Without a
+        run, or where its axes are ambiguous, a pass is built for it on longer
+        inputs; nothing of it is evaluated."""
         for longer in range(3):
-            if known is not None:
-                return known
+            if node.index in self._places:
+                break
             if run is None or longer:
                 run = self._probe(inputs, longer)
-            if node.index not in run.attending():
-                break
-            try:
-                known = self._sources[node.index] = _sources_in(run, node)
-            except Unclear:
-                continue
-        return known or {"q": None, "k": None}
+            for it in run.attending():
+                with suppress(Unclear):
+                    self._places[it.index] = places(it, run)
+        return self._places.get(node.index, {})
 
     def _probe(self, inputs: mx.array, longer: int) -> WrappedPass:
         if inputs.ndim > 1:
@@ -169,20 +175,22 @@ class WrappedEngine:
             return self.run(inputs)
 
 
-def _sources_in(run: WrappedPass, node: Node) -> dict[str, Source | None]:
-    # Multi-head latent attention rotates a part of each head, and that part
-    # never reaches the fused call: before it there is nothing of its shape.
-    if hasattr(node.module, "qk_rope_head_dim"):
-        return {"q": None, "k": None}
-    events, call = run.source_facts(node.index)
-    q = find_source(events, call.q, "q_norm", None)
-    k = find_source(events, call.k, "k_norm", q)
-    return {"q": q, "k": k}
+def _vocabulary(tree: Tree) -> int | None:
+    """How many tokens the model's embedding knows, if it has one."""
+    for path, node in tree.by_path.items():
+        if path.rpartition(".")[2] in EMBEDDING_NAMES:
+            if isinstance(node.module, (nn.Embedding, nn.QuantizedEmbedding)):
+                return node.module.weight.shape[0]
+    return None
 
 
-def padded(inputs: list[list[int]] | mx.array) -> tuple[mx.array, list[int]]:
+def padded(
+    inputs: list[list[int]] | mx.array, vocabulary: int | None = None
+) -> tuple[mx.array, list[int]]:
     """(array, lengths): rows of ids behind which 0 stands, int32 [batch, pos];
-    an array stays as it is. Raises UsageError for no rows or an empty one."""
+    an array stays as it is, unchecked. Raises UsageError for no rows or an
+    empty one, OutOfRangeError for an id the vocabulary does not have: MLX would
+    read whatever lies there."""
     if isinstance(inputs, mx.array):
         if inputs.size == 0:
             raise UsageError(f"Inputs of shape {inputs.shape} hold nothing.")
@@ -191,5 +199,11 @@ def padded(inputs: list[list[int]] | mx.array) -> tuple[mx.array, list[int]]:
     lengths = [len(row) for row in inputs]
     if not lengths or 0 in lengths:
         raise UsageError("Inputs must hold at least one token in every row.")
+    highest = max(map(max, inputs))
+    if vocabulary is not None and highest >= vocabulary:
+        raise OutOfRangeError(
+            f"Token {highest} is not among the {vocabulary} of this model."
+        )
     longest = max(lengths)
-    return mx.array([[*row, *[0] * (longest - len(row))] for row in inputs]), lengths
+    rows = [[*row, *[0] * (longest - len(row))] for row in inputs]
+    return mx.array(rows), lengths

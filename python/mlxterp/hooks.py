@@ -1,0 +1,335 @@
+"""The ways of TransformerLens and of nnterp into an InterpretableModel."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+import mlx.core as mx
+
+from .core import InterventionComposer, OutputProxy, TraceContext, add_vector
+from .core.intervention import at_positions
+from .errors import OutOfRangeError, UnknownNameError, UsageError
+from .hook_names import hook_names, hook_site, part_path
+from .layer_sites import checked_layers
+
+Names = str | Sequence[str] | Callable[[str], bool]
+HookFunction = Callable[..., "mx.array | None"]
+
+
+class HookPoint:
+    """What a hook function is told of where it acts.
+
+    Attributes:
+        name: As the hook was asked for.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def layer(self) -> int:
+        """The layer in the name. Raises UsageError where there is none."""
+        for part in self.name.split("."):
+            if part.isdigit():
+                return int(part)
+        raise UsageError(f"'{self.name}' is in no layer")
+
+    def __repr__(self) -> str:
+        return f"HookPoint({self.name})"
+
+
+class HookCache(Mapping):
+    """Values by hook name: `cache["blocks.3.hook_resid_post"]`, shorter
+    `cache["resid_post", 3]`, the layer counted from the end if negative."""
+
+    def __init__(self, values: dict[str, mx.array], n_layers: int):
+        self._values, self._n_layers = values, n_layers
+
+    def __getitem__(self, key: str | tuple) -> mx.array:
+        name = key if isinstance(key, str) else self._long(*key)
+        if name not in self._values:
+            raise UnknownNameError(
+                f"the cache has no {key!r}; it has {', '.join(self._values)}"
+            )
+        return self._values[name]
+
+    def _long(self, short: str, layer: int, part: str | None = None) -> str:
+        """The name that (short, layer) means; `part` ("attn", "mlp") is only
+        needed where the short name stands for several."""
+        count = self._n_layers
+        if not -count <= layer < count:
+            raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
+        here = f"blocks.{layer % count}."
+        for middle in [f"{part}."] if part else ["", "attn.", "mlp."]:
+            if f"{here}{middle}hook_{short}" in self._values:
+                return f"{here}{middle}hook_{short}"
+        return f"{here}hook_{short}"
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"HookCache({len(self)} values)"
+
+
+class LayerSites:
+    """One site of every layer: `[i]` is its value in the open trace, which
+    `[i] = value` sets; negative layers count from the end."""
+
+    def __init__(self, model: Any, alias: str, tail: str | None = None):
+        self._model, self._alias, self._tail = model, alias, tail
+
+    def _site(self, layer: int) -> str:
+        count, layer = len(self), operator.index(layer)
+        if not -count <= layer < count:
+            raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
+        layer %= count
+        if self._tail is None:
+            return f"layers.{layer}.{self._alias}"
+        return part_path(self._model, layer, self._alias) + self._tail
+
+    def __getitem__(self, layer: int) -> OutputProxy:
+        return self._model[self._site(layer)]
+
+    def __setitem__(self, layer: int, value: mx.array | float) -> None:
+        site = self._site(layer)
+        context = TraceContext.current(self._model)
+        if context is None:
+            raise UsageError(f"'{site}' can be set only inside a trace")
+        if isinstance(value, OutputProxy):
+            value = value[...]
+        context.trace.edit(site, value)
+
+    def __len__(self) -> int:
+        return len(self._model.layers)
+
+
+class HookMixin:
+    """TransformerLens' hooks and nnterp's layer access of an
+    InterpretableModel."""
+
+    # As in TransformerLens
+
+    def hook_names(self) -> list[str]:
+        """Every hook point (`blocks.0.attn.hook_q`), in the order of the
+        pass."""
+        return hook_names(self)
+
+    def run_with_cache(
+        self, inputs: Any, names_filter: Names | None = None
+    ) -> tuple[mx.array, HookCache]:
+        """One pass, and the values at hook points.
+
+        Args:
+            inputs: Whatever `trace` takes.
+            names_filter: A hook point or any other name of a site, several, or
+                a function of hook points' names; None means all hook points.
+                Keep what you need: nothing else is computed or held.
+
+        Returns: logits [batch, pos, vocab] and the cache, evaluated. Of hook
+            points nobody named those that the pass has not are left out.
+
+        Raises:
+            UnknownNameError, OutOfRangeError: a name that means nothing.
+            UsageError: a named value the pass never had, or no name chosen.
+        """
+        names, named = self._hooks_meant(names_filter)
+        values: dict[str, mx.array] = {}
+        with self.trace(inputs) as trace:
+            logits = self.output.save()
+            for name in names:
+                site = hook_site(self, name)
+                try:
+                    values[name] = trace.value(site)
+                except UsageError:
+                    if named:
+                        raise
+                else:
+                    trace.context.save(name, values[name])
+            if not values:
+                raise UsageError("the pass has none of the hook points chosen")
+        return logits, HookCache(values, len(self.layers))
+
+    def run_with_hooks(
+        self,
+        inputs: Any,
+        fwd_hooks: Sequence[tuple[Names, HookFunction]] = (),
+    ) -> mx.array:
+        """One pass with functions at hook points.
+
+        Args:
+            inputs: Whatever `trace` takes.
+            fwd_hooks: (name, function) pairs, applied in order; the name as
+                `names_filter` of `run_with_cache`. The function is called as
+                `function(value, hook=HookPoint)` and gives the new value, of
+                the same shape and type, or changes the value in place and
+                gives None.
+
+        Returns: logits [batch, pos, vocab], evaluated.
+
+        Raises:
+            UnknownNameError, OutOfRangeError: a name that means nothing.
+            UsageError: a hook that never acted or gave another shape or type,
+                a function of names that chose none, or hook_resid_mid where
+                it is known only as what the MLP's norm reads: setting that
+                would leave the stream the MLP adds to as it was.
+            Whatever a hook raises.
+        """
+        at_sites: dict[str, InterventionComposer] = {}
+        for names, function in fwd_hooks:
+            for name in self._hooks_meant(names)[0]:
+                site = hook_site(self, name)
+                middle = "hook_resid_mid"
+                if name.endswith(middle) and not site.endswith(middle[5:]):
+                    raise UsageError(
+                        f"'{name}' can be read, not set: it is the sum of "
+                        "hook_resid_pre and hook_attn_out, set one of these"
+                    )
+                composer = at_sites.setdefault(site, InterventionComposer())
+                composer.add(_as_intervention(function, HookPoint(name)))
+        with self.trace(inputs, interventions=at_sites):
+            return self.output.save()
+
+    def _hooks_meant(self, names: Names | None) -> tuple[list[str], bool]:
+        """Names, and whether the user wrote them out."""
+        if isinstance(names, str):
+            return [names], True
+        if names is not None and not callable(names):
+            return list(names), True
+        chosen = [n for n in hook_names(self) if names is None or names(n)]
+        if not chosen:
+            raise UsageError("the function of hook names chose none of them")
+        return chosen, False
+
+    def to_tokens(
+        self, input: str | Sequence[str], prepend_bos: bool = False
+    ) -> mx.array:
+        """Token ids [batch, pos] of one text or of several with as many
+        tokens.
+
+        Raises UsageError for texts of different lengths, since an array cannot
+        tell which of its tokens are padding: give those to `trace` as they
+        are.
+        """
+        texts = [input] if isinstance(input, str) else list(input)
+        rows = [self.encode(text) for text in texts]
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        if prepend_bos and bos is None:
+            raise UsageError("the tokenizer has no bos_token_id to prepend")
+        if prepend_bos:
+            rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
+        lengths = [len(row) for row in rows]
+        if len(set(lengths)) != 1 or 0 in lengths:
+            raise UsageError(
+                f"the texts have {', '.join(map(str, lengths)) or 'no'} "
+                "tokens; those of different lengths go to trace as a list"
+            )
+        return mx.array(rows)
+
+    # As in nnterp
+
+    @property
+    def layers_input(self) -> LayerSites:
+        """What each layer reads, [batch, pos, d_model]."""
+        return LayerSites(self, "resid_pre")
+
+    @property
+    def layers_output(self) -> LayerSites:
+        """What each layer leaves, [batch, pos, d_model]."""
+        return LayerSites(self, "resid_post")
+
+    @property
+    def attentions_input(self) -> LayerSites:
+        """What each attention reads, behind its norm."""
+        return LayerSites(self, "attn_out", ".input")
+
+    @property
+    def attentions_output(self) -> LayerSites:
+        """What each attention returns."""
+        return LayerSites(self, "attn_out")
+
+    @property
+    def mlps_input(self) -> LayerSites:
+        """What each MLP reads, behind its norm."""
+        return LayerSites(self, "mlp_out", ".input")
+
+    @property
+    def mlps_output(self) -> LayerSites:
+        """What each MLP returns."""
+        return LayerSites(self, "mlp_out")
+
+    def skip_layer(self, layer: int) -> dict[str, Callable]:
+        """Interventions that make a layer leave what it read. Raises
+        OutOfRangeError."""
+        return self.skip_layers(layer, layer)
+
+    def skip_layers(self, start: int, end: int) -> dict[str, Callable]:
+        """Interventions that skip the layers from `start` to `end`, both
+        included. The passes of several threads need interventions of their
+        own. Raises OutOfRangeError."""
+        skipping: dict[str, Callable] = {}
+        for layer in checked_layers(self, range(start, end + 1)):
+            keep, give = _carrying()
+            skipping[f"layers.{layer}.resid_pre"] = keep
+            skipping[f"layers.{layer}.resid_post"] = give
+        return skipping
+
+    def steer(
+        self,
+        layers: int | Sequence[int],
+        vector: mx.array,
+        factor: float = 1.0,
+        positions: int | Sequence[int] | None = None,
+    ) -> dict[str, Callable]:
+        """Interventions that add `factor` times a vector [d_model] to what
+        layers leave (Turner et al., "Steering Language Models With Activation
+        Engineering", 2023, arXiv:2308.10248).
+
+        positions: where to add it, None for everywhere; negative ones count
+            from the end of the batch, in front of which shorter texts end.
+
+        Raises OutOfRangeError for a layer; a pass raises UsageError for a
+        vector of another width.
+        """
+        if isinstance(layers, Integral):
+            layers = [layers]
+        fn = add_vector(vector * factor)
+        if positions is not None:
+            fn = at_positions(positions, fn)
+        chosen = checked_layers(self, layers)
+        return {f"layers.{layer}.resid_post": fn for layer in chosen}
+
+
+def _as_intervention(
+    function: HookFunction, hook: HookPoint
+) -> Callable[[mx.array], mx.array]:
+    """A hook function as a function of the value alone."""
+
+    def acting(value: mx.array) -> mx.array:
+        own = mx.array(value)  # which it may change in place
+        result = function(own, hook=hook)
+        return own if result is None else result
+
+    return acting
+
+
+def _carrying() -> tuple[Callable, Callable]:
+    """Two interventions: the second gives what the first was given."""
+    carried: list[mx.array] = []
+
+    def keep(x: mx.array) -> mx.array:
+        carried[:] = [x]
+        return x
+
+    def give(_: mx.array) -> mx.array:
+        return carried.pop()  # nothing of a pass is held behind it
+
+    return keep, give

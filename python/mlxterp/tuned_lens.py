@@ -1,0 +1,305 @@
+"""The tuned lens: for every layer an affine map learned so that its hidden
+states can be read by the model's own last norm and unembedding.
+
+Belrose et al., "Eliciting Latent Predictions from Transformers with the Tuned
+Lens", 2023, arXiv:2303.08112.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map
+
+from .errors import BadDataError, IoError, OutOfRangeError, UsageError
+from .files import existing, replacing
+from .layer_sites import checked_layers, traced_layers
+from .unembed import Projection, final_norm, output_projection
+
+# A step on fewer tokens than this says little about the model.
+_MIN_CHUNK = 10
+# How many tokens of the first text tell the width of the residual stream.
+_PROBE = 10
+
+
+class TunedLens(nn.Module):
+    """One translator W h + b for each layer, the identity until trained.
+
+    Attributes:
+        num_layers: How many layers the model has.
+        hidden_dim: d_model, the width of the residual stream.
+        translators: A linear layer [hidden_dim, hidden_dim] for each layer.
+    """
+
+    def __init__(self, num_layers: int, hidden_dim: int):
+        super().__init__()
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.translators = [
+            nn.Linear(hidden_dim, hidden_dim) for _ in range(num_layers)
+        ]
+        for translator in self.translators:
+            translator.weight = mx.eye(hidden_dim)
+            translator.bias = mx.zeros((hidden_dim,))
+
+    def __call__(self, h: mx.array, layer_idx: int) -> mx.array:
+        """The states [..., hidden_dim] of a layer, translated. Raises
+        OutOfRangeError for a layer the lens has not, UsageError for states of
+        another width."""
+        if not 0 <= layer_idx < self.num_layers:
+            raise OutOfRangeError(
+                f"layer {layer_idx} is out of range: the tuned lens has "
+                f"{self.num_layers} layers, 0 to {self.num_layers - 1}"
+            )
+        if h.shape[-1] != self.hidden_dim:
+            raise UsageError(
+                "the tuned lens is for hidden states of width "
+                f"{self.hidden_dim}, these have {h.shape[-1]}: it was trained "
+                "on another model"
+            )
+        return self.translators[layer_idx](h)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes `path` with the suffix .npz (the arrays
+        `translators_{i}_weight` and `translators_{i}_bias`) and .json
+        (`num_layers`, `hidden_dim`). What follows the last dot of `path` is
+        its suffix and is replaced. Raises IoError."""
+        path = Path(path)
+        arrays: dict[str, mx.array] = {}
+        for index, translator in enumerate(self.translators):
+            arrays[f"translators_{index}_weight"] = translator.weight
+            arrays[f"translators_{index}_bias"] = translator.bias
+        mx.eval(arrays)
+        with replacing(path.with_suffix(".npz")) as draft:
+            mx.savez(str(draft), **arrays)
+        config = {"num_layers": self.num_layers, "hidden_dim": self.hidden_dim}
+        with replacing(path.with_suffix(".json")) as draft:
+            draft.write_text(json.dumps(config, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TunedLens:
+        """A lens that `save` wrote. Raises MissingFileError (a
+        FileNotFoundError) or BadDataError."""
+        path = Path(path)
+        config_path = existing(path.with_suffix(".json"))
+        arrays_path = existing(path.with_suffix(".npz"))
+        num_layers, hidden_dim = _read_config(config_path)
+        try:
+            arrays = dict(mx.load(str(arrays_path)))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise BadDataError(
+                f"{arrays_path} is no .npz file: {error}"
+            ) from error
+        shapes: dict[str, tuple[int, ...]] = {}
+        # The arrays bound what a number in the .json may make us build.
+        if num_layers > len(arrays):
+            raise BadDataError(
+                f"{config_path} tells of {num_layers} layers, but "
+                f"{arrays_path} holds {len(arrays)} arrays"
+            )
+        for index in range(num_layers):
+            shapes[f"translators_{index}_weight"] = (hidden_dim, hidden_dim)
+            shapes[f"translators_{index}_bias"] = (hidden_dim,)
+        for name, shape in shapes.items():
+            if name not in arrays:
+                raise BadDataError(f"{arrays_path} has no array {name}")
+            if tuple(arrays[name].shape) != shape:
+                raise BadDataError(
+                    f"{name} of {arrays_path} has shape "
+                    f"{tuple(arrays[name].shape)}, but must have {shape}"
+                )
+        lens = cls(num_layers, hidden_dim)
+        for index, translator in enumerate(lens.translators):
+            translator.weight = arrays[f"translators_{index}_weight"]
+            translator.bias = arrays[f"translators_{index}_bias"]
+        return lens
+
+
+def _read_config(path: Path) -> tuple[int, int]:
+    """`num_layers` and `hidden_dim`. Raises BadDataError."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadDataError(f"{path} is no JSON: {error}") from error
+    numbers = []
+    for name in ("num_layers", "hidden_dim"):
+        value = config.get(name) if isinstance(config, dict) else None
+        if type(value) is not int or value < 1:
+            raise BadDataError(f"{path} needs a whole number {name!r} above 0")
+        numbers.append(value)
+    return numbers[0], numbers[1]
+
+
+def log_softmax(x: mx.array, axis: int = -1) -> mx.array:
+    """The logarithm of the softmax along `axis`."""
+    return x - mx.logsumexp(x, axis=axis, keepdims=True)
+
+
+def kl_divergence(log_p: mx.array, log_q: mx.array) -> mx.array:
+    """KL(p || q) in nats of log probabilities [..., vocab], the mean over all
+    other axes."""
+    return mx.sum(mx.exp(log_p) * (log_p - log_q), axis=-1).mean()
+
+
+def _chunks(tokens: Sequence[int], size: int):
+    """`size` tokens at a time, over and over; the tail that fills no whole
+    chunk is left out."""
+    at = 0
+    while True:
+        yield list(tokens[at : at + size])
+        at += size
+        if at >= len(tokens) - size:
+            at = 0
+
+
+def _training_projection(model: Any) -> Projection:
+    """The output projection; quantised tied rows are unpacked once instead of
+    in every one of the many products."""
+    module, _, tied = model._module_resolver.get_output_projection()
+    if not (tied and hasattr(module, "scales")):
+        return output_projection(model)
+    rows = mx.dequantize(
+        module.weight,
+        module.scales,
+        getattr(module, "biases", None),
+        group_size=module.group_size,
+        bits=module.bits,
+        mode=getattr(module, "mode", "affine"),
+    )
+    return lambda hidden: hidden @ rows.T
+
+
+def train_tuned_lens(
+    model: Any,
+    dataset: Sequence[str],
+    num_steps: int = 250,
+    learning_rate: float = 1.0,
+    momentum: float = 0.9,
+    max_seq_len: int = 2048,
+    gradient_clip: float = 1.0,
+    save_path: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
+    callback: Callable[[int, float], None] | None = None,
+) -> TunedLens:
+    """Trains a tuned lens: SGD with Nesterov momentum brings KL(model || lens)
+    down, the mean over layers and positions, with a learning rate that falls
+    to 0 in a line and gradients clipped to a global norm.
+
+    The texts are joined by spaces; every step takes the next `max_seq_len`
+    tokens. The layers' losses share no parameter, so their gradients are taken
+    one layer after another: memory holds the logits of one layer, not of all.
+
+    Args:
+        model: An InterpretableModel with a tokenizer.
+        dataset: Texts with at least `max_seq_len` tokens together.
+        num_steps: Steps of one chunk each.
+        learning_rate: Of the first step.
+        momentum: Of SGD; 0 for none.
+        max_seq_len: Tokens of a chunk, at least 10.
+        gradient_clip: The greatest norm of the gradient of all translators.
+        save_path: Where to save the lens, as `TunedLens.save`.
+        verbose: Print the loss at every tenth step.
+        callback: Called with (step, loss in nats) after each step.
+
+    Raises:
+        UsageError (a ValueError): no text, too few tokens, or a `max_seq_len`
+            below 10.
+        UnknownNameError: the model has no output projection.
+        BadDataError: the loss is NaN.
+        IoError: the lens could not be saved.
+    """
+    if not dataset:
+        raise UsageError("the dataset has no texts; pass at least one")
+    sample = next((text for text in dataset if text.strip()), None)
+    if sample is None:
+        raise UsageError("every text of the dataset is empty or whitespace")
+    project = _training_projection(model)
+    norm = final_norm(model)
+    if norm is None:
+        norm = nn.Identity()
+    layers = checked_layers(model, None)
+    probe = mx.array([model.encode(sample[:100])[:_PROBE]])
+    width = traced_layers(model, probe, layers[:1]).hidden[0].shape[-1]
+
+    tokens = model.encode(" ".join(dataset))
+    if len(tokens) < max_seq_len:
+        raise UsageError(
+            f"the dataset has {len(tokens)} tokens and max_seq_len asks for "
+            f"{max_seq_len}; pass more text or a smaller max_seq_len"
+        )
+    if max_seq_len < _MIN_CHUNK:
+        raise UsageError(
+            f"max_seq_len must be at least {_MIN_CHUNK}, but is {max_seq_len}"
+        )
+    if (
+        save_path and not Path(save_path).parent.is_dir()
+    ):  # told before the work
+        raise IoError(f"there is no folder {Path(save_path).parent} to save in")
+    lens = TunedLens(len(layers), width)
+    optimizer = optim.SGD(
+        learning_rate, momentum=momentum, nesterov=momentum > 0
+    )
+    if verbose:
+        print(
+            f"tuned lens: {len(layers)} layers of width {width}, "
+            f"{len(tokens)} tokens"
+        )
+
+    def layer_loss(
+        translator: dict, hidden: mx.array, target: mx.array
+    ) -> mx.array:
+        states = mx.addmm(translator["bias"], hidden, translator["weight"].T)
+        logits = project(norm(states)).astype(mx.float32)
+        # Each layer bears its share of the mean over layers.
+        return kl_divergence(target, log_softmax(logits)) / len(layers)
+
+    loss_and_gradient = mx.value_and_grad(layer_loss)
+    chunks = _chunks(tokens, max_seq_len)
+    for step in range(num_steps):
+        chunk = mx.array([next(chunks)])
+        hidden, logits, _ = traced_layers(model, chunk, layers)
+        target = log_softmax(logits.astype(mx.float32))
+        mx.eval(hidden, target)
+        loss, gradients = 0.0, []
+        for translator, value in zip(lens.translators, hidden):
+            part, gradient = loss_and_gradient(
+                translator.parameters(), value, target
+            )
+            mx.eval(part, gradient)
+            loss += part.item()
+            gradients.append(gradient)
+        if loss != loss:
+            raise BadDataError(
+                f"the loss is NaN at step {step}; try a smaller learning_rate, "
+                "and see that the model's own logits have no NaN"
+            )
+        optimizer.learning_rate = learning_rate * (1 - step / num_steps)
+        optimizer.update(
+            lens, {"translators": _clipped(gradients, gradient_clip)}
+        )
+        mx.eval(lens.parameters(), optimizer.state)
+        if verbose and step % 10 == 0:
+            print(f"step {step} of {num_steps}: loss {loss:.4f}")
+        if callback is not None:
+            callback(step, loss)
+    if save_path:
+        lens.save(save_path)
+        if verbose:
+            print(f"saved to {Path(save_path).with_suffix('.npz')}")
+    return lens
+
+
+def _clipped(gradients: list, limit: float) -> list:
+    """Gradients scaled down to a global norm of at most `limit`."""
+    norm = mx.sqrt(
+        sum(mx.sum(mx.square(g)) for _, g in tree_flatten(gradients))
+    )
+    scale = mx.where(norm > limit, limit / (norm + 1e-6), 1.0)
+    return tree_map(lambda g: g * scale, gradients)

@@ -1,0 +1,111 @@
+"""From hidden states to logits and to the tokens they predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from .errors import BadDataError, UnknownNameError, UsageError
+
+Projection = Callable[[mx.array], mx.array]
+
+# What the logits of one slice of hidden states, and the copies the search for
+# the highest makes of them, may take.
+_SLICE_BYTES = 512 << 20
+_BYTES_PER_LOGIT = 16
+
+
+def tied_projection(embedding: Any) -> Projection:
+    """The projection by an embedding's own rows, quantised ones included.
+    Raises UsageError for a module without such rows."""
+    if hasattr(embedding, "as_linear"):
+        return embedding.as_linear
+    weight = getattr(embedding, "weight", None)
+    if weight is None or weight.ndim != 2 or hasattr(embedding, "scales"):
+        raise UsageError(
+            f"{type(embedding).__name__} cannot serve as the output projection:"
+            " it has neither as_linear nor a weight [vocab, d_model]; pass "
+            "lm_head"
+        )
+    return lambda hidden: hidden @ weight.T
+
+
+def output_projection(
+    model: Any, embedding_layer: Any = None, lm_head: Any = None
+) -> Projection:
+    """`lm_head`, else the rows of `embedding_layer`, else what the model ends
+    with. Raises UnknownNameError where it has neither head nor embedding."""
+    if lm_head is not None:
+        return lm_head
+    if embedding_layer is not None:
+        return tied_projection(embedding_layer)
+    resolver = model._module_resolver
+    module, _, tied = resolver.get_output_projection()
+    if module is None:  # the C++ Decoder has parts of its own names
+        module = getattr(model.model, "unembed", None)
+    if module is None:
+        raise UnknownNameError(
+            "the model's output projection was not found; pass lm_head_path or "
+            "embedding_path to InterpretableModel. Looked for "
+            f"{', '.join([*resolver.LM_HEAD_PATHS, *resolver.EMBEDDING_PATHS])}"
+        )
+    return tied_projection(module) if tied else module
+
+
+def final_norm(model: Any) -> Projection | None:
+    """The norm in front of the output projection, if the model has one."""
+    norm = model._module_resolver.get_final_norm()
+    return getattr(model.model, "ln_final", None) if norm is None else norm
+
+
+def _top(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
+    """Ids and scores of the k highest of [row, vocab], highest first."""
+    if k == 1:  # one pass instead of a sort
+        ids = mx.argmax(logits, axis=-1, keepdims=True)
+    elif k < logits.shape[-1]:
+        ids = mx.argpartition(-logits, kth=k, axis=-1)[:, :k]
+    else:
+        ids = mx.argsort(-logits, axis=-1)
+    scores = mx.take_along_axis(logits, ids, axis=-1)
+    if k > 1:
+        order = mx.argsort(-scores, axis=-1)
+        ids = mx.take_along_axis(ids, order, axis=-1)
+        scores = mx.take_along_axis(scores, order, axis=-1)
+    return ids, scores
+
+
+def top_tokens(
+    hidden: mx.array, project: Projection, top_k: int
+) -> list[list[tuple[int, float]]]:
+    """The tokens [row, d_model] predicts: for each row the `top_k` highest
+    (id, logit), highest first. The logits are made and searched slice by slice
+    on the device, and only the winners leave it. Evaluates. Raises UsageError
+    for a negative `top_k`, BadDataError where a logit is NaN."""
+    if top_k < 0:
+        raise UsageError(f"top_k must not be negative, but is {top_k}")
+    rows = hidden.shape[0]
+    if rows == 0 or top_k == 0:
+        return [[] for _ in range(rows)]
+    found: list[list[tuple[int, float]]] = []
+    start, step = 0, 1  # one row first: it tells how many logits a row has
+    while start < rows:
+        logits = project(hidden[start : start + step])
+        vocab = logits.shape[-1]
+        ids, scores = _top(logits, min(top_k, vocab))
+        broken = mx.any(mx.isnan(logits))
+        scores = scores.astype(mx.float32)
+        mx.eval(ids, scores, broken)
+        if broken.item():
+            raise BadDataError(
+                "a logit is NaN, so no token is the most likely; look for the "
+                "first layer whose output has a NaN"
+            )
+        found += [
+            list(zip(row_ids, row_scores))
+            for row_ids, row_scores in zip(ids.tolist(), scores.tolist())
+        ]
+        start += step
+        step = max(1, _SLICE_BYTES // (vocab * _BYTES_PER_LOGIT))
+    return found

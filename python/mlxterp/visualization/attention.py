@@ -1,0 +1,364 @@
+"""Heatmaps of attention patterns, with matplotlib or plotly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import OutOfRangeError, UsageError
+from ..optional import available, require
+from .extract import (
+    check_tokens,
+    get_attention_patterns,
+    head_pattern,
+    row_patterns,
+)
+from .labels import token_label
+
+__all__ = [
+    "AttentionVisualizationConfig",
+    "get_attention_patterns",
+    "attention_heatmap",
+    "attention_from_trace",
+]
+
+# More small heatmaps than this cannot be read on one figure.
+_MAX_HEADS = 16
+
+
+@dataclass
+class AttentionVisualizationConfig:
+    """How attention is drawn.
+
+    Attributes:
+        colorscale: A colour map of the backend, such as "Blues".
+        mask_upper_tri: Leave out what a causal model cannot attend to.
+        show_colorbar: Draw the scale of the colours.
+        figure_width, figure_height: Size of one heatmap in pixels.
+        heads_per_row: Columns of a grid.
+        hover_info: Tell tokens and value under the pointer (plotly).
+        backend: "auto", "plotly", "matplotlib" or "circuitsvis".
+    """
+
+    colorscale: str = "Blues"
+    mask_upper_tri: bool = True
+    show_colorbar: bool = True
+    figure_width: int = 800
+    figure_height: int = 600
+    heads_per_row: int = 4
+    hover_info: bool = True
+    backend: str = "auto"
+
+
+def attention_heatmap(
+    attention: Any,
+    tokens: Sequence[str],
+    head_idx: int = 0,
+    title: str | None = None,
+    config: AttentionVisualizationConfig | None = None,
+    backend: str = "auto",
+) -> Any:
+    """One head's pattern as a heatmap: destinations down, sources across.
+
+    Args:
+        attention: [batch, head, destination, source], the first of the batch
+            is drawn, or its last three or two axes.
+        tokens: The text of each source position.
+        head_idx: Which head.
+        title: Of the figure.
+        backend: "auto" for the config's, there for what is installed.
+
+    Returns: a matplotlib or plotly Figure.
+
+    Raises:
+        UsageError: another shape, number of tokens or backend.
+        OutOfRangeError: a head beyond what there is.
+        ImportError: the backend is not installed.
+    """
+    config = config or AttentionVisualizationConfig()
+    pattern = head_pattern(attention, head_idx)
+    title = title or "Attention pattern"
+    name = _backend(backend if backend != "auto" else config.backend)
+    return _GRIDS[name](
+        [(title, pattern)], tokens, None, replace(config, heads_per_row=1)
+    )
+
+
+def attention_from_trace(
+    trace: Any,
+    tokens: Sequence[str],
+    layers: int | Sequence[int] | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+    mode: str = "grid",
+    head_notation: str = "LH",
+    config: AttentionVisualizationConfig | None = None,
+) -> Any:
+    """The attention patterns of a trace's first row.
+
+    Args:
+        trace: What `model.trace` gave.
+        tokens: The text of each position, as `model.to_str_tokens`.
+        layers: One layer, several, or None for all.
+        heads: (layer, head) pairs; None means all heads of the layers. The
+            first 16 are drawn.
+        mode: "grid" for one figure of all heads, "single" for the first,
+            "interactive" for a page to explore.
+        head_notation: "LH" labels L3H1, "dot" labels 3.1.
+
+    Returns: a matplotlib or plotly Figure; for "interactive" an HTML page that
+        notebooks show.
+
+    Raises:
+        UsageError: no pattern in the trace, another number of tokens, or an
+            unknown mode, notation or backend.
+        UnknownNameError: a layer without a pattern.
+        OutOfRangeError: a head beyond what there is.
+        ImportError: the backend is not installed.
+    """
+    config = config or AttentionVisualizationConfig()
+    if mode not in ("grid", "single", "interactive"):
+        raise UsageError(
+            f"unknown mode {mode!r}; there are grid, single, interactive"
+        )
+    if head_notation not in ("LH", "dot"):
+        raise UsageError(
+            f"unknown head_notation {head_notation!r}; there are LH, dot"
+        )
+    if layers is None and heads is not None:
+        layers = sorted({layer for layer, _ in heads})
+    patterns = row_patterns(trace, tokens, layers)
+    if mode == "interactive" and config.backend != "circuitsvis":
+        from .interactive import HtmlPage, interactive_attention
+
+        return HtmlPage(interactive_attention(patterns, tokens))
+    chosen = _chosen_heads(patterns, heads)
+    if mode == "single":
+        chosen = chosen[:1]
+    named = []
+    for layer, head in chosen:
+        name = (
+            f"L{layer}H{head}" if head_notation == "LH" else f"{layer}.{head}"
+        )
+        named.append((name, head_pattern(patterns[layer], head)))
+    if mode == "interactive":
+        return _circuitsvis(named, tokens, config)
+    return _GRIDS[_backend(config.backend)](
+        named, tokens, "Attention patterns", config
+    )
+
+
+def _chosen_heads(
+    patterns: dict[int, np.ndarray], heads: Sequence[tuple[int, int]] | None
+) -> list[tuple[int, int]]:
+    """`heads`, or all there are."""
+    if heads is None:
+        return [
+            (i, head) for i, p in patterns.items() for head in range(p.shape[1])
+        ]
+    for layer, head in heads:
+        if layer not in patterns or not 0 <= head < patterns[layer].shape[1]:
+            known = ", ".join(
+                f"{i} ({p.shape[1]} heads)" for i, p in patterns.items()
+            )
+            raise OutOfRangeError(
+                f"there is no head {head} in layer {layer}; layers: {known}"
+            )
+    return list(heads)
+
+
+def _backend(name: str) -> str:
+    """The name of a backend that draws; "auto" takes what is installed."""
+    if name in ("auto", "circuitsvis"):  # the latter draws no figures
+        return "plotly" if available("plotly") else "matplotlib"
+    if name not in _GRIDS:
+        raise UsageError(
+            f"unknown backend {name!r}; there are auto, {', '.join(_GRIDS)}, "
+            "and circuitsvis for mode='interactive'"
+        )
+    return name
+
+
+def _readable(heads: list, tokens: Sequence[str]) -> list:
+    """The heads that are drawn, checked against the tokens."""
+    for _, pattern in heads:
+        check_tokens(pattern, tokens)
+    if len(heads) > _MAX_HEADS:
+        warnings.warn(
+            f"{_MAX_HEADS} of {len(heads)} heads are drawn; choose layers or "
+            "heads, or mode='interactive' for all",
+            stacklevel=4,
+        )
+    return heads[:_MAX_HEADS]
+
+
+def _masked(
+    pattern: np.ndarray, config: AttentionVisualizationConfig
+) -> np.ndarray:
+    """Future sources as NaN, which is drawn as nothing."""
+    if not config.mask_upper_tri:
+        return pattern
+    destinations, sources = pattern.shape
+    future = np.triu(np.ones(pattern.shape, bool), k=1 + sources - destinations)
+    return np.where(future, np.nan, pattern.astype(np.float32))
+
+
+def _shape(
+    heads: list, config: AttentionVisualizationConfig
+) -> tuple[int, int]:
+    """Rows and columns of a grid of these heads."""
+    columns = max(1, min(config.heads_per_row, len(heads)))
+    return -(-len(heads) // columns), columns
+
+
+def _range(heads: list) -> tuple[float, float]:
+    """The least and greatest value: one scale of colours for all heads."""
+    lowest = min((float(np.nanmin(pattern)) for _, pattern in heads), default=0)
+    highest = max(
+        (float(np.nanmax(pattern)) for _, pattern in heads), default=1
+    )
+    return min(0.0, lowest), highest
+
+
+def _labels(
+    tokens: Sequence[str], pattern: np.ndarray
+) -> tuple[list[str], list[str]]:
+    """Of sources and destinations; with a cache the latter are the last."""
+    labels = [token_label(token) for token in tokens]
+    return labels, labels[len(labels) - pattern.shape[0] :]
+
+
+def _matplotlib_grid(
+    heads: list, tokens: Sequence[str], title: str | None, config: Any
+) -> Any:
+    plt = require("matplotlib.pyplot")
+    heads = _readable(heads, tokens)
+    rows, columns = _shape(heads, config)
+    low, high = _range(heads)
+    # A grid's heatmaps are half as wide and high as one alone.
+    scale = 100 if len(heads) == 1 else 200
+    size = (
+        config.figure_width / scale * columns,
+        config.figure_height / scale * rows,
+    )
+    with plt.rc_context({"text.parse_math": False}):
+        figure, grid = plt.subplots(
+            rows, columns, figsize=size, squeeze=False, layout="constrained"
+        )
+        for index, axes in enumerate(grid.flat):
+            if index >= len(heads):
+                axes.axis("off")
+                continue
+            name, pattern = heads[index]
+            image = axes.imshow(
+                _masked(pattern, config),
+                cmap=config.colorscale,
+                vmin=low,
+                vmax=high,
+            )
+            axes.set_title(name)
+            across, down = _labels(tokens, pattern)
+            # Only the outer heatmaps have room for their tokens.
+            last = index + columns >= len(heads)
+            axes.set_xticks(range(len(across)) if last else [])
+            axes.set_yticks(range(len(down)) if index % columns == 0 else [])
+            if last:
+                axes.set_xticklabels(
+                    across, rotation=45, ha="right", fontsize=7
+                )
+                axes.set_xlabel("Source")
+            if index % columns == 0:
+                axes.set_yticklabels(down, fontsize=7)
+                axes.set_ylabel("Destination")
+            if config.show_colorbar and index == 0:
+                figure.colorbar(image, ax=grid.ravel().tolist())
+        if title:
+            figure.suptitle(title)
+    return figure
+
+
+def _plotly_grid(
+    heads: list, tokens: Sequence[str], title: str | None, config: Any
+) -> Any:
+    graph = require("plotly.graph_objects")
+    subplots = require("plotly.subplots")
+    heads = _readable(heads, tokens)
+    rows, columns = _shape(heads, config)
+    low, high = _range(heads)
+    figure = subplots.make_subplots(
+        rows=rows,
+        cols=columns,
+        subplot_titles=[_plain(name) for name, _ in heads],
+        horizontal_spacing=0.05 if columns < 10 else 0.2 / columns,
+        vertical_spacing=0.1 if rows < 6 else 0.5 / rows,
+    )
+    for index, (_, pattern) in enumerate(heads):
+        across, down = _labels(tokens, pattern)
+        # Equal tokens must stay apart, so the axes count positions and only
+        # their labels are tokens.
+        figure.add_trace(
+            graph.Heatmap(
+                z=_masked(pattern, config),
+                text=[
+                    [f"{_plain(d)} → {_plain(s)}" for s in across] for d in down
+                ],
+                hovertemplate="%{text}<br>%{z:.4f}<extra></extra>",
+                hoverinfo=None if config.hover_info else "skip",
+                colorscale=config.colorscale,
+                zmin=low,
+                zmax=high,
+                showscale=config.show_colorbar and index == 0,
+                hoverongaps=False,
+            ),
+            row=index // columns + 1,
+            col=index % columns + 1,
+        )
+        where = {"row": index // columns + 1, "col": index % columns + 1}
+        figure.update_xaxes(
+            tickvals=list(range(len(across))),
+            ticktext=[_plain(token) for token in across],
+            **where,
+        )
+        figure.update_yaxes(
+            tickvals=list(range(len(down))),
+            ticktext=[_plain(token) for token in down],
+            autorange="reversed",
+            **where,
+        )
+    scale = 1 if len(heads) == 1 else 0.5
+    figure.update_layout(
+        title=_plain(title) if title else None,
+        width=config.figure_width * columns * scale,
+        height=config.figure_height * rows * scale,
+    )
+    return figure
+
+
+def _plain(text: str) -> str:
+    """Text that plotly, which reads some HTML in its labels, shows as it is."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _circuitsvis(heads: list, tokens: Sequence[str], config: Any) -> Any:
+    """CircuitsVis' own view of the heads."""
+    try:
+        import circuitsvis
+    except ImportError as error:
+        raise ImportError(
+            "backend='circuitsvis' needs: pip install circuitsvis; the default "
+            "backend needs nothing for mode='interactive'"
+        ) from error
+    for _, pattern in heads:
+        check_tokens(pattern, tokens)
+    return circuitsvis.attention.attention_heads(
+        attention=np.stack([pattern for _, pattern in heads]),
+        tokens=list(tokens),
+        attention_head_names=[name for name, _ in heads],
+        mask_upper_tri=config.mask_upper_tri,
+    )
+
+
+_GRIDS = {"matplotlib": _matplotlib_grid, "plotly": _plotly_grid}
