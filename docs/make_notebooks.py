@@ -8,6 +8,7 @@ A source is Python in percent format: `# %%` begins a cell of code,
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import sys
@@ -83,10 +84,8 @@ def make(source: Path) -> None:
 
 def main(names: list[str]) -> None:
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    package = str(HERE.parent / "python")
-    path = os.environ.get("PYTHONPATH")
-    # The package of this checkout, where it is not installed.
-    os.environ["PYTHONPATH"] = path if path else package
+    if importlib.util.find_spec("mlxterp") is None:  # then this checkout's
+        os.environ["PYTHONPATH"] = str(HERE.parent / "python")
     for source in sorted((HERE / "tutorials" / "src").glob("*.py")):
         if not names or source.stem in names:
             make(source)

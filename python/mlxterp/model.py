@@ -14,6 +14,7 @@ from .core.trace import OUTPUT
 from .engine.base import Engine
 from .engine.wrapped import WrappedEngine
 from .errors import UnknownNameError
+from .hooks import HookMixin
 from .tokenization import TokenizerMixin
 
 try:  # removed once analysis.py is there
@@ -24,7 +25,7 @@ except ImportError:
         """Its place until it is there."""
 
 
-class InterpretableModel(TokenizerMixin, AnalysisMixin):
+class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
     """A model, opened for reading and editing.
 
         model = InterpretableModel(module, tokenizer)
