@@ -63,7 +63,10 @@ def cleaned(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 output.metadata = {}
                 if "image/png" in output.data:
                     output.data.pop("text/plain", None)
-            kept.append(output)
+            if kept and output.output_type == kept[-1].output_type == "stream":
+                kept[-1].text += output.text  # printed in several writes
+            else:
+                kept.append(output)
         cell.outputs = kept
     return notebook
 

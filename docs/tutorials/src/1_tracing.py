@@ -48,8 +48,8 @@ def top(logits, k=5):
 top(logits)
 
 # %% [markdown]
-# The right answer leads by far, and what follows it is mostly the beginning of some
-# other place in France.
+# The right answer leads by far. What follows it are pieces of other names, which is the
+# right kind of word at least.
 #
 # Axes are `[batch, pos, d_model]` for the residual stream and
 # `[batch, head, dest, src]` for patterns. A row of a pattern says where one position
@@ -132,6 +132,10 @@ with model.trace(prompt):
     model.layers[9].self_attn.pattern = first
     edited = model.output.save()
 top(edited, 3)
+
+# %% [markdown]
+# The answer is still there, even a little likelier. This layer's attention to other
+# tokens is not what it hangs on.
 
 # %% [markdown]
 # ## Batches

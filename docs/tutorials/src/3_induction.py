@@ -70,6 +70,7 @@ scores = heads.head_scores(model, ids)
 induction = scores["induction"]
 plt.figure(figsize=(3.2, 5.5))
 plt.imshow(induction.tolist(), aspect="auto", vmin=0, vmax=1)
+plt.xticks(range(9))
 plt.xlabel("head")
 plt.ylabel("layer")
 plt.colorbar(label="induction score")

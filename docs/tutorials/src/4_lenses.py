@@ -85,7 +85,7 @@ held_out = (
     "Saturdays the teacher came with her class, and each child was allowed to take one "
     "book home for a week."
 )
-steps, length = (1, 10) if SMALL else (12, 16)
+steps, length = (1, 10) if SMALL else (10, 16)
 losses = []
 tuned = model.train_tuned_lens(
     [text],

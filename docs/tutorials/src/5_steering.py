@@ -119,7 +119,7 @@ for f in factors:
 # The likeliest token, again and again, with the vector at every step.
 
 # %%
-def continued(prompt, factor, tokens=2 if SMALL else 12):
+def continued(prompt, factor, tokens=2 if SMALL else 10):
     ids = model.encode(prompt)
     for _ in range(tokens):
         with model.trace(ids, interventions=model.steer(layer, vector, factor)):
@@ -128,14 +128,14 @@ def continued(prompt, factor, tokens=2 if SMALL else 12):
     return model.decode(ids)
 
 
-for f in factors[:: 1 if SMALL else 2]:
+for f in [2] if SMALL else [-4, -1, 0, 1, 2, 4]:
     print(f"{f:3}  {continued('I went to the concert and', f)!r}")
 
 # %% [markdown]
 # Read the three results together.
 #
-# - Between -1 and 2 the vector does more with a larger factor, and the random ones do
-#   less than half as much. So the direction means something.
+# - Between -1 and 2 a larger factor does more, in the direction of its sign. The random
+#   vectors all lower the measure, whatever their sign. So the direction means something.
 # - Beyond that the curve turns back. More is not more: the stream is pushed to where the
 #   rest of the model has never been.
 # - The loss says so, too. A factor of 1 costs little, 2 costs more than a nat, and at
