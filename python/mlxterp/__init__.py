@@ -9,7 +9,7 @@
 
 from types import SimpleNamespace
 
-from . import _core
+from . import _core, metrics, visualization
 from ._blas import warn_where_slow
 from .core import (
     ActivationCache,
@@ -31,7 +31,15 @@ from .errors import (
     UnknownNameError,
     UsageError,
 )
+from .heads import head_circuits, head_scores
+from .lenses import lens
+from .logits import logit_attribution
 from .model import InterpretableModel
+from .sweeps import ablate, attribute, causal_trace, compare, patch, path_patch
+from .tasks import make_task
+from .tuned_lens import TunedLens, train_tuned_lens
+from .utils import batch_get_activations, get_activations
+from .verify import verify
 
 warn_where_slow(_core.blas())
 
@@ -50,14 +58,6 @@ interventions = SimpleNamespace(
     on_neurons=on_neurons,
 )
 
-# Imported when first asked for: where each is.
-_LATER = {
-    "get_activations": "utils",
-    "batch_get_activations": "utils",
-    "TunedLens": "tuned_lens",
-    "train_tuned_lens": "tuned_lens",
-    "visualization": "visualization",
-}
 _NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
 
 __all__ = [
@@ -68,18 +68,36 @@ __all__ = [
     "IoError",
     "MlxterpError",
     "OutOfRangeError",
+    "TunedLens",
     "UnknownNameError",
     "UsageError",
+    "ablate",
     "add_vector",
     "at_positions",
+    "attribute",
+    "batch_get_activations",
+    "causal_trace",
     "clamp",
     "collect_activations",
+    "compare",
+    "get_activations",
+    "head_circuits",
+    "head_scores",
     "interventions",
+    "lens",
+    "logit_attribution",
+    "make_task",
+    "metrics",
     "noise",
     "on_heads",
     "on_neurons",
+    "patch",
+    "path_patch",
     "replace_with",
     "scale",
+    "train_tuned_lens",
+    "verify",
+    "visualization",
     "zero_out",
 ]
 
@@ -87,9 +105,4 @@ __all__ = [
 def __getattr__(name: str):
     if name in _NOT_YET:
         raise AttributeError(f"mlxterp.{name} is not built yet.")
-    if name in _LATER:
-        from importlib import import_module
-
-        module = import_module(f".{_LATER[name]}", __name__)
-        return module if _LATER[name] == name else getattr(module, name)
     raise AttributeError(f"module 'mlxterp' has no attribute '{name}'")

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.nn as nn
 
+from .analysis import AnalysisMixin
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
 from .core.proxy import ModuleProxy, wrapped
 from .core.trace import OUTPUT
@@ -16,13 +17,6 @@ from .engine.wrapped import WrappedEngine
 from .errors import UnknownNameError
 from .hooks import HookMixin
 from .tokenization import TokenizerMixin
-
-try:  # removed once analysis.py is there
-    from .analysis import AnalysisMixin
-except ImportError:
-
-    class AnalysisMixin:
-        """Its place until it is there."""
 
 
 class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):

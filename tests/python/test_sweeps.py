@@ -145,7 +145,7 @@ def test_heads_and_tasks(model):
     "change, error",
     [
         ({"site": "nothing"}, mlxterp.UnknownNameError),
-        ({"by": "neuron"}, mlxterp.UsageError),
+        ({"by": "head"}, mlxterp.UsageError),
         ({"by": "columns"}, mlxterp.UsageError),
         ({"direction": "up"}, mlxterp.UsageError),
         ({"layers": 30}, mlxterp.OutOfRangeError),

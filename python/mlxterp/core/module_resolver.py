@@ -56,6 +56,7 @@ class ModuleResolver:
         "language_model.model.embed_tokens",
         "transformer.embed_in",
         "model.embedding",
+        "embed",  # the native engine's
     )
     _MORE_NORMS = (
         "model.final_layer_norm",
@@ -64,8 +65,14 @@ class ModuleResolver:
         "model.norm_f",
         "language_model.model.norm",
         "norm_f",
+        "ln_final",  # the native engine's
     )
-    _MORE_HEADS = ("embed_out", "language_model.lm_head", "model.embed_out")
+    _MORE_HEADS = (
+        "embed_out",
+        "language_model.lm_head",
+        "model.embed_out",
+        "unembed",  # the native engine's
+    )
 
     def __init__(
         self,

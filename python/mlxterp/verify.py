@@ -1,0 +1,14 @@
+"""Whether the sites of one's own model mean what they say."""
+
+from __future__ import annotations
+
+from . import _core
+from ._native import native, told
+
+
+def verify(model, progress=None) -> list[_core.Check]:
+    """Ten checks of the algebra between sites (component sums, pattern rows,
+    heads through W_O, fused against explicit attention, cached against full,
+    ...), each with `name`, `passed`, `error` in parts of the largest value,
+    `bound`, `compared` and `where`. Some eight passes of a short prompt."""
+    return _core.verify(native(model, "verify()"), told(progress))
