@@ -22,10 +22,11 @@ def plain(text: str) -> str:
         indented = line.startswith(" ")
         if line.strip() and not indented:
             section = bool(SECTION.match(line))
-            parameter, sentence = PARAMETER.fullmatch(line), SENTENCE.fullmatch(line)
+            # Within a sentence a word before a colon is no parameter.
+            begins = listed or not lines or not lines[-1]
+            parameter = begins and PARAMETER.fullmatch(line)
+            sentence = SENTENCE.fullmatch(line)
             if parameter:
-                if not listed and lines and lines[-1]:
-                    lines.append("")
                 line = f"- `{parameter[1]}`: {parameter[2]}"
             elif sentence:
                 line = f"**{sentence[1]}** {sentence[2]}"
