@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
 
-.PHONY: help setup setup-build setup-test setup-docs docs notebooks demo python build test lint format format-check \
-        check-includes asan debug bench bench-peers install clean
+.PHONY: help setup setup-build setup-test setup-docs demo python build test docs \
+        notebooks lint format format-check check-includes asan debug bench bench-peers install clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' \
