@@ -1,10 +1,10 @@
 """mlxterp: read, edit and explain what happens inside language models on MLX.
 
-    from mlxterp import InterpretableModel, interventions as iv
+from mlxterp import InterpretableModel, interventions as iv
 
-    model = InterpretableModel(module, tokenizer)
-    with model.trace("Hello", interventions={"layers.4": iv.scale(0.5)}):
-        attn = model.layers[3].self_attn.output.save()
+model = InterpretableModel(module, tokenizer)
+with model.trace("Hello", interventions={"layers.4": iv.scale(0.5)}):
+    attn = model.layers[3].self_attn.output.save()
 """
 
 from types import SimpleNamespace

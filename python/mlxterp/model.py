@@ -64,7 +64,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
             engine = _engine_for(model, layer_attr)
         self.engine = engine
         self.strict = strict
-        self.model = engine.module
+        # The wrapped module, or what the native engine runs.
+        self.model = getattr(engine, "module", getattr(engine, "model", engine))
         self.tokenizer = (
             getattr(engine, "tokenizer", None) if tokenizer is None else tokenizer
         )
@@ -191,6 +192,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         inner = getattr(model, "model", None)
         if isinstance(inner, nn.Module) and isinstance(inner.get(name), nn.Module):
             return wrapped(inner[name], name, self)
+        if not isinstance(model, nn.Module):
+            self.engine.resolve(name)  # its error is an AttributeError
+            return ModuleProxy(None, name, self)
         raise AttributeError(
             f"Neither InterpretableModel nor {type(model).__name__} has '{name}'."
         )

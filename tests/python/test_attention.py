@@ -1,6 +1,7 @@
 """Attention as explicit values: masks, windows, sinks, grouped heads."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from families import build, ids
@@ -10,8 +11,12 @@ from mlxterp.engine._attention import Attention
 MASKS = {
     "none": None,
     "causal": "causal",
-    "window": mx.array(np.tril(np.ones((5, 5), bool)) & ~np.tril(np.ones((5, 5), bool), -2)),
-    "additive": mx.array(np.where(np.tril(np.ones((5, 5))), 0.3, -1e9), dtype=mx.float32),
+    "window": mx.array(
+        np.tril(np.ones((5, 5), bool)) & ~np.tril(np.ones((5, 5), bool), -2)
+    ),
+    "additive": mx.array(
+        np.where(np.tril(np.ones((5, 5))), 0.3, -1e9), dtype=mx.float32
+    ),
     "by head": mx.array(np.random.default_rng(0).random((1, 4, 5, 5)) < 0.7),
     "by row": mx.array(np.tril(np.ones((2, 1, 5, 5), bool))),
 }
@@ -101,6 +106,66 @@ def test_qwen3_has_patterns_and_they_include_its_norms():
     scores = scores + mx.triu(mx.full((6, 6), -mx.inf), 1)
     assert mx.abs(mx.softmax(scores, -1) - pattern).max() < 1e-5
     assert "model.model.layers.1.self_attn.attention_weights" in trace.activations
+
+
+class KeysFirst(nn.Module):
+    """Attention that turns its keys before its queries."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(16, 48)
+        self.rope = nn.RoPE(4)
+
+    def __call__(self, x):
+        q, k, v = (
+            it.reshape(*x.shape[:2], 4, 4).swapaxes(1, 2)
+            for it in self.project(x).split(3, -1)
+        )
+        k = self.rope(k)
+        q = self.rope(q)
+        z = mx.fast.scaled_dot_product_attention(q, k, v, scale=0.5)
+        return z.swapaxes(1, 2).flatten(2)
+
+
+def test_queries_and_keys_are_told_apart():
+    model = InterpretableModel(KeysFirst(), layer_attr=None)
+    x = mx.random.normal((1, 6, 16))
+    flat = model.model.project(x).reshape(1, 6, 3, 4, 4)
+    with model.trace(x):
+        q, k, v = (model[name].save() for name in "qkv")
+        rot_q = model["rot_q"].save()
+    for got, wanted in zip((q, k, v), (flat[:, :, i] for i in range(3))):
+        assert mx.array_equal(got, wanted)
+    turned = model.model.rope(q.swapaxes(1, 2)).swapaxes(1, 2)
+    assert mx.array_equal(turned, rot_q)
+    with model.trace(x, interventions={"q": zero_out}):
+        assert mx.all(model["rot_q"].value == 0)
+        assert not mx.any(mx.all(model["rot_k"].value == 0))
+
+
+@pytest.mark.parametrize("first", [1, 5])
+def test_a_single_head_at_a_single_position(first):
+    """What is learnt there must hold for longer inputs."""
+    model = InterpretableModel(
+        build("qwen3", num_attention_heads=1, num_key_value_heads=1, head_dim=32)
+    )
+    for length in (first, 1, 5):
+        with model.trace(ids(length)):
+            q = model.layers[0].self_attn.q.save()
+            flat = model.layers[0].self_attn.q_proj.output.save()
+        assert q.shape == (1, length, 1, 32)
+        assert mx.array_equal(q[:, :, 0], flat)
+
+
+def test_latent_attention_has_nothing_before_its_rotation():
+    """What is turned there is another part of each head."""
+    model = InterpretableModel(build("deepseek_v3"))
+    with model.trace(ids()):
+        at = model.layers[0].self_attn
+        q, rot_q = at.q.save(), at.rot_q.save()
+        turned = at.rope.input.save()
+    assert mx.array_equal(q, rot_q)
+    assert turned.shape[-1] == q.shape[-1]  # so only the names tell them apart
 
 
 def test_reading_the_pattern_does_not_change_the_output():

@@ -149,9 +149,9 @@ def test_heads_of_a_pattern_are_another_axis():
 def test_zeroing_a_head_is_zeroing_its_part_of_the_output_projection():
     module = build("llama")
     model = InterpretableModel(module)
-    with model.trace(ids(), interventions={
-        "layers.1.self_attn.z": on_heads(2, zero_out)
-    }):
+    with model.trace(
+        ids(), interventions={"layers.1.self_attn.z": on_heads(2, zero_out)}
+    ):
         edited = model.output.save()
     weight = module.model.layers[1].self_attn.o_proj.weight
     weight[:, 16:24] = 0
@@ -163,9 +163,7 @@ def test_edits_act_in_the_order_given():
     model = InterpretableModel(build("llama"))
     for order in (["layers.0", "layers.*"], ["layers.*", "layers.0"]):
         fns = {"layers.0": add_vector(mx.ones(32)), "layers.*": scale(2.0)}
-        with model.trace(
-            ids(), interventions={name: fns[name] for name in order}
-        ):
+        with model.trace(ids(), interventions={name: fns[name] for name in order}):
             got = model.layers[0].output.save()
         with model.trace(ids()):
             plain = model.layers[0].output.save()

@@ -16,8 +16,12 @@ from mlxterp import (
     UsageError,
     interventions,
 )
-from mlxterp.core import ModuleProxy, ModuleResolver, find_layer_key_pattern
-from mlxterp.core import normalize_layer_key
+from mlxterp.core import (
+    ModuleProxy,
+    ModuleResolver,
+    find_layer_key_pattern,
+    normalize_layer_key,
+)
 
 
 class Letters:
@@ -231,8 +235,7 @@ def test_signatures_are_upstreams():
         "interpretable_model=None",
         core.OutputProxy: "value name",
         core.ModuleProxy: "module name",
-        core.LayerListProxy: "layers base_name='layers' model_ref=None "
-        "attr_path=None",
+        core.LayerListProxy: "layers base_name='layers' model_ref=None attr_path=None",
         core.ModuleResolver: "model embedding_path=None norm_path=None "
         "lm_head_path=None",
         core.find_layer_key_pattern: "activations layer_idx component=None",
@@ -262,9 +265,7 @@ def test_signatures_are_upstreams():
 def test_top_level_names():
     import mlxterp
 
-    for name in (
-        "zero_out scale add_vector replace_with clamp noise compose".split()
-    ):
+    for name in "zero_out scale add_vector replace_with clamp noise compose".split():
         assert hasattr(interventions, name)
     assert interventions.compose is mlxterp.InterventionComposer
     assert mlxterp.__version__ == "0.1.0"

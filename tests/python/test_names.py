@@ -71,13 +71,43 @@ def test_gpt2(gpt2, name, site):
     ("pattern", "n", "first", "last"),
     [
         ("layers.*", 3, "model.layers.0.output", "model.layers.2.output"),
-        ("layers.{1..2}.mlp", 2, "model.layers.1.mlp.output", "model.layers.2.mlp.output"),
-        ("layers.*.self_attn.{q,k}_proj", 6, "model.layers.0.self_attn.q_proj.output", "model.layers.2.self_attn.k_proj.output"),
-        ("layers.*.self_attn.pattern", 3, "model.layers.0.self_attn.pattern", "model.layers.2.self_attn.pattern"),
-        ("layers.*.resid_{pre,post}", 6, "model.layers.0.input", "model.layers.2.output"),
-        ("model.model.layers.*.mlp.*_proj", 9, "model.layers.0.mlp.gate_proj.output", "model.layers.2.mlp.up_proj.output"),
+        (
+            "layers.{1..2}.mlp",
+            2,
+            "model.layers.1.mlp.output",
+            "model.layers.2.mlp.output",
+        ),
+        (
+            "layers.*.self_attn.{q,k}_proj",
+            6,
+            "model.layers.0.self_attn.q_proj.output",
+            "model.layers.2.self_attn.k_proj.output",
+        ),
+        (
+            "layers.*.self_attn.pattern",
+            3,
+            "model.layers.0.self_attn.pattern",
+            "model.layers.2.self_attn.pattern",
+        ),
+        (
+            "layers.*.resid_{pre,post}",
+            6,
+            "model.layers.0.input",
+            "model.layers.2.output",
+        ),
+        (
+            "model.model.layers.*.mlp.*_proj",
+            9,
+            "model.layers.0.mlp.gate_proj.output",
+            "model.layers.2.mlp.up_proj.output",
+        ),
         ("*norm", 1, "model.norm.output", "model.norm.output"),
-        ("layers.0.self_attn.{q,z,k}", 3, "model.layers.0.self_attn.q", "model.layers.0.self_attn.z"),
+        (
+            "layers.0.self_attn.{q,z,k}",
+            3,
+            "model.layers.0.self_attn.q",
+            "model.layers.0.self_attn.z",
+        ),
     ],
 )
 def test_patterns(llama, pattern, n, first, last):
@@ -148,7 +178,9 @@ def test_gpt2_works_through_layers():
 def test_wrong_part_of_a_layer_names_the_right_one():
     """Upstream's defect 4: its own documents say `layers[3].attn`."""
     model = InterpretableModel(build("llama"))
-    with pytest.raises(AttributeError, match="'layers.1.attn_out', 'layers.1.self_attn'"):
+    with pytest.raises(
+        AttributeError, match="'layers.1.attn_out', 'layers.1.self_attn'"
+    ):
         model.layers[1].attn
     with pytest.raises(AttributeError):
         model.nothing

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import gc
+import sys
 import threading
 import weakref
 
@@ -76,9 +77,7 @@ def test_saved_values_have_upstreams_names_and_survive(model):
     assert trace.get("layers.1.self_attn.output") is inside
     assert trace.get("nothing") is None
     assert inside.shape == (1, 6, 32)
-    assert mx.array_equal(
-        trace.get("layers.2.output"), trace.get("norm.input")
-    )
+    assert mx.array_equal(trace.get("layers.2.output"), trace.get("norm.input"))
 
 
 def test_nothing_but_what_is_saved_is_computed():
@@ -138,16 +137,37 @@ def test_activations_come_back_after_a_save(model):
     with model.trace(ids(), interventions=edits) as trace:
         saved = model.layers[1].output.save()
         logits = model.output.save()
-    after = mx.random.normal((2,))
     assert gap(trace.activations["model.model.layers.1"], saved) == 0
     assert trace.activations["__model_output__"] is logits
-    assert gap(trace.activations["model.model"], model.model.model.norm(
-        trace.activations["model.model.layers.2"])) == 0
+    assert (
+        gap(
+            trace.activations["model.model"],
+            model.model.model.norm(trace.activations["model.model.layers.2"]),
+        )
+        == 0
+    )
     # Running again took no random numbers from anyone.
+    after = mx.random.normal((2,))
     mx.random.seed(3)
     with model.trace(ids(), interventions=edits):
         model.layers[1].output.save()
     assert mx.array_equal(after, mx.random.normal((2,)))
+
+
+def test_finding_queries_takes_no_random_numbers():
+    """A pass is built to learn where they are; dropout draws in it."""
+    module = build("qwen3")
+    module.model.norm = nn.Sequential(module.model.norm, nn.Dropout(0.5))
+    outputs = []
+    for _ in range(2):
+        model = InterpretableModel(module).train()
+        mx.random.seed(0)
+        for name in ("layers.0.self_attn.q", "layers.0.mlp"):
+            with model.trace(ids(), interventions={name: lambda x: x}):
+                outputs.append(model.output.save())
+            mx.random.seed(0)
+    assert mx.array_equal(outputs[0], outputs[1])
+    module.eval()
 
 
 def test_no_op_interventions_keep_the_output_bit_for_bit(model):
@@ -211,9 +231,7 @@ def test_setting_an_output_edits_the_pass(model):
     assert gap(held, twice) == 0
     assert gap(after, plain) > 1e-3
     assert gap(before, held) > 1e-3  # what was saved before stays
-    with model.trace(
-        ids(), interventions={"layers.1": replace_with(twice)}
-    ):
+    with model.trace(ids(), interventions={"layers.1": replace_with(twice)}):
         same = model.output.save()
     assert gap(after, same) == 0
     assert mx.array_equal(trace.output, after)
@@ -354,9 +372,7 @@ def test_nested_traces(model):
         with other.trace(ids()):
             theirs = other.layers[0].output.save()
             mine = model.layers[2].output.save()  # goes to its own trace
-        with model.trace(
-            ids(), interventions={"layers.1": add_vector(clean)}
-        ) as inner:
+        with model.trace(ids(), interventions={"layers.1": add_vector(clean)}) as inner:
             doubled = model.layers[1].output.save()
         again = model.layers[1].output.save()
     assert gap(doubled, again * 2) < 1e-6
@@ -411,13 +427,57 @@ def test_threads(model):
 
     before = vars(nn.Linear)["__call__"], mx.fast.scaled_dot_product_attention
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
-    for it in threads:
-        it.start()
-    for it in threads:
-        it.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # many changes of thread inside each pass
+    try:
+        for it in threads:
+            it.start()
+        for it in threads:
+            it.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert not errors
     now = vars(nn.Linear)["__call__"], mx.fast.scaled_dot_product_attention
     assert now == before
+
+
+class Waits(nn.Module):
+    """Lets another thread in, in the middle of the first pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4), nn.Linear(4, 4)]
+        self._meanwhile = None
+
+    def __call__(self, x):
+        x = self.layers[0](x)
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile:
+            thread = threading.Thread(target=meanwhile)
+            thread.start()
+            thread.join()
+        return self.layers[1](x)
+
+
+def test_another_thread_is_no_part_of_a_pass():
+    module = Waits()
+    mx.eval(module.parameters())
+    model, x = InterpretableModel(module), np.ones((1, 4), np.float32)
+    seen = []
+
+    def meanwhile():
+        seen.append(np.array(module(mx.array(x))))
+        with model.trace(mx.array(x), interventions={"layers.1": scale(3.0)}):
+            seen.append(np.array(model.output.save()))
+
+    module._meanwhile = meanwhile
+    with model.trace(mx.array(x), interventions={"layers.1": scale(2.0)}) as trace:
+        out = model.output.save()
+        assert len(trace._run.get().calls("layers.0.output")) == 1
+    plain = np.array(module(mx.array(x)))
+    np.testing.assert_allclose(seen[0], plain, rtol=1e-6)
+    np.testing.assert_allclose(seen[1], plain * 3, rtol=1e-6)
+    np.testing.assert_allclose(np.array(out), plain * 2, rtol=1e-6)
 
 
 # Training
@@ -475,8 +535,12 @@ def test_training_and_what_changes_the_module_between_traces():
     nn.quantize(model.model, group_size=32, bits=8)
     with model.trace(ids()) as trace:
         quantised = model.layers[0].mlp.gate_proj.output.save()
-        assert "Quantized" in type(dict(model.named_modules())[
-            "model.layers.0.mlp.gate_proj"]).__name__
+        assert (
+            "Quantized"
+            in type(
+                dict(model.named_modules())["model.layers.0.mlp.gate_proj"]
+            ).__name__
+        )
     assert len(trace.activations) == 46
     assert quantised.shape == (1, 6, 64)
 

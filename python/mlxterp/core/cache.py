@@ -88,9 +88,7 @@ def collect_activations(
             found[name] = trace.value(site)
             trace.context.save(name, found[name])
         shapes = trace.input_shape, tuple(trace.output.shape)
-    return ActivationCache(
-        found, {"input_shape": shapes[0], "output_shape": shapes[1]}
-    )
+    return ActivationCache(found, {"input_shape": shapes[0], "output_shape": shapes[1]})
 
 
 def _chosen(

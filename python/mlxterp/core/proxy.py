@@ -161,6 +161,10 @@ class ModuleProxy:
 
     def __call__(self, *args, **kwargs):
         """The module's own forward pass."""
+        if self._module is None:
+            raise UsageError(
+                f"'{self._name}' of this engine cannot be called by itself."
+            )
         return self._module(*args, **kwargs)
 
     def __getattr__(self, name: str):

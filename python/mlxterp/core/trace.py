@@ -58,9 +58,7 @@ class Trace:
         strict: bool = True,
     ):
         if getattr(interpretable_model, "engine", None) is None:
-            raise UsageError(
-                "Trace needs interpretable_model=, an InterpretableModel."
-            )
+            raise UsageError("Trace needs interpretable_model=, an InterpretableModel.")
         self.model_forward = model_forward
         self.inputs = inputs
         self.tokenizer = tokenizer

@@ -30,8 +30,11 @@ class Event:
     def __init__(self, n: int, heads_first: bool, tail: str = "input"):
         self.n, self.heads_first, self.tail = n, heads_first, tail
 
-    def read(self, run, node: Node) -> mx.array:
-        _, x, y = run.events(node)[self.n]
+    def read(self, run, node: Node) -> mx.array | None:
+        events = run.events(node)
+        if self.n >= len(events):
+            return None
+        _, x, y = events[self.n]
         return self._turn(x if self.tail == "input" else y)
 
     def add(self, edit: Callable, plan, node: Node):
@@ -96,7 +99,7 @@ def _before(events, rotated: mx.array, norm: str, queries: Event | None):
         if x.shape == (batch, pos, heads, d_head) and pos != heads:
             return Event(n, False)
         if x.shape == rotated.shape:
-            if pos == heads != 1:
+            if pos == heads:
                 raise Unclear
             return Event(n, True)
     return None

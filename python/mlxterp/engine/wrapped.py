@@ -65,9 +65,7 @@ class WrappedEngine:
         self._vocabulary = _vocabulary(self._tree)
         self._layers = self._find_layers()
         self.n_layers = len(self._layers)
-        self._names = Names(
-            self._tree, self._layers, self._layer_attr, self._attending
-        )
+        self._names = Names(self._tree, self._layers, self._layer_attr, self._attending)
 
     def _current(self):
         """(tree, names, classes) of the module as it is now."""
@@ -124,10 +122,6 @@ class WrappedEngine:
         """The module's tree of parameters."""
         return self.module.parameters()
 
-    def layer_path(self, n: int) -> str:
-        """The path of the n-th layer inside the module."""
-        return self._layers[n].path
-
     def _plan(self, interventions, inputs: mx.array, tree: Tree) -> Plan:
         plan = Plan()
         for site, fn in interventions:
@@ -166,6 +160,8 @@ class WrappedEngine:
             for it in run.attending():
                 with suppress(Unclear):
                     self._places[it.index] = places(it, run)
+            if node not in run.attending():
+                break
         return self._places.get(node.index, {})
 
     def _probe(self, inputs: mx.array, longer: int) -> WrappedPass:
