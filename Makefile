@@ -3,7 +3,8 @@
 PREFIX ?= /usr/local
 
 .PHONY: help setup setup-build setup-test setup-docs demo python build test docs \
-        notebooks lint format format-check check-includes asan debug bench bench-peers install clean
+        notebooks lint format format-check check-includes asan debug bench \
+        bench-peers install clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' \

@@ -138,8 +138,8 @@ for f in [2] if SMALL else [-4, -1, 0, 1, 2, 4]:
 #   vectors all lower the measure, whatever their sign. So the direction means something.
 # - Beyond that the curve turns back. More is not more: the stream is pushed to where the
 #   rest of the model has never been.
-# - The loss says so, too. A factor of 1 costs little, 2 costs more than a nat, and at
-#   4 and 8 the text is broken. There the random vectors move the measure as much, in both
+# - The loss says so, too. A factor of 1 costs little, 2 costs more than a nat, and at 4
+#   the text is broken. Out there the random vectors move the measure as much, in both
 #   directions, and no number says anything about mood.
 # - The negative side is not the mirror of the positive one. The words written there are
 #   not sad.
