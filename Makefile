@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
 
-.PHONY: help setup setup-build setup-test demo python build test lint format format-check \
-        check-includes asan debug bench bench-peers install clean
+.PHONY: help setup setup-build setup-test setup-docs demo python build test docs \
+        notebooks lint format format-check check-includes asan debug bench \
+        bench-peers install clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' \
@@ -17,6 +18,9 @@ setup-build:  # the smallest set: what `make demo` needs
 
 setup-test:  # and what the tests of the Python package need
 	@scripts/setup.sh test
+
+setup-docs:  # and what the documentation is built with
+	@scripts/setup.sh docs
 
 demo: setup-build build/build.ninja  ## Fetch a small model, read and edit it, write demo.html
 	@cmake --build build --target mlxterp_cli
@@ -33,6 +37,13 @@ test: setup-test build  ## Build and run every test
 python: setup-build  ## Install the Python package into .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --force-reinstall --no-deps .
+
+docs: setup-docs  ## Build the documentation of the Python package into build/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs --quiet build --strict
+
+notebooks: setup-docs python  ## Run the tutorials again into docs/tutorials/*.ipynb
+	@scripts/fetch_demo.sh
+	@.venv/bin/python docs/make_notebooks.py
 
 lint: setup  ## clang-tidy, warnings are errors
 	@scripts/lint.sh

@@ -2,6 +2,7 @@
 # Installs what is missing; does nothing, quickly, when nothing is.
 #   scripts/setup.sh        what building and the demo need
 #   scripts/setup.sh test   what the tests of the Python package need as well
+#   scripts/setup.sh docs   and what the documentation is built with
 #   scripts/setup.sh dev    clang-format, clang-tidy and the benchmarks, too
 # Exit code 4: something is missing that this script may not install.
 set -euo pipefail
@@ -27,6 +28,7 @@ fi
 
 files=(requirements.txt)
 [[ ${1:-} ]] && files+=(requirements-test.txt)
+[[ ${1:-} == docs ]] && files+=(requirements-docs.txt)
 
 # 3. .venv with the pinned MLX wheel, which holds its C++ headers and library.
 requirements_met() {

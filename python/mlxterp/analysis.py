@@ -104,7 +104,7 @@ class AnalysisMixin:
             skip_norm: Project without any norm.
 
         Returns:
-            {layer: [position][rank] -> (token id, logit, token text)}; with
+            `{layer: [position][rank] -> (token id, logit, token text)}`; with
             `position` given, each layer's list has that position alone.
 
         Raises:

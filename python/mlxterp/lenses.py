@@ -56,7 +56,7 @@ class Lens:
         return self._cells(self._inner.track_probabilities, mx.float32, k=False)
 
     def tokens(self) -> list[list[str]]:
-        """The winner of each cell as text, [row][pos]."""
+        """The winner of each cell as text, `[row][pos]`."""
         winners = self.ids[..., 0].tolist()
         return [[self._labels([i])[0] if i >= 0 else "" for i in row] for row in winners]
 
