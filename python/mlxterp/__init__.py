@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from . import _core, metrics, visualization
 from ._blas import warn_where_slow
+from .collecting import collect
 from .core import (
     ActivationCache,
     InterventionComposer,
@@ -31,7 +32,7 @@ from .errors import (
     UnknownNameError,
     UsageError,
 )
-from .heads import head_circuits, head_scores
+from .heads import head_circuits, head_scores, induction_ablation
 from .lenses import lens
 from .logits import logit_attribution
 from .model import InterpretableModel
@@ -78,11 +79,13 @@ __all__ = [
     "batch_get_activations",
     "causal_trace",
     "clamp",
+    "collect",
     "collect_activations",
     "compare",
     "get_activations",
     "head_circuits",
     "head_scores",
+    "induction_ablation",
     "interventions",
     "lens",
     "logit_attribution",

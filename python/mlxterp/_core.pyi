@@ -362,6 +362,13 @@ def repeated_tokens(arg0: Model, arg1: int, arg2: int, arg3: int, arg4: int, /) 
 
 def head_scores(arg0: Model, arg1: Sequence[Sequence[int]] | mlx.core.array | Sequence[str], arg2: HeadMeasure, arg3: bool, arg4: bool, arg5: Callable | None, /) -> list[tuple[str, list[list[float]]]]: ...
 
+class HeadValue(enum.Enum):
+    zero = 0
+
+    mean = 1
+
+def induction_ablation(arg0: Model, arg1: int, arg2: HeadValue, arg3: int, arg4: int, arg5: int, arg6: int, arg7: int, arg8: Callable | None, /) -> tuple: ...
+
 def head_circuits(arg0: Model, arg1: Callable | None, /) -> tuple[list[list[float]], list[list[float]]]: ...
 
 class Check:

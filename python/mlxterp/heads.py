@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mlx.core as mx
 
 from . import _core
@@ -53,3 +55,58 @@ def head_circuits(model, progress=None) -> dict[str, mx.array]:
         "copying": mx.array(copying, mx.float32),
         "matching": mx.array(matching, mx.float32),
     }
+
+
+@dataclass
+class Trial:
+    """Some heads as (layer, head), the loss of the repeated tokens without
+    them in nats, and the part of induction's gain that is gone: 0 none, 1 all
+    of it."""
+
+    heads: list[tuple[int, int]]
+    loss: float
+    removed: float
+
+
+@dataclass
+class InductionAblation:
+    """Mean loss of the first period's tokens and of the repeated ones, in nats;
+    without the best induction heads, and without random others of the same
+    layers."""
+
+    first: float
+    repeated: float
+    best: Trial
+    random: list[Trial]
+
+
+def induction_ablation(
+    model,
+    heads: int = 5,
+    value: str = "zero",
+    draws: int = 5,
+    *,
+    period: int = 50,
+    repeats: int = 2,
+    sequences: int = 4,
+    seed: int = 42,
+    progress=None,
+) -> InductionAblation:
+    """Whether induction heads are what makes repeated tokens predictable
+    (Olsson et al., 2022): the best `heads` are chosen on some sequences of
+    repeated random tokens and ablated on others, to "zero" or to their "mean";
+    `draws` times as many random heads of the same layers likewise."""
+    first, repeated, best, random = _core.induction_ablation(
+        native(model, "induction_ablation()"),
+        heads,
+        _one(_core.HeadValue, value, "value"),
+        draws,
+        period,
+        repeats,
+        sequences,
+        seed,
+        told(progress),
+    )
+    return InductionAblation(
+        first, repeated, Trial(*best), [Trial(*it) for it in random]
+    )

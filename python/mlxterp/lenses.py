@@ -147,3 +147,31 @@ def evaluate_lens(
         "cross_entropy": entropy,
         "positions": n,
     }
+
+
+TunedLens = _core.TunedLens  # saved and loaded in upstream's format
+
+
+def train(
+    model,
+    text: str | list[int],
+    *,
+    steps: int = 250,
+    learning_rate: float = 1.0,
+    momentum: float = 0.9,
+    clip: float = 1.0,
+    length: int = 2048,
+    on_step=None,
+    progress=None,
+) -> _core.TunedLens:
+    """Trains a tuned lens (Belrose et al., 2023) by the C++ engine, for
+    `lens(tuned=...)`; `save(path, overwrite)` and `TunedLens.load(path)` read
+    and write mlxterp 0.1's format. `text`: one long text or its ids, `length`
+    tokens a step. `on_step(step, loss)`: the mean KL over layers, in nats,
+    that the step began with. Raises UsageError where the text is shorter than
+    one stretch."""
+    inner = native(model, "train()")
+    ids = inner.encode(text) if isinstance(text, str) else list(text)
+    return _core.train_tuned_lens(
+        inner, ids, steps, learning_rate, momentum, clip, length, on_step, told(progress)
+    )

@@ -232,6 +232,43 @@ void bind_heads(nb::module_& m) {
           all.emplace_back(name(kind), grid_of(found[kind]));
         return all;
       });
+  nb::enum_<AblationOptions::Value>(m, "HeadValue")
+      .value("zero", AblationOptions::Value::zero)
+      .value("mean", AblationOptions::Value::mean);
+  m.def(
+      "induction_ablation",
+      [](const Model& model,
+         int n_heads,
+         AblationOptions::Value value,
+         int draws,
+         int period,
+         int repeats,
+         int sequences,
+         uint64_t seed,
+         const Told& progress) {
+        const AblationOptions options{
+            .tokens = {period, repeats, sequences, seed},
+            .heads = n_heads,
+            .value = value,
+            .draws = draws,
+            .progress = progress_of(progress)};
+        InductionAblation found;
+        {
+          nb::gil_scoped_release no_gil;
+          found = induction_ablation(model.model, options);
+        }
+        const auto trial = [](const InductionAblation::Trial& it) {
+          std::vector<std::pair<int, int>> all;
+          for (const auto& head : it.heads)
+            all.emplace_back(head.layer, head.head);
+          return nb::make_tuple(all, it.loss, it.removed);
+        };
+        nb::list random;
+        for (const auto& it : found.random)
+          random.append(trial(it));
+        return nb::make_tuple(
+            found.first, found.repeated, trial(found.best), random);
+      });
   m.def("head_circuits", [](const Model& model, const Told& progress) {
     const auto told = progress_of(progress);
     HeadCircuits found;

@@ -190,3 +190,50 @@ def test_ctrl_c_ends_a_sweep(model):
     assert time.monotonic() - begin < 4
     # And the model is as before.
     assert sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, layers=0, positions=0)
+
+
+def test_ablating_induction_heads(model):
+    found = heads.induction_ablation(model, draws=2, sequences=2)
+    assert found.repeated < found.first
+    assert found.best.removed > 0.5 and len(found.best.heads) == 5
+    assert max(trial.removed for trial in found.random) < 0.2
+
+
+def test_collect(model):
+    texts = ["Hello world", "The Eiffel Tower", "a"]
+    kept = mlxterp.collect(model, texts, "layers.{3,7}.resid_post", batch_size=2)
+    assert kept.lengths == [len(model.encode(t)) for t in texts]
+    assert set(kept.values) == {"layers.3.resid_post", "layers.7.resid_post"}
+    with model.trace(texts[1]):
+        alone = model.layers[3].output.save()
+    begin = kept.lengths[0]
+    ours = kept.values["layers.3.resid_post"][begin : begin + kept.lengths[1]]
+    assert mx.allclose(ours, alone[0], atol=1e-3)
+    last = mlxterp.collect(model, texts, ["layers.3.resid_post"], "last")
+    assert last.values["layers.3.resid_post"].shape == (3, 576)
+    with pytest.raises(mlxterp.UsageError):
+        mlxterp.collect(model, texts, "layers.3.attn.pattern")
+
+
+def test_a_tuned_lens_by_the_engine(model, tmp_path):
+    ids = heads.repeated_tokens(model, period=33)[0][:66]
+    losses = []
+    tuned = lenses.train(
+        model,
+        ids[:32],  # each step the same stretch
+        steps=4,
+        length=32,
+        learning_rate=0.2,
+        on_step=lambda _, loss: losses.append(loss),
+    )
+    assert len(losses) == 4 and losses[-1] < losses[0]
+    tuned.save(str(tmp_path / "lens"), False)
+    again = lenses.TunedLens.load(str(tmp_path / "lens"))
+    assert mx.array_equal(again.weights[3], tuned.weights[3])
+    # And by the Python class: one format.
+    other = mlxterp.TunedLens.load(str(tmp_path / "lens"))
+    assert other.num_layers == 30 and other.hidden_dim == 576
+    read = lenses.lens(model, CLEAN, tuned=tuned)
+    assert read.ids.shape == (30, 14, 5)
+    quality = lenses.evaluate_lens(model, ids, tuned, length=32)
+    assert len(quality["tuned"]) == 30

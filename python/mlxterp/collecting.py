@@ -1,0 +1,48 @@
+"""Activations of many prompts, in batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from . import _core
+from ._native import inputs, native, told
+from .errors import UsageError
+
+
+@dataclass
+class Collected:
+    """`values`: canonical name of each site to [row, ...], a row for each
+    position kept, in the order of the prompts; `lengths`: rows of each prompt.
+    """
+
+    values: dict[str, mx.array]
+    lengths: list[int]
+
+
+def collect(
+    model,
+    prompts,
+    sites: str | list[str],
+    positions: str = "all",
+    batch_size: int = 8,
+    interventions: dict | None = None,
+    progress=None,
+) -> Collected:
+    """Runs all prompts, `batch_size` at a time, and keeps the sites named
+    (patterns too) at "all" real positions or the "last" of each prompt; padding
+    is left out. Memory is what is kept and one batch. Evaluates. Sites of
+    layout [batch, head, dest, src] are refused with UsageError."""
+    if positions not in ("all", "last"):
+        raise UsageError(f"positions {positions!r} is none of 'all', 'last'")
+    values, lengths = _core.collect(
+        native(model, "collect()"),
+        inputs(prompts),
+        [sites] if isinstance(sites, str) else list(sites),
+        positions == "last",
+        batch_size,
+        list((interventions or {}).items()),
+        told(progress),
+    )
+    return Collected(dict(values), lengths)
