@@ -9,7 +9,7 @@ with model.trace("Hello", interventions={"layers.4": iv.scale(0.5)}):
 
 from types import SimpleNamespace
 
-from . import _core, metrics, visualization
+from . import _core, metrics, patching, visualization
 from ._blas import warn_where_slow
 from .collecting import collect
 from .core import (
@@ -95,6 +95,7 @@ __all__ = [
     "on_heads",
     "on_neurons",
     "patch",
+    "patching",
     "path_patch",
     "replace_with",
     "scale",

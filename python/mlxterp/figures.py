@@ -1,4 +1,4 @@
-"""Sweeps as pictures: a matplotlib heatmap, a coloured table in a notebook."""
+"""Sweeps and lenses as pictures: heatmaps, coloured tables in a notebook."""
 
 from __future__ import annotations
 
@@ -52,6 +52,27 @@ def heatmap(sweep, ax=None, cmap: str = "RdBu_r"):
     return ax
 
 
+def interactive(sweep, cmap: str = "RdBu_r"):
+    """The same as a plotly Figure: values under the pointer, zoom."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError as e:
+        raise ImportError('plotly is missing: pip install "mlxterp[viz]"') from e
+    (row_axis, rows), (column_axis, columns), values = _grid(sweep)
+    most = _largest(values)
+    map_ = go.Heatmap(
+        z=values,
+        x=columns,
+        y=[f"{row_axis} {r}" for r in rows],
+        zmin=-most,
+        zmax=most,
+        colorscale=cmap,
+    )
+    figure = go.Figure(map_)
+    figure.update_layout(xaxis_title=column_axis, yaxis_autorange="reversed")
+    return figure
+
+
 def html_table(sweep) -> str:
     """The same as a table whose cells are coloured, for notebooks."""
     try:
@@ -78,3 +99,24 @@ def html_table(sweep) -> str:
         f"<table><caption>{html.escape(repr(sweep))}: change of the metric"
         f"</caption><tr><th>{html.escape(row_axis)}</th>{head}</tr>{body}</table>"
     )
+
+
+def lens_table(lens) -> str:
+    """The winner of each cell, the deeper its colour the more probable it is;
+    the last layer on top."""
+    tokens, shares = lens.tokens(), lens.probabilities[..., 0].tolist()
+    head = "".join(f"<th>{html.escape(label)}</th>" for label in lens.labels())
+
+    def cell(token: str, share: float) -> str:
+        return (
+            f'<td title="{share:.4f}" style="background: rgba(33, 102, 172, '
+            f'{0.85 * share if share == share else 0:.2f})">{html.escape(token)}</td>'
+        )
+
+    body = "".join(
+        f"<tr><th>{'embed' if layer is None else layer}</th>"
+        + "".join(map(cell, row, row_shares))
+        + "</tr>"
+        for layer, row, row_shares in reversed(list(zip(lens.layers, tokens, shares)))
+    )
+    return f"<table><tr><th>layer</th>{head}</tr>{body}</table>"

@@ -42,10 +42,15 @@ class HookPoint:
 
 class HookCache(Mapping):
     """Values by hook name: `cache["blocks.3.hook_resid_post"]`, shorter
-    `cache["resid_post", 3]`, the layer counted from the end if negative."""
+    `cache["resid_post", 3]`, the layer counted from the end if negative.
 
-    def __init__(self, values: dict[str, mx.array], n_layers: int):
+    Attributes:
+        inputs: What the pass ran on.
+    """
+
+    def __init__(self, values: dict[str, mx.array], n_layers: int, inputs: Any = None):
         self._values, self._n_layers = values, n_layers
+        self.inputs = inputs
 
     def __getitem__(self, key: str | tuple) -> mx.array:
         name = key if isinstance(key, str) else self._long(*key)
@@ -156,7 +161,7 @@ class HookMixin:
                     trace.context.save(name, values[name])
             if not values:
                 raise UsageError("the pass has none of the hook points chosen")
-        return logits, HookCache(values, len(self.layers))
+        return logits, HookCache(values, len(self.layers), inputs)
 
     def run_with_hooks(
         self,

@@ -78,6 +78,15 @@ class Lens:
             columns=["layer", "pos", "token", "id", "logit", "probability"],
         )
 
+    def labels(self) -> list[str]:
+        """The prompt's tokens, one string a column."""
+        return self._labels([self.prompt[i] for i in self.positions])
+
+    def _repr_html_(self) -> str:
+        from .figures import lens_table
+
+        return lens_table(self)
+
     def __repr__(self) -> str:
         return f"Lens(layers={len(self.layers)}, positions={len(self.positions)})"
 

@@ -65,6 +65,12 @@ def custom(name: str, function: Callable[[mx.array], mx.array]) -> Metric:
     return _core.custom(name, function)
 
 
+def custom_of_run(name: str, function: Callable[[mx.array], mx.array]) -> Metric:
+    """One's own, of every position: from the logits of one run, [pos, vocab],
+    float32, to one number. A sweep calls it once for each cell."""
+    return _core.custom_of_run(name, function)
+
+
 def as_metric(metric) -> Metric:
     """A metric as it is; a pair of tokens as their logit difference; a function
     of logits as a metric of one's own."""

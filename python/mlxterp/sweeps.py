@@ -119,11 +119,16 @@ class Sweep:
             pass
         return pd.DataFrame(columns, index=index).reset_index()
 
-    def plot(self, ax=None, cmap: str = "RdBu_r"):
-        """A matplotlib heatmap of the first two axes, zero in the middle;
-        returns its axes. Raises UsageError unless there are one or two."""
-        from .figures import heatmap
+    def plot(self, ax=None, cmap: str = "RdBu_r", backend: str = "matplotlib"):
+        """A heatmap of `change`, zero in the middle of the colours: matplotlib's
+        axes, or with backend="plotly" a plotly Figure. Raises UsageError unless
+        the sweep has one axis or two."""
+        from .figures import heatmap, interactive
 
+        if backend == "plotly":
+            return interactive(self, cmap)
+        if backend != "matplotlib":
+            raise UsageError(f"backend {backend!r} is none of matplotlib, plotly")
         return heatmap(self, ax, cmap)
 
     def _repr_html_(self) -> str:

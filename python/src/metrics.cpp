@@ -57,6 +57,10 @@ void bind_metrics(nb::module_& m) {
     return custom(std::move(name), function_of(std::move(f)));
   });
 
+  m.def("custom_of_run", [](std::string name, nb::callable f) {
+    return custom_of_run(std::move(name), function_of(std::move(f)));
+  });
+
   nb::class_<Task::Pair>(m, "TaskPair")
       .def_ro("clean", &Task::Pair::clean)
       .def_ro("corrupt", &Task::Pair::corrupt)

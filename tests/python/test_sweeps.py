@@ -59,6 +59,10 @@ def test_axes_sites_and_directions(model):
     assert list(frame.columns) == ["layer", "head", "metric", "change", "effect"]
     assert len(frame) == 18 and frame.layer.iloc[-1] == 29
     assert by_head._repr_html_().count("<tr>") == 3
+    figure = by_head.plot(backend="plotly")
+    assert len(figure.data[0].z) == 2
+    with pytest.raises(mlxterp.UsageError, match="plotly"):
+        by_head.plot(backend="ink")
 
 
 def test_a_metric_of_ones_own(model):
@@ -125,6 +129,8 @@ def test_lens(model):
     assert mx.array_equal(found.ids[-1, :, 0], mx.argmax(out[0], -1).astype(mx.int32))
     assert found.tokens()[-1][-1] == " Mary"
     assert found.to_pandas().shape == (420, 6)
+    assert found._repr_html_().count("<tr>") == 31
+    assert found.labels()[:2] == ["When", " Mary"]
     edited = lenses.lens(model, CLEAN, interventions={"layers.20": lambda x: x * 0})
     assert not mx.array_equal(edited.ids[-1], found.ids[-1, :, :])
 

@@ -1,0 +1,170 @@
+"""Activation patching in TransformerLens' shapes: `get_act_patch_*`.
+
+    _, clean_cache = model.run_with_cache(clean)
+    grid = patching.get_act_patch_resid_pre(model, corrupted, clean_cache, metric)
+
+Each takes `(model, corrupted_tokens, clean_cache, patching_metric)` and gives
+the metric of every patched run, an mx.array [layer, ...]. `patching_metric`:
+from logits [batch, pos, vocab] to one number. One prompt on a native model is
+swept in one walk (see `sweeps.patch`, which takes more kinds of metrics and
+costs less); else each cell is a pass of its own. What a cell is and in which
+order the axes stand is TransformerLens' `patching` module's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import mlx.core as mx
+
+from . import _core, metrics, sweeps
+from .errors import UsageError
+from .hooks import HookCache
+from .inputs import to_rows
+
+PatchingMetric = Callable[[mx.array], mx.array]
+
+
+def _put(value: mx.array, clean: mx.array, at: tuple) -> mx.array:
+    """`value` with `clean` in the place `at`."""
+    there = mx.zeros(value.shape, mx.bool_)
+    there[at] = True
+    return mx.where(there, clean, value)
+
+
+def _where(axes: tuple[str, ...], cell: tuple[int, ...]) -> tuple:
+    """A cell, behind its layer, as an index of the value."""
+    at = dict(zip(axes[1:], cell))
+    every = slice(None)
+    if "dest" in at or "src" in at or axes[-1] == "pattern":
+        return every, at.get("head", every), at.get("dest", every), at.get("src", every)
+    if "head" in at:
+        return every, at.get("pos", every), at["head"]
+    return every, at.get("pos", every)
+
+
+def _plain(model, corrupted, cache, metric, short, axes, shown) -> mx.array:
+    """One pass a cell."""
+    clean = {i: cache[short, i] for i in range(len(model.layers))}
+    if short == "pattern":
+        sizes = dict(zip(("head", "dest", "src"), clean[0].shape[1:]))
+    else:
+        sizes = dict(zip(("pos", "head"), clean[0].shape[1:3]))
+    ranges = [range(len(clean)), *(range(sizes[a]) for a in axes[1:] if a != "pattern")]
+    found = []
+    for layer, *cell in product(*ranges):
+        at = _where(axes, tuple(cell))
+
+        def set_there(value, hook, layer=layer, at=at):
+            if value.shape != clean[layer].shape:
+                raise UsageError(
+                    f"'{hook.name}' is {value.shape} in the corrupted run and "
+                    f"{clean[layer].shape} in the clean one: give prompts of one "
+                    "length"
+                )
+            return _put(value, clean[layer], at)
+
+        name = shown.format(layer)
+        logits = model.run_with_hooks(corrupted, [(name, set_there)])
+        found.append(mx.array(metric(logits), mx.float32).reshape(()))
+        mx.eval(found[-1])
+    return mx.stack(found).reshape([len(r) for r in ranges])
+
+
+def _swept(model, corrupted, cache, metric, short, axes) -> mx.array:
+    """All cells in one walk."""
+    own = metrics.custom_of_run("patching_metric", lambda logits: metric(logits[None]))
+    by = ["pos" if a == "dest" else a for a in axes if a != "pattern"]
+    return sweeps.patch(model, cache.inputs, corrupted, own, short, by).metric
+
+
+def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
+    def act_patch(
+        model, corrupted_tokens, clean_cache: HookCache, patching_metric: PatchingMetric
+    ) -> mx.array:
+        rows = to_rows(corrupted_tokens, model.tokenizer)
+        native = isinstance(getattr(model.engine, "model", None), _core.Model)
+        if native and len(rows) == 1 and clean_cache.inputs is not None and "src" not in axes:
+            return _swept(model, corrupted_tokens, clean_cache, patching_metric, short, axes)
+        return _plain(
+            model, corrupted_tokens, clean_cache, patching_metric, short, axes, hook
+        )
+
+    named = [a for a in axes if a != "pattern"]
+    act_patch.__doc__ = f"""{about}: [{", ".join(named)}]."""
+    return act_patch
+
+
+_BLOCK, _HEAD = "blocks.{}.hook_", "blocks.{}.attn.hook_"
+
+
+def _block(short: str):
+    return _function(
+        short, ("layer", "pos"), _BLOCK + short, f"{short} of one layer at one position"
+    )
+
+
+def _all_pos(short: str, what: str):
+    return _function(
+        short, ("layer", "head"), _HEAD + short, f"{what} of one head, all positions"
+    )
+
+
+def _by_pos(short: str, what: str):
+    return _function(
+        short,
+        ("layer", "pos", "head"),
+        _HEAD + short,
+        f"{what} of one head at one position",
+    )
+
+
+get_act_patch_resid_pre = _block("resid_pre")
+get_act_patch_resid_mid = _block("resid_mid")
+get_act_patch_attn_out = _block("attn_out")
+get_act_patch_mlp_out = _block("mlp_out")
+get_act_patch_attn_head_out_all_pos = _all_pos("z", "The output (z)")
+get_act_patch_attn_head_q_all_pos = _all_pos("q", "The query")
+get_act_patch_attn_head_k_all_pos = _all_pos("k", "The key (of a kv head)")
+get_act_patch_attn_head_v_all_pos = _all_pos("v", "The value (of a kv head)")
+get_act_patch_attn_head_out_by_pos = _by_pos("z", "The output (z)")
+get_act_patch_attn_head_q_by_pos = _by_pos("q", "The query")
+get_act_patch_attn_head_k_by_pos = _by_pos("k", "The key (of a kv head)")
+get_act_patch_attn_head_v_by_pos = _by_pos("v", "The value (of a kv head)")
+get_act_patch_attn_head_pattern_all_pos = _function(
+    "pattern", ("layer", "head", "pattern"), _HEAD + "pattern", "One head's pattern"
+)
+get_act_patch_attn_head_pattern_by_pos = _function(
+    "pattern",
+    ("layer", "head", "dest"),
+    _HEAD + "pattern",
+    "One head's pattern at one destination",
+)
+get_act_patch_attn_head_pattern_dest_src_pos = _function(
+    "pattern",
+    ("layer", "head", "dest", "src"),
+    _HEAD + "pattern",
+    "One weight of one head's pattern",
+)
+
+
+def get_act_patch_block_every(model, corrupted_tokens, clean_cache, metric) -> mx.array:
+    """resid_pre, attn_out and mlp_out: [3, layer, pos]."""
+    each = (get_act_patch_resid_pre, get_act_patch_attn_out, get_act_patch_mlp_out)
+    return mx.stack([f(model, corrupted_tokens, clean_cache, metric) for f in each])
+
+
+def get_act_patch_attn_head_all_pos_every(
+    model, corrupted_tokens, clean_cache, metric
+) -> list[mx.array]:
+    """out, q, k, v, pattern: five arrays [layer, head]; k and v have as many
+    heads as the model has kv heads."""
+    each = (
+        get_act_patch_attn_head_out_all_pos,
+        get_act_patch_attn_head_q_all_pos,
+        get_act_patch_attn_head_k_all_pos,
+        get_act_patch_attn_head_v_all_pos,
+        get_act_patch_attn_head_pattern_all_pos,
+    )
+    return [f(model, corrupted_tokens, clean_cache, metric) for f in each]
