@@ -207,9 +207,7 @@ class AnalysisMixin:
         found = top_tokens(norm(mx.concatenate(states)), project, top_k)
         ids = {token for row in found for token, _ in row}
         texts = {token: self.token_to_str(token) for token in ids}
-        named = [
-            [(token, score, texts[token]) for token, score in r] for r in found
-        ]
+        named = [[(token, score, texts[token]) for token, score in r] for r in found]
         width = len(positions)
         return {
             layer: named[index * width : (index + 1) * width]
@@ -324,16 +322,12 @@ class AnalysisMixin:
             with self.trace(corrupted_text, interventions=patch):
                 logits = self.output.save()
             left = distance(logits[0, -1], target)
-            recovered = (
-                (baseline - left) / baseline if baseline > 1e-10 else 0.0
-            )
+            recovered = (baseline - left) / baseline if baseline > 1e-10 else 0.0
             results[layer] = recovered * 100
         if plot:
             from .visualization.lens_plots import plot_recovery
 
-            plot_recovery(
-                results, component, clean_text, corrupted_text, figsize, cmap
-            )
+            plot_recovery(results, component, clean_text, corrupted_text, figsize, cmap)
         return results
 
     def _clean_run(

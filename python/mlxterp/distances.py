@@ -29,9 +29,7 @@ def cosine(a: mx.array, b: mx.array) -> float:
 
 def mse(a: mx.array, b: mx.array) -> float:
     """The mean squared difference of two [vocab]."""
-    return float(
-        mx.mean(mx.square(a.astype(mx.float32) - b.astype(mx.float32)))
-    )
+    return float(mx.mean(mx.square(a.astype(mx.float32) - b.astype(mx.float32))))
 
 
 DISTANCES: dict[str, Callable[[mx.array, mx.array], float]] = {

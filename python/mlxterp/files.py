@@ -27,9 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield draft
         os.replace(draft, path)
     except OSError as error:
-        raise IoError(
-            f"cannot write {path}: {error.strerror or error}"
-        ) from error
+        raise IoError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             draft.unlink()

@@ -50,7 +50,9 @@ def head_scores(
 def head_circuits(model, progress=None) -> dict[str, mx.array]:
     """What a head's weights alone say (Elhage et al., 2021): "copying" of the
     OV circuit and "matching" of the QK circuit, from -1 to 1, [layer, head]."""
-    copying, matching = _core.head_circuits(native(model, "head_circuits()"), told(progress))
+    copying, matching = _core.head_circuits(
+        native(model, "head_circuits()"), told(progress)
+    )
     return {
         "copying": mx.array(copying, mx.float32),
         "matching": mx.array(matching, mx.float32),

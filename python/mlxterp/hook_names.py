@@ -153,9 +153,7 @@ def _is(model: Any, name: str) -> bool:
     return bool(list(_first(model, name, [name])))
 
 
-def _first(
-    model: Any, hook: str, names: list[str]
-) -> Iterator[tuple[str, str]]:
+def _first(model: Any, hook: str, names: list[str]) -> Iterator[tuple[str, str]]:
     """The hook at the first of `names` that means a site, if any does."""
     for name in names:
         try:

@@ -55,9 +55,7 @@ class TracedLayers(NamedTuple):
     lengths: list[int]  #: Real positions of each row.
 
 
-def traced_layers(
-    model: Any, inputs: Any, layers: Iterable[int]
-) -> TracedLayers:
+def traced_layers(model: Any, inputs: Any, layers: Iterable[int]) -> TracedLayers:
     """The residual stream behind each layer. The trace ends with this
     function, so that evaluating the result keeps nothing else of the pass in
     memory. Raises UsageError where a layer does not return [batch, pos,

@@ -27,7 +27,9 @@ class Lens:
 
     def _cells(self, values, dtype, k=True) -> mx.array:
         shape = (len(self.layers), len(self.positions))
-        return mx.array(values, dtype).reshape(*shape, *([self._inner.top_k] if k else []))
+        return mx.array(values, dtype).reshape(
+            *shape, *([self._inner.top_k] if k else [])
+        )
 
     @property
     def ids(self) -> mx.array:
@@ -58,14 +60,18 @@ class Lens:
     def tokens(self) -> list[list[str]]:
         """The winner of each cell as text, `[row][pos]`."""
         winners = self.ids[..., 0].tolist()
-        return [[self._labels([i])[0] if i >= 0 else "" for i in row] for row in winners]
+        return [
+            [self._labels([i])[0] if i >= 0 else "" for i in row] for row in winners
+        ]
 
     def to_pandas(self):
         """A row for each cell: layer, pos, token, id, logit, probability."""
         try:
             import pandas as pd
         except ImportError as e:
-            raise ImportError('to_pandas() needs pandas: pip install "mlxterp[viz]"') from e
+            raise ImportError(
+                'to_pandas() needs pandas: pip install "mlxterp[viz]"'
+            ) from e
         ids, tokens = self.ids[..., 0].tolist(), self.tokens()
         logits = self.logits[..., 0].tolist()
         shares = self.probabilities[..., 0].tolist()
@@ -182,5 +188,13 @@ def train(
     inner = native(model, "train()")
     ids = inner.encode(text) if isinstance(text, str) else list(text)
     return _core.train_tuned_lens(
-        inner, ids, steps, learning_rate, momentum, clip, length, on_step, told(progress)
+        inner,
+        ids,
+        steps,
+        learning_rate,
+        momentum,
+        clip,
+        length,
+        on_step,
+        told(progress),
     )

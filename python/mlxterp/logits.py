@@ -29,9 +29,13 @@ class LogitAttribution:
         try:
             import pandas as pd
         except ImportError as e:
-            raise ImportError('to_pandas() needs pandas: pip install "mlxterp[viz]"') from e
+            raise ImportError(
+                'to_pandas() needs pandas: pip install "mlxterp[viz]"'
+            ) from e
         fields = ["name", "kind", "layer", "unit", "value", "spread"]
-        return pd.DataFrame([[getattr(p, f) for f in fields] for p in self.parts], columns=fields)
+        return pd.DataFrame(
+            [[getattr(p, f) for f in fields] for p in self.parts], columns=fields
+        )
 
 
 def logit_attribution(

@@ -85,8 +85,15 @@ def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
     ) -> mx.array:
         rows = to_rows(corrupted_tokens, model.tokenizer)
         native = isinstance(getattr(model.engine, "model", None), _core.Model)
-        if native and len(rows) == 1 and clean_cache.inputs is not None and "src" not in axes:
-            return _swept(model, corrupted_tokens, clean_cache, patching_metric, short, axes)
+        if (
+            native
+            and len(rows) == 1
+            and clean_cache.inputs is not None
+            and "src" not in axes
+        ):
+            return _swept(
+                model, corrupted_tokens, clean_cache, patching_metric, short, axes
+            )
         return _plain(
             model, corrupted_tokens, clean_cache, patching_metric, short, axes, hook
         )

@@ -22,9 +22,7 @@ def absolute(position: int, length: int, what: str = "the text") -> int:
     return position % length
 
 
-def absolute_rows(
-    positions: Sequence[int], lengths: Sequence[int]
-) -> list[list[int]]:
+def absolute_rows(positions: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
     """Each of `positions` in every row, as [row][position]."""
     return [
         [absolute(position, length, f"row {row}") for position in positions]

@@ -108,7 +108,9 @@ class Sweep:
         try:
             import pandas as pd
         except ImportError as e:
-            raise ImportError('to_pandas() needs pandas: pip install "mlxterp[viz]"') from e
+            raise ImportError(
+                'to_pandas() needs pandas: pip install "mlxterp[viz]"'
+            ) from e
         index = pd.MultiIndex.from_product(
             [values for _, values in self.axes], names=[name for name, _ in self.axes]
         )

@@ -94,9 +94,7 @@ class TunedLens(nn.Module):
         try:
             arrays = dict(mx.load(str(arrays_path)))
         except (RuntimeError, ValueError, OSError) as error:
-            raise BadDataError(
-                f"{arrays_path} is no .npz file: {error}"
-            ) from error
+            raise BadDataError(f"{arrays_path} is no .npz file: {error}") from error
         shapes: dict[str, tuple[int, ...]] = {}
         # The arrays bound what a number in the .json may make us build.
         if num_layers > len(arrays):
@@ -238,23 +236,16 @@ def train_tuned_lens(
         raise UsageError(
             f"max_seq_len must be at least {_MIN_CHUNK}, but is {max_seq_len}"
         )
-    if (
-        save_path and not Path(save_path).parent.is_dir()
-    ):  # told before the work
+    if save_path and not Path(save_path).parent.is_dir():  # told before the work
         raise IoError(f"there is no folder {Path(save_path).parent} to save in")
     lens = TunedLens(len(layers), width)
-    optimizer = optim.SGD(
-        learning_rate, momentum=momentum, nesterov=momentum > 0
-    )
+    optimizer = optim.SGD(learning_rate, momentum=momentum, nesterov=momentum > 0)
     if verbose:
         print(
-            f"tuned lens: {len(layers)} layers of width {width}, "
-            f"{len(tokens)} tokens"
+            f"tuned lens: {len(layers)} layers of width {width}, {len(tokens)} tokens"
         )
 
-    def layer_loss(
-        translator: dict, hidden: mx.array, target: mx.array
-    ) -> mx.array:
+    def layer_loss(translator: dict, hidden: mx.array, target: mx.array) -> mx.array:
         states = mx.addmm(translator["bias"], hidden, translator["weight"].T)
         logits = project(norm(states)).astype(mx.float32)
         # Each layer bears its share of the mean over layers.
@@ -269,9 +260,7 @@ def train_tuned_lens(
         mx.eval(hidden, target)
         loss, gradients = 0.0, []
         for translator, value in zip(lens.translators, hidden):
-            part, gradient = loss_and_gradient(
-                translator.parameters(), value, target
-            )
+            part, gradient = loss_and_gradient(translator.parameters(), value, target)
             mx.eval(part, gradient)
             loss += part.item()
             gradients.append(gradient)
@@ -281,9 +270,7 @@ def train_tuned_lens(
                 "and see that the model's own logits have no NaN"
             )
         optimizer.learning_rate = learning_rate * (1 - step / num_steps)
-        optimizer.update(
-            lens, {"translators": _clipped(gradients, gradient_clip)}
-        )
+        optimizer.update(lens, {"translators": _clipped(gradients, gradient_clip)})
         mx.eval(lens.parameters(), optimizer.state)
         if verbose and step % 10 == 0:
             print(f"step {step} of {num_steps}: loss {loss:.4f}")
@@ -298,8 +285,6 @@ def train_tuned_lens(
 
 def _clipped(gradients: list, limit: float) -> list:
     """Gradients scaled down to a global norm of at most `limit`."""
-    norm = mx.sqrt(
-        sum(mx.sum(mx.square(g)) for _, g in tree_flatten(gradients))
-    )
+    norm = mx.sqrt(sum(mx.sum(mx.square(g)) for _, g in tree_flatten(gradients)))
     scale = mx.where(norm > limit, limit / (norm + 1e-6), 1.0)
     return tree_map(lambda g: g * scale, gradients)

@@ -7,6 +7,7 @@
 
 #include "core/fail.h"
 #include "mlx/ops.h"
+#include "mlx/stream.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
 
@@ -15,6 +16,19 @@ namespace mx = mlx::core;
 namespace mlxterp {
 
 namespace {
+
+// Waits, when it goes, for all that this thread has begun to evaluate.
+struct Awaited {
+  Awaited() = default;
+  Awaited(const Awaited&) = delete;
+  Awaited& operator=(const Awaited&) = delete;
+  ~Awaited() {
+    try {
+      mx::synchronize();
+    } catch (...) {  // what went wrong is on its way to the caller already
+    }
+  }
+};
 
 using Change = Wavefront::Change;
 
@@ -478,6 +492,9 @@ class Sweeper {
       total += static_cast<double>(rows_of(plan)) * (layers_ - plan.join);
     total += static_cast<double>(runs_end_) * layers_;
 
+    // An error leaves layers that are still being evaluated: a process that
+    // ends then would take the memory they work in from under them.
+    const Awaited awaited;
     Walk walk(wave_, run_rows_);
     int start = 0;
     size_t begin = 0;

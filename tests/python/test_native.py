@@ -5,10 +5,9 @@ import threading
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlxterp
 import pytest
 from mlx_lm.models import llama
-
-import mlxterp
 from mlxterp import InterpretableModel, _core
 from mlxterp import interventions as iv
 

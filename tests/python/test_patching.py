@@ -2,10 +2,9 @@
 one pass a cell, and both against passes written out here."""
 
 import mlx.core as mx
+import mlxterp
 import pytest
 from mlx_lm.models import llama
-
-import mlxterp
 from mlxterp import InterpretableModel, patching
 
 CLEAN, CORRUPT = [1, 5, 9, 4], [1, 7, 9, 4]
@@ -67,7 +66,9 @@ def test_a_cell_is_what_it_says(wrapped):
 
     wanted = last(wrapped.run_with_hooks(CORRUPT, [("blocks.1.attn.hook_z", put)]))
     assert grid[1, 1, 2].item() == pytest.approx(wanted.item(), abs=1e-5)
-    every = patching.get_act_patch_attn_head_all_pos_every(wrapped, CORRUPT, cache, last)
+    every = patching.get_act_patch_attn_head_all_pos_every(
+        wrapped, CORRUPT, cache, last
+    )
     assert [e.shape for e in every] == [(2, 4), (2, 4), (2, 2), (2, 2), (2, 4)]
 
 

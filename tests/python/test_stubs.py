@@ -1,6 +1,6 @@
 """The extension's stub is what nanobind makes of it: after a change,
 
-    python -m nanobind.stubgen -m mlxterp._core -O python/mlxterp
+python -m nanobind.stubgen -m mlxterp._core -O python/mlxterp
 """
 
 from pathlib import Path

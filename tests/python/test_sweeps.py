@@ -7,9 +7,8 @@ import threading
 import time
 
 import mlx.core as mx
-import pytest
-
 import mlxterp
+import pytest
 from mlxterp import InterpretableModel, heads, lenses, logits, metrics, sweeps, tasks
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
@@ -34,8 +33,10 @@ def test_patch_is_one_traced_pass_a_cell(model):
     compared = 0
     for layer, value in clean.items():
         for pos in (0, 9, 13):
-            put = lambda x, v=value, p=pos: mx.concatenate(  # noqa: E731
-                [x[:, :p], v[:, p : p + 1], x[:, p + 1 :]], axis=1
+            put = (
+                lambda x, v=value, p=pos: mx.concatenate(  # noqa: E731
+                    [x[:, :p], v[:, p : p + 1], x[:, p + 1 :]], axis=1
+                )
             )
             with model.trace(CORRUPT, interventions={f"layers.{layer}.resid_pre": put}):
                 out = model.output.save()
@@ -54,7 +55,9 @@ def test_axes_sites_and_directions(model):
         model, CLEAN, CORRUPT, MARY_JOHN, direction="noise", layers=5, positions=-1
     )
     assert noise.shape == (1, 1)
-    assert noise.change.item() == pytest.approx(noise.metric.item() - noise.clean, abs=1e-4)
+    assert noise.change.item() == pytest.approx(
+        noise.metric.item() - noise.clean, abs=1e-4
+    )
     frame = by_head.to_pandas()
     assert list(frame.columns) == ["layer", "head", "metric", "change", "effect"]
     assert len(frame) == 18 and frame.layer.iloc[-1] == 29
