@@ -15,7 +15,6 @@ import pytest
 from families import build, ids
 from mlx.utils import tree_flatten
 from mlxterp import (
-    BadDataError,
     InterpretableModel,
     UnknownNameError,
     UsageError,
@@ -326,10 +325,10 @@ def test_errors_arrive_unchanged_and_leave_no_trace_open(model):
 
 def test_nan_made_by_an_intervention_is_an_error(model):
     bad = {"layers.1.mlp": lambda x: x * mx.array(float("nan"))}
-    with pytest.raises(BadDataError, match="layers.1.mlp.output' made a NaN"):
+    with pytest.raises(UsageError, match="layers.1.mlp.output' made a NaN"):
         with model.trace(ids(), interventions=bad):
             model.output.save()
-    with pytest.raises(BadDataError, match="NaN"):  # also with nothing saved
+    with pytest.raises(UsageError, match="NaN"):  # also with nothing saved
         with model.trace(ids(), interventions=bad):
             pass
     masked = {"layers.1.self_attn.scores": scale(2.0)}  # -inf is no NaN

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
-from ..errors import BadDataError, UsageError
+from ..errors import UsageError
 from ._patches import suspended
 
 
@@ -41,9 +41,9 @@ class Edit:
         return edited
 
     def check(self):
-        """Raises BadDataError where an evaluated guard saw a NaN."""
+        """Raises UsageError where an evaluated guard saw a NaN."""
         if any(guard.item() for guard in self.guards):
-            raise BadDataError(
+            raise UsageError(
                 f"The intervention on '{self.site}' made a NaN: check its "
                 "arithmetic for 0/0, inf-inf or a scale beyond the dtype."
             )
