@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from . import _core
 from .errors import UsageError
+from .inputs import to_rows
 
 
 def native(model, what: str) -> _core.Model:
@@ -27,17 +28,14 @@ def native(model, what: str) -> _core.Model:
 
 
 def inputs(prompts) -> list | mx.array:
-    """A prompt or several, text or ids, as C++ takes them."""
+    """A prompt or several as C++ takes them: texts, which it encodes itself,
+    rows of ids or an array. Raises UsageError."""
     if isinstance(prompts, str):
         return [prompts]
-    if isinstance(prompts, mx.array):
-        return prompts[None] if prompts.ndim == 1 else prompts
-    prompts = list(prompts)
-    if prompts and all(isinstance(p, int) for p in prompts):
-        return [prompts]
-    if all(isinstance(p, str) for p in prompts):
-        return prompts
-    return [[int(i) for i in p] for p in prompts]
+    if isinstance(prompts, (list, tuple)) and prompts:
+        if all(isinstance(p, str) for p in prompts):
+            return list(prompts)
+    return to_rows(prompts)
 
 
 def several(values) -> list:
@@ -58,14 +56,14 @@ class Bar:
     def __call__(self, what: str, done: float) -> None:
         if not sys.stderr.isatty() or time.monotonic() - self._begin < 1:
             return
+        if done >= 1:  # what is drawn goes when the work is done
+            if self._shown:
+                sys.stderr.write("\r\x1b[K")
+            return
         self._shown = True
         full = int(30 * done)
         sys.stderr.write(f"\r{what:20.20} [{'#' * full:30}] {done:4.0%}")
         sys.stderr.flush()
-
-    def close(self) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
 
 
 def told(progress: Callable[[str, float], None] | None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 
 from .errors import UsageError
+from .optional import require
 
 
 def _grid(sweep):
@@ -34,10 +35,7 @@ def _largest(values) -> float:
 
 def heatmap(sweep, ax=None, cmap: str = "RdBu_r"):
     """What each cell changes, zero in the middle of the colours; the axes."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as e:
-        raise ImportError('plot() needs matplotlib: pip install "mlxterp[viz]"') from e
+    plt = require("matplotlib.pyplot")
     (row_axis, rows), (column_axis, columns), values = _grid(sweep)
     if ax is None:
         size = (max(4, 0.35 * len(columns) + 2), max(3, 0.25 * len(rows) + 1))
@@ -54,10 +52,7 @@ def heatmap(sweep, ax=None, cmap: str = "RdBu_r"):
 
 def interactive(sweep, cmap: str = "RdBu_r"):
     """The same as a plotly Figure: values under the pointer, zoom."""
-    try:
-        import plotly.graph_objects as go
-    except ImportError as e:
-        raise ImportError('plotly is missing: pip install "mlxterp[viz]"') from e
+    go = require("plotly.graph_objects")
     (row_axis, rows), (column_axis, columns), values = _grid(sweep)
     most = _largest(values)
     map_ = go.Heatmap(

@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from . import _core
 from ._native import inputs, native, several, told
+from .optional import require
 
 
 class Lens:
@@ -66,12 +67,7 @@ class Lens:
 
     def to_pandas(self):
         """A row for each cell: layer, pos, token, id, logit, probability."""
-        try:
-            import pandas as pd
-        except ImportError as e:
-            raise ImportError(
-                'to_pandas() needs pandas: pip install "mlxterp[viz]"'
-            ) from e
+        pd = require("pandas")
         ids, tokens = self.ids[..., 0].tolist(), self.tokens()
         logits = self.logits[..., 0].tolist()
         shares = self.probabilities[..., 0].tolist()

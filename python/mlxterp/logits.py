@@ -9,6 +9,7 @@ import mlx.core as mx
 from . import _core
 from ._native import inputs, native, told
 from .metrics import as_metric
+from .optional import require
 from .sweeps import _one
 
 
@@ -26,12 +27,7 @@ class LogitAttribution:
 
     def to_pandas(self):
         """A row for each part: name, kind, layer, unit, value, spread."""
-        try:
-            import pandas as pd
-        except ImportError as e:
-            raise ImportError(
-                'to_pandas() needs pandas: pip install "mlxterp[viz]"'
-            ) from e
+        pd = require("pandas")
         fields = ["name", "kind", "layer", "unit", "value", "spread"]
         return pd.DataFrame(
             [[getattr(p, f) for f in fields] for p in self.parts], columns=fields

@@ -25,6 +25,7 @@ from . import _core
 from ._native import inputs, native, several, told
 from .errors import UsageError
 from .metrics import Metric, as_metric
+from .optional import require
 
 Progress = Callable[[str, float], None]
 Numbers = "int | Sequence[int] | None"
@@ -105,12 +106,7 @@ class Sweep:
     def to_pandas(self):
         """A pandas.DataFrame with a row for each cell: the axes, `metric`,
         `change`, and `effect` where there is one."""
-        try:
-            import pandas as pd
-        except ImportError as e:
-            raise ImportError(
-                'to_pandas() needs pandas: pip install "mlxterp[viz]"'
-            ) from e
+        pd = require("pandas")
         index = pd.MultiIndex.from_product(
             [values for _, values in self.axes], names=[name for name, _ in self.axes]
         )

@@ -1,5 +1,7 @@
 // Models: loading, names, parameters, text.
 
+#include <fmt/format.h>
+
 #include "bind.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/checkpoint.h"
@@ -148,13 +150,19 @@ void bind_model(nb::module_& m) {
               if (found == known.end())
                 throw Error(
                     ErrorKind::unknown_name,
-                    "[update] no parameter is called '" + path + "'");
-              if (found->second->shape() != value.shape())
+                    fmt::format("[update] no parameter is called '{}'", path));
+              const auto &old = found->second->shape(), &now = value.shape();
+              if (old != now)
                 throw Error(
                     ErrorKind::usage,
-                    "[update] '" + path + "' has another shape");
-              *found->second = value;
+                    fmt::format(
+                        "[update] '{}' is given as ({}), it is ({})",
+                        path,
+                        fmt::join(now.begin(), now.end(), ", "),
+                        fmt::join(old.begin(), old.end(), ", ")));
             }
+            for (const auto& [path, value] : values)
+              *known.at(path) = value;
           })
       .def(
           "forward",

@@ -25,7 +25,9 @@ struct Awaited {
   ~Awaited() {
     try {
       mx::synchronize();
-    } catch (...) {  // what went wrong is on its way to the caller already
+    } catch (...) {
+      // A sweep that succeeds has read every number by now. One that fails
+      // has an error on its way to the caller: this is part of the same.
     }
   }
 };

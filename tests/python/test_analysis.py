@@ -270,7 +270,7 @@ def test_tuned_lens_position_out_of_range_is_a_value_error(model):
 @pytest.fixture
 def shown(monkeypatch):
     """The figures that were shown."""
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -11,9 +11,9 @@ import re
 import runpy
 from pathlib import Path
 
+import matplotlib
 import pytest
 
-matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
 
 ROOT = Path(__file__).parents[2]

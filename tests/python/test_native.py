@@ -216,6 +216,11 @@ def test_parameters_update_and_value_and_grad():
     assert mx.abs(model(mx.array([IDS]))).max().item() == 0
     with pytest.raises(mlxterp.UnknownNameError):
         model.model.update({"nothing": mx.zeros((1,))})
+    # All or nothing.
+    wrong = {"ln_final": {"weight": mx.ones((576,))}, "embed": {"weight": mx.ones(3)}}
+    with pytest.raises(mlxterp.UsageError, match=r"\(3\), it is \(49152, 576\)"):
+        model.model.update(wrong)
+    assert model.model.ln_final.weight.max().item() == 0
     assert repr(before) == "ModuleProxy(layers.3.mlp)"
 
 

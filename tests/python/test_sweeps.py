@@ -9,6 +9,7 @@ import time
 import mlx.core as mx
 import mlxterp
 import pytest
+from families import build
 from mlxterp import InterpretableModel, heads, lenses, logits, metrics, sweeps, tasks
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
@@ -171,19 +172,9 @@ def test_what_makes_no_sense_is_an_error(model, change, error):
 
 
 def test_a_wrapped_model_says_so():
-    from mlx_lm.models import llama
-
-    args = llama.ModelArgs(
-        model_type="llama",
-        hidden_size=16,
-        num_hidden_layers=1,
-        intermediate_size=16,
-        num_attention_heads=2,
-        rms_norm_eps=1e-5,
-        vocab_size=16,
-    )
+    wrapped = InterpretableModel(build("llama"))
     with pytest.raises(mlxterp.UsageError, match="loaded itself"):
-        sweeps.patch(InterpretableModel(llama.Model(args)), [1], [2], (1, 2))
+        sweeps.patch(wrapped, [1], [2], (1, 2))
 
 
 def test_ctrl_c_ends_a_sweep(model):

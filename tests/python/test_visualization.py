@@ -46,7 +46,7 @@ def patterns(trace):
 
 @pytest.fixture
 def plt():
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
@@ -281,7 +281,6 @@ def test_a_matplotlib_heatmap(plt, patterns):
 
 
 def test_a_plotly_heatmap(patterns):
-    pytest.importorskip("plotly")
     figure = viz.attention_heatmap(patterns[1], NASTY, 2, backend="plotly")
     drawn = np.array(figure.data[0].z, np.float64)
     assert np.allclose(np.nan_to_num(drawn), patterns[1][0, 2])
@@ -293,7 +292,6 @@ def test_a_plotly_heatmap(patterns):
 
 @pytest.mark.parametrize("backend", ["matplotlib", "plotly"])
 def test_a_grid_of_heads(plt, trace, backend):
-    pytest.importorskip(backend)
     config = viz.AttentionVisualizationConfig(backend=backend, heads_per_row=3)
 
     def titles(**options):

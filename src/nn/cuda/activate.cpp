@@ -25,20 +25,14 @@ bool has_ampere() {
   return number && *number >= 8;
 }
 
-const std::string* kernel(
-    nn::Activation activation, mx::Dtype dtype, bool times) {
-  using nn::Activation;
+// What the kernel is called, where there is one.
+std::string name_of(nn::Activation activation, mx::Dtype dtype, bool times) {
   std::string name;
-  if (activation == Activation::silu)
-    name = "silu_";
-  else if (activation == Activation::gelu_tanh)
-    name = "gelu_tanh_";
-  name += dtype == mx::bfloat16  ? "bfloat16"
-          : dtype == mx::float16 ? "float16"
-                                 : "";
-  if (times) name += "_times";
-  const auto found = kernels.find(name);
-  return found == kernels.end() ? nullptr : &found->first;
+  if (activation == nn::Activation::silu) name = "silu";
+  if (activation == nn::Activation::gelu_tanh) name = "gelu_tanh";
+  if (dtype == mx::bfloat16) name += "_bfloat16";
+  if (dtype == mx::float16) name += "_float16";
+  return times ? name + "_times" : name;
 }
 
 }  // namespace
@@ -52,18 +46,19 @@ std::optional<mx::array> activate(
   const bool alike =
       !factor || (factor->shape() == x.shape() && factor->dtype() == x.dtype());
   const bool derived = x.is_tracer() || (factor && factor->is_tracer());
-  constexpr size_t most = std::numeric_limits<int>::max();
+  constexpr size_t most = std::numeric_limits<int>::max();  // its indices
   if (!alike || derived || x.size() == 0 || x.size() % 4 != 0 ||
-      x.size() / 4 > most)
+      x.size() > most)
     return std::nullopt;
-  const auto* name = kernel(activation, x.dtype(), factor.has_value());
-  if (!name) return std::nullopt;
+  const auto kernel =
+      kernels.find(name_of(activation, x.dtype(), factor.has_value()));
+  if (kernel == kernels.end()) return std::nullopt;
   std::vector<mx::array> inputs{x};
   if (factor) inputs.push_back(*factor);
   const int fours = static_cast<int>(x.size() / 4);
   return mx::fast::precompiled_cuda_kernel(
-      *name,
-      kernels.at(*name),
+      kernel->first,
+      kernel->second,
       inputs,
       {x.shape()},
       {x.dtype()},
