@@ -9,8 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from .core import InterventionComposer, OutputProxy, TraceContext, add_vector
+from .core import InterventionComposer, OutputProxy, add_vector
 from .core.intervention import at_positions
+from .core.proxy import write
 from .errors import OutOfRangeError, UnknownNameError, UsageError
 from .hook_names import hook_names, hook_site, part_path
 from .layer_sites import checked_layers
@@ -105,13 +106,7 @@ class LayerSites:
         return self._model[self._site(layer)]
 
     def __setitem__(self, layer: int, value: mx.array | float) -> None:
-        site = self._site(layer)
-        context = TraceContext.current(self._model)
-        if context is None:
-            raise UsageError(f"'{site}' can be set only inside a trace")
-        if isinstance(value, OutputProxy):
-            value = value[...]
-        context.trace.edit(site, value)
+        write(self._model, self._site(layer), value)
 
     def __len__(self) -> int:
         return len(self._model.layers)
@@ -158,7 +153,7 @@ class HookMixin:
                     if named:
                         raise
                 else:
-                    trace.context.save(name, values[name])
+                    trace.save(name, values[name])
             if not values:
                 raise UsageError("the pass has none of the hook points chosen")
         return logits, HookCache(values, len(self.layers), inputs)

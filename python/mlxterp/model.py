@@ -10,7 +10,7 @@ import mlx.nn as nn
 
 from .analysis import AnalysisMixin
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
-from .core.proxy import ModuleProxy, wrapped
+from .core.proxy import part, read, wrapped, write
 from .core.trace import OUTPUT
 from .engine.base import Engine
 from .engine.wrapped import WrappedEngine
@@ -101,7 +101,10 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         )
 
     def trace(
-        self, inputs: Any, interventions: Mapping[str, Callable] | None = None
+        self,
+        inputs: Any,
+        interventions: Mapping[str, Callable] | None = None,
+        activations: bool = False,
     ) -> Trace:
         """A pass to use in a `with`.
 
@@ -110,6 +113,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         interventions: name or pattern of a site (`layers.4`,
             `layers.*.self_attn.pattern`) to a function of its value, applied
             in this order. Alone a module's name means its output.
+        activations: keep `trace.activations` whole after a block that saved
+            values; without, a block that saves nothing keeps them.
         """
         return Trace(
             self._forward,
@@ -118,6 +123,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
             interventions=interventions,
             interpretable_model=self,
             strict=self.strict,
+            activations=activations,
         )
 
     def __call__(self, *args, **kwargs):
@@ -130,17 +136,25 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
     @property
     def output(self) -> OutputProxy:
         """What the model returned, inside a trace."""
-        return OutputProxy(None, OUTPUT, self)
+        return read(self, OUTPUT)
+
+    @output.setter
+    def output(self, value: Any) -> None:
+        write(self, OUTPUT, value)
 
     @property
     def input(self) -> OutputProxy:
         """What the model was given, inside a trace."""
-        return OutputProxy(None, "input", self)
+        return read(self, "input")
 
     def __getitem__(self, site: str) -> OutputProxy:
         """Any site by its name. Raises UnknownNameError."""
         self.engine.resolve(site)
-        return OutputProxy(None, site, self)
+        return read(self, site)
+
+    def __setitem__(self, site: str, value: Any) -> None:
+        """Sets it, inside a trace."""
+        write(self, site, value)
 
     def named_modules(self) -> list[tuple[str, Any]]:
         """Dotted paths and modules, the model itself (`""`) first."""
@@ -185,16 +199,12 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         if name.startswith("__") or model is None:
             raise AttributeError(name)
         if not isinstance(model, nn.Module):
-            self.engine.resolve(name)  # raises where it means nothing
-            return ModuleProxy(getattr(model, name, None), name, self)
+            return part(self, getattr(model, name, None), name)
         if hasattr(model, name):
             return wrapped(getattr(model, name), name, self)
         inner = getattr(model, "model", None)
         if isinstance(inner, nn.Module) and isinstance(inner.get(name), nn.Module):
             return wrapped(inner[name], name, self)
-        if not isinstance(model, nn.Module):
-            self.engine.resolve(name)  # its error is an AttributeError
-            return ModuleProxy(None, name, self)
         raise AttributeError(
             f"Neither InterpretableModel nor {type(model).__name__} has '{name}'."
         )

@@ -269,7 +269,7 @@ def test_setting_a_layer_s_value(model, network):
     with model.trace(TEXT, interventions=model.skip_layer(0)):
         skipped = model.output.save()
     assert close(edited, skipped)
-    with pytest.raises(UsageError, match="inside a trace"):
+    with pytest.raises(UsageError, match="only inside"):
         model.layers_output[0] = 0.0
 
 

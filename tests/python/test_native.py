@@ -110,8 +110,12 @@ def test_the_oracle(model):
     )
 
 
-def test_saved_are_evaluated_the_rest_is_computed_when_read(model):
+def test_saved_are_evaluated_the_rest_is_computed_when_asked_for(model):
     with model.trace(PROMPT) as trace:
+        model.layers[-1].output.save()
+    with pytest.raises(mlxterp.UsageError, match="let go when the trace ended"):
+        trace.activations["model.model.layers.3.mlp"]
+    with model.trace(PROMPT, activations=True) as trace:
         resid = model.layers[-1].output.save()
     assert list(trace.saved_values) == ["layers.29.output"]
     mlp = trace.activations["model.model.layers.3.mlp"]

@@ -1,4 +1,4 @@
-"""The life of a trace: what it saves, keeps, lets go and runs again."""
+"""The life of a trace: what it saves, keeps, lets go and builds anew."""
 
 import copy
 import dataclasses
@@ -99,14 +99,14 @@ def test_nothing_but_what_is_saved_is_computed():
     with model.trace(mx.ones((1, 4)), interventions=edits) as trace:
         early = model.layers[0].output.save()
         model.layers[1].output.value + 1
-    assert not trace._run.held  # the rest was let go
+    with pytest.raises(UsageError, match="let go when the trace ended: save"):
+        trace.activations["model.layers.1"]
     assert mx.all(early == model.model.layers[0](mx.ones((1, 4))) * 2)
 
 
 def test_activations_stay_where_nothing_was_saved(model):
     with model.trace(ids()) as trace:
         pass
-    assert trace._run.held
     first = trace.activations["model.model.layers.1"]
     assert first is trace.get_activation("model.model.layers.1")
     assert trace.get_activation("model.model.layers.9") is None
@@ -122,35 +122,94 @@ def test_a_trace_is_freed_when_it_is_dropped(model):
             with model.trace(ids(), interventions={"layers.0": scale(2.0)}) as trace:
                 if save:
                     model.output.save()
-            run = weakref.ref(trace._run)
+            run = weakref.ref(trace._values)
             del trace
             assert run() is None
     finally:
         gc.enable()
 
 
-def test_activations_come_back_after_a_save(model):
-    """The pass runs again with the same interventions and random numbers."""
+def test_activations_after_a_save_are_those_asked_for(model):
     edits = {"layers.1": noise(1.0)}
-    mx.random.seed(3)
-    with model.trace(ids(), interventions=edits) as trace:
+    loose = InterpretableModel(model.model, strict=False)
+    for own, asked in ((model, {"activations": True}), (loose, {})):
+        with own.trace(ids(), edits, **asked) as trace:
+            saved = own.layers[1].output.save()
+            logits = own.output.save()
+        assert mx.array_equal(trace.activations["model.model.layers.1"], saved)
+        assert mx.array_equal(trace.activations["__model_output__"], logits)
+        normed = model.model.model.norm(trace.activations["model.model.layers.2"])
+        assert gap(trace.activations["model.model"], normed) == 0
+        assert len(trace.activations.copy()) == 46
+
+
+def test_what_a_block_saved_is_among_the_activations(model):
+    with model.trace(ids()) as trace:
         saved = model.layers[1].output.save()
-        logits = model.output.save()
-    assert gap(trace.activations["model.model.layers.1"], saved) == 0
-    assert trace.activations["__model_output__"] is logits
-    assert (
-        gap(
-            trace.activations["model.model"],
-            model.model.model.norm(trace.activations["model.model.layers.2"]),
-        )
-        == 0
-    )
-    # Running again took no random numbers from anyone.
-    after = mx.random.normal((2,))
-    mx.random.seed(3)
-    with model.trace(ids(), interventions=edits):
-        model.layers[1].output.save()
-    assert mx.array_equal(after, mx.random.normal((2,)))
+        model.layers[0].mlp.output.save()
+        model.layers[0].mlp.output = 0.0
+        model.layers[2].output.save()
+    assert trace.value("layers.-1") is trace.saved_values["layers.2.output"]
+    assert "model.model.layers.1" in trace.activations
+    for name in ("layers.1", "layers.0.mlp"):  # saved before the edit
+        with pytest.raises(UsageError, match=f"'{name}' was let go"):
+            trace.activations[name]
+    assert len(trace.activations) == 46 and saved.shape == (1, 6, 32)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(4, 4), nn.Linear(4, 4)]
+
+    def __call__(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_values_are_those_of_the_pass_that_ran(saves):
+    """Whatever its functions' variables, its weights and its inputs hold when
+    they are read."""
+    model, traces, wanted, x = InterpretableModel(Scaled()), [], [], mx.ones((1, 4))
+    for s in (0.0, 1.0, 4.0):
+        edits = {"layers.0": lambda v: v * s}
+        with model.trace(x, edits, activations=saves) as trace:
+            if saves:
+                model.output.save()
+        first, second = model.model.layers
+        wanted.append(second(first(x) * s))
+        mx.eval(wanted[-1])
+        traces.append(trace)
+        x[0, 1] = 9.0 + s
+        second.weight = second.weight * 2
+    for trace, want in zip(traces, wanted):
+        assert gap(trace.activations["model.layers.1"], want) < 1e-6
+        assert gap(trace.output, want) < 1e-6
+    assert gap(wanted[0], wanted[1]) > 1e-3 < gap(wanted[1], wanted[2])
+
+
+def test_a_function_acts_once_on_a_value(model):
+    """Also where values are set, before and behind it, and draws once."""
+    seen = []
+
+    def noisy(layer):
+        def fn(x):
+            seen.append(layer)
+            return x + mx.random.normal(x.shape)
+
+        return fn
+
+    edits = {"layers.0": noisy(0), "layers.2": noisy(2)}
+    with model.trace(ids(), edits):
+        before = model.layers[0].output.save()
+        assert seen == [0, 2]
+        model.layers[1].mlp.output = 0.0
+        assert seen == [0, 2, 2]  # layer 2 reads another value now
+        model.layers[1].self_attn.output *= 0.5
+        model.output = model.output * 2
+        assert seen == [0, 2, 2, 2]
+        after = model.layers[0].output.save()
+    assert mx.array_equal(before, after)
 
 
 def test_finding_queries_takes_no_random_numbers():
@@ -472,7 +531,7 @@ def test_another_thread_is_no_part_of_a_pass():
     module._meanwhile = meanwhile
     with model.trace(mx.array(x), interventions={"layers.1": scale(2.0)}) as trace:
         out = model.output.save()
-        assert len(trace._run.get().calls("layers.0.output")) == 1
+        assert list(trace.activations).count("model.layers.0") == 1
     plain = np.array(module(mx.array(x)))
     np.testing.assert_allclose(seen[0], plain, rtol=1e-6)
     np.testing.assert_allclose(seen[1], plain * 3, rtol=1e-6)
@@ -649,26 +708,16 @@ def test_tuples_dicts_keywords_and_shared_modules():
         first = model.layers[0].output.save()
         assert gap(model.layers[0].input.value, x) == 0
         inner = model.layers[0].first.output.save()
-        left, right = model.left.output.save(), model.right.output.save()
-        both = trace._run.get().calls("left.output")
         deep = model["table.deep.0"].save()
         out = model.output.save()
     assert gap(first, inner) == 0 and gap(out, plain) == 0 and gap(deep, out) == 0
-    assert gap(left, right) == 0  # one module: its last call
-    assert len(both) == 2 and gap(both[1], left) == 0 and gap(both[0], left) > 0
-    assert list(trace.activations)[-3:] == [
-        "model.left",
-        "model.table.deep.0",
-        "__model_output__",
-    ]
-    seen = []
-    with model.trace(x, interventions={"right": lambda y: seen.append(1) or y * 2}):
-        doubled = model.output.save()
-    assert len(seen) == 2  # at every call
-    module = model.model
-    h = module.layers[1](x=module.layers[0](x=x)[1])[1]
-    wanted = module.table["deep"][0](module.left(module.left(h) * 2) * 2)
-    assert gap(doubled, wanted) < 1e-5
+    assert list(trace.activations)[-2:] == ["model.table.deep.0", "__model_output__"]
+    for name in ("left", "right"):
+        with pytest.raises(UsageError, match=r"several places \(left, right\)"):
+            with model.trace(x, interventions={name: scale(2.0)}):
+                pass
+        with model.trace(x), pytest.raises(UsageError, match="called 2 times"):
+            model[name].save()
     with model.trace(x, interventions={"layers.1.input": zero_out}):
         zeroed = model.layers[1].first.input.save()
     assert mx.all(zeroed == 0)

@@ -86,7 +86,7 @@ def collect_activations(
         for key, site in sites.items():
             name = normalize_layer_key(key) if normalize_keys else key
             found[name] = trace.value(site)
-            trace.context.save(name, found[name])
+            trace.save(name, found[name])
         shapes = trace.input_shape, tuple(trace.output.shape)
     return ActivationCache(found, {"input_shape": shapes[0], "output_shape": shapes[1]})
 

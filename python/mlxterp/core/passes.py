@@ -1,4 +1,4 @@
-"""A pass that can be had again after it has been let go."""
+"""The pass of a trace, which is built anew when the trace sets a value."""
 
 from __future__ import annotations
 
@@ -6,19 +6,57 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from ..engine._random import random_state, random_state_kept
+from ..engine._random import random_state, random_state_kept, set_random_state
 from ..engine.base import Engine, Pass
 
 
-class Repeatable:
-    """What a pass was run on, and the pass itself while it is held: the same
-    inputs, edits at resolved sites and random numbers give it again.
+def handle(x: mx.array) -> mx.array:
+    """The same value, without a copy: what is written into `x` later changes
+    nothing in it."""
+    return x.astype(x.dtype)
+
+
+class _Building:
+    """How far a pass is built: whether what is read is as it was the last
+    time, and how often each function was called."""
+
+    def __init__(self):
+        self.begin(unchanged=False)
+
+    def begin(self, unchanged: bool):
+        self.unchanged, self.calls = unchanged, {}
+
+
+class _Once:
+    """A user's function that acts once on a value: while a pass is built anew
+    up to the value that was set, it gives what it gave, and the random state
+    behind it, without being called."""
+
+    def __init__(self, fn: Callable, building: _Building):
+        self._fn, self._building = fn, building
+        self._given: list[tuple[mx.array, mx.array]] = []
+
+    def __call__(self, x: mx.array, *more) -> mx.array:
+        building = self._building
+        n = building.calls.setdefault(self, 0)
+        building.calls[self] = n + 1
+        if building.unchanged and n < len(self._given):
+            y, state = self._given[n]
+            if state is not random_state():
+                set_random_state(state)
+            return y
+        del self._given[n:]
+        y = self._fn(x, *more)
+        self._given.append((y, random_state()))
+        return y
+
+
+class Build:
+    """A pass on some inputs, built lazily, and again with every value set.
 
     Attributes:
-        rows: inputs as the engine takes them.
-        edits: (site, function), in order.
-        output: the model's output, lazy; it stays.
-        keys: gives the pass's keys, also after it has been let go.
+        held: the pass.
+        sets: how many values have been set.
     """
 
     def __init__(
@@ -27,43 +65,25 @@ class Repeatable:
         rows: list[list[int]] | mx.array,
         edits: list[tuple[str, Callable]],
     ):
-        self.engine, self.rows, self.edits = engine, rows, edits
+        self.engine = engine
+        self.rows = handle(rows) if isinstance(rows, mx.array) else rows
+        self._building = _Building()
+        self._edits = [(site, _Once(fn, self._building)) for site, fn in edits]
         self._start = random_state()
-        self._held: Pass | None = engine.run(rows, edits)
-        self.output = self._held.output
-        self.keys = self._held.keys
-        self.lengths = self._held.lengths
+        self.sets = 0
+        self.held: Pass = engine.run(self.rows, self._edits)
 
-    @property
-    def held(self) -> bool:
-        """Whether its values are at hand without running it again."""
-        return self._held is not None
+    def set(self, site: str, fn: Callable) -> None:
+        """Builds the pass anew with one more edit, behind the others."""
+        building = self._building
 
-    def get(self) -> Pass:
-        """The pass, run again where it was let go."""
-        if self._held is None:
-            self._held = self._again(self.edits)
-        return self._held
+        def setting(x: mx.array) -> mx.array:
+            building.unchanged = False
+            return fn(x)
 
-    def value(self, name: str) -> mx.array:
-        """The lazy value of any site by name."""
-        return self.get().value(self.engine.resolve(name))
-
-    def take(self) -> Pass:
-        """Hands the pass over, to be finished."""
-        taken, self._held = self.get(), None
-        return taken
-
-    def drop(self) -> None:
-        """Lets the pass go as it is."""
-        self._held = None
-
-    def edit(self, site: str, fn: Callable) -> None:
-        """Adds an edit: the pass is built anew with it."""
-        edits = [*self.edits, (site, fn)]
-        self._held = self._again(edits)
-        self.edits, self.output = edits, self._held.output
-
-    def _again(self, edits) -> Pass:
+        edits = [*self._edits, (site, _Once(setting, building))]
+        building.begin(unchanged=True)
         with random_state_kept(start=self._start):
-            return self.engine.run(self.rows, edits)
+            self.held = self.engine.run(self.rows, edits)
+        self._edits = edits
+        self.sets += 1

@@ -1,13 +1,14 @@
 """What `model.layers[3].self_attn.output.save()` is made of.
 
-A proxy is a name. It is looked up in the innermost open trace of its model
-when a value is asked for, never stored.
+A module's proxy is a name. A value's proxy is the value: that of the trace in
+which it was read, as it was then, wherever it is used.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -16,132 +17,165 @@ import mlx.nn as nn
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
 from .context import TraceContext
 
-#: Names that stand for a value of a module, not for a part of it.
-SITE_NAMES = frozenset(
-    ("input", "output", "q", "k", "v", "rot_q", "rot_k", "z", "scores", "pattern")
-    + ("attention_weights", "result", "resid_pre", "resid_mid", "resid_post")
-    + ("attn_out", "mlp_out")
-)
 
-
-class OutputProxy:
-    """A value of the current trace: `.save()` keeps it beyond the trace, and
-    everything an mx.array can do is done with the lazy value.
+class OutputProxy(mx.array):
+    """A lazy value that was read in a trace, an mx.array for whatever takes
+    one. It stays as it was read: what is set later, and other traces, change
+    nothing in it. Its own trace may be edited through it, in place:
+    `proxy[:, -1] = 0`, `proxy *= 2`.
 
     Args:
-        value: the value, or None to look `name` up in the current trace.
+        value: the value in the trace.
         name: what it is saved as.
-        model: the InterpretableModel whose trace is meant.
+        trace: the open Trace it was read in; None is the innermost.
     """
 
-    __slots__ = ("_fixed", "_model", "_name")
-
-    def __init__(self, value: Any, name: str, model: Any = None):
-        self._fixed, self._name, self._model = value, name, model
-
-    @property
-    def _value(self) -> mx.array:
-        if self._fixed is not None:
-            return self._fixed
-        context = TraceContext.current(self._model)
-        if context is None or context.trace is None:
-            raise UsageError(
-                f"'{self._name}' has a value only inside `with model.trace(...)`."
-            )
-        return context.trace.value(self._name)
+    def __init__(self, value: mx.array, name: str, trace: Any = None):
+        trace = trace or TraceContext.current()
+        if trace is None:
+            raise UsageError(f"'{name}': no trace is open.")
+        # `array(value)` would copy: this is a view of it.
+        super().__init__(mx.zeros(value.shape, value.dtype))
+        super().__setitem__(..., value)
+        self._value, self._name, self._trace = value, name, trace
+        self._sets = trace.sets  # when it was read
 
     @property
     def value(self) -> mx.array:
-        """The lazy mx.array itself, not saved: for functions of `mx`."""
+        """The plain mx.array, not saved."""
         return self._value
+
+    @property
+    def output(self) -> OutputProxy:
+        """Itself: a value is its own output."""
+        return self
 
     def save(self) -> mx.array:
-        """Keeps the value in the trace's `saved_values` and returns it, lazy:
+        """Keeps the value in its trace's `saved_values` and returns it, lazy:
         all saved values are evaluated together when the trace ends. Raises
-        UsageError outside a trace, or where the pass did not reach it."""
-        context = TraceContext.current(self._model)
-        if context is None:
-            if self._fixed is None and not getattr(self._model, "strict", True):
-                return None
-            raise UsageError(
-                f"'{self._name}' can be saved only inside `with model.trace(...)`."
-            )
-        value = self._value
-        context.save(self._name, value)
-        return value
-
-    def __getattr__(self, name: str):
-        if name.startswith("__"):  # copy, pickle and such ask for these
-            raise AttributeError(name)
-        return getattr(self._value, name)
-
-    def __getitem__(self, key):
-        return self._value[key]
-
-    def __len__(self) -> int:
-        return len(self._value)
-
-    def __iter__(self):
-        return iter(self._value)
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __float__(self) -> float:
-        return float(self._value)
-
-    def __int__(self) -> int:
-        return int(self._value)
-
-    def __array__(self, *args, **kwargs):
-        import numpy
-
-        return numpy.asarray(self._value, *args, **kwargs)
-
-    def __mlx_array__(self) -> mx.array:
+        UsageError when it has ended."""
+        self._trace.save(self._name, self._value, self._site(), self)
         return self._value
 
-    def __neg__(self):
-        return -self._value
+    def _site(self) -> str | None:
+        """The site whose value it is, if it still is."""
+        return self._name if self._is_current() else None
 
-    def __abs__(self):
-        return abs(self._value)
+    def _is_current(self) -> bool:
+        return self._trace.is_open and self._sets == self._trace.sets
+
+    def __getitem__(self, key) -> OutputProxy:
+        return _Slice(self, key)
+
+    def __setitem__(self, key, value) -> None:
+        if isinstance(value, _Slice) and value._is_now(self, key):
+            return  # `x[:, 1:] += 1` has edited in place what it puts back
+        edited = mx.array(self._value)
+        edited[key] = value
+        self._put(edited)
+        super().__setitem__(..., edited)
+        self._value, self._sets = edited, self._trace.sets
+
+    def _put(self, edited: mx.array) -> None:
+        self._trace.edit(self._name, edited)
 
     def __repr__(self) -> str:
         return f"OutputProxy({self._name})"
 
 
-def _plain(x):
-    return x._value if isinstance(x, OutputProxy) else x
+class _Slice(OutputProxy):
+    """A part of a value, which is edited with it."""
+
+    def __init__(self, of: OutputProxy, key: Any):
+        super().__init__(of._value[key], f"{of._name}[{_shown(key)}]", of._trace)
+        self._of, self._key = of, key
+
+    def _put(self, edited: mx.array) -> None:
+        self._of[self._key] = edited
+
+    def _site(self) -> None:
+        return None
+
+    def _is_now(self, of: OutputProxy, key: Any) -> bool:
+        return self._of is of and self._key is key and self._is_current()
 
 
-def _add_operators():
-    names = "add sub mul truediv floordiv mod pow matmul lt le gt ge eq ne"
-    for name in names.split():
-        op = getattr(operator, name)
-
-        def forward(self, other, op=op):
-            return op(self._value, _plain(other))
-
-        def backward(self, other, op=op):
-            return op(_plain(other), self._value)
-
-        setattr(OutputProxy, f"__{name}__", forward)
-        if name not in ("lt", "le", "gt", "ge", "eq", "ne"):
-            setattr(OutputProxy, f"__r{name}__", backward)
-    OutputProxy.__hash__ = None
+def _shown(key: Any) -> str:
+    if isinstance(key, tuple):
+        return ", ".join(map(_shown, key))
+    if isinstance(key, slice):
+        ends = [key.start, key.stop] + ([] if key.step is None else [key.step])
+        return ":".join("" if it is None else str(it) for it in ends)
+    return "..." if key is ... else str(key)
 
 
-_add_operators()
+def _in_place(op):
+    def changed(self, other):
+        self[...] = op(self._value, other)
+        return self
+
+    return changed
+
+
+for _name in "add sub mul truediv floordiv mod pow matmul and or".split():
+    _op = getattr(operator, f"__{_name}__")
+    setattr(OutputProxy, f"__i{_name}__", _in_place(_op))
+
+
+class _Nothing:
+    """A value outside of any trace, where that is no error."""
+
+    def save(self) -> None:
+        return None
+
+
+def read(model: Any, name: str) -> OutputProxy | _Nothing:
+    """The value of that name in the model's innermost open trace. Raises
+    UsageError where none is open, or the pass did not reach it."""
+    trace = TraceContext.current(model)
+    if trace is not None:
+        return OutputProxy(trace.value(name), name, trace)
+    if not getattr(model, "strict", True):
+        return _Nothing()
+    raise UsageError(f"'{name}' has a value only inside `with model.trace(...)`.")
+
+
+def write(model: Any, name: str, value: Any) -> None:
+    """Sets that value in the model's innermost open trace. Raises
+    UsageError."""
+    trace = TraceContext.current(model)
+    if trace is None:
+        raise UsageError(
+            f"'{name}' can be set only inside `with model.trace(...)`, or "
+            "through interventions=."
+        )
+    # `x.output += 1` has edited in place what it now puts back.
+    mine = isinstance(value, OutputProxy) and value._trace is trace
+    if not (mine and value._site() == name):
+        trace.edit(name, value)
+
+
+def part(model: Any, module: Any, name: str) -> Any:
+    """What a name means that is no attribute of a module: a value of the open
+    trace, or a part that only the engine knows. Raises UnknownNameError."""
+    engine = getattr(model, "engine", None)
+    if engine is None:
+        raise UnknownNameError(f"'{name}' is nothing here.")
+    engine.resolve(name)  # raises where it means nothing
+    try:
+        engine.resolve(f"{name}.input")
+    except UnknownNameError:  # only modules have inputs
+        return read(model, name)
+    return ModuleProxy(module, name, model)
 
 
 class ModuleProxy:
     """A module by name: its parts are proxies too, its values (`output`,
     `input`, and of attention `q`, `k`, `v`, `rot_q`, `rot_k`, `z`, `scores`,
-    `pattern`) are `OutputProxy`s, all else is the module's own.
+    `pattern`) are read from the open trace, all else is the module's own.
 
     Inside a trace `proxy.output = v` edits the pass: what is read afterwards
-    is behind the edit, what was saved before stays as it was.
+    is behind the edit, what was read before stays as it was.
     """
 
     def __init__(self, module: Any, name: str, model: Any = None):
@@ -152,12 +186,12 @@ class ModuleProxy:
     @property
     def output(self) -> OutputProxy:
         """What the module returned (its first array)."""
-        return OutputProxy(None, f"{self._name}.output", self._model)
+        return read(self._model, f"{self._name}.output")
 
     @property
     def input(self) -> OutputProxy:
         """What the module was given (its first array)."""
-        return OutputProxy(None, f"{self._name}.input", self._model)
+        return read(self._model, f"{self._name}.input")
 
     def __call__(self, *args, **kwargs):
         """The module's own forward pass."""
@@ -173,15 +207,7 @@ class ModuleProxy:
         module, full = self._module, f"{self._name}.{name}"
         if isinstance(module, nn.Module) and hasattr(module, name):
             return wrapped(getattr(module, name), full, self._model)
-        engine = getattr(self._model, "engine", None)
-        if engine is not None:
-            engine.resolve(full)  # raises where it means nothing
-            if name in SITE_NAMES:
-                return OutputProxy(None, full, self._model)
-            return ModuleProxy(None, full, self._model)
-        if name in SITE_NAMES:
-            return OutputProxy(None, full, self._model)
-        raise UnknownNameError(f"'{self._name}' has no '{name}'.")
+        return part(self._model, None, full)
 
     def __getitem__(self, key):
         if isinstance(self._module, nn.Module):
@@ -190,22 +216,29 @@ class ModuleProxy:
         return getattr(self, str(key))
 
     def __setattr__(self, name: str, value: Any):
-        if name.startswith("_"):
-            object.__setattr__(self, name, value)
-        elif name in SITE_NAMES and not _has(self._module, name):
-            full = f"{self._name}.{name}"
-            context = TraceContext.current(self._model)
-            if context is None or context.trace is None:
+        module, full = self._module, f"{self._name}.{name}"
+        own = isinstance(module, nn.Module) and hasattr(module, name)
+        if own and isinstance(value, mx.array):
+            if isinstance(getattr(module, name), nn.Module):
                 raise UsageError(
-                    f"'{full}' can be set only inside `with model.trace(...)`, "
-                    "or through interventions=."
+                    f"'{full}' is a module: set what it returns by "
+                    f"'{full}.output = ...', inside a trace."
                 )
-            context.trace.edit(full, _plain(value))
+        if own or (isinstance(module, nn.Module) and not self._is_value(full)):
+            setattr(module, name, value)
         else:
-            setattr(self._module, name, value)
+            write(self._model, full, value)
+
+    def _is_value(self, name: str) -> bool:
+        if TraceContext.current(self._model) is not None:  # or it is an error there
+            return True
+        with suppress(UnknownNameError):
+            return bool(self._model.engine.resolve(name))
+        return False
 
     def __dir__(self):
-        return sorted({*super().__dir__(), *dir(self._module), *_keys(self._module)})
+        keys = self._module if isinstance(self._module, nn.Module) else ()
+        return sorted({*super().__dir__(), *dir(self._module), *keys})
 
     def __repr__(self) -> str:
         return f"ModuleProxy({self._name})"
@@ -272,12 +305,3 @@ def wrapped(value: Any, name: str, model: Any) -> Any:
     ):
         return LayerListProxy(value, name, model=model)
     return value
-
-
-def _has(module: Any, name: str) -> bool:
-    """Whether a module has a part of a site's name, which then is meant."""
-    return isinstance(module, nn.Module) and name in module
-
-
-def _keys(module: Any):
-    return (k for k in module) if isinstance(module, nn.Module) else ()

@@ -11,7 +11,7 @@ from ..errors import UnknownNameError, UsageError
 from ..inputs import to_rows
 from .context import TraceContext
 from .intervention import for_site, replace_with
-from .passes import Repeatable
+from .passes import Build, handle
 
 #: Upstream's name of the model's output.
 OUTPUT = "__model_output__"
@@ -26,16 +26,15 @@ class Trace:
     The pass is built when the block begins, lazily: nothing is computed until
     it ends. Then the saved values are evaluated together and everything else
     is let go, so that what is not saved costs neither time nor memory. Where
-    the block saved nothing, all of it stays readable after it. An exception
-    in the block or in an intervention arrives unchanged.
+    the block saved nothing, or `activations` asks for it, all of it stays
+    readable after it. An exception in the block or in an intervention arrives
+    unchanged. A function acts once on a value.
 
     After the block:
         output: the model's output, mx.array, lazy unless saved.
         saved_values: saved name to mx.array, evaluated.
-        activations: key of every module output to mx.array, computed when
-            read. Reading one after a block that saved others runs the pass
-            once more, with the same inputs, interventions and random numbers
-            (and with the weights the model has by then).
+        activations: key of every module output to mx.array, of the pass that
+            ran, computed when read. What was let go raises UsageError.
 
     Args:
         model_forward: the plain forward function (kept for those who call
@@ -46,6 +45,8 @@ class Trace:
         interpretable_model: the `InterpretableModel`.
         strict: raise on interventions whose name means nothing, instead of
             ignoring them.
+        activations: keep every value readable after the block, at the price
+            of the memory of all that was computed.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Trace:
         interventions: Mapping[str, Callable] | None = None,
         interpretable_model: Any = None,
         strict: bool = True,
+        activations: bool = False,
     ):
         if getattr(interpretable_model, "engine", None) is None:
             raise UsageError("Trace needs interpretable_model=, an InterpretableModel.")
@@ -66,38 +68,37 @@ class Trace:
         self.interpretable_model = interpretable_model
         self.strict = strict
 
-        self.context: TraceContext | None = None
         self.output: mx.array | None = None
         self.saved_values: dict[str, mx.array] = {}
         self.activations: Mapping[str, mx.array] = {}
 
         # Holds no way back to this trace, so that dropping it frees the pass
         # at once.
-        self._run: Repeatable | None = None
+        self._values: _Values | None = None
+        self._views: list[mx.array] = []
+        self._keep = activations or not strict  # as mlxterp 0.1 did
         self._open = False
 
     def __enter__(self) -> Trace:
-        model = self.interpretable_model
+        engine = self.interpretable_model.engine
         rows = to_rows(self.inputs, self.tokenizer)
-        self._run = Repeatable(model.engine, rows, self._planned(model.engine))
-        self.context = TraceContext(self)
-        self.context.interventions.update(self.interventions)
-        self.output = self._run.output
-        self.saved_values = self.context.saved_values
-        self.activations = self.context.activations = Activations(self._run)
+        self._values = _Values(Build(engine, rows, self._planned(engine)))
+        self.output = self._values.output
+        self.activations = Activations(self._values)
         self._open = True
-        TraceContext.push(self.context)
+        TraceContext.push(self)
         return self
 
     def __exit__(self, exc_type, exc_val, exc_tb) -> bool:
-        TraceContext.pop()
-        self._open, self.context.trace = False, None
+        TraceContext.pop(self)
+        self._open = False
+        kept, self._views = [*self.saved_values.values(), *self._views], []
         if exc_type is not None:
-            self._run.drop()
-        elif self.saved_values:
-            self._run.take().finish(list(self.saved_values.values()))
+            self._values.let_go(unfinished=True)
+        elif kept and not self._keep:
+            self._values.let_go().finish(kept)
         else:  # the handles stay
-            self._run.get().check()
+            self._values.run.check(kept)
         return False
 
     @property
@@ -115,17 +116,51 @@ class Trace:
 
     def value(self, name: str) -> mx.array:
         """The lazy value of any site of the pass by name. Raises
-        UnknownNameError, and UsageError where the pass never reached it."""
+        UnknownNameError, and UsageError where the pass never reached it or
+        has let it go."""
         return self._begun().value(name)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its block has begun and not ended."""
+        return self._open
+
+    @property
+    def sets(self) -> int:
+        """How many values have been set in it so far."""
+        return self._begun().sets
+
+    def save(
+        self,
+        name: str,
+        value: mx.array,
+        site: str | None = None,
+        view: mx.array | None = None,
+    ) -> None:
+        """Keeps a value beyond the block, in `saved_values`. `site`: the name
+        of the site that has this value now, so that `activations` has it too;
+        `view`: what else is evaluated with it, for other threads to read.
+        """
+        if not self._open:
+            raise UsageError(
+                f"'{name}' can be saved only inside `with model.trace(...)`, the "
+                "one it was read in."
+            )
+        self.saved_values[name] = value
+        if view is not None:
+            self._views.append(view)
+        if site is not None:
+            self._values.saved(site, value)
 
     def edit(self, name: str, value: mx.array | float) -> None:
         """Puts a value in a site's place for everything that is read from now
         on: the pass is built anew with that edit, lazily."""
         if not self._open:
             raise UsageError(f"'{name}' can be set only while its trace is open.")
-        site = self._run.engine.resolve(name)
-        self._run.edit(site, replace_with(value, align="strict"))
-        self.output = self._run.output
+        if isinstance(value, mx.array):
+            value = handle(value)  # not what the user writes into it later
+        self._values.set(name, replace_with(value, align="strict"))
+        self.output = self._values.output
 
     def get(self, name: str) -> mx.array | None:
         """A saved value by the name it was saved under, or None."""
@@ -135,10 +170,10 @@ class Trace:
         """A module's output by name, or None where nothing is called that."""
         return self.activations.get(name)
 
-    def _begun(self) -> Repeatable:
-        if self._run is None:
+    def _begun(self) -> _Values:
+        if self._values is None:
             raise UsageError("The trace has not begun: use it in a `with`.")
-        return self._run
+        return self._values
 
     def _planned(self, engine) -> list[tuple[str, Callable]]:
         """The interventions at resolved sites, in the order given."""
@@ -166,32 +201,83 @@ class Trace:
         )
 
 
+class _Values:
+    """The values of a trace's pass: all of them while it is held, then those
+    that were saved as they were at its end."""
+
+    def __init__(self, build: Build):
+        self._build: Build | None = build
+        self._resolve = build.engine.resolve
+        self._saved: dict[str, mx.array] = {}
+        self.rows = build.rows
+        self._learn()
+
+    def _learn(self):
+        self.output, self.lengths = self.run.output, self.run.lengths
+        self.sets = self._build.sets
+        self._list_keys, self._keys = self.run.keys, None
+
+    @property
+    def run(self):
+        """The pass; only while it is held."""
+        return self._build.held
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its block has begun and not ended."""
+        return self._open
+
+    @property
+    def keys(self) -> dict[str, None]:
+        if self._keys is None:
+            self._keys = dict.fromkeys([*self._list_keys(), OUTPUT])
+        return self._keys
+
+    def value(self, name: str) -> mx.array:
+        site = self._resolve(name)
+        if self._build is not None:
+            return self.run.value(site)
+        if site in self._saved:
+            return self._saved[site]
+        raise UsageError(
+            f"'{name}' was let go when the trace ended: save() it inside, or "
+            "keep everything by model.trace(..., activations=True)."
+        )
+
+    def saved(self, name: str, value: mx.array):
+        self._saved[self._resolve(name)] = value
+
+    def set(self, name: str, fn: Callable):
+        self._build.set(self._resolve(name), fn)
+        self._saved.clear()  # these were read before
+        self._learn()
+
+    def let_go(self, unfinished: bool = False):
+        run, self._build = self.run, None
+        if unfinished:  # what lists its keys still knows its values
+            self._list_keys = list(self.keys).__iter__
+        return run
+
+
 class Activations(Mapping):
     """Every module output of a trace by upstream's keys, in the order of the
     pass and `__model_output__` last. A value is looked up, and computed, when
     it is read; any other name of a site is understood too."""
 
-    def __init__(self, run: Repeatable):
-        self._run = run
-        self._known: dict[str, None] | None = None
-
-    @property
-    def _keys(self) -> dict[str, None]:
-        if self._known is None:
-            self._known = dict.fromkeys([*self._run.keys(), OUTPUT])
-        return self._known
+    def __init__(self, values: _Values):
+        self._values = values
 
     def __getitem__(self, key: str) -> mx.array:
-        return self._run.output if key == OUTPUT else self._run.value(key)
+        return self._values.output if key == OUTPUT else self._values.value(key)
 
     def __contains__(self, key) -> bool:
-        return key in self._keys
+        return key in self._values.keys
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys)
+        return iter(self._values.keys)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._values.keys)
 
     def copy(self) -> dict[str, mx.array]:
         """A plain dict of all of them."""

@@ -26,6 +26,8 @@ class Edit:
         self.fired = True
         with suspended():
             edited = self.fn(value)
+        if type(edited) is not mx.array and isinstance(edited, mx.array):
+            edited = edited.astype(edited.dtype)  # what a trace read
         if not isinstance(edited, mx.array):
             raise UsageError(
                 f"The intervention on '{self.site}' must return an mx.array, "

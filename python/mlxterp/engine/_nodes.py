@@ -12,20 +12,28 @@ ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 
 
 class Node:
-    """One module where one parent holds it: its index in walking order, its
-    paths (several where the parent has several names for it), the root's `""`.
+    """One module in one place: its index in walking order, its paths (several
+    where the place has several names), the root's `""`. A place is an entry of
+    a list, or all attributes in which a parent holds the module.
     """
 
     __slots__ = tuple(
-        "attends children has_roles index module parent paths role twins".split()
+        "attends children has_roles holds index module names parent paths role "
+        "shared twins".split()
     )
 
     def __init__(self, module: nn.Module, index: int, parent: Node | None):
         self.module, self.index, self.parent = module, index, parent
         self.paths: list[str] = []
         self.children: dict[str, Node] = {}
-        #: Where other parents hold the same module, all of them; else empty.
+        #: All nodes of the same module, in order, where there are others.
         self.twins: list[Node] = []
+        #: How many attributes of its parent it stands for.
+        self.names = 0
+        #: Of a module that one parent has in several places.
+        self.shared: Shared | None = None
+        #: What this module shares among its own places.
+        self.holds: list[Shared] = []
         #: What its attention uses it for: "q_norm", "k_norm" or "rope".
         self.role: str | None = None
         #: Whether a child has a role.
@@ -39,6 +47,34 @@ class Node:
         return self.paths[0]
 
 
+class Shared:
+    """One module in several places of one parent. Which call is of which place
+    only the order of a list can tell: its n-th entry is the n-th call."""
+
+    def __init__(self):
+        self.entries: list[Node] = []  # of lists
+        self.lists: set[int] = set()
+        self.attribute: Node | None = None
+
+    def at(self, call: int) -> Node:
+        """The node of a call of the module, counted within its parent's."""
+        if not self.entries:
+            return self.attribute
+        return self.entries[min(call, len(self.entries) - 1)]
+
+    def unclear(self, node: Node, calls: int) -> bool:
+        """Whether a place cannot be told from the others, after that many."""
+        if node is self.attribute:
+            return bool(self.entries) or calls > 1 < node.names
+        return calls != len(self.entries) or len(self.lists) > 1
+
+    def places(self) -> str:
+        nodes = [*self.entries, *([self.attribute] if self.attribute else [])]
+        paths = [path for node in nodes for path in node.paths]
+        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+        return ", ".join(paths[:3]) + more
+
+
 def role_of(name: str) -> str | None:
     if name in Q_NORMS:
         return "q_norm"
@@ -49,19 +85,20 @@ def role_of(name: str) -> str | None:
 
 class Tree:
     """All modules below `root`, found in dicts, lists and tuples as MLX keeps
-    them. A module that several parents hold is a node in each of them."""
+    them. A module in several places is a node in each of them."""
 
     def __init__(self, root: nn.Module):
         self.root = root
         self.nodes: list[Node] = []
         self.by_id: dict[int, Node] = {}  # the first of a module's nodes
         self.by_path: dict[str, Node] = {}
-        self._held: dict[tuple[int, int | None], Node] = {}  # id, parent's index
+        self._held: dict[tuple, Node] = {}  # by module, parent and list entry
         # (container, key, value) of everything walked through, and sizes:
         # what `changed` compares.
         self._edges: list[tuple] = []
         self._sizes: dict[int, tuple] = {}
-        self._visit(root, "", None, "", ())
+        self._visit(root, "", None, "", None, ())
+        self._share()
 
     def changed(self) -> bool:
         """Whether a module was replaced, added or removed since."""
@@ -72,9 +109,21 @@ class Tree:
         except (KeyError, IndexError):
             return True
 
+    def entries(self, modules) -> list[Node]:
+        """The nodes of the modules in a list, in order."""
+        found, seen = [], {}
+        for module in modules:
+            node = self.by_id.get(id(module))
+            if node is None:
+                continue
+            turn = seen[node] = seen.get(node, -1) + 1
+            places = node.shared.entries if node.shared else ()
+            found.append(places[turn] if turn < len(places) else node)
+        return found
+
     def called(self, module: nn.Module, stack: list[Node]) -> Node | None:
-        """The node of a module that is called while those of `stack` run,
-        the innermost last: of twins the one that the nearest of them holds."""
+        """A node of a module that is called while those of `stack` run, the
+        innermost last: one that the nearest of them holds."""
         node = self.by_id.get(id(module))
         if node is None or not node.twins:
             return node
@@ -84,10 +133,11 @@ class Tree:
                     return twin
         return node
 
-    def _visit(self, module, path, parent, name, above):
+    def _visit(self, module, path, parent, name, entry, above):
+        """`entry`: (list's id, index) where a list holds it."""
         if any(module is it for it in above):
             return  # a module inside itself
-        place = id(module), parent.index if parent else None
+        place = id(module), parent.index if parent else None, entry
         node = self._held.get(place)
         if node is None:
             node = self._held[place] = Node(module, len(self.nodes), parent)
@@ -96,7 +146,9 @@ class Tree:
             if first is not node:
                 first.twins = first.twins or [first]
                 first.twins.append(node)
+                node.twins = first.twins
         node.paths.append(path)
+        node.names += entry is None
         self.by_path[path] = node
         if parent is not None:
             parent.children[name] = node
@@ -117,6 +169,25 @@ class Tree:
                 self._edges.append((container, key, value))
             name, below = f"{prefix}{key}", f"{path}.{key}" if path else str(key)
             if isinstance(value, nn.Module):
-                self._visit(value, below, node, name, above)
+                entry = None if keyed else (id(container), key)
+                self._visit(value, below, node, name, entry, above)
             elif not any(value is it for it in above):
                 self._inside(value, below, node, name + ".", (*above, value))
+
+    def _share(self):
+        """Finds what one parent has in several places."""
+        places: dict[tuple, list] = {}
+        for (module, parent, entry), node in self._held.items():
+            places.setdefault((module, parent), []).append((entry, node))
+        for held in places.values():
+            if len(held) == 1 and held[0][1].names < 2:
+                continue
+            shared = Shared()
+            for entry, node in held:
+                node.shared = shared
+                if entry is None:
+                    shared.attribute = node
+                else:
+                    shared.entries.append(node)
+                    shared.lists.add(entry[0])
+            held[0][1].parent.holds.append(shared)

@@ -9,8 +9,9 @@ import mlx.core as mx
 
 from ..errors import UsageError
 from ._attention import SITES, Attention, Softmax, by_head, turned
+from ._checks import EMBEDDINGS, check_ids
 from ._edits import Edit, apply
-from ._nodes import Node, Tree
+from ._nodes import Node, Shared, Tree
 from ._patches import stepped_in
 
 _array = mx.array
@@ -31,6 +32,11 @@ def first_array(values):
         if isinstance(value, _array):
             return key, value
     return None, None
+
+
+def first(result) -> mx.array | None:
+    """The array that a call returned, or the first of those it returned."""
+    return result if isinstance(result, _array) else first_array(result)[1]
 
 
 def with_item(values, key, value):
@@ -62,8 +68,9 @@ class WrappedPass:
     """The `Pass` of the contract. Handles hold lazy arrays; `finish` drops
     them. It belongs to the thread that made it, as MLX's streams do."""
 
-    def __init__(self, engine, tree: Tree, plan: Plan, lengths: list[int]):
+    def __init__(self, engine, tree: Tree, plan: Plan, lengths: list[int], ends=None):
         self.lengths = lengths
+        self._ends = ends  # of the ids, where they are known
         self.output: mx.array | None = None
         self._engine, self._tree, self._plan = engine, tree, plan
         self._by_id = tree.by_id
@@ -79,6 +86,10 @@ class WrappedPass:
         self._fused: set[int] = set()
         self._empty: set[int] = set()  # nodes that returned no array
         self._order: list[int] = []  # of the calls, for `keys`
+        # Calls of what one parent has in several places, in its last run, and
+        # the nodes that these leave unclear.
+        self._turns: dict[Shared, int] = {}
+        self._unclear: dict[Node, int] = {}
         self._inputs: mx.array | None = None
         self._finished = False
 
@@ -89,9 +100,9 @@ class WrappedPass:
         self._inputs = inputs
         with stepped_in(classes, self):
             result = module(inputs)
+        self._end_turns(list(self._turns))
         if 0 not in self._calls:  # its class cannot be stepped in front of
-            given = isinstance(result, _array)
-            self._calls[0] = inputs, result if given else first_array(result)[1]
+            self._calls[0] = inputs, first(result)
         output = self._calls[0][1]
         if output is None:
             raise UsageError(
@@ -101,6 +112,7 @@ class WrappedPass:
         self.output = output
         self._order = list(self._calls)
         for edit in self._plan.all:
+            self._check_clear(self._parsed(edit.site)[0])
             if not edit.fired:
                 raise UsageError(
                     f"The intervention on '{edit.site}' never acted: "
@@ -114,16 +126,18 @@ class WrappedPass:
         # A subclass's super().__call__ is still the same call.
         if node is None or (stack and stack[-1].module is module):
             return original(module, *args, **kwargs)
-        if node.twins:
-            node = self._tree.called(module, stack)
+        if node.twins or node.shared:
+            node = self._turn(self._tree.called(module, stack))
+        if node.holds:
+            self._end_turns(node.holds)
         index, plan = node.index, self._plan
 
         if args and type(args[0]) is _array:
             x = args[0]
         else:
-            x = first_array(args)[1]
+            x = first(args)
             if x is None:
-                x = first_array(kwargs)[1]
+                x = first(kwargs)
         event = None
         if node.role is not None and stack and x is not None:
             event = stack[-1].index, len(self._events.get(stack[-1].index, ()))
@@ -132,6 +146,9 @@ class WrappedPass:
             if edited is not x:
                 args, kwargs = _replaced(args, kwargs, edited)
                 x = edited
+        if isinstance(module, EMBEDDINGS) and x is not None:
+            ends = self._ends if x is self._inputs else None
+            check_ids(x, module, node.path, ends)
         if node.has_roles:
             self._events[index] = []
 
@@ -141,7 +158,7 @@ class WrappedPass:
         finally:
             stack.pop()
 
-        y = result if type(result) is _array else first_array(result)[1]
+        y = first(result)
         if plan.outputs or plan.event_outputs:
             edited = self._edited(y, plan.outputs, plan.event_outputs, index, event)
             if edited is not y:
@@ -159,6 +176,37 @@ class WrappedPass:
         if event is not None and (events := self._events.get(event[0])) is not None:
             events.append((node.role, x, y))
         return result
+
+    def _turn(self, node: Node) -> Node:
+        """Of a module in several places of its parent, that of this call."""
+        if node.shared is None:
+            return node
+        turn = self._turns.get(node.shared, 0)
+        self._turns[node.shared] = turn + 1
+        return node.shared.at(turn)
+
+    def _end_turns(self, of: list[Shared]):
+        for shared in of:
+            calls = self._turns.pop(shared, 0)
+            for node in (*shared.entries, shared.attribute) if calls else ():
+                if node is not None and shared.unclear(node, calls):
+                    self._unclear[node] = calls
+
+    def _unclear_at(self, node: Node | None) -> Node | None:
+        """What it is in, or is, whose calls cannot be told apart."""
+        while node is not None and node not in self._unclear:
+            node = node.parent
+        return node
+
+    def _check_clear(self, node: Node):
+        node = self._unclear and self._unclear_at(node)
+        if node:
+            raise UsageError(
+                f"'{node.path}' is one {type(node.module).__name__} in several "
+                f"places ({node.shared.places()}), called {self._unclear[node]} "
+                "times: which call is which place is known only of a list whose "
+                "entries are each called once."
+            )
 
     def soften(self, original, x, axis=None, **more):
         """A call of `mx.softmax`: inside attention along the last of four or
@@ -228,6 +276,7 @@ class WrappedPass:
             return self.output
         self._check_open(site)
         node, tail = self._parsed(site)
+        self._check_clear(node)
         if tail in ("input", "output"):
             call = self._calls.get(node.index)
             found = call[tail == "output"] if call else None
@@ -237,20 +286,11 @@ class WrappedPass:
             raise UsageError(f"There is no '{site}': {self._why_absent(site)}")
         return found
 
-    def calls(self, site: str) -> list[mx.array]:
-        """The values of an `.input` or `.output` at each call of a module
-        that the pass runs several times, in order."""
-        self._check_open(site)
-        node, tail = self._parsed(site)
-        if tail not in ("input", "output"):
-            raise UsageError(f"Only inputs and outputs have calls, not '{site}'.")
-        return [it[tail == "output"] for it in self.calls_of(node)]
-
     def keys(self) -> list[str]:
         """As the contract says; they outlive `finish`."""
         keys = []
         for index in self._order:
-            if index == 0:
+            if index == 0 or self._unclear and self._unclear_at(self._tree.nodes[index]):
                 continue
             key = "model." + self._tree.nodes[index].path
             if index not in self._empty:
@@ -259,9 +299,9 @@ class WrappedPass:
                 keys.append(key + ".attention_weights")
         return keys
 
-    def check(self) -> None:
+    def check(self, kept: Sequence[mx.array] = ()) -> None:
         """As the contract says."""
-        _check(self._plan.all)
+        _check(self._plan.all, kept)
 
     def finish(self, kept: Sequence[mx.array]) -> None:
         """As the contract says."""

@@ -31,9 +31,9 @@ class Pass(Protocol):
         """Upstream's key of every module output seen, in the order of the
         pass: `model.` and the module's path, `….attention_weights` too."""
 
-    def check(self) -> None:
-        """Evaluates the checks of the interventions alone, and lets nothing
-        go. Raises as `finish` does."""
+    def check(self, kept: Sequence[mx.array] = ()) -> None:
+        """Evaluates `kept` and the checks of the interventions, and lets
+        nothing go. Raises as `finish` does."""
 
     def finish(self, kept: Sequence[mx.array]) -> None:
         """Lets go of every value, then evaluates `kept` together with the

@@ -147,8 +147,9 @@ class NativePass:
     def keys(self) -> list[str]:
         return list(self._engine.sites_of_keys)
 
-    def check(self) -> None:
+    def check(self, kept: Sequence[mx.array] = ()) -> None:
         self._pass.check()
+        mx.eval(*kept)
 
     def finish(self, kept: Sequence[mx.array]) -> None:
         self._pass.finish(list(kept))

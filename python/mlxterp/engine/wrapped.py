@@ -9,22 +9,17 @@ from contextlib import nullcontext, suppress
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..errors import OutOfRangeError, UsageError
+from ..errors import UsageError
+from ._checks import EMBEDDINGS, ChecksIds, padded, sees_ahead
 from ._compiled import hold_compiled, uncompiled
 from ._edits import Edit
 from ._names import TAILS, Names
 from ._nodes import Node, Tree
-from ._pass import Plan, WrappedPass
-from ._patches import calling_class, suspended
+from ._pass import Plan, WrappedPass, first
+from ._patches import calling_class, stepped_in
 from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
 from .base import Intervention
-
-#: What models call their token embedding.
-EMBEDDING_NAMES = tuple(
-    "embed_tokens wte tok_embeddings embed_in embeddings word_embeddings".split()
-)
-
 
 class WrappedEngine:
     """The `Engine` of the contract on an `mlx.nn.Module`.
@@ -62,7 +57,12 @@ class WrappedEngine:
         if None in self._classes:
             self._classes.remove(None)
         self._compiled = hold_compiled([node.module for node in self._tree.nodes])
-        self._vocabulary = _vocabulary(self._tree)
+        self._embeddings = [
+            calling_class(type(node.module))
+            for node in self._tree.nodes
+            if isinstance(node.module, EMBEDDINGS)
+        ]
+        self._sees_ahead: str | None = None
         self._layers = self._find_layers()
         self.n_layers = len(self._layers)
         self._names = Names(self._tree, self._layers, self._layer_attr, self._attending)
@@ -82,8 +82,7 @@ class WrappedEngine:
             if isinstance(found, nn.Sequential):
                 found = found.layers
             if isinstance(found, (list, tuple)):
-                nodes = [self._tree.by_id.get(id(it)) for it in found]
-                return [node for node in nodes if node is not None]
+                return self._tree.entries(found)
         return []
 
     def resolve(self, name: str) -> str:
@@ -101,18 +100,35 @@ class WrappedEngine:
     ) -> WrappedPass:
         """As the contract says. Padding has id 0."""
         tree, _, classes = self._current()
-        ids, lengths = padded(inputs, self._vocabulary)
+        ids, lengths, ends = padded(inputs)
+        if len(set(lengths)) > 1:
+            self._check_padding(inputs, lengths)
         plan = self._plan(interventions, ids, tree)
-        run = WrappedPass(self, tree, plan, lengths)
+        run = WrappedPass(self, tree, plan, lengths, ends)
         with uncompiled() if self._compiled else nullcontext():
             run.build(classes, self.module, ids)
         self._attending.update(node.index for node in run.attending())
         return run
 
     def forward(self, *args, **kwargs):
-        """The plain module, untraced also inside an intervention."""
-        with suspended():
+        """The plain module, untraced also inside an intervention; its token
+        ids are checked."""
+        tree, _, _ = self._current()
+        checks = ChecksIds(lambda module: tree.by_id[id(module)].path)
+        with stepped_in(self._embeddings, checks):
             return self.module(*args, **kwargs)
+
+    def _check_padding(self, rows: list[list[int]], lengths: list[int]):
+        if self._sees_ahead is None:
+            with uncompiled() if self._compiled else nullcontext():
+                self._sees_ahead = sees_ahead(lambda x: first(self.module(x)), rows)
+        if self._sees_ahead:
+            raise UsageError(
+                f"Rows of {', '.join(map(str, lengths))} tokens do not go into one "
+                f"batch: the shorter ones would be padded, and this "
+                f"{type(self.module).__name__} {self._sees_ahead}. Give rows of one "
+                "length, or each by itself."
+            )
 
     def named_modules(self) -> list[tuple[str, nn.Module]]:
         """Dotted paths and modules, the root (`""`) first."""
@@ -169,37 +185,3 @@ class WrappedEngine:
             inputs = mx.concatenate([inputs] + [inputs[:, -1:]] * longer, axis=1)
         with random_state_kept():
             return self.run(inputs)
-
-
-def _vocabulary(tree: Tree) -> int | None:
-    """How many tokens the model's embedding knows, if it has one."""
-    for path, node in tree.by_path.items():
-        if path.rpartition(".")[2] in EMBEDDING_NAMES:
-            if isinstance(node.module, (nn.Embedding, nn.QuantizedEmbedding)):
-                return node.module.weight.shape[0]
-    return None
-
-
-def padded(
-    inputs: list[list[int]] | mx.array, vocabulary: int | None = None
-) -> tuple[mx.array, list[int]]:
-    """(array, lengths): rows of ids behind which 0 stands, int32 [batch, pos];
-    an array stays as it is, unchecked. Raises UsageError for no rows or an
-    empty one, OutOfRangeError for an id the vocabulary does not have: MLX would
-    read whatever lies there."""
-    if isinstance(inputs, mx.array):
-        if inputs.size == 0:
-            raise UsageError(f"Inputs of shape {inputs.shape} hold nothing.")
-        many = inputs.ndim > 1
-        return inputs, [inputs.shape[1]] * inputs.shape[0] if many else [1]
-    lengths = [len(row) for row in inputs]
-    if not lengths or 0 in lengths:
-        raise UsageError("Inputs must hold at least one token in every row.")
-    highest = max(map(max, inputs))
-    if vocabulary is not None and highest >= vocabulary:
-        raise OutOfRangeError(
-            f"Token {highest} is not among the {vocabulary} of this model."
-        )
-    longest = max(lengths)
-    rows = [[*row, *[0] * (longest - len(row))] for row in inputs]
-    return mx.array(rows), lengths
