@@ -7,11 +7,28 @@ with model.trace("Hello", interventions={"layers.4": iv.scale(0.5)}):
     attn = model.layers[3].self_attn.output.save()
 """
 
+import sys
 from types import SimpleNamespace
 
-from . import _core, metrics, patching, visualization
+from . import _core, visualization
 from ._blas import warn_where_slow
-from .collecting import collect
+from .analysis import heads, lenses, logits, metrics, sweeps, tasks, tuned_lens
+from .analysis.collecting import collect
+from .analysis.heads import head_circuits, head_scores, induction_ablation
+from .analysis.lenses import lens
+from .analysis.logits import logit_attribution
+from .analysis.sweeps import (
+    ablate,
+    attribute,
+    causal_trace,
+    compare,
+    patch,
+    path_patch,
+)
+from .analysis.tasks import make_task
+from .analysis.tuned_lens import TunedLens, train_tuned_lens
+from .analysis.verify import verify
+from .compat.transformer_lens import patching
 from .core import (
     ActivationCache,
     InterventionComposer,
@@ -23,7 +40,14 @@ from .core import (
     scale,
     zero_out,
 )
-from .core.intervention import at_positions, on_heads, on_neurons
+from .core.intervention import (
+    Intervention,
+    Layout,
+    SiteView,
+    at_positions,
+    on_heads,
+    on_neurons,
+)
 from .errors import (
     BadDataError,
     IoError,
@@ -32,15 +56,12 @@ from .errors import (
     UnknownNameError,
     UsageError,
 )
-from .heads import head_circuits, head_scores, induction_ablation
-from .lenses import lens
-from .logits import logit_attribution
 from .model import InterpretableModel
-from .sweeps import ablate, attribute, causal_trace, compare, patch, path_patch
-from .tasks import make_task
-from .tuned_lens import TunedLens, train_tuned_lens
 from .utils import batch_get_activations, get_activations
-from .verify import verify
+
+# `import mlxterp.sweeps` is as good as `from mlxterp import sweeps`.
+for _module in (heads, lenses, logits, metrics, patching, sweeps, tasks, tuned_lens):
+    sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
 warn_where_slow(_core.blas())
 
@@ -65,10 +86,13 @@ __all__ = [
     "ActivationCache",
     "BadDataError",
     "InterpretableModel",
+    "Intervention",
     "InterventionComposer",
     "IoError",
+    "Layout",
     "MlxterpError",
     "OutOfRangeError",
+    "SiteView",
     "TunedLens",
     "UnknownNameError",
     "UsageError",
@@ -108,5 +132,5 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in _NOT_YET:
-        raise AttributeError(f"mlxterp.{name} is not built yet.")
+        raise ImportError(f"mlxterp.{name} is not built yet")
     raise AttributeError(f"module 'mlxterp' has no attribute '{name}'")

@@ -27,5 +27,5 @@ class BadDataError(MlxterpError, ValueError):
     """A file or a value that is damaged, or a NaN where none may be."""
 
 
-class IoError(MlxterpError, OSError):
+class IoError(MlxterpError, OSError, ValueError):
     """A file or a server that cannot be read or written."""

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
-from .analysis import AnalysisMixin
+from . import _core
+from .compat.nnterp import LayerMixin
+from .compat.transformer_lens import HookMixin
+from .compat.v01.analysis import AnalysisMixin
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
+from .core.inputs import to_rows
 from .core.proxy import part, read, wrapped, write
+from .core.tokenization import TokenizerMixin
 from .core.trace import OUTPUT
+from .engine._checks import padded
 from .engine.base import Engine
+from .engine.native import NativeEngine
 from .engine.wrapped import WrappedEngine
-from .errors import UnknownNameError
-from .hooks import HookMixin
-from .tokenization import TokenizerMixin
+from .errors import UnknownNameError, UsageError
 
 
-class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
+class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
     """A model, opened for reading and editing.
 
         model = InterpretableModel(module, tokenizer)
@@ -40,6 +49,10 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
             norm and the unembedding are, if not in a usual place.
         strict: raise on names that mean nothing and on `.save()` outside a
             trace; False ignores them, as mlxterp 0.1 in pure Python did.
+        special: where control tokens (`<|im_start|>`) in a text become what
+            they are called, as transformers has it; False leaves them plain
+            text, for text that is not trusted.
+        revision: of a model on a hub: a branch, a tag or a commit.
         engine: runs the model, in place of the one chosen for it.
 
     Raises:
@@ -58,10 +71,13 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         lm_head_path: str | None = None,
         *,
         strict: bool = True,
+        special: bool = True,
+        revision: str | None = None,
         engine: Engine | None = None,
     ):
+        self._from = model, revision  # how pickle finds it again
         if engine is None:
-            engine = _engine_for(model, layer_attr)
+            engine = _engine_for(model, layer_attr, special, revision)
         self.engine = engine
         self.strict = strict
         # The wrapped module, or what the native engine runs.
@@ -127,8 +143,33 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         )
 
     def __call__(self, *args, **kwargs):
-        """The plain forward pass."""
+        """The plain forward pass, of whatever `trace` takes or the module."""
+        if args and isinstance(args[0], (str, list, tuple)):
+            rows = to_rows(args[0], self.tokenizer)
+            if isinstance(self.model, nn.Module):
+                rows = padded(rows)[0]
+            args = rows, *args[1:]
         return self.engine.forward(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any):
+        """Inside a trace a site's name sets its value, as `model.logits = v`."""
+        own = name in self.__dict__ or hasattr(type(self), name)
+        number = isinstance(value, (mx.array, int, float)) and value is not True
+        if not own and number and value is not False and "engine" in self.__dict__:
+            with suppress(UnknownNameError):
+                return write(self, self.engine.resolve(name), value)
+        object.__setattr__(self, name, value)
+
+    def __reduce__(self):
+        """A model on disk or a hub is loaded again by its path."""
+        path, revision = self._from
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(
+                f"this model wraps {type(self.model).__name__}, which pickle cannot "
+                "copy: build it again, or give mlxterp the path of its checkpoint"
+            )
+        again = partial(type(self), strict=self.strict, revision=revision)
+        return again, (os.fspath(path),)
 
     def _forward(self, inputs):
         return self.engine.forward(inputs)
@@ -179,19 +220,6 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         """The other mode."""
         return self.train(False)
 
-    def train_tuned_lens(self, dataset: list[str], *args, **kwargs) -> Any:
-        """`mlxterp.tuned_lens.train_tuned_lens` of this model, with all its
-        arguments."""
-        from .tuned_lens import train_tuned_lens
-
-        return train_tuned_lens(self, dataset, *args, **kwargs)
-
-    def load_tuned_lens(self, path: str) -> Any:
-        """`mlxterp.tuned_lens.TunedLens.load`."""
-        from .tuned_lens import TunedLens
-
-        return TunedLens.load(path)
-
     def __getattr__(self, name: str):
         # Only what this object itself does not have comes here; before
         # __init__ has run there is no model to ask.
@@ -219,13 +247,19 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin):
         )
 
 
-def _engine_for(model: Any, layer_attr: str | None) -> Engine:
+def _engine_for(
+    model: Any, layer_attr: str | None, special: bool, revision: str | None
+) -> Engine:
     if isinstance(model, nn.Module):
         return WrappedEngine(model, layer_attr)
-    # Loaded only where it is needed: a wrapped module needs no native code.
-    from .engine.native import NativeEngine
-
-    return NativeEngine(model)
+    if not isinstance(model, (str, os.PathLike, _core.Model)):
+        hint = ": write InterpretableModel(*mlx_lm.load(...)), with a star"
+        raise UsageError(
+            "a model is an mlx.nn.Module, or the path or name of one to load, not "
+            f"{type(model).__name__}{hint if isinstance(model, tuple) else ''}"
+        )
+    warn = partial(warnings.warn, stacklevel=4)
+    return NativeEngine(model, warn=warn, special=special, revision=revision)
 
 
 def _inner(model: nn.Module):

@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <tuple>
+#include <utility>
+
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/function.h>
 #include <nanobind/stl/map.h>
@@ -42,15 +45,146 @@ Inputs inputs_of(const Ids& ids);
 using Held = std::shared_ptr<nb::callable>;
 Held hold(nb::callable f);
 
-/** Site or pattern, and a function of the value. */
+/** A SiteView that owns what it shows. */
+struct View {
+  std::string name;
+  SiteId site = -1;
+  Layout layout = Layout::features;
+  std::vector<int> lengths;
+
+  View() = default;
+  explicit View(const SiteView& at);
+  operator SiteView() const;  // NOLINT(google-explicit-constructor)
+};
+
+/** An Intervention of C++'s as it is, a Python function as one. */
+Intervention intervention_of(const nb::callable& f);
+
+/** Site or pattern, and an intervention or function. */
 using PyEdit = std::pair<std::string, nb::callable>;
 std::vector<Edit> edits_of(const std::vector<PyEdit>& edits);
 
 /** Calls `f(what, done)`, or only asks whether Ctrl-C was pressed. */
 Progress progress_of(const std::optional<nb::callable>& f);
 
+/** Pickles and copies a value by its members. */
+template <auto... members, typename T>
+void bind_state(nb::class_<T>& bound) {
+  using State =
+      std::tuple<std::decay_t<decltype(std::declval<T&>().*members)>...>;
+  bound
+      .def(
+          "__getstate__", [](const T& self) { return State(self.*members...); })
+      .def("__setstate__", [](T& self, State state) {
+        new (&self) T{};
+        std::apply(
+            [&](auto&... values) {
+              ((self.*members = std::move(values)), ...);
+            },
+            state);
+      });
+}
+
+/** A field of an option struct: how Python sets it, and reads it if it can. */
+template <typename Options>
+struct Field {
+  std::function<void(Options&, nb::handle)> set;
+  std::function<nb::object(const Options&)> get = {};
+};
+template <typename Options>
+using Fields = std::map<std::string, Field<Options>>;
+
+template <typename Options, typename T>
+Field<Options> field(T Options::*member) {
+  return {
+      [member](Options& self, nb::handle value) {
+        self.*member = nb::cast<T>(value);
+      },
+      [member](const Options& self) { return nb::cast(self.*member); }};
+}
+
+/** A field of prompts: texts, rows of ids or an array. */
+template <typename Options, typename T>
+Field<Options> prompts(T Options::*member) {
+  return {[member](Options& self, nb::handle value) {
+    self.*member = inputs_of(nb::cast<Ids>(value));
+  }};
+}
+
+/** A field of edits: pairs of a site and what acts there. */
+template <typename Options>
+Field<Options> edits(std::vector<Edit> Options::*member) {
+  return {[member](Options& self, nb::handle value) {
+    self.*member = edits_of(nb::cast<std::vector<PyEdit>>(value));
+  }};
+}
+
+/** For prompts that are yet to be given; refused by every analysis. */
+inline const Inputs no_prompts = Inputs::Rows{};
+
+[[noreturn]] void fail_field(
+    const char* options, const std::string& field, nb::handle value);
+
+/** An option struct, made by the names of its fields: `PatchOptions(site="z")`.
+ * `progress` is a function of what is being done and how much of it is; Ctrl-C
+ * ends the work with or without one. */
+template <typename Options>
+void bind_options(
+    nb::module_& m,
+    const char* name,
+    const Options& initial,
+    Fields<Options> fields) {
+  if constexpr (requires { initial.progress; })
+    fields["progress"].set = [](Options& self, nb::handle f) {
+      self.progress = progress_of(nb::cast<std::optional<nb::callable>>(f));
+    };
+  const auto known = std::make_shared<const Fields<Options>>(std::move(fields));
+  nb::class_<Options>(m, name)
+      .def(
+          "__init__",
+          [name, initial, known](Options* self, const nb::kwargs& given) {
+            auto made = initial;
+            if constexpr (requires { made.progress; })
+              made.progress = progress_of({});
+            for (const auto& [key, value] : given) {
+              const auto field = nb::cast<std::string>(key);
+              const auto found = known->find(field);
+              if (found == known->end()) fail_field(name, field, {});
+              try {
+                found->second.set(made, value);
+              } catch (const nb::cast_error&) {
+                fail_field(name, field, value);
+              }
+            }
+            new (self) Options(std::move(made));
+          })
+      .def(
+          "__getattr__",
+          [known](const Options& self, const std::string& name) {
+            const auto found = known->find(name);
+            if (found == known->end() || !found->second.get)
+              throw nb::attribute_error(name.c_str());
+            return found->second.get(self);
+          })
+      .def("__dir__", [known](const Options&) {
+        std::vector<std::string> names;
+        for (const auto& [name, field] : *known)
+          names.push_back(name);
+        return names;
+      });
+}
+
+/** An analysis that is a function of a model and its options. */
+template <typename Options, auto analysis>
+auto run(const Model& model, const Options& options) {
+  const Options own = options;  // another thread may change the user's
+  nb::gil_scoped_release no_gil;
+  return analysis(model.model, own);
+}
+
 void bind_blas(nb::module_& m);
 void bind_errors(nb::module_& m);
+void bind_interventions(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_pass(nb::module_& m);
 void bind_metrics(nb::module_& m);

@@ -9,6 +9,7 @@ NB_MODULE(_core, m) {
   nb::module_::import_("mlx.core");  // it owns the type of arrays
   using namespace mlxterp::python;
   bind_errors(m);
+  bind_interventions(m);
   bind_model(m);
   bind_pass(m);
   bind_metrics(m);

@@ -1,5 +1,7 @@
 // C++ errors as the classes of mlxterp/errors.py.
 
+#include <fmt/format.h>
+
 #include "bind.h"
 #include "mlxterp/core/error.h"
 
@@ -37,6 +39,18 @@ Progress progress_of(const std::optional<nb::callable>& f) {
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     if (held) (*held)(what, done);
   };
+}
+
+void fail_field(
+    const char* options, const std::string& field, nb::handle value) {
+  if (!value.is_valid())
+    throw Error(
+        ErrorKind::usage,
+        fmt::format("[{}] has no field '{}'", options, field));
+  throw Error(
+      ErrorKind::usage,
+      fmt::format(
+          "[{}] {} cannot be {:.80}", options, field, nb::repr(value).c_str()));
 }
 
 void bind_errors(nb::module_&) {

@@ -40,26 +40,60 @@ void bind_metrics(nb::module_& m) {
       .def_ro("name", &Metric::name)
       .def_rw("position", &Metric::position)
       .def("__repr__", [](const Metric& self) { return self.name; });
-  m.def("logit", [](const PyTokens& t) { return logit(tokens_of(t)); });
-  m.def("logit_diff", [](const PyTokens& t, const PyTokens& foil) {
-    return logit_diff(tokens_of(t), tokens_of(foil));
-  });
-  m.def("probability", [](const PyTokens& t) {
-    return probability(tokens_of(t));
-  });
-  m.def("log_probability", [](const PyTokens& t) {
-    return log_probability(tokens_of(t));
-  });
-  m.def("rank", [](const PyTokens& t) { return rank(tokens_of(t)); });
-  m.def("kl_divergence", &kl_divergence);
-  m.def("loss", &loss);
-  m.def("custom", [](std::string name, nb::callable f) {
-    return custom(std::move(name), function_of(std::move(f)));
-  });
-
-  m.def("custom_of_run", [](std::string name, nb::callable f) {
-    return custom_of_run(std::move(name), function_of(std::move(f)));
-  });
+  m.def(
+      "logit",
+      [](const PyTokens& token) { return logit(tokens_of(token)); },
+      nb::arg("token"),
+      "The token's logit.");
+  m.def(
+      "logit_diff",
+      [](const PyTokens& token, const PyTokens& foil) {
+        return logit_diff(tokens_of(token), tokens_of(foil));
+      },
+      nb::arg("token"),
+      nb::arg("foil"),
+      "The token's logit less the foil's (Wang et al., 2022).");
+  m.def(
+      "probability",
+      [](const PyTokens& token) { return probability(tokens_of(token)); },
+      nb::arg("token"),
+      "The token's probability, 0 to 1.");
+  m.def(
+      "log_probability",
+      [](const PyTokens& token) { return log_probability(tokens_of(token)); },
+      nb::arg("token"),
+      "The natural logarithm of its probability.");
+  m.def(
+      "rank",
+      [](const PyTokens& token) { return rank(tokens_of(token)); },
+      nb::arg("token"),
+      "How many tokens are ahead of it: 0 for the winner.");
+  m.def(
+      "kl_divergence",
+      &kl_divergence,
+      "From what the clean run says to what this one says, in nats.");
+  m.def(
+      "loss",
+      &loss,
+      "Mean cross-entropy of the prompt's own next tokens, in nats.");
+  m.def(
+      "custom",
+      [](std::string name, nb::callable f) {
+        return custom(std::move(name), function_of(std::move(f)));
+      },
+      nb::arg("name"),
+      nb::arg("function"),
+      "One's own: from logits [row, vocab], float32, at the metric's position "
+      "to values [row].");
+  m.def(
+      "custom_of_run",
+      [](std::string name, nb::callable f) {
+        return custom_of_run(std::move(name), function_of(std::move(f)));
+      },
+      nb::arg("name"),
+      nb::arg("function"),
+      "One's own, of every position: from the logits of one run, [pos, vocab], "
+      "float32, to one number. A sweep calls it once for each cell.");
 
   nb::class_<Task::Pair>(m, "TaskPair")
       .def_ro("clean", &Task::Pair::clean)

@@ -31,17 +31,19 @@ Model load(
     std::optional<mx::Dtype> dtype,
     const std::optional<nb::callable>& progress,
     const std::optional<nb::callable>& warn,
-    bool verify) {
+    bool verify,
+    const std::string& revision) {
   const auto told = progress_of(progress);
   const Warn warned = [&](std::string_view sentence) {
     nb::gil_scoped_acquire gil;
     if (warn) (*warn)(sentence);
   };
   nb::gil_scoped_release no_gil;
+  const auto found = find_model(path, {.revision = revision, .progress = told});
   auto model = InterpretableModel::load(
-      path,
+      found.string(),
       {.dtype = dtype, .progress = told, .warn = warned, .verify = verify});
-  const auto checkpoint = Checkpoint::open(find_model(path, {}));
+  const auto checkpoint = Checkpoint::open(found);
   const auto& family = family_of(checkpoint.config());
   Names names;
   add_modules(model.module(), "", OriginalNames(checkpoint, family), names);
@@ -71,7 +73,8 @@ void bind_model(nb::module_& m) {
           nb::arg("dtype") = nb::none(),
           nb::arg("progress") = nb::none(),
           nb::arg("warn") = nb::none(),
-          nb::arg("verify") = false)
+          nb::arg("verify") = false,
+          nb::arg("revision") = "main")
       .def_ro("path", &Model::path)
       .def_ro("model_type", &Model::model_type)
       .def_ro("modules", &Model::modules)

@@ -1,9 +1,6 @@
 // One traced pass, its values read by name.
 
-#include <fmt/format.h>
-
 #include "bind.h"
-#include "mlxterp/core/error.h"
 
 namespace mlxterp::python {
 
@@ -34,26 +31,6 @@ class TracedPass {
 };
 
 }  // namespace
-
-std::vector<Edit> edits_of(const std::vector<PyEdit>& edits) {
-  std::vector<Edit> all;
-  for (const auto& [site, f] : edits)
-    all.push_back(
-        {site, [held = hold(f)](const mx::array& x, const SiteView& at) {
-           nb::gil_scoped_acquire gil;
-           const auto y = (*held)(x);
-           if (!nb::isinstance<mx::array>(y))
-             throw Error(
-                 ErrorKind::usage,
-                 fmt::format(
-                     "[trace] the intervention on site '{}' returned "
-                     "{}; expected an mlx.core.array",
-                     at.name,
-                     nb::repr(y.type()).c_str()));
-           return nb::cast<mx::array>(y);
-         }});
-  return all;
-}
 
 void bind_pass(nb::module_& m) {
   nb::class_<TracedPass>(m, "Pass")

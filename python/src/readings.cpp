@@ -42,8 +42,24 @@ void bind_lens(nb::module_& m) {
         return TunedLens::load(path);
       });
 
-  nb::class_<Lens>(m, "Lens")
-      .def_ro("ids", &Lens::ids)
+  nb::class_<Lens> lens(m, "Lens");
+  bind_state<
+      &Lens::ids,
+      &Lens::model_layers,
+      &Lens::site,
+      &Lens::tuned,
+      &Lens::layers,
+      &Lens::sites,
+      &Lens::positions,
+      &Lens::top_k,
+      &Lens::top_ids,
+      &Lens::top_logits,
+      &Lens::top_probabilities,
+      &Lens::track,
+      &Lens::track_logits,
+      &Lens::track_probabilities,
+      &Lens::track_ranks>(lens);
+  lens.def_ro("ids", &Lens::ids)
       .def_ro("layers", &Lens::layers)
       .def_ro("sites", &Lens::sites)
       .def_ro("positions", &Lens::positions)
@@ -57,71 +73,60 @@ void bind_lens(nb::module_& m) {
       .def_ro("track_ranks", &Lens::track_ranks)
       .def("on_top_from", &Lens::on_top_from);
 
+  bind_options<LensOptions>(
+      m,
+      "LensOptions",
+      {},
+      {{"layers", field(&LensOptions::layers)},
+       {"positions", field(&LensOptions::positions)},
+       {"embed", field(&LensOptions::embed)},
+       {"site", field(&LensOptions::site)},
+       {"top_k", field(&LensOptions::top_k)},
+       {"track", field(&LensOptions::track)},
+       {"edits", edits(&LensOptions::edits)}});
   m.def(
       "logit_lens",
       [](const Model& model,
          const Ids& prompt,
-         const std::vector<int>& layers,
-         const std::vector<int>& positions,
-         bool embed,
-         const std::string& site,
-         const TunedLens* tuned,
-         int top_k,
-         const std::optional<int>& track,
-         const std::vector<PyEdit>& edits,
-         const Told& progress) {
-        const LensOptions options{
-            .layers = layers,
-            .positions = positions,
-            .embed = embed,
-            .site = site,
-            .tuned = tuned,
-            .top_k = top_k,
-            .track = track,
-            .edits = edits_of(edits),
-            .progress = progress_of(progress)};
+         const LensOptions& options,
+         const TunedLens* tuned) {
         const auto inputs = inputs_of(prompt);
+        auto own = options;
+        own.tuned = tuned;
         nb::gil_scoped_release no_gil;
-        return logit_lens(model.model, inputs, options);
+        return logit_lens(model.model, inputs, own);
       },
       nb::arg("model"),
       nb::arg("prompt"),
-      nb::arg("layers"),
-      nb::arg("positions"),
-      nb::arg("embed"),
-      nb::arg("site"),
-      nb::arg("tuned").none(),
-      nb::arg("top_k"),
-      nb::arg("track").none(),
-      nb::arg("edits"),
-      nb::arg("progress").none());
+      nb::arg("options"),
+      nb::arg("tuned").none() = nb::none());
 
+  const Field<TunedLensOptions> on_step = {
+      [](TunedLensOptions& self, nb::handle f) {
+        self.on_step = [held = hold(nb::cast<nb::callable>(f))](
+                           int step, float loss) {
+          nb::gil_scoped_acquire gil;
+          (*held)(step, loss);
+        };
+      }};
+  bind_options<TunedLensOptions>(
+      m,
+      "TunedLensOptions",
+      {},
+      {{"steps", field(&TunedLensOptions::steps)},
+       {"learning_rate", field(&TunedLensOptions::learning_rate)},
+       {"momentum", field(&TunedLensOptions::momentum)},
+       {"clip", field(&TunedLensOptions::clip)},
+       {"length", field(&TunedLensOptions::length)},
+       {"on_step", on_step}});
   m.def(
       "train_tuned_lens",
       [](const Model& model,
          const std::vector<int>& ids,
-         int steps,
-         float learning_rate,
-         float momentum,
-         float clip,
-         int length,
-         const Told& on_step,
-         const Told& progress) {
-        const auto held = on_step ? hold(*on_step) : nullptr;
-        TunedLensOptions options{
-            .steps = steps,
-            .learning_rate = learning_rate,
-            .momentum = momentum,
-            .clip = clip,
-            .length = length,
-            .progress = progress_of(progress)};
-        if (held)
-          options.on_step = [held](int step, float loss) {
-            nb::gil_scoped_acquire gil;
-            (*held)(step, loss);
-          };
+         const TunedLensOptions& options) {
+        const auto own = options;
         nb::gil_scoped_release no_gil;
-        return train_tuned_lens(model.model, ids, options);
+        return train_tuned_lens(model.model, ids, own);
       });
 
   m.def(
@@ -161,8 +166,18 @@ void bind_logits(nb::module_& m) {
       .value("component", Unit::component)
       .value("head", Unit::head)
       .value("neuron", Unit::neuron);
-  nb::class_<LogitPart>(m, "LogitPart")
-      .def_prop_ro(
+  using Kind = LogitPart::Kind;
+  nb::enum_<Kind> kind(m, "LogitPartKind");
+  for (int i = 0; i <= static_cast<int>(Kind::unembed_bias); ++i)
+    kind.value(name(static_cast<Kind>(i)), static_cast<Kind>(i));
+  nb::class_<LogitPart> part(m, "LogitPart");
+  bind_state<
+      &LogitPart::kind,
+      &LogitPart::layer,
+      &LogitPart::unit,
+      &LogitPart::value,
+      &LogitPart::spread>(part);
+  part.def_prop_ro(
           "kind", [](const LogitPart& self) { return name(self.kind); })
       .def_ro("layer", &LogitPart::layer)
       .def_ro("unit", &LogitPart::unit)
@@ -176,21 +191,14 @@ void bind_logits(nb::module_& m) {
       .def_ro("model", &LogitAttribution::model)
       .def_ro("softcap", &LogitAttribution::softcap)
       .def_ro("ids", &LogitAttribution::ids);
-  m.def(
-      "logit_attribution",
-      [](const Model& model,
-         const Ids& prompts,
-         const Metric& metric,
-         Unit unit,
-         const Told& progress) {
-        const LogitAttributionOptions options{
-            .prompts = inputs_of(prompts),
-            .metric = metric,
-            .unit = unit,
-            .progress = progress_of(progress)};
-        nb::gil_scoped_release no_gil;
-        return logit_attribution(model.model, options);
-      });
+  bind_options<LogitAttributionOptions>(
+      m,
+      "LogitAttributionOptions",
+      {.prompts = no_prompts, .metric = {}},
+      {{"prompts", prompts(&LogitAttributionOptions::prompts)},
+       {"metric", field(&LogitAttributionOptions::metric)},
+       {"unit", field(&LogitAttributionOptions::unit)}});
+  m.def("logit_attribution", &run<LogitAttributionOptions, &logit_attribution>);
 }
 
 void bind_heads(nb::module_& m) {
@@ -198,33 +206,34 @@ void bind_heads(nb::module_& m) {
       .value("mean", HeadMeasure::mean)
       .value("mul", HeadMeasure::mul)
       .value("abs", HeadMeasure::abs);
+  bind_options<RepeatedTokens>(
+      m,
+      "RepeatedTokens",
+      {},
+      {{"period", field(&RepeatedTokens::period)},
+       {"repeats", field(&RepeatedTokens::repeats)},
+       {"sequences", field(&RepeatedTokens::sequences)},
+       {"seed", field(&RepeatedTokens::seed)}});
   m.def(
-      "repeated_tokens",
-      [](const Model& model,
-         int period,
-         int repeats,
-         int sequences,
-         uint64_t seed) {
-        return repeated_tokens(model.model, {period, repeats, sequences, seed});
+      "repeated_tokens", [](const Model& model, const RepeatedTokens& options) {
+        return repeated_tokens(model.model, options);
       });
+  bind_options<HeadOptions>(
+      m,
+      "HeadOptions",
+      {},
+      {{"measure", field(&HeadOptions::measure)},
+       {"exclude_first", field(&HeadOptions::exclude_first)},
+       {"exclude_current", field(&HeadOptions::exclude_current)}});
   m.def(
       "head_scores",
-      [](const Model& model,
-         const Ids& prompts,
-         HeadMeasure measure,
-         bool exclude_first,
-         bool exclude_current,
-         const Told& progress) {
-        const HeadOptions options{
-            .measure = measure,
-            .exclude_first = exclude_first,
-            .exclude_current = exclude_current,
-            .progress = progress_of(progress)};
+      [](const Model& model, const Ids& prompts, const HeadOptions& options) {
         const auto inputs = inputs_of(prompts);
+        const auto own = options;
         HeadScores found;
         {
           nb::gil_scoped_release no_gil;
-          found = head_scores(model.model, inputs, options);
+          found = head_scores(model.model, inputs, own);
         }
         std::vector<std::pair<std::string, std::vector<std::vector<float>>>>
             all;
@@ -235,40 +244,41 @@ void bind_heads(nb::module_& m) {
   nb::enum_<AblationOptions::Value>(m, "HeadValue")
       .value("zero", AblationOptions::Value::zero)
       .value("mean", AblationOptions::Value::mean);
-  m.def(
-      "induction_ablation",
-      [](const Model& model,
-         int n_heads,
-         AblationOptions::Value value,
-         int draws,
-         int period,
-         int repeats,
-         int sequences,
-         uint64_t seed,
-         const Told& progress) {
-        const AblationOptions options{
-            .tokens = {period, repeats, sequences, seed},
-            .heads = n_heads,
-            .value = value,
-            .draws = draws,
-            .progress = progress_of(progress)};
-        InductionAblation found;
-        {
-          nb::gil_scoped_release no_gil;
-          found = induction_ablation(model.model, options);
-        }
-        const auto trial = [](const InductionAblation::Trial& it) {
-          std::vector<std::pair<int, int>> all;
-          for (const auto& head : it.heads)
-            all.emplace_back(head.layer, head.head);
-          return nb::make_tuple(all, it.loss, it.removed);
-        };
-        nb::list random;
-        for (const auto& it : found.random)
-          random.append(trial(it));
-        return nb::make_tuple(
-            found.first, found.repeated, trial(found.best), random);
-      });
+  bind_options<AblationOptions>(
+      m,
+      "AblationOptions",
+      {},
+      {{"tokens", field(&AblationOptions::tokens)},
+       {"heads", field(&AblationOptions::heads)},
+       {"value", field(&AblationOptions::value)},
+       {"draws", field(&AblationOptions::draws)}});
+  using Trial = InductionAblation::Trial;
+  nb::class_<Head> head(m, "Head");
+  bind_state<&Head::layer, &Head::head>(head);
+  nb::class_<Trial> trial(m, "Trial");
+  bind_state<&Trial::heads, &Trial::loss, &Trial::removed>(trial);
+  trial
+      .def_prop_ro(
+          "heads",
+          [](const Trial& self) {
+            std::vector<std::pair<int, int>> all;
+            for (const auto& head : self.heads)
+              all.emplace_back(head.layer, head.head);
+            return all;
+          })
+      .def_ro("loss", &Trial::loss)
+      .def_ro("removed", &Trial::removed);
+  nb::class_<InductionAblation> ablation(m, "InductionAblation");
+  bind_state<
+      &InductionAblation::first,
+      &InductionAblation::repeated,
+      &InductionAblation::best,
+      &InductionAblation::random>(ablation);
+  ablation.def_ro("first", &InductionAblation::first)
+      .def_ro("repeated", &InductionAblation::repeated)
+      .def_ro("best", &InductionAblation::best)
+      .def_ro("random", &InductionAblation::random);
+  m.def("induction_ablation", &run<AblationOptions, &induction_ablation>);
   m.def("head_circuits", [](const Model& model, const Told& progress) {
     const auto told = progress_of(progress);
     HeadCircuits found;
@@ -296,26 +306,29 @@ void bind_verify(nb::module_& m) {
     nb::gil_scoped_release no_gil;
     return verify(model.model, {.progress = told});
   });
+  using Positions = CollectOptions::Positions;
+  nb::enum_<Positions>(m, "Positions")
+      .value("all", Positions::all)
+      .value("last", Positions::last);
+  bind_options<CollectOptions>(
+      m,
+      "CollectOptions",
+      {},
+      {{"positions", field(&CollectOptions::positions)},
+       {"batch_size", field(&CollectOptions::batch_size)},
+       {"edits", edits(&CollectOptions::edits)}});
   m.def(
       "collect",
       [](const Model& model,
          const Ids& prompts,
          const std::vector<std::string>& sites,
-         bool last,
-         int batch_size,
-         const std::vector<PyEdit>& edits,
-         const Told& progress) {
-        using Positions = CollectOptions::Positions;
-        const CollectOptions options{
-            .positions = last ? Positions::last : Positions::all,
-            .batch_size = batch_size,
-            .edits = edits_of(edits),
-            .progress = progress_of(progress)};
+         const CollectOptions& options) {
         const auto inputs = inputs_of(prompts);
+        const auto own = options;
         std::optional<ActivationCache> found;
         {
           nb::gil_scoped_release no_gil;
-          found = collect_activations(model.model, inputs, sites, options);
+          found = collect_activations(model.model, inputs, sites, own);
         }
         return nb::make_tuple(found->entries(), found->lengths());
       });

@@ -9,15 +9,6 @@
 
 namespace mlxterp::python {
 
-namespace {
-
-using Axes = std::vector<Axis>;
-using Numbers = std::vector<int>;
-using Aligned = std::vector<std::pair<int, int>>;
-using Told = std::optional<nb::callable>;
-
-}  // namespace
-
 void bind_sweeps(nb::module_& m) {
   nb::enum_<Axis>(m, "Axis")
       .value("layer", Axis::layer)
@@ -36,11 +27,25 @@ void bind_sweeps(nb::module_& m) {
       .value("k", Receiver::Input::k)
       .value("v", Receiver::Input::v);
 
-  nb::class_<Sweep>(m, "Sweep")
+  nb::class_<Sweep::Range> range(m, "SweepRange");
+  bind_state<&Sweep::Range::axis, &Sweep::Range::values>(range);
+  nb::class_<Sweep> sweep(m, "Sweep");
+  bind_state<
+      &Sweep::axes,
+      &Sweep::metric,
+      &Sweep::spread,
+      &Sweep::clean,
+      &Sweep::corrupt,
+      &Sweep::direction,
+      &Sweep::pairs,
+      &Sweep::computed,
+      &Sweep::rows,
+      &Sweep::ids>(sweep);
+  sweep
       .def_prop_ro(
           "axes",
           [](const Sweep& self) {
-            std::vector<std::pair<std::string, Numbers>> axes;
+            std::vector<std::pair<std::string, std::vector<int>>> axes;
             for (const auto& range : self.axes)
               axes.emplace_back(name(range.axis), range.values);
             return axes;
@@ -58,200 +63,108 @@ void bind_sweeps(nb::module_& m) {
       .def("effect", &Sweep::effect)
       .def("change", &Sweep::change);
 
-  m.def(
-      "patch",
-      [](const Model& model,
-         const Ids& clean,
-         const Ids& corrupt,
-         const Metric& metric,
-         const std::string& site,
-         const Axes& by,
-         Direction direction,
-         const Numbers& layers,
-         const Numbers& positions,
-         const Numbers& heads,
-         const Numbers& neurons,
-         const Aligned& aligned,
-         bool plain,
-         size_t memory,
-         const Told& progress) {
-        const PatchOptions options{
-            .clean = inputs_of(clean),
-            .corrupt = inputs_of(corrupt),
-            .site = site,
-            .by = by,
-            .metric = metric,
-            .direction = direction,
-            .layers = layers,
-            .positions = positions,
-            .heads = heads,
-            .neurons = neurons,
-            .aligned = aligned,
-            .plain = plain,
-            .memory = memory,
-            .progress = progress_of(progress)};
-        nb::gil_scoped_release no_gil;
-        return patch(model.model, options);
-      });
+  bind_options<PatchOptions>(
+      m,
+      "PatchOptions",
+      {.clean = no_prompts, .corrupt = no_prompts, .metric = {}},
+      {{"clean", prompts(&PatchOptions::clean)},
+       {"corrupt", prompts(&PatchOptions::corrupt)},
+       {"site", field(&PatchOptions::site)},
+       {"by", field(&PatchOptions::by)},
+       {"metric", field(&PatchOptions::metric)},
+       {"direction", field(&PatchOptions::direction)},
+       {"layers", field(&PatchOptions::layers)},
+       {"positions", field(&PatchOptions::positions)},
+       {"heads", field(&PatchOptions::heads)},
+       {"neurons", field(&PatchOptions::neurons)},
+       {"aligned", field(&PatchOptions::aligned)},
+       {"plain", field(&PatchOptions::plain)},
+       {"memory", field(&PatchOptions::memory)}});
+  m.def("patch", &run<PatchOptions, &patch>);
 
-  m.def(
-      "ablate",
-      [](const Model& model,
-         const Ids& prompts,
-         const Metric& metric,
-         const std::string& site,
-         const Axes& by,
-         Ablation ablation,
-         const std::optional<Ids>& data,
-         int samples,
-         uint64_t seed,
-         const Numbers& layers,
-         const Numbers& positions,
-         const Numbers& heads,
-         const Numbers& neurons,
-         size_t memory,
-         const Told& progress) {
-        const AblateOptions options{
-            .prompts = inputs_of(prompts),
-            .site = site,
-            .by = by,
-            .metric = metric,
-            .ablation = ablation,
-            .data = data ? std::optional(inputs_of(*data)) : std::nullopt,
-            .samples = samples,
-            .seed = seed,
-            .layers = layers,
-            .positions = positions,
-            .heads = heads,
-            .neurons = neurons,
-            .memory = memory,
-            .progress = progress_of(progress)};
-        nb::gil_scoped_release no_gil;
-        return ablate(model.model, options);
-      },
-      nb::arg("model"),
-      nb::arg("prompts"),
-      nb::arg("metric"),
-      nb::arg("site"),
-      nb::arg("by"),
-      nb::arg("ablation"),
-      nb::arg("data").none(),
-      nb::arg("samples"),
-      nb::arg("seed"),
-      nb::arg("layers"),
-      nb::arg("positions"),
-      nb::arg("heads"),
-      nb::arg("neurons"),
-      nb::arg("memory"),
-      nb::arg("progress").none());
+  bind_options<AblateOptions>(
+      m,
+      "AblateOptions",
+      {.prompts = no_prompts, .metric = {}},
+      {{"prompts", prompts(&AblateOptions::prompts)},
+       {"site", field(&AblateOptions::site)},
+       {"by", field(&AblateOptions::by)},
+       {"metric", field(&AblateOptions::metric)},
+       {"ablation", field(&AblateOptions::ablation)},
+       {"data", prompts(&AblateOptions::data)},
+       {"samples", field(&AblateOptions::samples)},
+       {"seed", field(&AblateOptions::seed)},
+       {"layers", field(&AblateOptions::layers)},
+       {"positions", field(&AblateOptions::positions)},
+       {"heads", field(&AblateOptions::heads)},
+       {"neurons", field(&AblateOptions::neurons)},
+       {"memory", field(&AblateOptions::memory)}});
+  m.def("ablate", &run<AblateOptions, &ablate>);
 
-  m.def(
-      "causal_trace",
-      [](const Model& model,
-         const Ids& prompt,
-         const std::string& subject,
-         const std::optional<Metric>& metric,
-         const std::string& site,
-         int window,
-         float noise,
-         int samples,
-         uint64_t seed,
-         const Numbers& layers,
-         const Numbers& positions,
-         size_t memory,
-         const Told& progress) {
-        const CausalTraceOptions options{
-            .prompt = inputs_of(prompt),
-            .subject = subject,
-            .metric = metric,
-            .site = site,
-            .window = window,
-            .noise = noise,
-            .samples = samples,
-            .seed = seed,
-            .layers = layers,
-            .positions = positions,
-            .memory = memory,
-            .progress = progress_of(progress)};
-        CausalTrace found;
-        {
-          nb::gil_scoped_release no_gil;
-          found = causal_trace(model.model, options);
-        }
-        return nb::make_tuple(found.sweep, found.metric, found.subject);
-      });
+  bind_options<CausalTraceOptions>(
+      m,
+      "CausalTraceOptions",
+      {.prompt = no_prompts, .subject = {}},
+      {{"prompt", prompts(&CausalTraceOptions::prompt)},
+       {"subject", field(&CausalTraceOptions::subject)},
+       {"metric", field(&CausalTraceOptions::metric)},
+       {"site", field(&CausalTraceOptions::site)},
+       {"window", field(&CausalTraceOptions::window)},
+       {"noise", field(&CausalTraceOptions::noise)},
+       {"samples", field(&CausalTraceOptions::samples)},
+       {"seed", field(&CausalTraceOptions::seed)},
+       {"layers", field(&CausalTraceOptions::layers)},
+       {"positions", field(&CausalTraceOptions::positions)},
+       {"memory", field(&CausalTraceOptions::memory)}});
+  nb::class_<CausalTrace>(m, "CausalTrace")
+      .def_ro("sweep", &CausalTrace::sweep)
+      .def_ro("metric", &CausalTrace::metric)
+      .def_ro("subject", &CausalTrace::subject);
+  m.def("causal_trace", &run<CausalTraceOptions, &causal_trace>);
 
-  m.def(
-      "path_patch",
-      [](const Model& model,
-         const Ids& clean,
-         const Ids& corrupt,
-         const Metric& metric,
-         const std::vector<std::tuple<int, int, Receiver::Input>>& receivers,
-         const std::string& senders,
-         bool through_mlps,
-         Direction direction,
-         const Numbers& layers,
-         const Numbers& heads,
-         size_t memory,
-         const Told& progress) {
-        PathPatchOptions options{
-            .clean = inputs_of(clean),
-            .corrupt = inputs_of(corrupt),
-            .senders = senders,
-            .through_mlps = through_mlps,
-            .metric = metric,
-            .direction = direction,
-            .layers = layers,
-            .heads = heads,
-            .memory = memory,
-            .progress = progress_of(progress)};
-        for (const auto& [layer, head, input] : receivers)
-          options.receivers.push_back({layer, head, input});
-        nb::gil_scoped_release no_gil;
-        return path_patch(model.model, options);
-      });
+  bind_options<Receiver>(
+      m,
+      "Receiver",
+      {},
+      {{"layer", field(&Receiver::layer)},
+       {"head", field(&Receiver::head)},
+       {"input", field(&Receiver::input)}});
+  bind_options<PathPatchOptions>(
+      m,
+      "PathPatchOptions",
+      {.clean = no_prompts, .corrupt = no_prompts, .metric = {}},
+      {{"clean", prompts(&PathPatchOptions::clean)},
+       {"corrupt", prompts(&PathPatchOptions::corrupt)},
+       {"receivers", field(&PathPatchOptions::receivers)},
+       {"senders", field(&PathPatchOptions::senders)},
+       {"through_mlps", field(&PathPatchOptions::through_mlps)},
+       {"metric", field(&PathPatchOptions::metric)},
+       {"direction", field(&PathPatchOptions::direction)},
+       {"layers", field(&PathPatchOptions::layers)},
+       {"heads", field(&PathPatchOptions::heads)},
+       {"memory", field(&PathPatchOptions::memory)}});
+  m.def("path_patch", &run<PathPatchOptions, &path_patch>);
 
-  m.def(
-      "attribute",
-      [](const Model& model,
-         const Ids& clean,
-         const Ids& corrupt,
-         const Metric& metric,
-         const std::vector<std::string>& sites,
-         const Axes& by,
-         Direction direction,
-         int steps,
-         const Numbers& layers,
-         const Numbers& positions,
-         const Numbers& heads,
-         const Numbers& neurons,
-         const Aligned& aligned,
-         const Told& progress) {
-        const AttributeOptions options{
-            .clean = inputs_of(clean),
-            .corrupt = inputs_of(corrupt),
-            .sites = sites,
-            .by = by,
-            .metric = metric,
-            .direction = direction,
-            .steps = steps,
-            .layers = layers,
-            .positions = positions,
-            .heads = heads,
-            .neurons = neurons,
-            .aligned = aligned,
-            .progress = progress_of(progress)};
-        std::vector<Attribution> found;
-        {
-          nb::gil_scoped_release no_gil;
-          found = attribute(model.model, options);
-        }
-        std::vector<std::pair<std::string, Sweep>> all;
-        for (auto& it : found)
-          all.emplace_back(it.site, std::move(it.sweep));
-        return all;
-      });
+  bind_options<AttributeOptions>(
+      m,
+      "AttributeOptions",
+      {.clean = no_prompts, .corrupt = no_prompts, .metric = {}},
+      {{"clean", prompts(&AttributeOptions::clean)},
+       {"corrupt", prompts(&AttributeOptions::corrupt)},
+       {"sites", field(&AttributeOptions::sites)},
+       {"by", field(&AttributeOptions::by)},
+       {"metric", field(&AttributeOptions::metric)},
+       {"direction", field(&AttributeOptions::direction)},
+       {"steps", field(&AttributeOptions::steps)},
+       {"layers", field(&AttributeOptions::layers)},
+       {"positions", field(&AttributeOptions::positions)},
+       {"heads", field(&AttributeOptions::heads)},
+       {"neurons", field(&AttributeOptions::neurons)},
+       {"aligned", field(&AttributeOptions::aligned)}});
+  nb::class_<Attribution>(m, "Attribution")
+      .def_ro("site", &Attribution::site)
+      .def_ro("sweep", &Attribution::sweep);
+  m.def("attribute", &run<AttributeOptions, &attribute>);
 
   m.def("compare", [](const Sweep& exact, const Sweep& approximate, size_t n) {
     const auto found = compare(exact, approximate, n);

@@ -15,7 +15,7 @@ from mlxterp.errors import (
     UnknownNameError,
     UsageError,
 )
-from mlxterp.unembed import tied_projection, top_tokens
+from mlxterp.analysis.unembed import tied_projection, top_tokens
 from view_models import WordTokenizer, llama_states, tiny_gpt2, tiny_llama
 
 VOCAB = 97
@@ -110,7 +110,7 @@ def test_an_embedding_of_one_s_own_needs_only_a_weight():
 def test_slices_change_nothing(model, monkeypatch):
     states = mx.random.normal((50, 32), key=mx.random.key(4))
     whole = model.get_token_predictions(states, 3)
-    monkeypatch.setattr("mlxterp.unembed._SLICE_BYTES", 16 * VOCAB * 7)
+    monkeypatch.setattr("mlxterp.analysis.unembed._SLICE_BYTES", 16 * VOCAB * 7)
     assert model.get_token_predictions(states, 3) == whole
 
 
@@ -426,8 +426,8 @@ def test_patching_what_there_is_not(model):
 
 
 def test_distances_do_not_overflow():
-    from mlxterp.distances import cosine as angle
-    from mlxterp.distances import l2
+    from mlxterp.compat.v01.distances import cosine as angle
+    from mlxterp.compat.v01.distances import l2
 
     huge = mx.array([3e30, 4e30])
     assert l2(huge, mx.zeros(2)) == pytest.approx(5e30, rel=1e-5)

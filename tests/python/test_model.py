@@ -220,17 +220,16 @@ def test_signatures_are_upstreams():
     """Its arguments, by name, position and default; ours come behind."""
     import mlxterp
     from mlxterp import core
+    from mlxterp.compat import v01
 
     wanted = {
         mlxterp.InterpretableModel: "model tokenizer=None layer_attr='layers' "
         "embedding_path=None norm_path=None lm_head_path=None",
         mlxterp.InterpretableModel.trace: "self inputs interventions=None",
         mlxterp.collect_activations: "model inputs layers=None normalize_keys=True",
-        mlxterp.scale: "factor",
-        mlxterp.add_vector: "vector",
-        mlxterp.replace_with: "value align='end'",
-        mlxterp.clamp: "min_val=None max_val=None",
-        mlxterp.noise: "std=0.1",
+        v01.replace_with: "value align='end'",
+        v01.clamp: "min_val=None max_val=None",
+        v01.noise: "std=0.1",
         core.Trace: "model_forward inputs tokenizer=None interventions=None "
         "interpretable_model=None",
         core.OutputProxy: "value name",
@@ -269,8 +268,6 @@ def test_top_level_names():
         assert hasattr(interventions, name)
     assert interventions.compose is mlxterp.InterventionComposer
     assert mlxterp.__version__ == "0.1.0"
-    with pytest.raises(AttributeError, match="not built yet"):
-        mlxterp.SAE
     with pytest.raises(AttributeError, match="no attribute"):
         mlxterp.nonsense
 
@@ -283,3 +280,59 @@ def test_importing_it_imports_no_more_than_mlx():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_model_is_called_with_whatever_it_can_be_traced_with():
+    model = InterpretableModel("demo")
+    ids = model.encode("Hello world")
+    assert mx.array_equal(model("Hello world"), model(mx.array([ids])))
+    assert mx.array_equal(model(ids), model([ids]))
+    wrapped = InterpretableModel(build("llama"))
+    assert mx.array_equal(wrapped([1, 2]), wrapped(mx.array([[1, 2]])))
+
+
+def test_tokens_of_several_texts():
+    model = InterpretableModel("demo")
+    texts = ["Hello world", "Hi"]
+    assert model.to_str_tokens(texts) == [model.to_str_tokens(t) for t in texts]
+
+
+def test_what_is_no_model_or_not_there_is_told():
+    import mlxterp
+
+    with pytest.raises(UsageError, match="with a star"):
+        InterpretableModel((build("llama"), None))
+    with pytest.raises(ImportError, match="SAE is not built yet"):
+        from mlxterp import SAE  # noqa: F401
+    with pytest.raises(ValueError, match="no/such"):
+        InterpretableModel("/no/such")
+    with pytest.raises(UsageError) as error:
+        InterpretableModel("demo").trace([["x"] * 10_000]).__enter__()
+    assert len(str(error.value)) < 300
+
+
+def test_control_tokens_in_a_text_are_tokens_unless_said_otherwise():
+    text = "<|im_start|>user"
+    model = InterpretableModel("demo")
+    plain = InterpretableModel("demo", special=False)
+    assert len(model.encode(text)) == 2 < len(plain.encode(text))
+    for it in (model, plain):
+        ids = it.encode(text)
+        with it.trace(text) as trace:
+            it.output.save()
+        assert trace.input_shape == (1, len(ids))
+        assert len(it.logit_lens(text, layers=[0])[0]) == len(ids)
+
+
+def test_only_the_root_imports_other_tools_ways():
+    from pathlib import Path
+
+    import mlxterp
+
+    root = Path(mlxterp.__file__).parent
+    users = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        if "compat" not in path.parts and "compat" in path.read_text("utf-8")
+    }
+    assert users == {"__init__.py", "model.py"}

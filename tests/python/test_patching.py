@@ -85,6 +85,37 @@ def test_the_walk_is_one_pass_a_cell():
     assert mx.abs(plain - plain[0, 0]).max().item() > 0.1
 
 
+def test_what_is_put_in_is_what_the_cache_holds(monkeypatch):
+    """A cache of an edited run, of another prompt, or a dict of one's own."""
+    model = InterpretableModel("demo")
+    clean, corrupt = [504, 414, 46682], [504, 9, 46682]
+    metric = lambda logits: logits[0, -1, 5] - logits[0, 1, 7]  # noqa: E731
+    names = [f"blocks.{i}.hook_resid_pre" for i in range(30)]
+    _, own = model.run_with_cache(clean, names)
+    foreign = {name: own[name] * 1.5 for name in names}
+    edited = type(own)(foreign, 30, clean)
+
+    walks = []
+    walk = patching.sweeps.patch
+    monkeypatch.setattr(
+        patching.sweeps, "patch", lambda *a: walks.append(1) or walk(*a)
+    )
+    grids = [
+        patching.get_act_patch_resid_pre(model, corrupt, cache, metric)
+        for cache in (own, edited, foreign)
+    ]
+    assert len(walks) == 1  # the model's own alone is walked
+    assert mx.abs(grids[1] - grids[2]).max().item() < 1e-5
+    assert mx.abs(grids[1] - grids[0]).max().item() > 0.1
+
+    def put(value, hook):
+        value[:, 1] = foreign[hook.name][:, 1]
+        return value
+
+    wanted = metric(model.run_with_hooks(corrupt, [(names[4], put)]))
+    assert grids[1][4, 1].item() == pytest.approx(wanted.item(), abs=1e-4)
+
+
 def test_errors(wrapped):
     _, cache = wrapped.run_with_cache(CLEAN)
     with pytest.raises(mlxterp.UsageError, match="one length"):

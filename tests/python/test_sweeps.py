@@ -1,10 +1,14 @@
 """The C++ analyses from Python: the numbers of their own tests, shapes, axes,
 errors, Ctrl-C."""
 
+import copy
+import inspect
 import os
+import pickle
 import signal
 import threading
 import time
+from pathlib import Path
 
 import mlx.core as mx
 import mlxterp
@@ -161,7 +165,7 @@ def test_heads_and_tasks(model):
         ({"layers": 30}, mlxterp.OutOfRangeError),
         ({"corrupt": "Too short"}, mlxterp.UsageError),
         ({"metric": (" Mary", " Johnathan Smith")}, mlxterp.UnknownNameError),
-        ({"metric": 5}, TypeError),
+        ({"metric": 5}, mlxterp.UsageError),
         ({"memory": 1}, mlxterp.UsageError),
     ],
 )
@@ -227,13 +231,164 @@ def test_a_tuned_lens_by_the_engine(model, tmp_path):
         on_step=lambda _, loss: losses.append(loss),
     )
     assert len(losses) == 4 and losses[-1] < losses[0]
-    tuned.save(str(tmp_path / "lens"), False)
-    again = lenses.TunedLens.load(str(tmp_path / "lens"))
-    assert mx.array_equal(again.weights[3], tuned.weights[3])
-    # And by the Python class: one format.
-    other = mlxterp.TunedLens.load(str(tmp_path / "lens"))
-    assert other.num_layers == 30 and other.hidden_dim == 576
+    tuned.save(tmp_path / "lens", overwrite=False)
+    with pytest.raises(mlxterp.UsageError, match="exists"):
+        tuned.save(tmp_path / "lens", overwrite=False)
+    again = lenses.TunedLens.load(tmp_path / "lens")
+    assert mx.array_equal(again.translators[3].weight, tuned.translators[3].weight)
+    assert again.num_layers == 30 and again.hidden_dim == 576
     read = lenses.lens(model, CLEAN, tuned=tuned)
     assert read.ids.shape == (30, 14, 5)
     quality = lenses.evaluate_lens(model, ids, tuned, length=32)
     assert len(quality["tuned"]) == 30
+
+
+FIELDS = {
+    "PatchOptions": sweeps.patch,
+    "AblateOptions": sweeps.ablate,
+    "CausalTraceOptions": sweeps.causal_trace,
+    "PathPatchOptions": sweeps.path_patch,
+    "AttributeOptions": sweeps.attribute,
+    "LensOptions": lenses.lens,
+    "TunedLensOptions": lenses.train,
+    "HeadOptions": heads.head_scores,
+    "AblationOptions": heads.induction_ablation,
+    "LogitAttributionOptions": logits.logit_attribution,
+    "CollectOptions": mlxterp.collect,
+}
+#: Which have another name or shape in Python.
+OTHERS = {"edits": "interventions", "tokens": None}
+
+
+def plain(value):
+    """An enumeration's member by its name, lists as tuples."""
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    return getattr(value, "name", value)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_of_the_options_has_an_argument_and_its_default(name):
+    """C++ decides the defaults; what Python's signatures show is the same."""
+    kind = getattr(mlxterp._core, name)
+    arguments = inspect.signature(FIELDS[name]).parameters
+    made, compared = kind(), 0
+    for field in dir(made):
+        argument = OTHERS.get(field, field)
+        if argument is None:
+            continue
+        assert argument in arguments, f"{name}.{field}"
+        default = arguments[argument].default
+        try:
+            wanted = getattr(made, field)
+        except AttributeError:  # can only be set
+            continue
+        if default is inspect.Parameter.empty or field == "metric":
+            continue
+        if wanted in ([], None) and default in (None, ()):
+            continue
+        if isinstance(wanted, float):
+            wanted = pytest.approx(wanted)
+        assert plain(default) == plain(wanted), f"{name}.{field}"
+        compared += 1
+    assert compared >= 1
+
+
+def test_each_argument_reaches_its_field(monkeypatch, model):
+    """What C++ is given, field by field, when every argument is another."""
+    given = dict(
+        layers=[1, 2], positions=[3], heads=[4, 5], neurons=[6], memory=7, samples=8
+    )
+    given |= dict(seed=9, steps=10, window=11, noise=1.5, plain=True, senders="mlp_out")
+    given |= dict(site="z", sites=["z", "q"], by=["head", "neuron"], aligned=[(0, 1)])
+    given |= dict(direction="noise", ablation="resample", through_mlps=False)
+    given |= dict(subject="it", receivers=["24.6.q"])
+    compared = 0
+    for name in ("patch", "ablate", "causal_trace", "path_patch", "attribute"):
+        seen = []
+
+        def stop(inner, chosen, seen=seen):
+            seen.append(chosen)
+            raise StopIteration
+
+        monkeypatch.setattr(mlxterp._core, name, stop)
+        function = getattr(sweeps, name)
+        own = {k: given[k] for k in inspect.signature(function).parameters if k in given}
+        prompts = {
+            k: "some text"
+            for k in ("clean", "corrupt", "prompt", "prompts", "metric")
+            if k in inspect.signature(function).parameters
+        } | {"metric": MARY_JOHN}
+        with pytest.raises(StopIteration):
+            function(model, **prompts, **own)
+        for field, value in own.items():
+            got = getattr(seen[0], field)
+            if field == "receivers":
+                got, value = [(r.layer, r.head, r.input.name) for r in got], [(24, 6, "q")]
+            assert plain(got) == plain(value), f"{name}: {field}"
+            compared += 1
+    assert compared > 35
+    with pytest.raises(mlxterp.UsageError, match=r"24\.6"):
+        sweeps.path_patch(model, CLEAN, CORRUPT, MARY_JOHN, receivers=["24.6"])
+
+
+def test_heads_and_neurons_are_what_they_are_called(model):
+    found = sweeps.attribute(
+        model, CLEAN, CORRUPT, MARY_JOHN, "z", ("layer", "head"), heads=[2, 5], layers=[3]
+    )
+    assert found["z"].axes == [("layer", [3]), ("head", [2, 5])]
+    found = sweeps.attribute(
+        model, CLEAN, CORRUPT, MARY_JOHN, "mlp.post", "neuron", neurons=[7], layers=[3]
+    )
+    assert found["mlp.post"].axes == [("neuron", [7])]
+
+
+def test_results_are_pickled_and_copied(model):
+    prompt = "Mary and John went to the"
+    sweep = sweeps.ablate(model, prompt, (" Mary", " John"), ablation="zero", layers=[3])
+    lens = lenses.lens(model, prompt, track=" Mary")
+    parts = logits.logit_attribution(model, prompt, (" Mary", " John"))
+    gradients = sweeps.attribute(
+        model, CLEAN, CORRUPT, MARY_JOHN, layers=[20], positions=[9]
+    )
+    tuned = mlxterp.TunedLens(2, 4)
+    for again in (lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy):
+        assert mx.array_equal(again(sweep).metric, sweep.metric)
+        assert again(sweep).axes == sweep.axes and again(sweep).labels == sweep.labels
+        assert mx.array_equal(again(lens).ids, lens.ids)
+        assert again(lens).tokens() == lens.tokens()
+        assert [p.name for p in again(parts).parts] == [p.name for p in parts.parts]
+        assert again(parts).sum == parts.sum
+        cells = again(gradients)["resid_pre"].change
+        assert mx.array_equal(cells, gradients["resid_pre"].change)
+        assert again(tuned).num_layers == 2
+    loaded = copy.deepcopy(model)
+    assert mx.array_equal(loaded([1, 2]), model([1, 2]))
+    with pytest.raises(mlxterp.UsageError, match="wraps Model"):
+        pickle.dumps(InterpretableModel(build("llama")))
+
+
+def test_a_tuned_lens_is_one_class(model, tmp_path):
+    lens = mlxterp.TunedLens(30, 576)
+    lens.translators[3].bias = mx.ones((576,))
+    lens.save(tmp_path / "lens")
+    again = model.load_tuned_lens(tmp_path / "lens")
+    assert type(again) is mlxterp.TunedLens
+    plain = mlxterp.lens(model, CLEAN)
+    tuned = mlxterp.lens(model, CLEAN, tuned=again)
+    assert not mx.array_equal(tuned.logits[3], plain.logits[3])
+    assert mx.allclose(tuned.logits[5], plain.logits[5], atol=1e-3)
+    rows = model.tuned_lens(CLEAN, again, top_k=5)
+    assert rows[3][2][1][0] == tuned.ids[3, 2, 1].item()
+    assert model.logit_lens([1, 2, 3], layers=[29])[29][0][0][0] >= 0
+
+
+def test_what_has_no_token_is_shown_by_its_number():
+    folder = Path(__file__).parents[1] / "parity" / "families" / "llama-gqa"
+    bare = InterpretableModel(folder)  # without a tokenizer
+    found = lenses.lens(bare, [3, 9, 41])
+    assert found.labels() == ["#3", "#9", "#41"]
+    assert found.tokens()[-1][-1] == f"#{found.ids[-1, -1, 0].item()}"
+    assert bare.logit_lens([3, 9, 41])[1][2][0][0] == found.ids[-1, -1, 0].item()
+    sweep = sweeps.ablate(bare, [3, 9, 41], (5, 9), ablation="zero", layers=[0])
+    assert sweep.labels == ["#3", "#9", "#41"]

@@ -401,7 +401,7 @@ def test_nan_made_by_an_intervention_is_an_error(model):
         (lambda x: x[:, :2], r"expected float32 \(1, 6, 32\), got .*\(1, 2, 32\)"),
         (lambda x: x.astype(mx.float16), r"expected float32 .*, got float16"),
         (lambda x: None, "must return an mx.array, not NoneType"),
-        (scale, "not function"),
+        (scale, "makes an intervention"),
         (3.0, "must be a function"),
     ],
 )

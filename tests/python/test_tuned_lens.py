@@ -287,14 +287,14 @@ def test_files_that_are_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ("{", "no JSON"),
-        ("[]", "num_layers"),
+        ("{", "not valid JSON"),
+        ("[]", "hidden_dim"),
         ('{"num_layers": 2}', "hidden_dim"),
         ('{"num_layers": "2", "hidden_dim": 3}', "num_layers"),
         ('{"num_layers": 0, "hidden_dim": 3}', "num_layers"),
         ('{"num_layers": 3, "hidden_dim": 3}', "translators_2_weight"),
-        ('{"num_layers": 99999999999, "hidden_dim": 3}', "99999999999"),
-        ('{"num_layers": 2, "hidden_dim": 4}', r"shape \(3, 3\)"),
+        ('{"num_layers": 99999999999, "hidden_dim": 3}', "num_layers from 1"),
+        ('{"num_layers": 2, "hidden_dim": 4}', "speaks of 4"),
     ],
 )
 def test_damaged_configs(tmp_path, config, match):

@@ -493,3 +493,29 @@ def test_showing_needs_a_notebook(patterns, monkeypatch):
 def test_names_of_the_module():
     for name in viz.__all__:
         assert hasattr(viz, name)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_attention_weights_are_float32_whatever_the_model_is(dtype):
+    network = tiny_llama()
+    network.set_dtype(dtype)
+    half = InterpretableModel(network, WordTokenizer(97))
+    with half.trace(TEXT) as trace:
+        pass
+    key = next(k for k in trace.activations if k.endswith(".attention_weights"))
+    assert trace.activations[key].dtype == mx.float32
+    assert np.allclose(np.array(trace.activations[key]).sum(-1), 1, atol=0.02)
+
+
+def test_heads_of_each_layer_by_number(trace):
+    tokens = ["a"] * viz.get_attention_patterns(trace, 0)[0].shape[-1]
+    config = viz.AttentionVisualizationConfig(backend="matplotlib")
+    one = viz.attention_from_trace(
+        trace, tokens, layers=[1], heads=[0], mode="single", config=config
+    )
+    assert [axes.get_title() for axes in one.axes if axes.get_title()] == ["L1H0"]
+    both = viz.attention_from_trace(
+        trace, tokens, layers=[0, 2], heads=[1], config=config
+    )
+    names = [axes.get_title() for axes in both.axes if axes.get_title()]
+    assert names == ["L0H1", "L2H1"]

@@ -33,6 +33,7 @@ class _Once:
     behind it, without being called."""
 
     def __init__(self, fn: Callable, building: _Building):
+        self.__wrapped__ = fn  # whose arguments are asked for
         self._fn, self._building = fn, building
         self._given: list[tuple[mx.array, mx.array]] = []
 

@@ -8,9 +8,9 @@ from typing import Any
 import mlx.core as mx
 
 from ..errors import UnknownNameError, UsageError
-from ..inputs import to_rows
 from .context import TraceContext
-from .intervention import for_site, replace_with
+from .inputs import to_rows
+from .intervention import replace_with
 from .passes import Build, handle
 
 #: Upstream's name of the model's output.
@@ -159,7 +159,7 @@ class Trace:
             raise UsageError(f"'{name}' can be set only while its trace is open.")
         if isinstance(value, mx.array):
             value = handle(value)  # not what the user writes into it later
-        self._values.set(name, replace_with(value, align="strict"))
+        self._values.set(name, replace_with(value))
         self.output = self._values.output
 
     def get(self, name: str) -> mx.array | None:
@@ -191,7 +191,7 @@ class Trace:
                 if self.strict:
                     raise
                 continue
-            plan += [(site, for_site(fn, site)) for site in sites]
+            plan += [(site, fn) for site in sites]
         return plan
 
     def __repr__(self) -> str:
@@ -262,13 +262,16 @@ class _Values:
 class Activations(Mapping):
     """Every module output of a trace by upstream's keys, in the order of the
     pass and `__model_output__` last. A value is looked up, and computed, when
-    it is read; any other name of a site is understood too."""
+    it is read; any other name of a site is understood too. `attention_weights`
+    are float32, whatever the model's precision."""
 
     def __init__(self, values: _Values):
         self._values = values
 
     def __getitem__(self, key: str) -> mx.array:
-        return self._values.output if key == OUTPUT else self._values.value(key)
+        value = self._values.output if key == OUTPUT else self._values.value(key)
+        weights = key.endswith(".attention_weights")
+        return value.astype(mx.float32) if weights else value
 
     def __contains__(self, key) -> bool:
         return key in self._values.keys

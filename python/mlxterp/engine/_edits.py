@@ -6,17 +6,24 @@ from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 
+from .._core import Layout, SiteView, takes_view
 from ..errors import UsageError
 from ._patches import suspended
 
+_LAYOUTS = dict.fromkeys(("q", "k", "v", "rot_q", "rot_k", "z"), Layout.heads)
+_LAYOUTS |= dict.fromkeys(("scores", "pattern"), Layout.scores)
+
 
 class Edit:
-    """One intervention at one site, during one pass."""
+    """One intervention at one site, during one pass. `number` is the site's
+    own, `lengths` the real positions of each row of the batch."""
 
-    __slots__ = ("fired", "fn", "guards", "site")
+    __slots__ = ("_lengths", "_number", "_viewed", "fired", "fn", "guards", "site")
 
-    def __init__(self, site: str, fn: Callable[[mx.array], mx.array]):
+    def __init__(self, site: str, fn: Callable, number: int, lengths: list[int]):
         self.site, self.fn = site, fn
+        self._number, self._lengths = number, lengths
+        self._viewed = takes_view(fn)
         self.fired = False
         self.guards: list[mx.array] = []  # lazy bools: NaN behind the edit
 
@@ -25,7 +32,8 @@ class Edit:
         same shape and dtype; what `fn` raises passes unchanged."""
         self.fired = True
         with suspended():
-            edited = self.fn(value)
+            given = (value, self._view(value)) if self._viewed else (value,)
+            edited = self.fn(*given)
         if type(edited) is not mx.array and isinstance(edited, mx.array):
             edited = edited.astype(edited.dtype)  # what a trace read
         if not isinstance(edited, mx.array):
@@ -41,6 +49,16 @@ class Edit:
         if edited is not value and mx.issubdtype(edited.dtype, mx.floating):
             self.guards.append(mx.isnan(edited).any())
         return edited
+
+    def _view(self, value: mx.array) -> SiteView:
+        """What the axes of the value are: of a module's own they are known only
+        where the first two are those of the batch."""
+        layout = _LAYOUTS.get(self.site.rpartition(".")[2])
+        if layout is None:
+            batch = (len(self._lengths), max(self._lengths))
+            told = value.shape[:2] == batch
+            layout = Layout.features if told else Layout.other
+        return SiteView(self.site, layout, self._lengths, self._number)
 
     def check(self):
         """Raises UsageError where an evaluated guard saw a NaN."""

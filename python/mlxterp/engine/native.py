@@ -21,12 +21,16 @@ _ROPE = ".rope"
 class NativeTokenizer:
     """The checkpoint's own tokenizer, with the names transformers gives."""
 
-    def __init__(self, model: _core.Model):
-        self._model = model
+    def __init__(self, model: _core.Model, special: bool = True):
+        self._model, self._special = model, special
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids. Control tokens in `text` stay plain text."""
-        return self._model.encode(text, add_special_tokens)
+    def encode(
+        self, text: str, add_special_tokens: bool = True, special: bool | None = None
+    ) -> list[int]:
+        """Token ids. `special`: whether control tokens in `text` are parsed, the
+        model's setting where nothing is said."""
+        special = self._special if special is None else special
+        return self._model.encode(text, add_special_tokens, special)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -171,14 +175,18 @@ class NativeEngine:
         dtype: mx.Dtype | None = None,
         progress: Callable[[str, float], None] | None = None,
         warn: Callable[[str], None] | None = None,
+        special: bool = True,
+        revision: str | None = None,
     ):
         if not isinstance(model, _core.Model):
-            model = _core.Model.load(os.fspath(model), dtype, progress, warn)
+            model = _core.Model.load(
+                os.fspath(model), dtype, progress, warn, revision=revision or "main"
+            )
         self.model = model
         self.module = NativeModule(model, "")
         self.n_layers: int = model.n_layers
         self.config: dict = model.config
-        self.tokenizer = NativeTokenizer(model) if model.has_tokenizer else None
+        self.tokenizer = NativeTokenizer(model, special) if model.has_tokenizer else None
         self.resolve = lru_cache(maxsize=4096)(self._resolve)
         self.sites_of_keys = self._keys()
 
@@ -232,9 +240,6 @@ class NativeEngine:
         if not any(c in pattern for c in "*{"):
             return [self.resolve(pattern)]
         return self.model.match(pattern)
-
-    def part(self, layer: int, out: str) -> str:
-        return f"layers.{layer}.{out.removesuffix('_out')}"
 
     def run(
         self,

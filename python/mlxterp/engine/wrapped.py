@@ -19,8 +19,8 @@ from ._pass import Plan, WrappedPass, first
 from ._patches import calling_class, stepped_in
 from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
-from ._residual import SHARES, Middle, Share, shares
 from .base import Intervention
+
 
 class WrappedEngine:
     """The `Engine` of the contract on an `mlx.nn.Module`.
@@ -53,7 +53,6 @@ class WrappedEngine:
         self._tree = Tree(self.module)
         self._attending: set[int] = set()
         self._places: dict[int, dict[str, Event | Part]] = {}
-        self._shares: dict[int, dict[str, Share | Middle]] = {}
         classes = {type(node.module) for node in self._tree.nodes}
         self._classes = list({calling_class(it): None for it in classes})
         if None in self._classes:
@@ -95,10 +94,6 @@ class WrappedEngine:
         """As the contract says."""
         return self._current()[1].match(pattern)
 
-    def part(self, layer: int, out: str) -> str:
-        """As the contract says."""
-        return self._current()[1].part(layer, out)
-
     def run(
         self,
         inputs: list[list[int]] | mx.array,
@@ -109,7 +104,7 @@ class WrappedEngine:
         ids, lengths, ends = padded(inputs)
         if len(set(lengths)) > 1:
             self._check_padding(inputs, lengths)
-        plan = self._plan(interventions, ids, tree)
+        plan = self._plan(interventions, ids, lengths, tree)
         run = WrappedPass(self, tree, plan, lengths, ends)
         with uncompiled() if self._compiled else nullcontext():
             run.build(classes, self.module, ids)
@@ -144,21 +139,21 @@ class WrappedEngine:
         """The module's tree of parameters."""
         return self.module.parameters()
 
-    def _plan(self, interventions, inputs: mx.array, tree: Tree) -> Plan:
+    def _plan(
+        self, interventions, inputs: mx.array, lengths: list[int], tree: Tree
+    ) -> Plan:
         plan = Plan()
         for site, fn in interventions:
-            edit = Edit(site, fn)
-            plan.all.append(edit)
             path, _, tail = site.rpartition(".")
             node = tree.by_path.get(path)
             if node is None or tail not in TAILS:
                 raise self._names.unknown(site)
+            number = node.index * len(TAILS) + TAILS.index(tail)
+            edit = Edit(site, fn, number, lengths)
+            plan.all.append(edit)
             if tail in ("input", "output"):
                 group = plan.inputs if tail == "input" else plan.outputs
                 group.setdefault(node.index, []).append(edit)
-                continue
-            if tail in SHARES:
-                self.share(node, tail, inputs).add(edit, plan, node)
                 continue
             # Scores and pattern are edited in the attention call itself.
             own = tail in ("scores", "pattern")
@@ -169,27 +164,6 @@ class WrappedEngine:
                 of_node = plan.attention.setdefault(node.index, {})
                 of_node.setdefault(tail, []).append(edit)
         return plan
-
-    def share(self, layer: Node, tail: str, inputs: mx.array) -> Share | Middle:
-        """Where a layer's `attn_out`, `resid_mid` or `mlp_out` is (see
-        `_residual`), learnt from a pass on a few of the inputs and remembered.
-        Raises UsageError where there is none."""
-        if layer.index not in self._shares:
-            run = self._probe(inputs[:1, :4] if inputs.ndim == 2 else inputs, 1)
-            for it in self._layers:
-                attention = self._names.attention_of(it)
-                self._shares[it.index] = shares(it, attention, run)
-        found = self._shares[layer.index]
-        if tail in found:
-            return found[tail]
-        what = "resid_pre + attn_out + mlp_out of any of its parts' outputs"
-        if found:
-            what = "made so: it has " + ", ".join(found)
-        raise UsageError(
-            f"'{layer.path}' ({type(layer.module).__name__}) has no {tail}: what it "
-            f"returns is {'' if found else 'not '}{what}. Its parts' inputs and "
-            "outputs are there by their own names."
-        )
 
     def places(
         self, node: Node, run: WrappedPass | None, inputs: mx.array

@@ -8,9 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..analysis.layer_sites import absolute, checked_layers, traced_layers
 from ..errors import UsageError
-from ..layer_sites import checked_layers, traced_layers
-from ..positions import absolute_rows
 
 
 def get_activations(
@@ -43,9 +42,7 @@ def get_activations(
         prompts = [prompts]
     if len(prompts) == 0:
         raise UsageError("there is no prompt; pass at least one")
-    positions = (
-        [positions] if isinstance(positions, Integral) else list(positions)
-    )
+    positions = [positions] if isinstance(positions, Integral) else list(positions)
     if not positions:
         raise UsageError("there is no position; pass at least one, such as -1")
     layers = checked_layers(model, layers)
@@ -53,12 +50,13 @@ def get_activations(
     if not layers:
         return result
     hidden, _, lengths = traced_layers(model, prompts, layers)
-    at = mx.array(absolute_rows(positions, lengths))[:, :, None]
+    rows = [
+        [absolute(p, n, f"row {i}") for p in positions] for i, n in enumerate(lengths)
+    ]
+    at = mx.array(rows)[:, :, None]
     for layer, value in zip(layers, hidden):
         chosen = mx.take_along_axis(value, at, axis=1)
-        result[f"layer_{layer}"] = (
-            chosen[:, 0] if len(positions) == 1 else chosen
-        )
+        result[f"layer_{layer}"] = chosen[:, 0] if len(positions) == 1 else chosen
     mx.eval(result)
     return result
 
@@ -84,6 +82,4 @@ def batch_get_activations(
     ]
     if not batches:
         return {}
-    return {
-        key: mx.concatenate([b[key] for b in batches]) for key in batches[0]
-    }
+    return {key: mx.concatenate([b[key] for b in batches]) for key in batches[0]}

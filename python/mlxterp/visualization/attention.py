@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..core.optional import available, require
 from ..errors import OutOfRangeError, UsageError
-from ..optional import available, require
 from .extract import (
     check_tokens,
     get_attention_patterns,
@@ -92,7 +92,7 @@ def attention_from_trace(
     trace: Any,
     tokens: Sequence[str],
     layers: int | Sequence[int] | None = None,
-    heads: Sequence[tuple[int, int]] | None = None,
+    heads: int | Sequence[int | tuple[int, int]] | None = None,
     mode: str = "grid",
     head_notation: str = "LH",
     config: AttentionVisualizationConfig | None = None,
@@ -103,8 +103,8 @@ def attention_from_trace(
         trace: What `model.trace` gave.
         tokens: The text of each position, as `model.to_str_tokens`.
         layers: One layer, several, or None for all.
-        heads: (layer, head) pairs; None means all heads of the layers. The
-            first 16 are drawn.
+        heads: (layer, head) pairs, or heads of each of the layers; None means
+            all. The first 16 are drawn.
         mode: "grid" for one figure of all heads, "single" for the first,
             "interactive" for a page to explore.
         head_notation: "LH" labels L3H1, "dot" labels 3.1.
@@ -121,16 +121,17 @@ def attention_from_trace(
     """
     config = config or AttentionVisualizationConfig()
     if mode not in ("grid", "single", "interactive"):
-        raise UsageError(
-            f"unknown mode {mode!r}; there are grid, single, interactive"
-        )
+        raise UsageError(f"unknown mode {mode!r}; there are grid, single, interactive")
     if head_notation not in ("LH", "dot"):
-        raise UsageError(
-            f"unknown head_notation {head_notation!r}; there are LH, dot"
-        )
-    if layers is None and heads is not None:
+        raise UsageError(f"unknown head_notation {head_notation!r}; there are LH, dot")
+    if isinstance(heads, int):
+        heads = [heads]
+    paired = heads is not None and not any(isinstance(it, int) for it in heads)
+    if layers is None and paired:
         layers = sorted({layer for layer, _ in heads})
     patterns = row_patterns(trace, tokens, layers)
+    if heads is not None and not paired:
+        heads = [(layer, head) for layer in patterns for head in heads]
     if mode == "interactive" and config.backend != "circuitsvis":
         from .interactive import HtmlPage, interactive_attention
 
@@ -140,15 +141,11 @@ def attention_from_trace(
         chosen = chosen[:1]
     named = []
     for layer, head in chosen:
-        name = (
-            f"L{layer}H{head}" if head_notation == "LH" else f"{layer}.{head}"
-        )
+        name = f"L{layer}H{head}" if head_notation == "LH" else f"{layer}.{head}"
         named.append((name, head_pattern(patterns[layer], head)))
     if mode == "interactive":
         return _circuitsvis(named, tokens, config)
-    return _GRIDS[_backend(config.backend)](
-        named, tokens, "Attention patterns", config
-    )
+    return _GRIDS[_backend(config.backend)](named, tokens, "Attention patterns", config)
 
 
 def _chosen_heads(
@@ -156,14 +153,10 @@ def _chosen_heads(
 ) -> list[tuple[int, int]]:
     """`heads`, or all there are."""
     if heads is None:
-        return [
-            (i, head) for i, p in patterns.items() for head in range(p.shape[1])
-        ]
+        return [(i, head) for i, p in patterns.items() for head in range(p.shape[1])]
     for layer, head in heads:
         if layer not in patterns or not 0 <= head < patterns[layer].shape[1]:
-            known = ", ".join(
-                f"{i} ({p.shape[1]} heads)" for i, p in patterns.items()
-            )
+            known = ", ".join(f"{i} ({p.shape[1]} heads)" for i, p in patterns.items())
             raise OutOfRangeError(
                 f"there is no head {head} in layer {layer}; layers: {known}"
             )
@@ -195,9 +188,7 @@ def _readable(heads: list, tokens: Sequence[str]) -> list:
     return heads[:_MAX_HEADS]
 
 
-def _masked(
-    pattern: np.ndarray, config: AttentionVisualizationConfig
-) -> np.ndarray:
+def _masked(pattern: np.ndarray, config: AttentionVisualizationConfig) -> np.ndarray:
     """Future sources as NaN, which is drawn as nothing."""
     if not config.mask_upper_tri:
         return pattern
@@ -206,9 +197,7 @@ def _masked(
     return np.where(future, np.nan, pattern.astype(np.float32))
 
 
-def _shape(
-    heads: list, config: AttentionVisualizationConfig
-) -> tuple[int, int]:
+def _shape(heads: list, config: AttentionVisualizationConfig) -> tuple[int, int]:
     """Rows and columns of a grid of these heads."""
     columns = max(1, min(config.heads_per_row, len(heads)))
     return -(-len(heads) // columns), columns
@@ -217,15 +206,11 @@ def _shape(
 def _range(heads: list) -> tuple[float, float]:
     """The least and greatest value: one scale of colours for all heads."""
     lowest = min((float(np.nanmin(pattern)) for _, pattern in heads), default=0)
-    highest = max(
-        (float(np.nanmax(pattern)) for _, pattern in heads), default=1
-    )
+    highest = max((float(np.nanmax(pattern)) for _, pattern in heads), default=1)
     return min(0.0, lowest), highest
 
 
-def _labels(
-    tokens: Sequence[str], pattern: np.ndarray
-) -> tuple[list[str], list[str]]:
+def _labels(tokens: Sequence[str], pattern: np.ndarray) -> tuple[list[str], list[str]]:
     """Of sources and destinations; with a cache the latter are the last."""
     labels = [token_label(token) for token in tokens]
     return labels, labels[len(labels) - pattern.shape[0] :]
@@ -266,9 +251,7 @@ def _matplotlib_grid(
             axes.set_xticks(range(len(across)) if last else [])
             axes.set_yticks(range(len(down)) if index % columns == 0 else [])
             if last:
-                axes.set_xticklabels(
-                    across, rotation=45, ha="right", fontsize=7
-                )
+                axes.set_xticklabels(across, rotation=45, ha="right", fontsize=7)
                 axes.set_xlabel("Source")
             if index % columns == 0:
                 axes.set_yticklabels(down, fontsize=7)
@@ -302,9 +285,7 @@ def _plotly_grid(
         figure.add_trace(
             graph.Heatmap(
                 z=_masked(pattern, config),
-                text=[
-                    [f"{_plain(d)} → {_plain(s)}" for s in across] for d in down
-                ],
+                text=[[f"{_plain(d)} → {_plain(s)}" for s in across] for d in down],
                 hovertemplate="%{text}<br>%{z:.4f}<extra></extra>",
                 hoverinfo=None if config.hover_info else "skip",
                 colorscale=config.colorscale,

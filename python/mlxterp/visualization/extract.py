@@ -60,15 +60,13 @@ def get_attention_patterns(
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """An array as numpy's; bfloat16, which numpy lacks, as float32."""
-    if isinstance(value, mx.array) and value.dtype == mx.bfloat16:
+    """An array as numpy's; half precision as float32."""
+    if isinstance(value, mx.array) and value.dtype in (mx.bfloat16, mx.float16):
         value = value.astype(mx.float32)
     return np.array(value)
 
 
-def cropped(
-    patterns: dict[int, np.ndarray], count: int
-) -> dict[int, np.ndarray]:
+def cropped(patterns: dict[int, np.ndarray], count: int) -> dict[int, np.ndarray]:
     """The first row's patterns, without the padding behind `count` tokens."""
     return {i: value[:1, :, :count, :count] for i, value in patterns.items()}
 

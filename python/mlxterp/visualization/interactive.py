@@ -11,14 +11,18 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.files import replacing
 from ..errors import UsageError
-from ..files import replacing
 from .extract import check_tokens, row_patterns, to_numpy
-from .page import PAGE
+
+# The page; {{NAME}} are its fields. Everything a user gives reaches it as data of
+# its script, which writes it as text only.
+_PAGE = Path(__file__).with_name("page.html")
 
 # The darkest colour of each scale, as red, green, blue; the lightest is the
 # page's own background.
@@ -138,8 +142,9 @@ def interactive_attention(
         # Two pages of different patterns may stand in one document.
         "VIEW": "v" + hashlib.sha256(packed.encode()).hexdigest()[:12],
     }
+    page = _PAGE.read_text(encoding="utf-8")
     # One pass over the template: no text that is put in is searched again.
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda m: fields[m.group(1)], PAGE)
+    return re.sub(r"\{\{([A-Z]+)\}\}", lambda m: fields[m.group(1)], page)
 
 
 def display_interactive_attention(
@@ -180,6 +185,4 @@ def interactive_attention_from_trace(
 ) -> str:
     """The page of a trace's first row. Raises as `interactive_attention`, and
     UnknownNameError for a layer without a pattern."""
-    return interactive_attention(
-        row_patterns(trace, tokens, layers), tokens, config
-    )
+    return interactive_attention(row_patterns(trace, tokens, layers), tokens, config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..optional import require
+from ..core.optional import require
 from .labels import shortened, token_label
 
 # Tried in order for every character: token texts may be of any script.
@@ -27,8 +27,7 @@ def _settings(font_family: str | None) -> dict[str, Any]:
     wanted = ([font_family] if font_family else []) + _FONTS
     known = {font.name for font in fonts.fontManager.ttflist}
     return {
-        "font.family": [name for name in wanted if name in known]
-        or ["sans-serif"],
+        "font.family": [name for name in wanted if name in known] or ["sans-serif"],
         "axes.unicode_minus": False,
         # A dollar sign of a token is no formula.
         "text.parse_math": False,
@@ -59,12 +58,8 @@ def plot_token_predictions(
     layers = sorted(results)
     shown = slice(max(0, len(tokens) - max(1, max_display_tokens)), None)
     labels = [token_label(token, 10) for token in tokens[shown]]
-    best = [
-        [row[0][2] if row else "" for row in results[i][shown]] for i in layers
-    ]
-    codes = {
-        t: n for n, t in enumerate(sorted({t for row in best for t in row}))
-    }
+    best = [[row[0][2] if row else "" for row in results[i][shown]] for i in layers]
+    codes = {t: n for n, t in enumerate(sorted({t for row in best for t in row}))}
     with plt.rc_context(_settings(font_family)):
         figure, axes = plt.subplots(figsize=figsize)
         axes.imshow(

@@ -190,9 +190,7 @@ def detect_head_types(
         UsageError: the model's patterns are not computed.
         UnknownNameError: a layer without a pattern.
     """
-    detector = AttentionPatternDetector(
-        threshold, threshold, threshold, threshold
-    )
+    detector = AttentionPatternDetector(threshold, threshold, threshold, threshold)
     found: dict[str, list[tuple[int, int]]] = {
         "previous_token": [],
         "first_token": [],
@@ -205,14 +203,10 @@ def detect_head_types(
     return found
 
 
-def _repeated_tokens(
-    model: Any, count: int, repeats: int, seed: int
-) -> list[int]:
+def _repeated_tokens(model: Any, count: int, repeats: int, seed: int) -> list[int]:
     """`count` random tokens from the middle of the vocabulary, where no special
     ones are, `repeats` times."""
-    vocabulary = (
-        getattr(model.tokenizer, "vocab_size", None) or _USUAL_VOCABULARY
-    )
+    vocabulary = getattr(model.tokenizer, "vocab_size", None) or _USUAL_VOCABULARY
     embedding = model._module_resolver.get_embedding_layer()
     weight = getattr(embedding, "weight", None)
     # A token beyond the embedding's rows would read foreign memory.
@@ -220,9 +214,7 @@ def _repeated_tokens(
         vocabulary = weight.shape[0]
     low, high = int(vocabulary * 0.1), int(vocabulary * 0.9)
     if low >= high:
-        raise UsageError(
-            f"a vocabulary of {vocabulary} is too small for random tokens"
-        )
+        raise UsageError(f"a vocabulary of {vocabulary} is too small for random tokens")
     tokens = np.random.RandomState(seed).randint(low, high, size=count)
     return np.tile(tokens, repeats).tolist()
 
@@ -287,9 +279,5 @@ def _above(
     kind: str,
 ) -> list[HeadScore]:
     """Heads scored above a threshold, the highest first."""
-    scored = [
-        HeadScore(i, head, score(pattern), kind) for i, head, pattern in heads
-    ]
-    return sorted(
-        (h for h in scored if h.score > threshold), key=lambda h: -h.score
-    )
+    scored = [HeadScore(i, head, score(pattern), kind) for i, head, pattern in heads]
+    return sorted((h for h in scored if h.score > threshold), key=lambda h: -h.score)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import _core
-from ._native import native, told
+from .. import _core
+from ._native import Bar, native
 
 
 def verify(model, progress=None) -> list[_core.Check]:
@@ -11,4 +11,4 @@ def verify(model, progress=None) -> list[_core.Check]:
     heads through W_O, fused against explicit attention, cached against full,
     ...), each with `name`, `passed`, `error` in parts of the largest value,
     `bound`, `compared` and `where`. Some eight passes of a short prompt."""
-    return _core.verify(native(model, "verify()"), told(progress))
+    return _core.verify(native(model, "verify()"), progress or Bar())

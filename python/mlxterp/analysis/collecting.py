@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import _core
-from ._native import inputs, native, told
-from .errors import UsageError
+from .. import _core
+from ._native import inputs, native, one_of, options, several
 
 
 @dataclass
@@ -34,15 +33,15 @@ def collect(
     (patterns too) at "all" real positions or the "last" of each prompt; padding
     is left out. Memory is what is kept and one batch. Evaluates. Sites of
     layout [batch, head, dest, src] are refused with UsageError."""
-    if positions not in ("all", "last"):
-        raise UsageError(f"positions {positions!r} is none of 'all', 'last'")
+    chosen = options(
+        model,
+        _core.CollectOptions,
+        progress,
+        positions=one_of(_core.Positions, positions, "positions"),
+        batch_size=batch_size,
+        edits=interventions,
+    )
     values, lengths = _core.collect(
-        native(model, "collect()"),
-        inputs(prompts),
-        [sites] if isinstance(sites, str) else list(sites),
-        positions == "last",
-        batch_size,
-        list((interventions or {}).items()),
-        told(progress),
+        native(model, "collect()"), inputs(model, prompts), several(sites), chosen
     )
     return Collected(dict(values), lengths)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import mlx.core as mx
 
-from . import _core
-from ._native import inputs, native, told
-from .sweeps import _one
+from .. import _core
+from .._core import InductionAblation, Trial  # noqa: F401
+from ._native import Bar, inputs, native, options
 
 
 def repeated_tokens(
@@ -18,7 +16,10 @@ def repeated_tokens(
     can be known from the context alone. The same seed gives the same tokens on
     every machine."""
     return _core.repeated_tokens(
-        native(model, "repeated_tokens()"), period, repeats, sequences, seed
+        native(model, "repeated_tokens()"),
+        _core.RepeatedTokens(
+            period=period, repeats=repeats, sequences=sequences, seed=seed
+        ),
     )
 
 
@@ -38,11 +39,15 @@ def head_scores(
     inner = native(model, "head_scores()")
     found = _core.head_scores(
         inner,
-        repeated_tokens(inner) if prompts is None else inputs(prompts),
-        _one(_core.HeadMeasure, measure, "measure"),
-        exclude_first,
-        exclude_current,
-        told(progress),
+        repeated_tokens(inner) if prompts is None else inputs(model, prompts),
+        options(
+            model,
+            _core.HeadOptions,
+            progress,
+            measure=measure,
+            exclude_first=exclude_first,
+            exclude_current=exclude_current,
+        ),
     )
     return {kind: mx.array(grid, mx.float32) for kind, grid in found}
 
@@ -51,35 +56,12 @@ def head_circuits(model, progress=None) -> dict[str, mx.array]:
     """What a head's weights alone say (Elhage et al., 2021): "copying" of the
     OV circuit and "matching" of the QK circuit, from -1 to 1, [layer, head]."""
     copying, matching = _core.head_circuits(
-        native(model, "head_circuits()"), told(progress)
+        native(model, "head_circuits()"), progress or Bar()
     )
     return {
         "copying": mx.array(copying, mx.float32),
         "matching": mx.array(matching, mx.float32),
     }
-
-
-@dataclass
-class Trial:
-    """Some heads as (layer, head), the loss of the repeated tokens without
-    them in nats, and the part of induction's gain that is gone: 0 none, 1 all
-    of it."""
-
-    heads: list[tuple[int, int]]
-    loss: float
-    removed: float
-
-
-@dataclass
-class InductionAblation:
-    """Mean loss of the first period's tokens and of the repeated ones, in nats;
-    without the best induction heads, and without random others of the same
-    layers."""
-
-    first: float
-    repeated: float
-    best: Trial
-    random: list[Trial]
 
 
 def induction_ablation(
@@ -97,18 +79,21 @@ def induction_ablation(
     """Whether induction heads are what makes repeated tokens predictable
     (Olsson et al., 2022): the best `heads` are chosen on some sequences of
     repeated random tokens and ablated on others, to "zero" or to their "mean";
-    `draws` times as many random heads of the same layers likewise."""
-    first, repeated, best, random = _core.induction_ablation(
-        native(model, "induction_ablation()"),
-        heads,
-        _one(_core.HeadValue, value, "value"),
-        draws,
-        period,
-        repeats,
-        sequences,
-        seed,
-        told(progress),
+    `draws` times as many random heads of the same layers likewise.
+
+    Returns `first` and `repeated`, the mean loss of the first period's tokens
+    and of the repeated ones, in nats, and `best` and `random`, Trials: `heads`
+    as (layer, head), the `loss` of the repeated tokens without them, and the
+    part of induction's gain that is `removed`: 0 none, 1 all of it."""
+    chosen = options(
+        model,
+        _core.AblationOptions,
+        progress,
+        heads=heads,
+        value=value,
+        draws=draws,
+        tokens=_core.RepeatedTokens(
+            period=period, repeats=repeats, sequences=sequences, seed=seed
+        ),
     )
-    return InductionAblation(
-        first, repeated, Trial(*best), [Trial(*it) for it in random]
-    )
+    return _core.induction_ablation(native(model, "induction_ablation()"), chosen)

@@ -9,15 +9,22 @@ from typing import Any
 
 import mlx.core as mx
 
-from .core import replace_with
+from ... import _core
+from ...analysis.layer_sites import (
+    absolute,
+    checked_layers,
+    layer_site,
+    traced_layers,
+)
+from ...analysis.lenses import lens
+from ...analysis.tuned_lens import TunedLens, train_tuned_lens
+from ...analysis.unembed import final_norm as models_norm
+from ...analysis.unembed import output_projection, top_tokens
+from ...core.inputs import to_rows
+from ...core.optional import require
+from ...errors import BadDataError, UsageError
+from . import replace_with
 from .distances import DISTANCES
-from .errors import UsageError
-from .layer_sites import checked_layers, layer_site, traced_layers
-from .optional import require
-from .positions import absolute
-from .tuned_lens import TunedLens, train_tuned_lens
-from .unembed import final_norm as models_norm
-from .unembed import output_projection, top_tokens
 
 Prediction = tuple[int, float, str]  #: Token id, logit, and the token's text.
 
@@ -75,7 +82,7 @@ class AnalysisMixin:
 
     def logit_lens(
         self,
-        text: str,
+        text: str | Sequence[int] | mx.array,
         top_k: int = 1,
         layers: Sequence[int] | None = None,
         position: int | None = None,
@@ -91,7 +98,7 @@ class AnalysisMixin:
         "Interpreting GPT: the logit lens", 2020).
 
         Args:
-            text: The input.
+            text: The input: text, or token ids.
             top_k: How many tokens for each position.
             layers: Indices of layers; None means all.
             position: One position, negative from the end; None means all.
@@ -113,23 +120,10 @@ class AnalysisMixin:
             BadDataError: a logit is NaN.
             ImportError: `plot` without matplotlib.
         """
-        if plot:
-            require("matplotlib.pyplot")  # before the work, not behind it
-        results, positions = self._lens(
-            text, None, top_k, layers, position, final_norm, skip_norm
+        drawn = "Logit Lens", text, max_display_tokens, figsize, cmap, font_family
+        return self._lens(
+            text, None, top_k, layers, position, final_norm, skip_norm, plot and drawn
         )
-        if plot:
-            self._plot_lens(
-                results,
-                text,
-                positions,
-                "Logit Lens",
-                max_display_tokens,
-                figsize,
-                cmap,
-                font_family,
-            )
-        return results
 
     def tuned_lens(
         self,
@@ -157,23 +151,17 @@ class AnalysisMixin:
         The other arguments, the result and the errors are those of
         `logit_lens`; UsageError also where the lens fits another model.
         """
-        if plot:
-            require("matplotlib.pyplot")
-        results, positions = self._lens(
-            text, tuned_lens, top_k, layers, position, final_norm, skip_norm
+        drawn = "Tuned Lens", text, max_display_tokens, figsize, cmap, font_family
+        return self._lens(
+            text,
+            tuned_lens,
+            top_k,
+            layers,
+            position,
+            final_norm,
+            skip_norm,
+            plot and drawn,
         )
-        if plot:
-            self._plot_lens(
-                results,
-                text,
-                positions,
-                "Tuned Lens",
-                max_display_tokens,
-                figsize,
-                cmap,
-                font_family,
-            )
-        return results
 
     def _lens(
         self,
@@ -184,14 +172,75 @@ class AnalysisMixin:
         position: int | None,
         final_norm: Callable[[mx.array], mx.array] | None,
         skip_norm: bool,
-    ) -> tuple[dict[int, list[list[Prediction]]], Sequence[int]]:
-        """A lens's result, and the positions it has."""
+        drawn: tuple | bool,
+    ) -> dict[int, list[list[Prediction]]]:
+        """A lens's result; drawn with these arguments, if any."""
+        if drawn:
+            require("matplotlib.pyplot")  # before the work, not behind it
         layers = checked_layers(self, layers)
         if not layers:
-            return {}, []
+            return {}
+        core = getattr(self.engine, "model", None)
+        own = translate is None or isinstance(translate, TunedLens)
+        if own and isinstance(core, _core.Model) and not (final_norm or skip_norm):
+            ids, positions, found = self._native_lens(
+                text, translate, top_k, layers, position
+            )
+        else:
+            ids, positions, found = self._traced_lens(
+                text, translate, top_k, layers, position, final_norm, skip_norm
+            )
+        tokens = {token for row in found for token, _ in row}
+        known = {t: self._text(t) for t in tokens}
+        named = [[(token, score, known[token]) for token, score in r] for r in found]
+        width = len(positions)
+        results = {
+            layer: named[index * width : (index + 1) * width]
+            for index, layer in enumerate(layers)
+        }
+        if drawn:
+            from ...visualization.lens_plots import plot_token_predictions
+
+            labels = [self._text(ids[at]) for at in positions]
+            title, *how = drawn
+            plot_token_predictions(results, labels, title, *how)
+        return results
+
+    def _text(self, token: int) -> str:
+        return str(token) if self.tokenizer is None else self.token_to_str(token)
+
+    def _native_lens(self, text, tuned, top_k, layers, position):
+        """(ids, positions, rows of (id, logit)), by C++."""
+        at = None if position is None else [position]
+        vocabulary = self.engine.config["vocab"]
+        if not 0 < top_k:
+            raise UsageError(f"top_k must be positive, but is {top_k}")
+        found = lens(
+            self,
+            text,
+            layers=layers,
+            positions=at,
+            top_k=min(top_k, vocabulary),
+            tuned=tuned,
+        )
+        ids, scores = found.ids.tolist(), found.logits.tolist()
+        if any(it[0] < 0 for row in ids for it in row):
+            raise BadDataError(
+                "a logit is NaN, so no token is the most likely; look for the first "
+                "layer whose output has a NaN"
+            )
+        at = [found.layers.index(layer) for layer in layers]
+        rows = [[*zip(*cell)] for i in at for cell in zip(ids[i], scores[i])]
+        return found.prompt, found.positions, rows
+
+    def _traced_lens(
+        self, text, translate, top_k, layers, position, final_norm, skip_norm
+    ):
+        """The same by any engine."""
         project = output_projection(self)
         norm = self._lens_norm(final_norm, skip_norm)
-        hidden = traced_layers(self, text, layers).hidden
+        rows = to_rows(text, self.tokenizer)
+        hidden = traced_layers(self, rows, layers).hidden
         batch, length = hidden[0].shape[:2]
         if batch != 1:
             raise UsageError(f"a lens reads one text at a time, not {batch}")
@@ -201,43 +250,18 @@ class AnalysisMixin:
         first, last = positions[0], positions[-1] + 1
         states = [value[0, first:last] for value in hidden]
         if translate is not None:
-            states = [translate(state, i) for state, i in zip(states, layers)]
+            end = None
+            if isinstance(translate, TunedLens):
+                end = len(self.layers) - 1  # what the model says, as it is
+                translate(hidden[-1][:, :1], end)  # raises for another model's
+            states = [
+                h if i == end else translate(h, i) for h, i in zip(states, layers)
+            ]
         # Every layer and position is a row of one batch: one norm, and one
         # product with the unembedding for as many rows as fit.
         found = top_tokens(norm(mx.concatenate(states)), project, top_k)
-        ids = {token for row in found for token, _ in row}
-        texts = {token: self.token_to_str(token) for token in ids}
-        named = [[(token, score, texts[token]) for token, score in r] for r in found]
-        width = len(positions)
-        return {
-            layer: named[index * width : (index + 1) * width]
-            for index, layer in enumerate(layers)
-        }, positions
-
-    def _plot_lens(
-        self,
-        results,
-        text,
-        positions,
-        title,
-        max_display_tokens,
-        figsize,
-        cmap,
-        font,
-    ) -> None:
-        from .visualization.lens_plots import plot_token_predictions
-
-        tokens = self.encode(text)
-        plot_token_predictions(
-            results,
-            [self.token_to_str(tokens[at]) for at in positions],
-            title,
-            text,
-            max_display_tokens,
-            figsize,
-            cmap,
-            font,
-        )
+        ids = rows.tolist() if isinstance(rows, mx.array) else rows
+        return ids[0], positions, found
 
     def _lens_norm(
         self, final_norm: Callable[[mx.array], mx.array] | None, skip_norm: bool
@@ -325,7 +349,7 @@ class AnalysisMixin:
             recovered = (baseline - left) / baseline if baseline > 1e-10 else 0.0
             results[layer] = recovered * 100
         if plot:
-            from .visualization.lens_plots import plot_recovery
+            from ...visualization.lens_plots import plot_recovery
 
             plot_recovery(results, component, clean_text, corrupted_text, figsize, cmap)
         return results
@@ -341,31 +365,10 @@ class AnalysisMixin:
         mx.eval(last, values)
         return values, last
 
-    def train_tuned_lens(
-        self,
-        dataset: Sequence[str],
-        num_steps: int = 250,
-        learning_rate: float = 1.0,
-        momentum: float = 0.9,
-        max_seq_len: int = 2048,
-        gradient_clip: float = 1.0,
-        save_path: str | os.PathLike[str] | None = None,
-        verbose: bool = True,
-        callback: Callable[[int, float], None] | None = None,
-    ) -> TunedLens:
-        """A tuned lens for this model: `tuned_lens.train_tuned_lens`."""
-        return train_tuned_lens(
-            self,
-            dataset,
-            num_steps,
-            learning_rate,
-            momentum,
-            max_seq_len,
-            gradient_clip,
-            save_path,
-            verbose,
-            callback,
-        )
+    def train_tuned_lens(self, dataset: Sequence[str], *args, **kwargs) -> TunedLens:
+        """A tuned lens for this model: `mlxterp.train_tuned_lens`, with all its
+        arguments."""
+        return train_tuned_lens(self, dataset, *args, **kwargs)
 
     def load_tuned_lens(self, path: str | os.PathLike[str]) -> TunedLens:
         """A tuned lens from the files `path` names: `TunedLens.load`."""

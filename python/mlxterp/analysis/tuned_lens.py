@@ -7,7 +7,6 @@ Lens", 2023, arXiv:2303.08112.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +17,9 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .errors import BadDataError, IoError, OutOfRangeError, UsageError
-from .files import existing, replacing
+from .. import _core
+from ..core.files import existing
+from ..errors import BadDataError, IoError, OutOfRangeError, UsageError
 from .layer_sites import checked_layers, traced_layers
 from .unembed import Projection, final_norm, output_projection
 
@@ -66,73 +66,35 @@ class TunedLens(nn.Module):
             )
         return self.translators[layer_idx](h)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def native(self) -> _core.TunedLens:
+        """The same for the C++ engine."""
+        lens = _core.TunedLens(self.num_layers, self.hidden_dim)
+        lens.weights = [it.weight for it in self.translators]
+        lens.biases = [it.bias for it in self.translators]
+        return lens
+
+    @classmethod
+    def of(cls, native: _core.TunedLens) -> TunedLens:
+        """The other way round."""
+        lens = cls(native.layers, native.d_model)
+        for it, weight, bias in zip(lens.translators, native.weights, native.biases):
+            it.weight, it.bias = weight, bias
+        return lens
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
         """Writes `path` with the suffix .npz (the arrays
         `translators_{i}_weight` and `translators_{i}_bias`) and .json
-        (`num_layers`, `hidden_dim`). What follows the last dot of `path` is
-        its suffix and is replaced. Raises IoError."""
-        path = Path(path)
-        arrays: dict[str, mx.array] = {}
-        for index, translator in enumerate(self.translators):
-            arrays[f"translators_{index}_weight"] = translator.weight
-            arrays[f"translators_{index}_bias"] = translator.bias
-        mx.eval(arrays)
-        with replacing(path.with_suffix(".npz")) as draft:
-            mx.savez(str(draft), **arrays)
-        config = {"num_layers": self.num_layers, "hidden_dim": self.hidden_dim}
-        with replacing(path.with_suffix(".json")) as draft:
-            draft.write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (`num_layers`, `hidden_dim`), each whole or not at all. What follows the
+        last dot of `path` is its suffix and is replaced. Raises IoError."""
+        self.native().save(os.fspath(path), overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TunedLens:
         """A lens that `save` wrote. Raises MissingFileError (a
-        FileNotFoundError) or BadDataError."""
-        path = Path(path)
-        config_path = existing(path.with_suffix(".json"))
-        arrays_path = existing(path.with_suffix(".npz"))
-        num_layers, hidden_dim = _read_config(config_path)
-        try:
-            arrays = dict(mx.load(str(arrays_path)))
-        except (RuntimeError, ValueError, OSError) as error:
-            raise BadDataError(f"{arrays_path} is no .npz file: {error}") from error
-        shapes: dict[str, tuple[int, ...]] = {}
-        # The arrays bound what a number in the .json may make us build.
-        if num_layers > len(arrays):
-            raise BadDataError(
-                f"{config_path} tells of {num_layers} layers, but "
-                f"{arrays_path} holds {len(arrays)} arrays"
-            )
-        for index in range(num_layers):
-            shapes[f"translators_{index}_weight"] = (hidden_dim, hidden_dim)
-            shapes[f"translators_{index}_bias"] = (hidden_dim,)
-        for name, shape in shapes.items():
-            if name not in arrays:
-                raise BadDataError(f"{arrays_path} has no array {name}")
-            if tuple(arrays[name].shape) != shape:
-                raise BadDataError(
-                    f"{name} of {arrays_path} has shape "
-                    f"{tuple(arrays[name].shape)}, but must have {shape}"
-                )
-        lens = cls(num_layers, hidden_dim)
-        for index, translator in enumerate(lens.translators):
-            translator.weight = arrays[f"translators_{index}_weight"]
-            translator.bias = arrays[f"translators_{index}_bias"]
-        return lens
-
-
-def _read_config(path: Path) -> tuple[int, int]:
-    """`num_layers` and `hidden_dim`. Raises BadDataError."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadDataError(f"{path} is no JSON: {error}") from error
-    numbers = []
-    for name in ("num_layers", "hidden_dim"):
-        value = config.get(name) if isinstance(config, dict) else None
-        if type(value) is not int or value < 1:
-            raise BadDataError(f"{path} needs a whole number {name!r} above 0")
-        numbers.append(value)
-    return numbers[0], numbers[1]
+        FileNotFoundError), IoError, or BadDataError."""
+        for suffix in (".json", ".npz"):
+            existing(Path(path).with_suffix(suffix))
+        return cls.of(_core.TunedLens.load(os.fspath(path)))
 
 
 def log_softmax(x: mx.array, axis: int = -1) -> mx.array:

@@ -21,30 +21,14 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import _core
-from ._native import inputs, native, several, told
-from .errors import UsageError
+from .. import _core
+from ..core.optional import require
+from ..errors import UsageError
+from ._native import labels, native, one_of, options
 from .metrics import Metric, as_metric
-from .optional import require
 
 Progress = Callable[[str, float], None]
 Numbers = "int | Sequence[int] | None"
-
-
-def _one(kind, name: str, what: str):
-    """The member of a C++ enumeration by name."""
-    known = [m for m in dir(kind) if not m.startswith("_")]
-    if isinstance(name, kind):
-        return name
-    if name == "position":
-        name = "pos"
-    if name not in known:
-        raise UsageError(f"{what} {name!r} is none of {', '.join(known)}")
-    return getattr(kind, name)
-
-
-def _axes(by):
-    return [_one(_core.Axis, a, "axis") for a in ([by] if isinstance(by, str) else by)]
 
 
 class Sweep:
@@ -121,7 +105,7 @@ class Sweep:
         """A heatmap of `change`, zero in the middle of the colours: matplotlib's
         axes, or with backend="plotly" a plotly Figure. Raises UsageError unless
         the sweep has one axis or two."""
-        from .figures import heatmap, interactive
+        from ..view.figures import heatmap, interactive
 
         if backend == "plotly":
             return interactive(self, cmap)
@@ -130,7 +114,7 @@ class Sweep:
         return heatmap(self, ax, cmap)
 
     def _repr_html_(self) -> str:
-        from .figures import html_table
+        from ..view.figures import html_table
 
         return html_table(self)
 
@@ -140,8 +124,7 @@ class Sweep:
 
 
 def _labelled(model, sweep: _core.Sweep) -> Sweep:
-    labels = model.labels(sweep.ids) if model.has_tokenizer and sweep.ids else ()
-    return Sweep(sweep, labels)
+    return Sweep(sweep, labels(model, sweep.ids))
 
 
 def patch(
@@ -175,24 +158,25 @@ def patch(
     `memory`: bytes that what is computed at once may take; 0: what pays off.
     """
     inner = native(model, "patch()")
-    found = _core.patch(
-        inner,
-        inputs(clean),
-        inputs(corrupt),
-        as_metric(metric),
-        site,
-        _axes(by),
-        _one(_core.Direction, direction, "direction"),
-        several(layers),
-        several(positions),
-        several(heads),
-        several(neurons),
-        list(aligned),
-        plain,
-        memory,
-        told(progress),
+    chosen = options(
+        model,
+        _core.PatchOptions,
+        progress,
+        clean=clean,
+        corrupt=corrupt,
+        metric=as_metric(metric),
+        site=site,
+        by=by,
+        direction=direction,
+        layers=layers,
+        positions=positions,
+        heads=heads,
+        neurons=neurons,
+        aligned=list(aligned),
+        plain=plain,
+        memory=memory,
     )
-    return _labelled(inner, found)
+    return _labelled(inner, _core.patch(inner, chosen))
 
 
 def ablate(
@@ -221,24 +205,25 @@ def ablate(
     themselves. Read `change`; the rest as in patch().
     """
     inner = native(model, "ablate()")
-    found = _core.ablate(
-        inner,
-        inputs(prompts),
-        as_metric(metric),
-        site,
-        _axes(by),
-        _one(_core.Ablation, ablation, "ablation"),
-        None if data is None else inputs(data),
-        samples,
-        seed,
-        several(layers),
-        several(positions),
-        several(heads),
-        several(neurons),
-        memory,
-        told(progress),
+    chosen = options(
+        model,
+        _core.AblateOptions,
+        progress,
+        prompts=prompts,
+        metric=as_metric(metric),
+        site=site,
+        by=by,
+        ablation=ablation,
+        data=data,
+        samples=samples,
+        seed=seed,
+        layers=layers,
+        positions=positions,
+        heads=heads,
+        neurons=neurons,
+        memory=memory,
     )
-    return _labelled(inner, found)
+    return _labelled(inner, _core.ablate(inner, chosen))
 
 
 @dataclass
@@ -274,22 +259,38 @@ def causal_trace(
     paper for states, 10 for attn_out and mlp_out.
     """
     inner = native(model, "causal_trace()")
-    sweep, used, where = _core.causal_trace(
-        inner,
-        inputs(prompt),
-        subject,
-        None if metric is None else as_metric(metric),
-        site,
-        window,
-        noise,
-        samples,
-        seed,
-        several(layers),
-        several(positions),
-        memory,
-        told(progress),
+    chosen = options(
+        model,
+        _core.CausalTraceOptions,
+        progress,
+        prompt=prompt,
+        subject=subject,
+        metric=None if metric is None else as_metric(metric),
+        site=site,
+        window=window,
+        noise=noise,
+        samples=samples,
+        seed=seed,
+        layers=layers,
+        positions=positions,
+        memory=memory,
     )
-    return CausalTrace(_labelled(inner, sweep), used, where)
+    found = _core.causal_trace(inner, chosen)
+    return CausalTrace(_labelled(inner, found.sweep), found.metric, found.subject)
+
+
+def _receiver(receiver) -> _core.Receiver:
+    """(layer, head, "q" | "k" | "v"), or the same as text, "24.6.q"."""
+    parts = receiver.split(".") if isinstance(receiver, str) else receiver
+    try:
+        layer, head, which = parts
+        which = one_of(_core.ReceiverInput, which, "input")
+        return _core.Receiver(layer=int(layer), head=int(head), input=which)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"receiver {receiver!r} is not (layer, head, 'q' | 'k' | 'v'), as "
+            f"(24, 6, 'q') or '24.6.q': {error}"
+        ) from None
 
 
 def path_patch(
@@ -297,7 +298,7 @@ def path_patch(
     clean,
     corrupt,
     metric,
-    receivers: Sequence[tuple[int, int, str]] = (),
+    receivers: Sequence[tuple[int, int, str] | str] = (),
     senders: str = "z",
     *,
     through_mlps: bool = True,
@@ -309,29 +310,27 @@ def path_patch(
 ) -> Sweep:
     """Path patching (Wang et al., 2022; Goldowsky-Dill et al., 2023).
 
-    `receivers`: (layer, head, "q" | "k" | "v"), of k and v the kv head; none:
-    the logits. `senders`: "z" by layer and head, or "mlp_out" by layer.
+    `receivers`: (layer, head, "q" | "k" | "v") or "24.6.q", of k and v the kv
+    head; none: the logits. `senders`: "z" by layer and head, or "mlp_out" by layer.
     `through_mlps`: whether the path may lead through MLPs; else it is direct.
     """
     inner = native(model, "path_patch()")
-    found = _core.path_patch(
-        inner,
-        inputs(clean),
-        inputs(corrupt),
-        as_metric(metric),
-        [
-            (layer, head, _one(_core.ReceiverInput, which, "receiver's input"))
-            for layer, head, which in receivers
-        ],
-        senders,
-        through_mlps,
-        _one(_core.Direction, direction, "direction"),
-        several(layers),
-        several(heads),
-        memory,
-        told(progress),
+    chosen = options(
+        model,
+        _core.PathPatchOptions,
+        progress,
+        clean=clean,
+        corrupt=corrupt,
+        metric=as_metric(metric),
+        receivers=[*map(_receiver, receivers)],
+        senders=senders,
+        through_mlps=through_mlps,
+        direction=direction,
+        layers=layers,
+        heads=heads,
+        memory=memory,
     )
-    return _labelled(inner, found)
+    return _labelled(inner, _core.path_patch(inner, chosen))
 
 
 def attribute(
@@ -357,23 +356,25 @@ def attribute(
     Hanna et al., 2024). A sweep for each site; `change` is the attribution.
     """
     inner = native(model, "attribute()")
-    found = _core.attribute(
-        inner,
-        inputs(clean),
-        inputs(corrupt),
-        as_metric(metric),
-        [sites] if isinstance(sites, str) else list(sites),
-        _axes(by),
-        _one(_core.Direction, direction, "direction"),
-        steps,
-        several(layers),
-        several(positions),
-        several(heads),
-        several(neurons),
-        list(aligned),
-        told(progress),
+    chosen = options(
+        model,
+        _core.AttributeOptions,
+        progress,
+        clean=clean,
+        corrupt=corrupt,
+        metric=as_metric(metric),
+        sites=sites,
+        by=by,
+        direction=direction,
+        steps=steps,
+        layers=layers,
+        positions=positions,
+        heads=heads,
+        neurons=neurons,
+        aligned=list(aligned),
     )
-    return {site: _labelled(inner, sweep) for site, sweep in found}
+    found = _core.attribute(inner, chosen)
+    return {it.site: _labelled(inner, it.sweep) for it in found}
 
 
 @dataclass

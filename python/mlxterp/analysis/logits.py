@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import _core
-from ._native import inputs, native, told
+from .. import _core
+from ..core.optional import require
+from ._native import native, options
 from .metrics import as_metric
-from .optional import require
-from .sweeps import _one
 
 
 @dataclass
@@ -40,13 +39,15 @@ def logit_attribution(
     """Direct logit attribution (Elhage et al., 2021). `metric`: logit or
     logit_diff; `unit`: "component", "head" or "neuron". The final norm's
     divisor is that of the run, held fixed; the parts sum to the logit."""
-    found = _core.logit_attribution(
-        native(model, "logit_attribution()"),
-        inputs(prompts),
-        as_metric(metric),
-        _one(_core.Unit, unit, "unit"),
-        told(progress),
+    chosen = options(
+        model,
+        _core.LogitAttributionOptions,
+        progress,
+        prompts=prompts,
+        metric=as_metric(metric),
+        unit=unit,
     )
+    found = _core.logit_attribution(native(model, "logit_attribution()"), chosen)
     return LogitAttribution(
         found.parts, mx.array(found.accumulated), found.sum, found.model
     )

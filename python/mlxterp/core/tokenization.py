@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 class TokenizerMixin:
@@ -34,14 +34,17 @@ class TokenizerMixin:
         return self._need_tokenizer().decode([token_id])
 
     def to_str_tokens(
-        self, input: str | list[int] | mx.array, prepend_bos: bool = False
-    ) -> list[str]:
-        """The text of each token, of the first row if there are several.
+        self, input: str | list[str] | list[int] | mx.array, prepend_bos: bool = False
+    ) -> list[str] | list[list[str]]:
+        """The text of each token, of ids those of the first row if there are
+        several; of several texts one list each.
 
         prepend_bos: put the tokenizer's `bos_token_id`, if it has one, in
             front of a text that does not begin with it.
         """
         tokenizer = self._need_tokenizer()
+        if isinstance(input, (list, tuple)) and input and isinstance(input[0], str):
+            return [self.to_str_tokens(text, prepend_bos) for text in input]
         if isinstance(input, str):
             ids = self.encode(input)
             bos = getattr(tokenizer, "bos_token_id", None)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from . import _core
-from ._native import inputs, native, several, told
-from .optional import require
+from .. import _core
+from ..core.optional import require
+from ._native import Bar, inputs, labels, native, options
+from .tuned_lens import TunedLens
 
 
 class Lens:
@@ -20,7 +21,7 @@ class Lens:
     `layers` names the rows (None: what enters layer 0), `positions` the columns.
     """
 
-    def __init__(self, inner: _core.Lens, labels):
+    def __init__(self, inner: _core.Lens, labels: dict[int, str]):
         self._inner, self._labels = inner, labels
         self.layers: list[int | None] = inner.layers
         self.positions: list[int] = inner.positions
@@ -61,9 +62,7 @@ class Lens:
     def tokens(self) -> list[list[str]]:
         """The winner of each cell as text, `[row][pos]`."""
         winners = self.ids[..., 0].tolist()
-        return [
-            [self._labels([i])[0] if i >= 0 else "" for i in row] for row in winners
-        ]
+        return [[self._labels.get(i, "") for i in row] for row in winners]
 
     def to_pandas(self):
         """A row for each cell: layer, pos, token, id, logit, probability."""
@@ -82,10 +81,10 @@ class Lens:
 
     def labels(self) -> list[str]:
         """The prompt's tokens, one string a column."""
-        return self._labels([self.prompt[i] for i in self.positions])
+        return [self._labels[self.prompt[i]] for i in self.positions]
 
     def _repr_html_(self) -> str:
-        from .figures import lens_table
+        from ..view.figures import lens_table
 
         return lens_table(self)
 
@@ -101,7 +100,7 @@ def lens(
     positions=None,
     embed: bool = False,
     site: str = "resid_post",
-    tuned: _core.TunedLens | None = None,
+    tuned: TunedLens | None = None,
     top_k: int = 5,
     track: int | str | None = None,
     interventions: dict | None = None,
@@ -114,21 +113,22 @@ def lens(
     inner = native(model, "lens()")
     if isinstance(track, str):
         track = inner.single_token(track)
-    found = _core.logit_lens(
-        inner,
-        inputs(prompt),
-        several(layers),
-        several(positions),
-        embed,
-        site,
-        tuned,
-        top_k,
-        track,
-        list((interventions or {}).items()),
-        told(progress),
+    chosen = options(
+        model,
+        _core.LensOptions,
+        progress,
+        layers=layers,
+        positions=positions,
+        embed=embed,
+        site=site,
+        top_k=top_k,
+        track=track,
+        edits=interventions,
     )
-    labels = inner.labels if inner.has_tokenizer else lambda ids: [str(i) for i in ids]
-    return Lens(found, labels)
+    tuned = None if tuned is None else tuned.native()
+    found = _core.logit_lens(inner, inputs(model, prompt), chosen, tuned)
+    seen = {*found.ids, *found.top_ids} - {-1}
+    return Lens(found, {i: labels(inner, [i])[0] for i in seen})
 
 
 @dataclass
@@ -143,14 +143,14 @@ class LensQuality:
 
 
 def evaluate_lens(
-    model, ids: list[int], lens: _core.TunedLens | None = None, length: int = 512
+    model, ids: list[int], lens: TunedLens | None = None, length: int = 512
 ) -> dict:
     """Both lenses on a text that no lens was trained on: {"logit": [LensQuality
     of each layer], "tuned": [...], "cross_entropy": the model's own,
     "positions": how many were read}."""
     inner = native(model, "evaluate_lens()")
     logit, tuned, entropy, n = _core.evaluate_lens(
-        inner, list(ids), lens, length, told(None)
+        inner, list(ids), None if lens is None else lens.native(), length, Bar()
     )
     return {
         "logit": [LensQuality(*q) for q in logit],
@@ -158,9 +158,6 @@ def evaluate_lens(
         "cross_entropy": entropy,
         "positions": n,
     }
-
-
-TunedLens = _core.TunedLens  # saved and loaded in upstream's format
 
 
 def train(
@@ -174,23 +171,22 @@ def train(
     length: int = 2048,
     on_step=None,
     progress=None,
-) -> _core.TunedLens:
-    """Trains a tuned lens (Belrose et al., 2023) by the C++ engine, for
-    `lens(tuned=...)`; `save(path, overwrite)` and `TunedLens.load(path)` read
-    and write mlxterp 0.1's format. `text`: one long text or its ids, `length`
-    tokens a step. `on_step(step, loss)`: the mean KL over layers, in nats,
-    that the step began with. Raises UsageError where the text is shorter than
-    one stretch."""
+) -> TunedLens:
+    """Trains a tuned lens (Belrose et al., 2023) by the C++ engine. `text`: one
+    long text or its ids, `length` tokens a step. `on_step(step, loss)`: the
+    mean KL over layers, in nats, that the step began with. Raises UsageError
+    where the text is shorter than one stretch."""
     inner = native(model, "train()")
     ids = inner.encode(text) if isinstance(text, str) else list(text)
-    return _core.train_tuned_lens(
-        inner,
-        ids,
-        steps,
-        learning_rate,
-        momentum,
-        clip,
-        length,
-        on_step,
-        told(progress),
+    chosen = options(
+        model,
+        _core.TunedLensOptions,
+        progress,
+        steps=steps,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        clip=clip,
+        length=length,
+        on_step=on_step,
     )
+    return TunedLens.of(_core.train_tuned_lens(inner, ids, chosen))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 
-from .errors import UsageError
-from .optional import require
+from ..core.optional import require
+from ..errors import UsageError
 
 
 def _grid(sweep):
@@ -40,6 +40,9 @@ def heatmap(sweep, ax=None, cmap: str = "RdBu_r"):
     if ax is None:
         size = (max(4, 0.35 * len(columns) + 2), max(3, 0.25 * len(rows) + 1))
         _, ax = plt.subplots(figsize=size, layout="constrained")
+    columns, rows = (
+        [str(it).replace("$", r"\$") for it in each] for each in (columns, rows)
+    )
     most = _largest(values)
     image = ax.imshow(values, cmap=cmap, vmin=-most, vmax=most, aspect="auto")
     ax.set_xlabel(column_axis)
@@ -55,10 +58,11 @@ def interactive(sweep, cmap: str = "RdBu_r"):
     go = require("plotly.graph_objects")
     (row_axis, rows), (column_axis, columns), values = _grid(sweep)
     most = _largest(values)
+    columns = [html.escape(str(c), quote=False) for c in columns]
     map_ = go.Heatmap(
         z=values,
         x=columns,
-        y=[f"{row_axis} {r}" for r in rows],
+        y=[html.escape(f"{row_axis} {r}", quote=False) for r in rows],
         zmin=-most,
         zmax=most,
         colorscale=cmap,

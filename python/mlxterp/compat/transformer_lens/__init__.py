@@ -1,20 +1,15 @@
-"""The ways of TransformerLens and of nnterp into an InterpretableModel."""
+"""TransformerLens' hooks and caches of an InterpretableModel."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import mlx.core as mx
 
-from .core import InterventionComposer, OutputProxy, add_vector
-from .core.intervention import at_positions
-from .core.proxy import write
-from .errors import OutOfRangeError, UnknownNameError, UsageError
-from .hook_names import hook_names, hook_site, part_path
-from .layer_sites import checked_layers
+from ...core import InterventionComposer
+from ...errors import OutOfRangeError, UnknownNameError, UsageError
+from .names import hook_names, hook_site
 
 Names = str | Sequence[str] | Callable[[str], bool]
 HookFunction = Callable[..., "mx.array | None"]
@@ -86,37 +81,8 @@ class HookCache(Mapping):
         return f"HookCache({len(self)} values)"
 
 
-class LayerSites:
-    """One site of every layer: `[i]` is its value in the open trace, which
-    `[i] = value` sets; negative layers count from the end."""
-
-    def __init__(self, model: Any, alias: str, tail: str | None = None):
-        self._model, self._alias, self._tail = model, alias, tail
-
-    def _site(self, layer: int) -> str:
-        count, layer = len(self), operator.index(layer)
-        if not -count <= layer < count:
-            raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
-        layer %= count
-        if self._tail is None:
-            return f"layers.{layer}.{self._alias}"
-        return part_path(self._model, layer, self._alias) + self._tail
-
-    def __getitem__(self, layer: int) -> OutputProxy:
-        return self._model[self._site(layer)]
-
-    def __setitem__(self, layer: int, value: mx.array | float) -> None:
-        write(self._model, self._site(layer), value)
-
-    def __len__(self) -> int:
-        return len(self._model.layers)
-
-
 class HookMixin:
-    """TransformerLens' hooks and nnterp's layer access of an
-    InterpretableModel."""
-
-    # As in TransformerLens
+    """TransformerLens' hooks of an InterpretableModel."""
 
     def hook_names(self) -> list[str]:
         """Every hook point (`blocks.0.attn.hook_q`), in the order of the
@@ -178,13 +144,21 @@ class HookMixin:
         Raises:
             UnknownNameError, OutOfRangeError: a name that means nothing.
             UsageError: a hook that never acted or gave another shape or type,
-                or a function of names that chose none.
+                a function of names that chose none, or hook_resid_mid where
+                it is known only as what the MLP's norm reads: setting that
+                would leave the stream the MLP adds to as it was.
             Whatever a hook raises.
         """
         at_sites: dict[str, InterventionComposer] = {}
         for names, function in fwd_hooks:
             for name in self._hooks_meant(names)[0]:
                 site = hook_site(self, name)
+                middle = "hook_resid_mid"
+                if name.endswith(middle) and not site.endswith(middle[5:]):
+                    raise UsageError(
+                        f"'{name}' can be read, not set: it is the sum of "
+                        "hook_resid_pre and hook_attn_out, set one of these"
+                    )
                 composer = at_sites.setdefault(site, InterventionComposer())
                 composer.add(_as_intervention(function, HookPoint(name)))
         with self.trace(inputs, interventions=at_sites):
@@ -226,79 +200,6 @@ class HookMixin:
             )
         return mx.array(rows)
 
-    # As in nnterp
-
-    @property
-    def layers_input(self) -> LayerSites:
-        """What each layer reads, [batch, pos, d_model]."""
-        return LayerSites(self, "resid_pre")
-
-    @property
-    def layers_output(self) -> LayerSites:
-        """What each layer leaves, [batch, pos, d_model]."""
-        return LayerSites(self, "resid_post")
-
-    @property
-    def attentions_input(self) -> LayerSites:
-        """What each attention reads, behind its norm."""
-        return LayerSites(self, "attn_out", ".input")
-
-    @property
-    def attentions_output(self) -> LayerSites:
-        """What each attention adds to the residual stream."""
-        return LayerSites(self, "attn_out")
-
-    @property
-    def mlps_input(self) -> LayerSites:
-        """What each MLP reads, behind its norm."""
-        return LayerSites(self, "mlp_out", ".input")
-
-    @property
-    def mlps_output(self) -> LayerSites:
-        """What each MLP adds to the residual stream."""
-        return LayerSites(self, "mlp_out")
-
-    def skip_layer(self, layer: int) -> dict[str, Callable]:
-        """Interventions that make a layer leave what it read. Raises
-        OutOfRangeError."""
-        return self.skip_layers(layer, layer)
-
-    def skip_layers(self, start: int, end: int) -> dict[str, Callable]:
-        """Interventions that skip the layers from `start` to `end`, both
-        included. The passes of several threads need interventions of their
-        own. Raises OutOfRangeError."""
-        skipping: dict[str, Callable] = {}
-        for layer in checked_layers(self, range(start, end + 1)):
-            keep, give = _carrying()
-            skipping[f"layers.{layer}.resid_pre"] = keep
-            skipping[f"layers.{layer}.resid_post"] = give
-        return skipping
-
-    def steer(
-        self,
-        layers: int | Sequence[int],
-        vector: mx.array,
-        factor: float = 1.0,
-        positions: int | Sequence[int] | None = None,
-    ) -> dict[str, Callable]:
-        """Interventions that add `factor` times a vector [d_model] to what
-        layers leave (Turner et al., "Steering Language Models With Activation
-        Engineering", 2023, arXiv:2308.10248).
-
-        positions: where to add it, None for everywhere; negative ones count
-            from the end of the batch, in front of which shorter texts end.
-
-        Raises OutOfRangeError for a layer; a pass raises UsageError for a
-        vector of another width.
-        """
-        if isinstance(layers, Integral):
-            layers = [layers]
-        fn = add_vector(vector * factor)
-        if positions is not None:
-            fn = at_positions(positions, fn)
-        chosen = checked_layers(self, layers)
-        return {f"layers.{layer}.resid_post": fn for layer in chosen}
-
 
 def _as_intervention(
     function: HookFunction, hook: HookPoint
@@ -311,17 +212,3 @@ def _as_intervention(
         return own if result is None else result
 
     return acting
-
-
-def _carrying() -> tuple[Callable, Callable]:
-    """Two interventions: the second gives what the first was given."""
-    carried: list[mx.array] = []
-
-    def keep(x: mx.array) -> mx.array:
-        carried[:] = [x]
-        return x
-
-    def give(_: mx.array) -> mx.array:
-        return carried.pop()  # nothing of a pass is held behind it
-
-    return keep, give

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from reprlib import repr
 from typing import Any
 
 import mlx.core as mx
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 def to_rows(inputs: Any, tokenizer: Any = None) -> list[list[int]] | mx.array:
@@ -25,6 +26,8 @@ def to_rows(inputs: Any, tokenizer: Any = None) -> list[list[int]] | mx.array:
     if isinstance(inputs, str):
         return [_encoded(inputs, tokenizer)]
     if hasattr(inputs, "tolist") and not isinstance(inputs, (list, tuple)):
+        if len(getattr(inputs, "shape", ())) > 2:  # no ids: images, features
+            return mx.array(inputs)
         inputs = inputs.tolist()  # numpy and its like
     if not isinstance(inputs, (list, tuple)):
         raise UsageError(
@@ -56,7 +59,7 @@ def _encoded(text: str, tokenizer: Any) -> list[int]:
 
 def _ids(row: Any, where: str) -> list[int]:
     if not isinstance(row, Sequence) or isinstance(row, str):
-        raise UsageError(f"In the inputs, {where} is no list of ids: {row!r}")
+        raise UsageError(f"In the inputs, {where} is no list of ids: {repr(row)}")
     if not row:
         raise UsageError(f"In the inputs, {where} is empty.")
     ids = []
@@ -65,7 +68,7 @@ def _ids(row: Any, where: str) -> list[int]:
             ids.append(operator.index(it))
         except TypeError:
             raise UsageError(
-                f"In the inputs, {where} holds {it!r}, which is no token id."
+                f"In the inputs, {where} holds {repr(it)}, which is no token id."
             ) from None
     if min(ids) < 0:
         raise UsageError(f"In the inputs, {where} holds {min(ids)}, below 0.")

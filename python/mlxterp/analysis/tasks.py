@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from . import _core
+from .. import _core
 from ._native import native
 
 

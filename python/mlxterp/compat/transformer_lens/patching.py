@@ -5,23 +5,26 @@
 
 Each takes `(model, corrupted_tokens, clean_cache, patching_metric)` and gives
 the metric of every patched run, an mx.array [layer, ...]. `patching_metric`:
-from logits [batch, pos, vocab] to one number. One prompt on a native model is
-swept in one walk (see `sweeps.patch`, which takes more kinds of metrics and
-costs less); else each cell is a pass of its own. What a cell is and in which
-order the axes stand is TransformerLens' `patching` module's.
+from logits [batch, pos, vocab] to one number. What is put in is what the cache
+holds, a HookCache or any mapping of hook names, whatever run it is from: each
+cell is a pass of its own. Only where these values are what a native model says
+itself of the cache's one prompt are all cells swept in one walk (`sweeps.patch`,
+which takes more kinds of metrics). What a cell is and in which order the axes
+stand is TransformerLens' `patching` module's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
 
 import mlx.core as mx
 
-from . import _core, metrics, sweeps
-from .errors import UsageError
-from .hooks import HookCache
-from .inputs import to_rows
+from ... import _core
+from ...analysis import metrics, sweeps
+from ...core.inputs import to_rows
+from ...errors import UsageError
+from .names import hook_site
 
 PatchingMetric = Callable[[mx.array], mx.array]
 
@@ -44,9 +47,8 @@ def _where(axes: tuple[str, ...], cell: tuple[int, ...]) -> tuple:
     return every, at.get("pos", every)
 
 
-def _plain(model, corrupted, cache, metric, short, axes, shown) -> mx.array:
+def _plain(model, corrupted, clean, metric, short, axes, shown) -> mx.array:
     """One pass a cell."""
-    clean = {i: cache[short, i] for i in range(len(model.layers))}
     if short == "pattern":
         sizes = dict(zip(("head", "dest", "src"), clean[0].shape[1:]))
     else:
@@ -72,30 +74,41 @@ def _plain(model, corrupted, cache, metric, short, axes, shown) -> mx.array:
     return mx.stack(found).reshape([len(r) for r in ranges])
 
 
-def _swept(model, corrupted, cache, metric, short, axes) -> mx.array:
+def _swept(model, inputs, corrupted, metric, short, axes) -> mx.array:
     """All cells in one walk."""
     own = metrics.custom_of_run("patching_metric", lambda logits: metric(logits[None]))
     by = ["pos" if a == "dest" else a for a in axes if a != "pattern"]
-    return sweeps.patch(model, cache.inputs, corrupted, own, short, by).metric
+    return sweeps.patch(model, inputs, corrupted, own, short, by).metric
+
+
+def _is_own(model, inputs, clean, shown) -> bool:
+    """Whether these are the values of the model's own plain run."""
+    with model.trace(inputs) as trace:
+        own = [
+            trace.value(hook_site(model, shown.format(i))) for i in range(len(clean))
+        ]
+    return all(map(mx.array_equal, own, clean))
 
 
 def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
     def act_patch(
-        model, corrupted_tokens, clean_cache: HookCache, patching_metric: PatchingMetric
+        model,
+        corrupted_tokens,
+        clean_cache: Mapping[str, mx.array],
+        patching_metric: PatchingMetric,
     ) -> mx.array:
-        rows = to_rows(corrupted_tokens, model.tokenizer)
-        native = isinstance(getattr(model.engine, "model", None), _core.Model)
-        if (
-            native
-            and len(rows) == 1
-            and clean_cache.inputs is not None
+        clean = [clean_cache[hook.format(i)] for i in range(len(model.layers))]
+        inputs = getattr(clean_cache, "inputs", None)
+        walks = (
+            inputs is not None
             and "src" not in axes
-        ):
-            return _swept(
-                model, corrupted_tokens, clean_cache, patching_metric, short, axes
-            )
+            and isinstance(getattr(model.engine, "model", None), _core.Model)
+            and len(to_rows(corrupted_tokens, model.tokenizer)) == 1
+        )
+        if walks and _is_own(model, inputs, clean, hook):
+            return _swept(model, inputs, corrupted_tokens, patching_metric, short, axes)
         return _plain(
-            model, corrupted_tokens, clean_cache, patching_metric, short, axes, hook
+            model, corrupted_tokens, clean, patching_metric, short, axes, hook
         )
 
     named = [a for a in axes if a != "pattern"]

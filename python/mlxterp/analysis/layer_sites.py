@@ -9,10 +9,15 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from .errors import OutOfRangeError, UnknownNameError, UsageError
+from ..errors import OutOfRangeError, UnknownNameError, UsageError
 
-# What parts are called differs by family; the engine knows them by these.
-_PARTS = {"attn": "attn_out", "self_attn": "attn_out", "mlp": "mlp_out"}
+# What parts are called differs by family: other names to try, the last of them
+# the engines' own for what the part returns.
+_OTHER_NAMES = {
+    "attn": ("self_attn", "attn_out"),
+    "self_attn": ("attn", "attn_out"),
+    "mlp": ("mlp_out",),
+}
 
 
 def checked_layers(model: Any, layers: Iterable[int] | None) -> list[int]:
@@ -30,19 +35,38 @@ def checked_layers(model: Any, layers: Iterable[int] | None) -> list[int]:
     return chosen
 
 
+def absolute(position: int, length: int, what: str = "the text") -> int:
+    """`position` counted from the front; -1 is the last of `length`. Raises
+    OutOfRangeError."""
+    position = operator.index(position)
+    if not -length <= position < length:
+        raise OutOfRangeError(
+            f"position {position} is out of range: {what} has {length} "
+            f"token{'s' * (length != 1)}, so {-length} to {length - 1}"
+        )
+    return position % length
+
+
 def layer_site(model: Any, layer: int, part: str = "") -> str:
     """The site of a layer's output, or of a part of it: `mlp`, `attn`,
     `self_attn.q_proj`, `self_attn.z`. Raises UnknownNameError."""
     if not part:
         return model.engine.resolve(f"layers.{layer}")
     head, dot, rest = part.partition(".")
-    site = f"layers.{layer}.{part}"
-    with suppress(UnknownNameError):
-        return model.engine.resolve(site)
-    with suppress(KeyError):
-        path = model.engine.part(layer, _PARTS[head])
-        return model.engine.resolve(f"{path}{dot}{rest}")
-    return model.engine.resolve(site)  # raises, with advice
+    for name in (head, *_OTHER_NAMES.get(head, ())):
+        with suppress(UnknownNameError):
+            return model.engine.resolve(f"layers.{layer}.{name}{dot}{rest}")
+    return model.engine.resolve(f"layers.{layer}.{part}")  # raises, with advice
+
+
+def part_path(model: Any, layer: int, out: str) -> str:
+    """Where a layer's attention ("attn_out") or MLP ("mlp_out") is. Raises
+    UnknownNameError where it has none."""
+    site = model.engine.resolve(f"layers.{layer}.{out}")
+    if site.endswith(".output"):
+        return site.removesuffix(".output")
+    # An engine with sites of its own for these has our names for the parts.
+    return f"layers.{layer}.{out.removesuffix('_out')}"
 
 
 class TracedLayers(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from .errors import BadDataError, UnknownNameError, UsageError
+from ..errors import BadDataError, UnknownNameError, UsageError
 
 Projection = Callable[[mx.array], mx.array]
 

@@ -1,0 +1,1 @@
+"""Analyses of a model: functions from prompts to results."""

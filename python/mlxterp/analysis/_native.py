@@ -1,0 +1,124 @@
+"""What the functions over the C++ engine share: its model, its inputs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+
+import mlx.core as mx
+
+from .. import _core
+from ..core.inputs import to_rows
+from ..errors import MlxterpError, UsageError
+
+
+def native(model, what: str) -> _core.Model:
+    """The C++ model behind `model`. Raises UsageError where it is wrapped."""
+    if isinstance(model, _core.Model):
+        return model
+    inner = getattr(getattr(model, "engine", model), "model", None)
+    if isinstance(inner, _core.Model):
+        return inner
+    raise UsageError(
+        f"{what} needs a model that mlxterp loaded itself, as in "
+        "InterpretableModel('path or hub id'); this one wraps "
+        f"{type(getattr(model, 'model', model)).__name__}"
+    )
+
+
+def inputs(model, prompts) -> list | mx.array:
+    """A prompt or several as C++ takes them: rows of ids, as the model's own
+    tokenizer has it, or an array; texts for a `_core.Model`. Raises
+    UsageError."""
+    if (tokenizer := getattr(model, "tokenizer", None)) is not None:
+        return to_rows(prompts, tokenizer)
+    if isinstance(prompts, str):
+        return [prompts]
+    if isinstance(prompts, (list, tuple)) and prompts:
+        if all(isinstance(p, str) for p in prompts):
+            return list(prompts)
+    return to_rows(prompts)
+
+
+def labels(model: _core.Model, ids: list[int]) -> list[str]:
+    """One string a token; of an id that has none, and without a tokenizer, its
+    number: `#76`."""
+    if not model.has_tokenizer:
+        return [f"#{i}" for i in ids]
+    try:
+        return model.labels(ids)
+    except MlxterpError:
+        if len(ids) == 1:
+            return [f"#{ids[0]}"]
+        return [labels(model, [i])[0] for i in ids]
+
+
+def several(values) -> list:
+    """One value or several as a list; None is all of them: an empty list."""
+    if values is None:
+        return []
+    return [values] if isinstance(values, (int, str)) else list(values)
+
+
+_ENUMS = {
+    "by": _core.Axis,
+    "direction": _core.Direction,
+    "ablation": _core.Ablation,
+    "unit": _core.Unit,
+    "measure": _core.HeadMeasure,
+    "value": _core.HeadValue,
+}
+
+
+def options(model, kind, progress=None, **fields):
+    """An option struct of C++'s with these fields: names become members of its
+    enumerations, one of several a list, None leaves a field as it is. Progress
+    is told to the function given, or shown by a bar."""
+    usual, made = kind(), {"progress": progress or Bar()}
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if name in ("clean", "corrupt", "prompt", "prompts", "data"):
+            value = inputs(model, value)
+        elif name == "edits":
+            value = list(value.items())
+        elif isinstance(getattr(usual, name, None), list):
+            value = several(value)
+        if name in _ENUMS:
+            member = partial(one_of, _ENUMS[name], what=name)
+            value = [*map(member, value)] if name == "by" else member(value)
+        made[name] = value
+    return kind(**made)
+
+
+def one_of(kind, name, what: str):
+    """The member of a C++ enumeration by name. Raises UsageError."""
+    if isinstance(name, kind):
+        return name
+    known = [member.name for member in kind]
+    name = "pos" if name == "position" else name
+    if name not in known:
+        raise UsageError(f"{what} {name!r} is none of {', '.join(known)}")
+    return kind[name]
+
+
+class Bar:
+    """A progress bar on stderr for what takes longer than a second, on a
+    terminal only. Called as `bar(what, done)` with `done` from 0 to 1."""
+
+    def __init__(self):
+        self._begin = time.monotonic()
+        self._shown = False
+
+    def __call__(self, what: str, done: float) -> None:
+        if not sys.stderr.isatty() or time.monotonic() - self._begin < 1:
+            return
+        if done >= 1:  # what is drawn goes when the work is done
+            if self._shown:
+                sys.stderr.write("\r\x1b[K")
+            return
+        self._shown = True
+        full = int(30 * done)
+        sys.stderr.write(f"\r{what:20.20} [{'#' * full:30}] {done:4.0%}")
+        sys.stderr.flush()

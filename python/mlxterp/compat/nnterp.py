@@ -1,0 +1,161 @@
+"""nnterp's layers, skipping and steering of an InterpretableModel."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from ..analysis.layer_sites import checked_layers, part_path
+from ..core import OutputProxy, TraceContext, add_vector
+from ..core.intervention import Intervention, Layout, SiteView, at_positions
+from ..core.proxy import write
+from ..errors import OutOfRangeError
+
+
+class LayerSites:
+    """One site of every layer: `[i]` is its value in the open trace, which
+    `[i] = value` sets; negative layers count from the end."""
+
+    def __init__(self, model: Any, alias: str, tail: str | None = None):
+        self._model, self._alias, self._tail = model, alias, tail
+
+    def _site(self, layer: int) -> str:
+        count, layer = len(self), operator.index(layer)
+        if not -count <= layer < count:
+            raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
+        layer %= count
+        if self._tail is None:
+            return f"layers.{layer}.{self._alias}"
+        return part_path(self._model, layer, self._alias) + self._tail
+
+    def __getitem__(self, layer: int) -> OutputProxy:
+        return self._model[self._site(layer)]
+
+    def __setitem__(self, layer: int, value: mx.array | float) -> None:
+        write(self._model, self._site(layer), value)
+
+    def __len__(self) -> int:
+        return len(self._model.layers)
+
+
+class LayerMixin:
+    """nnterp's layer access of an InterpretableModel."""
+
+    @property
+    def token_embeddings(self) -> OutputProxy:
+        """What the token embedding returns; may be set in a trace."""
+        return self[self._embedding_site()]
+
+    @token_embeddings.setter
+    def token_embeddings(self, value: mx.array | float) -> None:
+        write(self, self._embedding_site(), value)
+
+    def _embedding_site(self) -> str:
+        path = self._module_resolver.get_embedding_path() or "embed"
+        return self.engine.resolve(f"{path}.output")
+
+    @property
+    def layers_input(self) -> LayerSites:
+        """What each layer reads, [batch, pos, d_model]."""
+        return LayerSites(self, "resid_pre")
+
+    @property
+    def layers_output(self) -> LayerSites:
+        """What each layer leaves, [batch, pos, d_model]."""
+        return LayerSites(self, "resid_post")
+
+    @property
+    def attentions_input(self) -> LayerSites:
+        """What each attention reads, behind its norm."""
+        return LayerSites(self, "attn_out", ".input")
+
+    @property
+    def attentions_output(self) -> LayerSites:
+        """What each attention adds to the stream."""
+        return LayerSites(self, "attn_out")
+
+    @property
+    def mlps_input(self) -> LayerSites:
+        """What each MLP reads, behind its norm."""
+        return LayerSites(self, "mlp_out", ".input")
+
+    @property
+    def mlps_output(self) -> LayerSites:
+        """What each MLP adds to the stream."""
+        return LayerSites(self, "mlp_out")
+
+    def skip_layer(
+        self, layer: int, skip_with: mx.array | None = None
+    ) -> dict[str, Callable]:
+        """`skip_layers` of one."""
+        return self.skip_layers(layer, layer, skip_with)
+
+    def skip_layers(
+        self, start: int, end: int, skip_with: mx.array | None = None
+    ) -> dict[str, Callable]:
+        """Interventions by which the layers from `start` to `end`, both
+        included, leave what they read, or `skip_with` [batch, pos, d_model].
+        Inside an open trace of this model they act in it at once. The passes
+        of several threads need interventions of their own. Raises
+        OutOfRangeError."""
+        skipping: dict[str, Callable] = {}
+        for layer in checked_layers(self, range(start, end + 1)):
+            keep, give = _carrying(skip_with)
+            skipping[f"layers.{layer}.resid_pre"] = keep
+            skipping[f"layers.{layer}.resid_post"] = give
+        return self._act(skipping)
+
+    def steer(
+        self,
+        layers: int | Sequence[int],
+        steering_vector: mx.array,
+        factor: float = 1.0,
+        positions: int | Sequence[int] | None = None,
+    ) -> dict[str, Callable]:
+        """Interventions that add `factor` times a vector [d_model] to what
+        layers leave (Turner et al., "Steering Language Models With Activation
+        Engineering", 2023, arXiv:2308.10248). Inside an open trace of this
+        model they act in it at once.
+
+        positions: where to add it, None for everywhere; negative ones count
+            from each row's own last token.
+
+        Raises OutOfRangeError for a layer; a pass raises UsageError for a
+        vector of another width.
+        """
+        fn = add_vector(steering_vector * factor)
+        if positions is not None:
+            fn = at_positions(positions, fn)
+        chosen = checked_layers(
+            self, [layers] if hasattr(layers, "__index__") else layers
+        )
+        return self._act({f"layers.{layer}.resid_post": fn for layer in chosen})
+
+    def _act(self, edits: dict[str, Callable]) -> dict[str, Callable]:
+        """The edits, made in the trace of this model that is open, if one is."""
+        trace = TraceContext.current(self)
+        if trace is not None:
+            for site, fn in edits.items():
+                view = SiteView(site, Layout.features, trace.lengths)
+                given = (view,) if isinstance(fn, Intervention) else ()
+                trace.edit(site, fn(trace.value(site), *given))
+        return edits
+
+
+def _carrying(given: mx.array | None) -> tuple[Callable, Callable]:
+    """Two interventions: the second gives what the first was given, or
+    `given`."""
+    carried: list[mx.array] = []
+
+    def keep(x: mx.array) -> mx.array:
+        carried[:] = [x]
+        return x
+
+    def give(x: mx.array) -> mx.array:
+        kept = carried.pop()  # nothing of a pass is held behind it
+        return kept if given is None else given.astype(x.dtype)
+
+    return keep, give

@@ -1,0 +1,255 @@
+// Interventions: C++'s own, and functions written in Python.
+
+#include <fmt/format.h>
+
+#include "bind.h"
+#include "core/glob.h"
+#include "mlxterp/core/error.h"
+
+namespace mlxterp::python {
+
+namespace {
+
+using Indices = std::variant<int, std::vector<int>>;
+
+std::vector<int> list_of(const Indices& indices) {
+  if (const int* one = std::get_if<int>(&indices)) return {*one};
+  return std::get<1>(indices);
+}
+
+// Whether a function is to be told where it acts: whether it needs a second
+// argument. One with a default (`lambda x, f=f: x * f`) is the user's own.
+bool takes_view(nb::handle given) {
+  nb::object f = nb::borrow(given);
+  while (nb::hasattr(f, "__wrapped__"))
+    f = f.attr("__wrapped__");
+  if (nb::isinstance<Intervention>(f)) return true;
+  if (std::string_view(Py_TYPE(f.ptr())->tp_name).ends_with("nb_func") &&
+      nb::cast<std::string>(f.attr("__module__")) == "mlxterp._core")
+    throw Error(
+        ErrorKind::usage,
+        fmt::format(
+            "[trace] {0} makes an intervention: call it, as in {0}(...)",
+            nb::cast<std::string>(f.attr("__name__"))));
+  const auto inspect = nb::module_::import_("inspect");
+  nb::object signature;
+  try {
+    signature = inspect.attr("signature")(f);
+  } catch (nb::python_error& e) {
+    if (e.matches(PyExc_ValueError) || e.matches(PyExc_TypeError)) return false;
+    throw;
+  }
+  const nb::object kind = inspect.attr("Parameter");
+  int needed = 0;
+  for (nb::handle it : signature.attr("parameters").attr("values")()) {
+    const nb::object its = it.attr("kind");
+    needed += (its.equal(kind.attr("POSITIONAL_ONLY")) ||
+               its.equal(kind.attr("POSITIONAL_OR_KEYWORD"))) &&
+              it.attr("default").is(kind.attr("empty"));
+  }
+  return needed >= 2;
+}
+
+// A view of what a user gave without saying where it comes from: the axes of a
+// value with four of them are those of q, k, v and z.
+View seen(const mx::array& x) {
+  View view;
+  if (x.ndim() == 4) view.layout = Layout::heads;
+  return view;
+}
+
+// From the random state that mx.random.seed sets; C++ has one of its own.
+Intervention noise_of_python(float std) {
+  (void)noise(std);  // says what is wrong with it
+  return [std](const mx::array& x, const SiteView& at) {
+    uint64_t seed = 0;
+    {
+      nb::gil_scoped_acquire gil;
+      const auto random = nb::module_::import_("mlx.core").attr("random");
+      seed =
+          nb::cast<uint64_t>(random.attr("randint")(0, 1 << 30).attr("item")());
+    }
+    return noise(std, seed)(x, at);
+  };
+}
+
+Intervention with_list(
+    Intervention (*select)(std::vector<int>, Intervention),
+    const Indices& indices,
+    const nb::callable& inner) {
+  return select(list_of(indices), intervention_of(inner));
+}
+
+}  // namespace
+
+View::View(const SiteView& at)
+    : name(at.name),
+      site(at.site),
+      layout(at.layout),
+      lengths(at.lengths.begin(), at.lengths.end()) {}
+
+View::operator SiteView() const {
+  return {.name = name, .site = site, .layout = layout, .lengths = lengths};
+}
+
+Intervention intervention_of(const nb::callable& f) {
+  if (nb::isinstance<Intervention>(f)) return nb::cast<Intervention>(f);
+  return [held = hold(f), viewed = takes_view(f)](
+             const mx::array& x, const SiteView& at) {
+    nb::gil_scoped_acquire gil;
+    const nb::object y = viewed ? (*held)(x, View(at)) : (*held)(x);
+    if (!nb::isinstance<mx::array>(y))
+      throw Error(
+          ErrorKind::usage,
+          fmt::format(
+              "[trace] the intervention on site '{}' returned {}; expected an "
+              "mlx.core.array",
+              at.name,
+              nb::repr(y.type()).c_str()));
+    return nb::cast<mx::array>(y);
+  };
+}
+
+std::vector<Edit> edits_of(const std::vector<PyEdit>& edits) {
+  std::vector<Edit> all;
+  for (const auto& [site, f] : edits)
+    all.push_back({site, intervention_of(f)});
+  return all;
+}
+
+void bind_interventions(nb::module_& m) {
+  nb::enum_<Layout>(m, "Layout")
+      .value("features", Layout::features)
+      .value("heads", Layout::heads)
+      .value("scores", Layout::scores)
+      .value("other", Layout::other);
+  nb::class_<View>(
+      m,
+      "SiteView",
+      "Where an intervention is being applied. `lengths`: real positions of "
+      "each row of the batch, behind which there is padding; none: no row has "
+      "any.")
+      .def(
+          "__init__",
+          [](View* self,
+             std::string name,
+             Layout layout,
+             std::vector<int> lengths,
+             SiteId site) {
+            new (self) View;
+            self->name = std::move(name);
+            self->site = site;
+            self->layout = layout;
+            self->lengths = std::move(lengths);
+          },
+          nb::arg("name") = "",
+          nb::arg("layout") = Layout::features,
+          nb::arg("lengths") = std::vector<int>{},
+          nb::arg("site") = -1)
+      .def_ro("name", &View::name)
+      .def_ro("site", &View::site)
+      .def_ro("layout", &View::layout)
+      .def_ro("lengths", &View::lengths);
+
+  nb::class_<Intervention>(
+      m,
+      "Intervention",
+      nb::is_weak_referenceable(),
+      "A function from a site's value to its replacement, of the same shape "
+      "and dtype. Made of any function of the value, or of the value and its "
+      "SiteView. Called without a view, a value of four axes is taken for "
+      "[batch, pos, head, d_head], any other for [batch, pos, ...].")
+      .def(
+          "__init__",
+          [](Intervention* self, const nb::callable& f) {
+            new (self) Intervention(intervention_of(f));
+          },
+          nb::arg("function"))
+      .def(
+          "__call__",
+          [](const Intervention& self,
+             const mx::array& x,
+             const std::optional<View>& at) {
+            const View view = at ? *at : seen(x);
+            return self(x, view);
+          },
+          nb::arg("x"),
+          nb::arg("at") = nb::none());
+  m.def("takes_view", &takes_view, nb::arg("function"));
+
+  m.def("expand_braces", &expand_braces, nb::arg("pattern"));
+  m.def("glob_matches", &glob_matches, nb::arg("pattern"), nb::arg("name"));
+
+  m.attr("zero_out") = zero_out();
+  m.def("scale", &scale, nb::arg("factor"), "x * factor.");
+  m.def(
+      "add_vector",
+      &add_vector,
+      nb::arg("vector"),
+      "x + vector, cast to the site's dtype: [feature], or what else "
+      "broadcasts to the site's shape.");
+  m.def(
+      "replace_with",
+      [](const std::variant<float, mx::array>& value) {
+        return std::visit([](auto it) { return replace_with(it); }, value);
+      },
+      nb::arg("value"),
+      "A number everywhere; or an array of the site's shape, or with 1 in "
+      "place of the batch, cast to its dtype.");
+  m.def(
+      "clamp",
+      &clamp,
+      nb::arg("min_val") = nb::none(),
+      nb::arg("max_val") = nb::none(),
+      "Held between the bounds given, one at least.");
+  m.def(
+      "noise",
+      [](float std, std::optional<uint64_t> seed) {
+        return seed ? noise(std, seed) : noise_of_python(std);
+      },
+      nb::arg("std") = 0.1f,
+      nb::arg("seed") = nb::none(),
+      "x plus normal noise of that standard deviation. With a seed each site "
+      "gets its own, the same in every run; without, MLX's random state is "
+      "used.");
+  m.def(
+      "compose",
+      [](const std::vector<nb::callable>& steps) {
+        std::vector<Intervention> all;
+        for (const auto& step : steps)
+          all.push_back(intervention_of(step));
+        return compose(std::move(all));
+      },
+      nb::arg("steps"),
+      "One after the other, the first first.");
+  m.def(
+      "at_positions",
+      [](const Indices& positions, const nb::callable& inner) {
+        return with_list(&at_positions, positions, inner);
+      },
+      nb::arg("positions"),
+      nb::arg("inner"),
+      "`inner` at some positions only; it sees just these. Negative ones count "
+      "from each row's own last real one. On scores and pattern a position is "
+      "a destination.");
+  m.def(
+      "on_heads",
+      [](const Indices& heads, const nb::callable& inner) {
+        return with_list(&on_heads, heads, inner);
+      },
+      nb::arg("heads"),
+      nb::arg("inner"),
+      "`inner` on some heads only, of q, k, v, z, result, scores or pattern "
+      "(of k and v: kv heads). Negative ones count from the end.");
+  m.def(
+      "on_neurons",
+      [](const Indices& neurons, const nb::callable& inner) {
+        return with_list(&on_neurons, neurons, inner);
+      },
+      nb::arg("neurons"),
+      nb::arg("inner"),
+      "`inner` on some entries of the last axis only. Negative ones count from "
+      "the end.");
+}
+
+}  // namespace mlxterp::python
