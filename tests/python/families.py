@@ -119,6 +119,29 @@ CONFIGS = {
     },
 }
 FAMILIES = list(CONFIGS)
+#: With factors or norms of their own before what a part returns is added.
+MORE = {
+    "granite": {
+        **_COMMON,
+        "logits_scaling": 2.0,
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.22,
+        "max_position_embeddings": 64,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "rope_theta": 1e4,
+    },
+    "minicpm": {**_COMMON, "dim_model_base": 16, "scale_depth": 1.4, "scale_emb": 2.0},
+    "glm4": {
+        **_COMMON,
+        "attention_bias": False,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 1e4,
+    },
+}
 #: Those that mix tokens without attention. (Gemma 2 does its own softmax.)
 NO_ATTENTION = {"mamba2"}
 
@@ -127,7 +150,8 @@ def build(family: str, seed: int = 0, **changes):
     """An mlx-lm model of random weights, evaluated."""
     mx.random.seed(seed)
     of = import_module(f"mlx_lm.models.{family}")
-    config = {"model_type": family, **CONFIGS[family], **changes}
+    own = CONFIGS.get(family) or MORE[family]
+    config = {"model_type": family, **own, **changes}
     model = of.Model(of.ModelArgs.from_dict(config))
     model.eval()
     _randomise(model)

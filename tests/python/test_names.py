@@ -39,8 +39,8 @@ def gpt2():
         ("layers.1.self_attn.attention_weights", "model.layers.1.self_attn.pattern"),
         ("layers.1.resid_pre", "model.layers.1.input"),
         ("layers.1.resid_post", "model.layers.1.output"),
-        ("layers.1.attn_out", "model.layers.1.self_attn.output"),
-        ("layers.1.mlp_out", "model.layers.1.mlp.output"),
+        ("layers.1.attn_out", "model.layers.1.attn_out"),
+        ("layers.1.mlp_out", "model.layers.1.mlp_out"),
         ("layers.{2}.self_attn.z", "model.layers.2.self_attn.z"),
     ],
 )
@@ -57,7 +57,7 @@ def test_llama(llama, name, site):
         ("h.1", "model.h.1.output"),
         ("h.-1.attn", "model.h.2.attn.output"),
         ("layers.0.attn.pattern", "model.h.0.attn.pattern"),
-        ("layers.0.attn_out", "model.h.0.attn.output"),
+        ("layers.0.attn_out", "model.h.0.attn_out"),
         ("model.model.h.0", "model.h.0.output"),
         ("ln_f", "model.ln_f.output"),
     ],
@@ -90,10 +90,10 @@ def test_gpt2(gpt2, name, site):
             "model.layers.2.self_attn.pattern",
         ),
         (
-            "layers.*.resid_{pre,post}",
-            6,
+            "layers.*.resid_{pre,mid,post}",
+            9,
             "model.layers.0.input",
-            "model.layers.2.output",
+            "model.layers.2.resid_mid",
         ),
         (
             "model.model.layers.*.mlp.*_proj",

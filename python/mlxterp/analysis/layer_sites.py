@@ -11,13 +11,8 @@ import mlx.core as mx
 
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
 
-# What parts are called differs by family: other names to try, the last of them
-# the engines' own for what the part returns.
-_OTHER_NAMES = {
-    "attn": ("self_attn", "attn_out"),
-    "self_attn": ("attn", "attn_out"),
-    "mlp": ("mlp_out",),
-}
+# What parts are called differs by family; the engine knows them by these.
+_PARTS = {"attn": "attn_out", "self_attn": "attn_out", "mlp": "mlp_out"}
 
 
 def checked_layers(model: Any, layers: Iterable[int] | None) -> list[int]:
@@ -53,20 +48,19 @@ def layer_site(model: Any, layer: int, part: str = "") -> str:
     if not part:
         return model.engine.resolve(f"layers.{layer}")
     head, dot, rest = part.partition(".")
-    for name in (head, *_OTHER_NAMES.get(head, ())):
-        with suppress(UnknownNameError):
-            return model.engine.resolve(f"layers.{layer}.{name}{dot}{rest}")
-    return model.engine.resolve(f"layers.{layer}.{part}")  # raises, with advice
+    site = f"layers.{layer}.{part}"
+    with suppress(UnknownNameError):
+        return model.engine.resolve(site)
+    with suppress(KeyError):
+        path = model.engine.part(layer, _PARTS[head])
+        return model.engine.resolve(f"{path}{dot}{rest}")
+    return model.engine.resolve(site)  # raises, with advice
 
 
 def part_path(model: Any, layer: int, out: str) -> str:
     """Where a layer's attention ("attn_out") or MLP ("mlp_out") is. Raises
     UnknownNameError where it has none."""
-    site = model.engine.resolve(f"layers.{layer}.{out}")
-    if site.endswith(".output"):
-        return site.removesuffix(".output")
-    # An engine with sites of its own for these has our names for the parts.
-    return f"layers.{layer}.{out.removesuffix('_out')}"
+    return model.engine.part(layer, out)
 
 
 class TracedLayers(NamedTuple):

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
-from ._nodes import ATTENTION_NAMES, Node, Tree
+from ._nodes import ATTENTION_NAMES, MLP_NAMES, Node, Tree
 from ._patterns import compiled, is_pattern
+from ._residual import SHARES
 
-MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
-TAILS = ("input", *SITES, "output")  # what a site's name ends in
-LAYER_ALIASES = ("resid_pre", "resid_post", "attn_out", "mlp_out")
+TAILS = ("input", *SITES, *SHARES, "output")  # what a site's name ends in
+LAYER_ALIASES = ("resid_pre", *SHARES, "resid_post")
 
 _ROOT = {
     "": "output",
@@ -141,15 +141,23 @@ class Names:
     def _alias(self, layer: Node, alias: str) -> str | None:
         if alias in ("resid_pre", "resid_post"):
             return _join(layer, "input" if alias == "resid_pre" else "output")
-        attention = self._attention_of(layer)
-        if alias == "attn_out":
-            return attention and _join(attention, "output")
-        for name in MLP_NAMES:
-            if name in layer.children:
-                return _join(layer.children[name], "output")
-        return None
+        part = self.mlp_of if alias == "mlp_out" else self.attention_of
+        return _join(layer, alias) if part(layer) else None
 
-    def _attention_of(self, layer: Node) -> Node | None:
+    def part(self, layer: int, out: str) -> str:
+        """As the contract says."""
+        node = self._layers[layer]
+        part = self.attention_of(node) if out == "attn_out" else self.mlp_of(node)
+        if part is None:
+            raise UnknownNameError(f"'{node.path}' has nothing that makes its {out}.")
+        return part.path
+
+    def mlp_of(self, layer: Node) -> Node | None:
+        """The child that is the layer's MLP."""
+        names = [name for name in MLP_NAMES if name in layer.children]
+        return layer.children[names[0]] if names else None
+
+    def attention_of(self, layer: Node) -> Node | None:
         """The child that holds the layer's attention."""
         found = layer
         while inner := [n for n in ATTENTION_NAMES if n in found.children]:

@@ -13,6 +13,7 @@ from ._checks import EMBEDDINGS, check_ids
 from ._edits import Edit, apply
 from ._nodes import Node, Shared, Tree
 from ._patches import stepped_in
+from ._residual import SHARES
 
 _array = mx.array
 
@@ -62,6 +63,8 @@ class Plan:
         #: By node index and number of the norm or rope call inside it.
         self.event_inputs: dict[tuple[int, int], list[Callable]] = {}
         self.event_outputs: dict[tuple[int, int], list[Callable]] = {}
+        #: What nodes were given that edits inside them ask for.
+        self.entered: dict[int, mx.array | None] = {}
 
 
 class WrappedPass:
@@ -146,6 +149,8 @@ class WrappedPass:
             if edited is not x:
                 args, kwargs = _replaced(args, kwargs, edited)
                 x = edited
+        if index in plan.entered:
+            plan.entered[index] = x
         if isinstance(module, EMBEDDINGS) and x is not None:
             ends = self._ends if x is self._inputs else None
             check_ids(x, module, node.path, ends)
@@ -280,6 +285,8 @@ class WrappedPass:
         if tail in ("input", "output"):
             call = self._calls.get(node.index)
             found = call[tail == "output"] if call else None
+        elif tail in SHARES:
+            found = self._engine.share(node, tail, self._inputs).read(self, node)
         else:
             found = self._attention_value(node, tail)
         if found is None:

@@ -25,10 +25,12 @@ class Unclear(Exception):
 
 
 class Event:
-    """The input or output of the n-th norm or rope call inside the module."""
+    """The input or output of the n-th norm or rope call inside the module; of
+    a norm over all heads together [batch, pos, heads * d_head]."""
 
-    def __init__(self, n: int, heads_first: bool, tail: str = "input"):
+    def __init__(self, n: int, heads_first: bool, tail: str = "input", heads: int = 0):
         self.n, self.heads_first, self.tail = n, heads_first, tail
+        self.heads = heads
 
     def read(self, run, node: Node) -> mx.array | None:
         events = run.events(node)
@@ -40,9 +42,11 @@ class Event:
     def add(self, edit: Callable, plan, node: Node):
         group = plan.event_inputs if self.tail == "input" else plan.event_outputs
         edits = group.setdefault((node.index, self.n), [])
-        edits.append(lambda x: self._turn(edit(self._turn(x))))
+        edits.append(lambda x: self._turn(edit(self._turn(x))).reshape(x.shape))
 
     def _turn(self, x):
+        if self.heads:
+            return x.reshape(*x.shape[:2], self.heads, -1) if x.ndim == 3 else x
         return turned(x) if self.heads_first else x
 
 
@@ -94,6 +98,8 @@ def _before(events, rotated: mx.array, norm: str, queries: Event | None):
     for n, (role, x, _) in enumerate(events):
         if n == rope:
             return Event(n, True)  # it turns along its second-last axis
+        if role == norm and x.shape == (batch, pos, heads * d_head):
+            return Event(n, False, heads=heads)
         if role != norm or x.ndim != 4:
             continue
         if x.shape == (batch, pos, heads, d_head) and pos != heads:

@@ -3,7 +3,9 @@ engines, `native` (the C++ Decoder) and `wrapped` (any `mlx.nn.Module`).
 
 A *site* is a named value of the forward pass. Every module has `<path>.input`
 and `<path>.output`; attention has `q`, `k`, `v`, `rot_q`, `rot_k`, `z` as
-[batch, pos, head, d_head] and `scores`, `pattern` as [batch, head, dest, src].
+[batch, pos, head, d_head] and `scores`, `pattern` as [batch, head, dest, src];
+a layer has `attn_out` and `mlp_out`, what its parts add to the residual stream:
+resid_post = resid_pre + attn_out + mlp_out, and `resid_mid` between them.
 Engines know nothing of text, proxies or `with`: the classes above do that.
 """
 
@@ -52,6 +54,10 @@ class Engine(Protocol):
     def match(self, pattern: str) -> list[str]:
         """All sites a name or pattern (`layers.*.mlp`, `layers.{3..7}`) means,
         in the model's order; never none."""
+
+    def part(self, layer: int, out: str) -> str:
+        """The path of a layer's attention ("attn_out") or MLP ("mlp_out").
+        Raises UnknownNameError where it has none."""
 
     def run(
         self,

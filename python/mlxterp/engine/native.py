@@ -241,6 +241,9 @@ class NativeEngine:
             return [self.resolve(pattern)]
         return self.model.match(pattern)
 
+    def part(self, layer: int, out: str) -> str:
+        return f"layers.{layer}.{out.removesuffix('_out')}"
+
     def run(
         self,
         inputs: list[list[int]] | mx.array,

@@ -19,6 +19,7 @@ from ._pass import Plan, WrappedPass, first
 from ._patches import calling_class, stepped_in
 from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
+from ._residual import SHARES, Middle, Share, shares
 from .base import Intervention
 
 
@@ -53,6 +54,7 @@ class WrappedEngine:
         self._tree = Tree(self.module)
         self._attending: set[int] = set()
         self._places: dict[int, dict[str, Event | Part]] = {}
+        self._shares: dict[int, dict[str, Share | Middle]] = {}
         classes = {type(node.module) for node in self._tree.nodes}
         self._classes = list({calling_class(it): None for it in classes})
         if None in self._classes:
@@ -93,6 +95,10 @@ class WrappedEngine:
     def match(self, pattern: str) -> list[str]:
         """As the contract says."""
         return self._current()[1].match(pattern)
+
+    def part(self, layer: int, out: str) -> str:
+        """As the contract says."""
+        return self._current()[1].part(layer, out)
 
     def run(
         self,
@@ -155,6 +161,9 @@ class WrappedEngine:
                 group = plan.inputs if tail == "input" else plan.outputs
                 group.setdefault(node.index, []).append(edit)
                 continue
+            if tail in SHARES:
+                self.share(node, tail, inputs).add(edit, plan, node)
+                continue
             # Scores and pattern are edited in the attention call itself.
             own = tail in ("scores", "pattern")
             place = None if own else self.places(node, None, inputs).get(tail)
@@ -164,6 +173,27 @@ class WrappedEngine:
                 of_node = plan.attention.setdefault(node.index, {})
                 of_node.setdefault(tail, []).append(edit)
         return plan
+
+    def share(self, layer: Node, tail: str, inputs: mx.array) -> Share | Middle:
+        """Where a layer's `attn_out`, `resid_mid` or `mlp_out` is (see
+        `_residual`), learnt from a pass on a few of the inputs and remembered.
+        Raises UsageError where there is none."""
+        if layer.index not in self._shares:
+            run = self._probe(inputs[:1, :4] if inputs.ndim == 2 else inputs, 1)
+            for it in self._layers:
+                attention = self._names.attention_of(it)
+                self._shares[it.index] = shares(it, attention, run)
+        found = self._shares[layer.index]
+        if tail in found:
+            return found[tail]
+        what = "resid_pre + attn_out + mlp_out of any of its parts' outputs"
+        if found:
+            what = "made so: it has " + ", ".join(found)
+        raise UsageError(
+            f"'{layer.path}' ({type(layer.module).__name__}) has no {tail}: what it "
+            f"returns is {'' if found else 'not '}{what}. Its parts' inputs and "
+            "outputs are there by their own names."
+        )
 
     def places(
         self, node: Node, run: WrappedPass | None, inputs: mx.array

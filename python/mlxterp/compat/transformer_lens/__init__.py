@@ -144,21 +144,13 @@ class HookMixin:
         Raises:
             UnknownNameError, OutOfRangeError: a name that means nothing.
             UsageError: a hook that never acted or gave another shape or type,
-                a function of names that chose none, or hook_resid_mid where
-                it is known only as what the MLP's norm reads: setting that
-                would leave the stream the MLP adds to as it was.
+                or a function of names that chose none.
             Whatever a hook raises.
         """
         at_sites: dict[str, InterventionComposer] = {}
         for names, function in fwd_hooks:
             for name in self._hooks_meant(names)[0]:
                 site = hook_site(self, name)
-                middle = "hook_resid_mid"
-                if name.endswith(middle) and not site.endswith(middle[5:]):
-                    raise UsageError(
-                        f"'{name}' can be read, not set: it is the sum of "
-                        "hook_resid_pre and hook_attn_out, set one of these"
-                    )
                 composer = at_sites.setdefault(site, InterventionComposer())
                 composer.add(_as_intervention(function, HookPoint(name)))
         with self.trace(inputs, interventions=at_sites):

@@ -20,13 +20,9 @@ from ...errors import OutOfRangeError, UnknownNameError
 _RESIDUAL = {
     "hook_resid_pre": "resid_pre",
     "hook_attn_out": "attn_out",
+    "hook_resid_mid": "resid_mid",
     "hook_mlp_out": "mlp_out",
     "hook_resid_post": "resid_post",
-}
-# Where a layer normalises what its parts return, the stream gets these.
-_POST_NORMS = {
-    "hook_attn_out": "post_attention_layernorm",
-    "hook_mlp_out": "post_feedforward_layernorm",
 }
 _ATTENTION = {
     "attn.hook_q": "q",
@@ -100,12 +96,7 @@ def _points(model: Any, layers: Any = None) -> Iterator[tuple[str, str]]:
 
 def _block(model: Any, layer: int) -> Iterator[tuple[str, str]]:
     def residual(hook: str) -> Iterator[tuple[str, str]]:
-        names = [f"layers.{layer}.{_RESIDUAL[hook]}"]
-        if hook in _POST_NORMS and norms_outputs:
-            names.insert(0, f"layers.{layer}.{_POST_NORMS[hook]}.output")
-        return _first(model, here + hook, names)
-
-    norms_outputs = _is(model, f"layers.{layer}.post_feedforward_layernorm")
+        return _first(model, here + hook, [f"layers.{layer}.{_RESIDUAL[hook]}"])
 
     here = f"blocks.{layer}."
     yield from residual("hook_resid_pre")
@@ -114,7 +105,7 @@ def _block(model: Any, layer: int) -> Iterator[tuple[str, str]]:
         for hook, tail in _ATTENTION.items():
             yield from _first(model, here + hook, [f"{attention}.{tail}"])
     yield from residual("hook_attn_out")
-    yield from _first(model, here + "hook_resid_mid", _middle(model, layer))
+    yield from residual("hook_resid_mid")
     with suppress(UnknownNameError):
         mlp = part_path(model, layer, "mlp_out")
         gated = _is(model, f"{mlp}.{_GATE}")
@@ -124,20 +115,6 @@ def _block(model: Any, layer: int) -> Iterator[tuple[str, str]]:
                 yield from _first(model, here + hook, sites)
     yield from residual("hook_mlp_out")
     yield from residual("hook_resid_post")
-
-
-def _middle(model: Any, layer: int) -> list[str]:
-    """Names the residual stream between attention and MLP may have: its own,
-    else what the MLP's norm reads. Where a layer also normalises the outputs,
-    only a norm that says it comes before the MLP is meant; where attention and
-    MLP stand side by side, there is no middle."""
-    if getattr(model.layers[layer], "use_parallel_residual", False):
-        return []
-    here = f"layers.{layer}."
-    names = ["resid_mid", "pre_feedforward_layernorm.input", "ln_2.input"]
-    if not _is(model, here + "post_feedforward_layernorm"):
-        names.append("post_attention_layernorm.input")
-    return [here + name for name in names]
 
 
 def _is(model: Any, name: str) -> bool:

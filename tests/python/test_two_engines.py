@@ -1,0 +1,152 @@
+"""A folder has the same values by both engines, at every site that both know."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_lm.utils import load_model
+from mlxterp import InterpretableModel, UsageError
+
+FOLDERS = Path(__file__).parents[1] / "parity" / "families"
+LAYER = "resid_pre attn_out resid_mid mlp_out resid_post".split()
+ATTENTION = "q k v rot_q rot_k z scores pattern".split()
+
+
+def as_mlx_lm(config):
+    """What mlx-lm asks for by other names than transformers 5 writes."""
+    rope = config.get("rope_parameters") or {}
+    if "full_attention" in rope:
+        local = rope.get("sliding_attention", {})
+        config["rope_local_base_freq"] = local.get("rope_theta")
+        kinds = config["layer_types"]
+        config["sliding_window_pattern"] = kinds.index("full_attention") + 1
+        rope = rope["full_attention"]
+    config["rope_theta"] = config["rotary_emb_base"] = rope.get("rope_theta", 10000.0)
+    part = rope.get("partial_rotary_factor", 1.0)
+    config["partial_rotary_factor"] = config["rotary_pct"] = part
+    config["rope_scaling"] = None
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {**rope, "type": rope["rope_type"]}
+    config["n_ctx"] = config.get("n_positions")
+    config["num_experts"] = config.get("num_experts") or config.get("num_local_experts")
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def pair(folder):
+    """(native, wrapped) models of a folder."""
+    config = json.loads((folder / "config.json").read_text())
+    module, _ = load_model(folder, model_config=as_mlx_lm(config))
+    module.eval()
+    return InterpretableModel(folder), InterpretableModel(module)
+
+
+def sites(native, wrapped):
+    """(native name, wrapped name) of every site."""
+    yield "logits", "output"
+    for i in range(len(native.layers)):
+        for tail in LAYER:
+            yield f"layers.{i}.{tail}", f"layers.{i}.{tail}"
+        path = wrapped.engine.part(i, "attn_out")
+        for tail in ATTENTION:
+            yield f"layers.{i}.attn.{tail}", f"{path}.{tail}"
+
+
+def gap(a, b):
+    """The greatest difference of two values, where both are finite, as a part
+    of the greatest value."""
+    assert a.shape == b.shape
+    a, b = a.astype(mx.float32), b.astype(mx.float32)
+    low = mx.minimum(a, b) < -1e30  # a masked score
+    assert mx.array_equal(low, mx.maximum(a, b) < -1e30)
+    a, b = mx.where(low, 0, a), mx.where(low, 0, b)
+    return (mx.abs(a - b).max() / mx.maximum(mx.abs(a).max(), 1e-6)).item()
+
+
+# Where mlx-lm says something else than transformers, by its logits already.
+OTHERWISE = {
+    "gemma3-rope-linear": "scales local layers too",
+    "llama-rope-longrope-long": "has no LongRoPE in Llama",
+    "llama-rope-longrope-short": "has no LongRoPE in Llama",
+    "llama-rope-yarn-attention-factor": "ignores attention_factor",
+    "llama-rope-yarn-mscale": "ignores mscale_all_dim",
+    "phi3-longrope-long": "scales by another length",
+    "phi3-longrope-short": "scales by another length",
+}
+# What mlx-lm cannot load: no such option, or sizes it takes for granted.
+UNREAD = (
+    "cohere-qk-norm gemma2-no-caps gpt2 gpt2-inverse-layer gpt2-unscaled gpt_neox "
+    "gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
+    "opt-post-norm phi-qk-layernorm qwen3-bias stablelm-parallel starcoder2-no-bias"
+).split()
+# Gemma 1 and StarCoder 2 have erf's GELU there, Gemma 3 a bfloat16 factor.
+ROUGH = {"gemma-mha": 1e-3, "gemma-mqa": 1e-3, "starcoder2": 1e-3, "gemma3": 5e-3}
+PARALLEL = {"cohere", "phi"}
+# Within every window, so that it matters nowhere who has one.
+ROWS = mx.array([[3, 4, 5, 6, 7], [9, 8, 7, 3, 2]])
+
+ALL = sorted(it.name for it in FOLDERS.iterdir())
+BOTH = [name for name in ALL if name not in OTHERWISE and name not in UNREAD]
+
+
+def test_every_folder_is_spoken_of():
+    assert set(OTHERWISE) | set(UNREAD) | set(BOTH) == set(ALL)
+    assert len(BOTH) >= 41
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_every_site_has_the_same_value(name):
+    native, wrapped = pair(FOLDERS / name)
+    compared = 0
+    with native.trace(ROWS) as ours, wrapped.trace(ROWS) as theirs:
+        for one, two in sites(native, wrapped):
+            if one.endswith("resid_mid") and name in PARALLEL:
+                with pytest.raises(UsageError, match="has no resid_mid"):
+                    theirs.value(two)
+                continue
+            far = gap(ours.value(one), theirs.value(two))
+            assert far <= ROUGH.get(name, 1e-5), one
+            compared += 1
+    each = len(LAYER) + len(ATTENTION) - (name in PARALLEL)
+    assert compared == 1 + len(native.layers) * each
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "olmo2", "llama-gqa", "phi"])
+@pytest.mark.parametrize("tail", [*LAYER, *ATTENTION])
+def test_an_edit_does_the_same(name, tail):
+    native, wrapped = pair(FOLDERS / name)
+    if tail == "resid_mid" and name in PARALLEL:
+        with pytest.raises(UsageError, match="has no resid_mid"):
+            with wrapped.trace(ROWS, {"layers.1.resid_mid": lambda x: x}):
+                pass
+        return
+    one, two = f"layers.1.{tail}", f"layers.1.{tail}"
+    if tail in ATTENTION:
+        one = f"layers.1.attn.{tail}"
+        two = f"{wrapped.engine.part(1, 'attn_out')}.{tail}"
+
+    def turned(x):
+        return x[..., ::-1] if tail != "scores" else x * 0.5
+
+    with native.trace(ROWS, {one: turned}):
+        ours, ours_there = native.output.save(), native[one].save()
+    with wrapped.trace(ROWS, {two: turned}):
+        theirs, theirs_there = wrapped.output.save(), wrapped[two].save()
+    with native.trace(ROWS):
+        plain = native.output.save()
+    assert gap(ours, theirs) < 2e-5 and gap(ours_there, theirs_there) < 2e-5
+    assert gap(ours, plain) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "olmo2", "gemma3"])
+def test_parts_that_are_added_by_nnterps_and_transformerlenss_names(name):
+    for model in pair(FOLDERS / name):
+        for i in range(len(model.layers)):
+            with model.trace(ROWS):
+                before, after = model.layers_input[i], model.layers_output[i]
+                added = model.attentions_output[i] + model.mlps_output[i]
+                assert gap(before + added, after) < 1e-5
+        _, cache = model.run_with_cache(ROWS)
+        for i in range(len(model.layers)):
+            added = cache["attn_out", i] + cache["mlp_out", i]
+            assert gap(cache["resid_pre", i] + added, cache["resid_post", i]) < 1e-5
