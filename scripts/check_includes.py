@@ -11,7 +11,12 @@ import re
 import sys
 from pathlib import Path
 
-ORDER = ["core", "io", "text", "nn", "models", "trace", "analysis", "view"]
+# generate, sae, circuits, service and web have their places, but no files yet.
+ORDER = [
+    "core", "io", "text", "nn", "models", "trace",
+    "generate", "sae", "analysis", "circuits",
+    "spec", "report", "view", "service", "web",
+]
 SUFFIXES = {".h", ".cpp"}
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')

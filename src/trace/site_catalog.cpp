@@ -7,6 +7,7 @@
 
 #include "core/fail.h"
 #include "core/glob.h"
+#include "trace/site_suggestions.h"
 
 namespace mlxterp {
 
@@ -90,23 +91,6 @@ std::string without_model(std::string_view name) {
 
 std::string join(const std::string& path, std::string_view name) {
   return path.empty() ? std::string(name) : fmt::format("{}.{}", path, name);
-}
-
-// Levenshtein's distance.
-size_t distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j < row.size(); ++j)
-    row[j] = j;
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t change = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({change, row[j] + 1, diagonal + 1});
-    }
-  }
-  return row.back();
 }
 
 }  // namespace
@@ -265,24 +249,18 @@ std::string SiteCatalog::where(const std::string& name) const {
 }
 
 std::string SiteCatalog::nearest(const std::string& name) const {
-  constexpr size_t longest = 200;  // comparing takes the product of lengths
-  if (name.size() > longest) return "";
-  // Layers all look alike: compare with the number that was asked for.
-  std::vector<std::pair<size_t, std::string>> close;
-  const auto asked = rename(rename(name, renames_), lens_renames);
+  std::vector<std::string> names;
   for (const auto& site : sites_) {
     if (site.name.empty()) continue;
-    close.emplace_back(distance(asked, site.name), site.name);
-    for (const auto& alias : site.aliases)
-      close.emplace_back(distance(asked, alias), alias);
+    names.push_back(site.name);
+    names.insert(names.end(), site.aliases.begin(), site.aliases.end());
   }
-  const size_t shown = std::min<size_t>(3, close.size());
-  std::partial_sort(
-      close.begin(), close.begin() + static_cast<long>(shown), close.end());
-  std::string out;
-  for (size_t i = 0; i < shown; ++i)
-    out += fmt::format("{}{}", i ? ", " : "; did you mean ", close[i].second);
-  return out.empty() ? out : out + "?";
+  // As it would be called here: spellings of one kind are compared.
+  auto asked =
+      rename(rename(from_nnterp(without_model(name)), renames_), lens_renames);
+  for (size_t at; (at = asked.find("hook_")) != std::string::npos;)
+    asked.erase(at, 5);
+  return suggest_sites(asked, names);
 }
 
 }  // namespace mlxterp

@@ -1,0 +1,48 @@
+// mlxterp/spec/choice.h: words that choose one of a few ways.
+
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/heads.h"
+#include "mlxterp/analysis/logit_attribution.h"
+#include "mlxterp/analysis/sweep.h"
+
+namespace mlxterp::spec {
+
+// Each throws usage with the words there are; messages begin with `name`.
+
+/** A list of "layer", "pos" (or "position"), "head", "neuron". */
+std::vector<Axis> parse_axes(
+    const std::vector<std::string>& texts, std::string_view name = "by");
+
+/** "denoise" or "noise". */
+Direction parse_direction(
+    std::string_view text, std::string_view name = "direction");
+
+/** "zero", "mean" or "resample". */
+Ablation parse_ablation(
+    std::string_view text, std::string_view name = "ablation");
+
+/** "component", "head" or "neuron". */
+Unit parse_unit(std::string_view text, std::string_view name = "unit");
+
+/** "mean", "mul" or "abs". */
+HeadMeasure parse_head_measure(
+    std::string_view text, std::string_view name = "measure");
+
+/** "zero" or "mean". */
+AblationOptions::Value parse_head_ablation(
+    std::string_view text, std::string_view name = "ablation");
+
+/** The word of each; a name() of axes, measures and head kinds stands beside
+ * them. */
+const char* name(Direction direction);
+const char* name(Ablation ablation);
+const char* name(Unit unit);
+const char* name(AblationOptions::Value value);
+
+}  // namespace mlxterp::spec

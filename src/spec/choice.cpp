@@ -1,0 +1,107 @@
+#include "mlxterp/spec/choice.h"
+
+#include <span>
+
+#include "mlxterp/spec/range.h"
+#include "spec/text.h"
+
+namespace mlxterp::spec {
+
+namespace {
+
+template <typename T>
+struct Word {
+  const char* word;
+  T value;
+};
+
+template <typename T, size_t n>
+T choose(
+    std::string_view text, std::string_view name, const Word<T> (&words)[n]) {
+  std::string known;
+  for (const auto& [word, value] : words) {
+    if (text == word) return value;
+    known += (known.empty() ? "" : ", ") + std::string(word);
+  }
+  fail(ErrorKind::usage, "{} '{}' is none of {}", name, printable(text), known);
+}
+
+template <typename T, size_t n>
+const char* word_of(T value, const Word<T> (&words)[n]) {
+  for (const auto& [word, own] : words)
+    if (own == value) return word;
+  return "";
+}
+
+constexpr Word<Axis> axes[] = {
+    {"layer", Axis::layer},
+    {"pos", Axis::position},
+    {"head", Axis::head},
+    {"neuron", Axis::neuron}};
+constexpr Word<Direction> directions[] = {
+    {"denoise", Direction::denoise}, {"noise", Direction::noise}};
+constexpr Word<Ablation> ablations[] = {
+    {"zero", Ablation::zero},
+    {"mean", Ablation::mean},
+    {"resample", Ablation::resample}};
+constexpr Word<Unit> units[] = {
+    {"component", Unit::component},
+    {"head", Unit::head},
+    {"neuron", Unit::neuron}};
+constexpr Word<HeadMeasure> measures[] = {
+    {"mean", HeadMeasure::mean},
+    {"mul", HeadMeasure::mul},
+    {"abs", HeadMeasure::abs}};
+constexpr Word<AblationOptions::Value> head_ablations[] = {
+    {"zero", AblationOptions::Value::zero},
+    {"mean", AblationOptions::Value::mean}};
+
+}  // namespace
+
+std::vector<Axis> parse_axes(
+    const std::vector<std::string>& texts, std::string_view name) {
+  std::vector<Axis> out;
+  for (const auto& item : parse_list(texts, name))
+    out.push_back(
+        item == "position" ? Axis::position : choose(item, name, axes));
+  return out;
+}
+
+Direction parse_direction(std::string_view text, std::string_view name) {
+  return choose(text, name, directions);
+}
+
+Ablation parse_ablation(std::string_view text, std::string_view name) {
+  return choose(text, name, ablations);
+}
+
+Unit parse_unit(std::string_view text, std::string_view name) {
+  return choose(text, name, units);
+}
+
+HeadMeasure parse_head_measure(std::string_view text, std::string_view name) {
+  return choose(text, name, measures);
+}
+
+AblationOptions::Value parse_head_ablation(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, head_ablations);
+}
+
+const char* name(Direction direction) {
+  return word_of(direction, directions);
+}
+
+const char* name(Ablation ablation) {
+  return word_of(ablation, ablations);
+}
+
+const char* name(Unit unit) {
+  return word_of(unit, units);
+}
+
+const char* name(AblationOptions::Value value) {
+  return word_of(value, head_ablations);
+}
+
+}  // namespace mlxterp::spec

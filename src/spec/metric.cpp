@@ -1,0 +1,202 @@
+#include "mlxterp/spec/metric.h"
+
+#include <algorithm>
+
+#include "spec/text.h"
+
+namespace mlxterp::spec {
+
+namespace {
+
+using Maker = Metric (*)(Tokens);
+
+struct Kind {
+  std::string_view word;
+  int tokens;
+  Maker make;
+};
+
+constexpr Kind kinds[] = {
+    {"logit_diff", 2, nullptr},
+    {"logit", 1, logit},
+    {"prob", 1, probability},
+    {"log_prob", 1, log_probability},
+    {"rank", 1, rank},
+    {"kl", 0, [](Tokens) { return kl_divergence(); }},
+    {"loss", 0, [](Tokens) { return loss(); }}};
+
+struct Parts {
+  const Kind* kind;
+  std::vector<std::string> tokens;
+};
+
+Parts parts_of(std::string_view text, std::string_view name) {
+  const auto open = text.find('(');
+  const auto* kind =
+      std::ranges::find(kinds, text.substr(0, open), &Kind::word);
+  const bool known = kind != std::end(kinds);
+  const bool called = open != text.npos && text.ends_with(')');
+  if (!known || called != (kind->tokens > 0) || (!called && open != text.npos))
+    fail(
+        ErrorKind::usage,
+        "{} '{}' is none of logit_diff(A,B), logit(A), prob(A), log_prob(A), "
+        "rank(A), kl, loss",
+        name,
+        printable(text));
+  if (kind->tokens == 0) return {kind, {}};
+  const auto inside = text.substr(open + 1, text.size() - open - 2);
+  Parts out{kind, {}};
+  if (kind->tokens == 1) {
+    out.tokens.emplace_back(inside);
+  } else {
+    const auto comma = inside.find(',');
+    if (comma == inside.npos)
+      fail(
+          ErrorKind::usage,
+          "{} '{}' has one token; write logit_diff(A,B), the logit of A less "
+          "that of B",
+          name,
+          printable(text));
+    out.tokens.emplace_back(inside.substr(0, comma));
+    out.tokens.emplace_back(inside.substr(comma + 1));
+  }
+  for (const auto& token : out.tokens)
+    if (token.empty())
+      fail(
+          ErrorKind::usage,
+          "{} '{}' has an empty token; a token that holds a comma goes by its "
+          "number, as id:28",
+          name,
+          printable(text));
+  return out;
+}
+
+// The text; where prompts have their own, the first few.
+std::string name_of(const std::vector<std::string>& texts) {
+  constexpr size_t shown = 3;
+  if (std::ranges::count(texts, texts.front()) ==
+      static_cast<std::ptrdiff_t>(texts.size()))
+    return texts.front();
+  auto out = texts.front();
+  for (size_t i = 1; i < std::min(shown, texts.size()); ++i)
+    out += "; " + texts[i];
+  return texts.size() > shown
+             ? fmt::format("{}; ... ({} in all)", out, texts.size())
+             : out;
+}
+
+bool by_number(std::string_view text) {
+  return text.starts_with("id:") &&
+         whole_number<int>(text.substr(3)).has_value();
+}
+
+// Where a leading space makes a difference: not to punctuation.
+bool begins_a_word(std::string_view text) {
+  if (text.empty()) return false;
+  const auto c = static_cast<unsigned char>(text[0]);
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+         (c >= '0' && c <= '9') || c >= 0x80;
+}
+
+std::optional<int> token_if_one(
+    const Tokenizer& tokenizer, const std::string& text) {
+  if (text.size() > limits::token_bytes) return std::nullopt;
+  try {
+    return tokenizer.single_token(text);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+int parse_token(
+    const InterpretableModel& model,
+    const std::string& text,
+    const MetricOptions& options) {
+  if (text.empty() || text.size() > limits::token_bytes)
+    fail(
+        ErrorKind::usage,
+        "{} '{}' of {} bytes is no token; give its text, or id:N",
+        options.name,
+        printable(text),
+        text.size());
+  const int id = by_number(text)
+                     ? *whole_number<int>(std::string_view(text).substr(3))
+                     : model.tokenizer().single_token(text);
+  const int checked = Token(id).id(model);
+  if (options.warn)
+    for (const auto& sentence : answer_warnings(model, {text}))
+      options.warn(sentence);
+  return checked;
+}
+
+Metric parse_metric(
+    const InterpretableModel& model,
+    const std::vector<std::string>& texts,
+    const MetricOptions& options) {
+  check_size(texts, options.name);
+  if (texts.empty())
+    fail(ErrorKind::usage, "{}: none given; {}", options.name, metric_grammar);
+  const MetricOptions silent{.name = options.name};
+  std::vector<Token> tokens, foils;
+  std::vector<std::string> sentences;
+  const Kind* kind = nullptr;
+  for (const auto& text : texts) {
+    const auto parts = parts_of(text, options.name);
+    if (kind && parts.kind != kind)
+      fail(
+          ErrorKind::usage,
+          "{} '{}' and another of kind {}: give the same kind for all prompts",
+          options.name,
+          printable(text),
+          kind->word);
+    kind = parts.kind;
+    for (size_t i = 0; i < parts.tokens.size(); ++i)
+      (i ? foils : tokens)
+          .emplace_back(parse_token(model, parts.tokens[i], silent));
+    for (auto& sentence : answer_warnings(model, parts.tokens))
+      if (std::ranges::count(sentences, sentence) == 0)
+        sentences.push_back(std::move(sentence));
+  }
+  if (options.warn)
+    for (const auto& sentence : sentences)
+      options.warn(sentence);
+  const Tokens none = 0;
+  auto metric = kind->tokens == 2   ? logit_diff(tokens, foils)
+                : kind->tokens == 1 ? kind->make(tokens)
+                                    : kind->make(none);
+  metric.name = name_of(texts);
+  return metric;
+}
+
+std::vector<std::string> answer_warnings(
+    const InterpretableModel& model, const std::vector<std::string>& answers) {
+  if (!model.has_tokenizer()) return {};
+  const auto& tokenizer = model.tokenizer();
+  std::vector<std::string> sentences;
+  const std::string *bare = nullptr, *spaced = nullptr;
+  for (const auto& answer : answers) {
+    if (by_number(answer)) continue;
+    if (answer.size() > 1 && answer[0] == ' ') spaced = &answer;
+    if (!begins_a_word(answer)) continue;
+    bare = &answer;
+    const auto own = token_if_one(tokenizer, answer);
+    const auto other = token_if_one(tokenizer, " " + answer);
+    if (own && other && *own != *other)
+      sentences.push_back(fmt::format(
+          "'{0}' (id {1}) is another token than ' {0}' (id {2}), which is what "
+          "follows a word; if that is meant, write the space",
+          printable(answer),
+          *own,
+          *other));
+  }
+  if (sentences.empty() && bare && spaced)
+    sentences.push_back(fmt::format(
+        "'{}' has no leading space and '{}' has one; are both meant so?",
+        printable(*bare),
+        printable(*spaced)));
+  return sentences;
+}
+
+}  // namespace mlxterp::spec
