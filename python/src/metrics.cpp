@@ -26,6 +26,14 @@ Tokens tokens_of(const PyTokens& tokens) {
   return std::get<std::string>(tokens);
 }
 
+template <auto ids>
+std::vector<std::vector<int>> ids_of(const Task& task) {
+  std::vector<std::vector<int>> rows;
+  for (const auto& pair : task.pairs)
+    rows.push_back(pair.*ids);
+  return rows;
+}
+
 Metric::Function function_of(nb::callable f) {
   return [held = hold(std::move(f))](const mx::array& logits) {
     nb::gil_scoped_acquire gil;
@@ -105,7 +113,9 @@ void bind_metrics(nb::module_& m) {
   nb::class_<Task>(m, "Task")
       .def_ro("name", &Task::name)
       .def_ro("pairs", &Task::pairs)
-      .def("metric", &Task::metric);
+      .def_prop_ro("clean", ids_of<&Task::Pair::clean_ids>)
+      .def_prop_ro("corrupt", ids_of<&Task::Pair::corrupt_ids>)
+      .def_prop_ro("metric", &Task::metric);
   nb::class_<TaskScores>(m, "TaskScores")
       .def_ro("clean", &TaskScores::clean)
       .def_ro("corrupt", &TaskScores::corrupt)

@@ -278,7 +278,7 @@ def test_parts_are_saved_by_their_index(model, truth):
 def test_a_module_is_not_replaced_by_a_value(model):
     with model.trace(CORRUPT):
         with pytest.raises(UsageError, match="output"):
-            model.layers[0].mlp = mx.zeros((1, 3, 1))
+            model.layers[0].mlp = mx.zeros(model.layers[0].output.shape)
             model.output.save()
             raise UsageError("output: natively that is the same as its output")
 

@@ -332,15 +332,25 @@ def test_each_argument_reaches_its_field(monkeypatch, model):
         sweeps.path_patch(model, CLEAN, CORRUPT, MARY_JOHN, receivers=["24.6"])
 
 
-def test_heads_and_neurons_are_what_they_are_called(model):
-    found = sweeps.attribute(
-        model, CLEAN, CORRUPT, MARY_JOHN, "z", ("layer", "head"), heads=[2, 5], layers=[3]
-    )
-    assert found["z"].axes == [("layer", [3]), ("head", [2, 5])]
-    found = sweeps.attribute(
-        model, CLEAN, CORRUPT, MARY_JOHN, "mlp.post", "neuron", neurons=[7], layers=[3]
-    )
-    assert found["mlp.post"].axes == [("neuron", [7])]
+def test_layers_positions_heads_and_neurons_are_what_they_are_called(model):
+    """By what C++ makes of each field of each kind of options."""
+    both = dict(model=model, clean=CLEAN, corrupt=CORRUPT, metric=MARY_JOHN)
+    one = dict(model=model, prompts=CLEAN, metric=MARY_JOHN, ablation="zero")
+    for sweep in (
+        lambda site, **how: sweeps.patch(**both, site=site, **how),
+        lambda site, **how: sweeps.ablate(**one, site=site, **how),
+        lambda site, **how: sweeps.attribute(**both, sites=site, **how)[site],
+    ):
+        found = sweep("z", by=("layer", "pos", "head"), layers=3, positions=9, heads=5)
+        assert found.axes == [("layer", [3]), ("pos", [9]), ("head", [5])]
+        found = sweep("mlp.post", by=("layer", "neuron"), layers=[4], neurons=[7, 8])
+        assert found.axes == [("layer", [4]), ("neuron", [7, 8])]
+    found = sweeps.path_patch(**both, layers=[3], heads=[2])
+    assert found.axes == [("layer", [3]), ("head", [2])]
+    found = sweeps.causal_trace(
+        model, CLEAN, "John", samples=1, layers=[3], positions=[9]
+    ).sweep
+    assert found.axes == [("pos", [9]), ("layer", [3])]
 
 
 def test_results_are_pickled_and_copied(model):

@@ -11,7 +11,7 @@ import mlx.core as mx
 from .. import _core
 from ..core.optional import require
 from ._native import Bar, inputs, labels, native, options
-from .tuned_lens import TunedLens
+from .tuned_lens import TunedLens, train  # noqa: F401
 
 
 class Lens:
@@ -158,35 +158,3 @@ def evaluate_lens(
         "cross_entropy": entropy,
         "positions": n,
     }
-
-
-def train(
-    model,
-    text: str | list[int],
-    *,
-    steps: int = 250,
-    learning_rate: float = 1.0,
-    momentum: float = 0.9,
-    clip: float = 1.0,
-    length: int = 2048,
-    on_step=None,
-    progress=None,
-) -> TunedLens:
-    """Trains a tuned lens (Belrose et al., 2023) by the C++ engine. `text`: one
-    long text or its ids, `length` tokens a step. `on_step(step, loss)`: the
-    mean KL over layers, in nats, that the step began with. Raises UsageError
-    where the text is shorter than one stretch."""
-    inner = native(model, "train()")
-    ids = inner.encode(text) if isinstance(text, str) else list(text)
-    chosen = options(
-        model,
-        _core.TunedLensOptions,
-        progress,
-        steps=steps,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        clip=clip,
-        length=length,
-        on_step=on_step,
-    )
-    return TunedLens.of(_core.train_tuned_lens(inner, ids, chosen))

@@ -7,9 +7,8 @@ prompt, and what to measure of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from .. import _core
+from .._core import Task
 from ._native import native
 
 
@@ -18,34 +17,15 @@ def task_list() -> dict[str, str]:
     return dict(_core.task_list())
 
 
-@dataclass
-class Task:
-    """Pairs of prompts, equally long, as ids."""
-
-    name: str
-    clean: list[list[int]]
-    corrupt: list[list[int]]
-    metric: _core.Metric  #: With each pair's own tokens.
-    pairs: list[_core.TaskPair]  #: With text, answers and foils.
-    inner: _core.Task
-
-
 def make_task(model, name: str, pairs: int = 8, seed: int = 0) -> Task:
-    """Draws pairs, the same for a seed on every machine. Raises
-    UnknownNameError with the tasks there are, UsageError where the tokenizer
-    does not allow so many pairs."""
-    task = _core.make_task(native(model, "make_task()"), name, pairs, seed)
-    return Task(
-        task.name,
-        [p.clean_ids for p in task.pairs],
-        [p.corrupt_ids for p in task.pairs],
-        task.metric(),
-        task.pairs,
-        task,
-    )
+    """Draws pairs, equally long, the same for a seed on every machine: `clean`
+    and `corrupt` ids, a `metric` with each pair's own tokens, and `pairs` with
+    text, answers and foils. Raises UnknownNameError with the tasks there are,
+    UsageError where the tokenizer does not allow so many pairs."""
+    return _core.make_task(native(model, "make_task()"), name, pairs, seed)
 
 
 def score(model, task: Task) -> _core.TaskScores:
     """How well the model does: `clean` and `corrupt` of every pair, their means,
     and `accuracy`, the part of clean prompts above zero."""
-    return _core.score_task(native(model, "score()"), task.inner)
+    return _core.score_task(native(model, "score()"), task)

@@ -20,6 +20,8 @@ from mlx.utils import tree_flatten, tree_map
 from .. import _core
 from ..core.files import existing
 from ..errors import BadDataError, IoError, OutOfRangeError, UsageError
+from ._native import native as native_model
+from ._native import options
 from .layer_sites import checked_layers, traced_layers
 from .unembed import Projection, final_norm, output_projection
 
@@ -180,14 +182,6 @@ def train_tuned_lens(
     sample = next((text for text in dataset if text.strip()), None)
     if sample is None:
         raise UsageError("every text of the dataset is empty or whitespace")
-    project = _training_projection(model)
-    norm = final_norm(model)
-    if norm is None:
-        norm = nn.Identity()
-    layers = checked_layers(model, None)
-    probe = mx.array([model.encode(sample[:100])[:_PROBE]])
-    width = traced_layers(model, probe, layers[:1]).hidden[0].shape[-1]
-
     tokens = model.encode(" ".join(dataset))
     if len(tokens) < max_seq_len:
         raise UsageError(
@@ -200,12 +194,69 @@ def train_tuned_lens(
         )
     if save_path and not Path(save_path).parent.is_dir():  # told before the work
         raise IoError(f"there is no folder {Path(save_path).parent} to save in")
+
+    def tell(step: int, loss: float) -> None:
+        if verbose and step % 10 == 0:
+            print(f"step {step} of {num_steps}: loss {loss:.4f}")
+        if callback is not None:
+            callback(step, loss)
+
+    if verbose:
+        print(f"tuned lens: {len(model.layers)} layers, {len(tokens)} tokens")
+    how = dict(steps=num_steps, learning_rate=learning_rate, momentum=momentum)
+    how |= dict(clip=gradient_clip, length=max_seq_len, on_step=tell)
+    native = isinstance(getattr(model.engine, "model", None), _core.Model)
+    lens = (train if native else _trained)(model, tokens, **how)
+    if save_path:
+        lens.save(save_path)
+        if verbose:
+            print(f"saved to {Path(save_path).with_suffix('.npz')}")
+    return lens
+
+
+def train(
+    model,
+    text: str | list[int],
+    *,
+    steps: int = 250,
+    learning_rate: float = 1.0,
+    momentum: float = 0.9,
+    clip: float = 1.0,
+    length: int = 2048,
+    on_step=None,
+    progress=None,
+) -> TunedLens:
+    """Trains a tuned lens (Belrose et al., 2023) by the C++ engine. `text`: one
+    long text or its ids, `length` tokens a step. `on_step(step, loss)`: the
+    mean KL over layers, in nats, that the step began with. Raises UsageError
+    where the text is shorter than one stretch."""
+    inner = native_model(model, "train()")
+    ids = inner.encode(text) if isinstance(text, str) else list(text)
+    chosen = options(
+        model,
+        _core.TunedLensOptions,
+        progress,
+        steps=steps,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        clip=clip,
+        length=length,
+        on_step=on_step,
+    )
+    return TunedLens.of(_core.train_tuned_lens(inner, ids, chosen))
+
+
+def _trained(model, tokens, steps, learning_rate, momentum, clip, length, on_step):
+    """The same for a wrapped model."""
+    project = _training_projection(model)
+    norm = final_norm(model)
+    if norm is None:
+        norm = nn.Identity()
+    layers = checked_layers(model, None)
+    probe = mx.array([tokens[:_PROBE]])
+    width = traced_layers(model, probe, layers[:1]).hidden[0].shape[-1]
     lens = TunedLens(len(layers), width)
     optimizer = optim.SGD(learning_rate, momentum=momentum, nesterov=momentum > 0)
-    if verbose:
-        print(
-            f"tuned lens: {len(layers)} layers of width {width}, {len(tokens)} tokens"
-        )
 
     def layer_loss(translator: dict, hidden: mx.array, target: mx.array) -> mx.array:
         states = mx.addmm(translator["bias"], hidden, translator["weight"].T)
@@ -214,8 +265,8 @@ def train_tuned_lens(
         return kl_divergence(target, log_softmax(logits)) / len(layers)
 
     loss_and_gradient = mx.value_and_grad(layer_loss)
-    chunks = _chunks(tokens, max_seq_len)
-    for step in range(num_steps):
+    chunks = _chunks(tokens, length)
+    for step in range(steps):
         chunk = mx.array([next(chunks)])
         hidden, logits, _ = traced_layers(model, chunk, layers)
         target = log_softmax(logits.astype(mx.float32))
@@ -231,17 +282,10 @@ def train_tuned_lens(
                 f"the loss is NaN at step {step}; try a smaller learning_rate, "
                 "and see that the model's own logits have no NaN"
             )
-        optimizer.learning_rate = learning_rate * (1 - step / num_steps)
-        optimizer.update(lens, {"translators": _clipped(gradients, gradient_clip)})
+        optimizer.learning_rate = learning_rate * (1 - step / steps)
+        optimizer.update(lens, {"translators": _clipped(gradients, clip)})
         mx.eval(lens.parameters(), optimizer.state)
-        if verbose and step % 10 == 0:
-            print(f"step {step} of {num_steps}: loss {loss:.4f}")
-        if callback is not None:
-            callback(step, loss)
-    if save_path:
-        lens.save(save_path)
-        if verbose:
-            print(f"saved to {Path(save_path).with_suffix('.npz')}")
+        on_step(step, loss)
     return lens
 
 
