@@ -20,8 +20,8 @@ from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
 from .core.inputs import to_rows
 from .core.proxy import part, read, wrapped, write
 from .core.tokenization import TokenizerMixin
-from .core.trace import OUTPUT
-from .engine._checks import padded
+from .core.trace import OUTPUT, planned
+from .engine.attached import Attached
 from .engine.base import Engine
 from .engine.native import NativeEngine
 from .engine.wrapped import WrappedEngine
@@ -80,6 +80,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             engine = _engine_for(model, layer_attr, special, revision)
         self.engine = engine
         self.strict = strict
+        #: Edits at resolved sites that every pass makes first: see `edited`.
+        self.standing: list[tuple[str, Callable]] = []
         # The wrapped module, or what the native engine runs.
         self.model = getattr(engine, "module", getattr(engine, "model", engine))
         self.tokenizer = (
@@ -142,13 +144,44 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             activations=activations,
         )
 
+    def edited(self, interventions: Mapping[str, Callable]) -> InterpretableModel:
+        """A handle on the same model with edits that stand: each of its passes
+        makes them before those of its own. This one stays as it is. Raises
+        UnknownNameError, UsageError."""
+        edits = planned(self.engine, interventions)
+        return self._handle(standing=[*self.standing, *edits])
+
+    def attach(
+        self, site: str, module: Any, mode: str = "read", name: str | None = None
+    ) -> InterpretableModel:
+        """A handle on the same model with a module attached: in its passes an
+        `mlx.nn.Module`, or a function of an mx.array, is given the value of a
+        site. What happens inside are sites, `<site>.<name>.<part>`, to read and
+        to edit. This one stays as it is. Raises UnknownNameError, UsageError.
+
+        mode: "read" leaves the value as it is, "replace" puts what the module
+            returns in its place, "replace_with_error" adds what that misses of
+            the value where nothing inside is edited.
+        name: in the names of sites; by itself the class or function's, in
+            small letters.
+        """
+        return self._handle(engine=Attached(self.engine, site, module, mode, name))
+
+    def _handle(self, **changes) -> InterpretableModel:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__, **changes)
+        other.layers = other._find_layers()
+        return other
+
     def __call__(self, *args, **kwargs):
-        """The plain forward pass, of whatever `trace` takes or the module."""
-        if args and isinstance(args[0], (str, list, tuple)):
-            rows = to_rows(args[0], self.tokenizer)
-            if isinstance(self.model, nn.Module):
-                rows = padded(rows)[0]
-            args = rows, *args[1:]
+        """The plain forward pass, of whatever `trace` takes or the module, with
+        the edits that stand."""
+        if args and (self.standing or isinstance(args[0], (str, list, tuple))):
+            args = to_rows(args[0], self.tokenizer), *args[1:]
+        if self.standing and len(args) == 1 and not kwargs:
+            return self.engine.run(args[0], self.standing).output
+        if self.standing:
+            raise UsageError("An edited model is called with its inputs alone.")
         return self.engine.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any):
@@ -163,6 +196,11 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
     def __reduce__(self):
         """A model on disk or a hub is loaded again by its path."""
         path, revision = self._from
+        if self.standing or isinstance(self.engine, Attached):
+            raise UsageError(
+                "a handle with edits or attached modules is not copied: pickle the "
+                "plain model, and make the handle of its copy"
+            )
         if not isinstance(path, (str, os.PathLike)):
             raise UsageError(
                 f"this model wraps {type(self.model).__name__}, which pickle cannot "
@@ -172,7 +210,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return again, (os.fspath(path),)
 
     def _forward(self, inputs):
-        return self.engine.forward(inputs)
+        return self(inputs)
 
     @property
     def output(self) -> OutputProxy:

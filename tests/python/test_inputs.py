@@ -152,6 +152,8 @@ def test_padding_that_would_be_seen_is_refused(mix):
         with pytest.raises(UsageError, match="Rows of 4, 2 tokens do not go into"):
             with model.trace([[1, 2, 3, 4], [5, 6]]):
                 pass
+        with pytest.raises(UsageError, match="do not go into"):
+            model([[1, 2, 3, 4], [5, 6]])
     for rows in ([[1, 2, 3], [4, 5, 6]], [[5, 6]], mx.array([[1, 0], [2, 0]])):
         with model.trace(rows):
             model.output.save()

@@ -19,6 +19,11 @@ def native(model, what: str) -> _core.Model:
         return model
     inner = getattr(getattr(model, "engine", model), "model", None)
     if isinstance(inner, _core.Model):
+        if getattr(model, "standing", None):
+            raise UsageError(
+                f"{what} runs in C++, which does not know the edits that stand on "
+                "this model; trace() and what is built on it do."
+            )
         return inner
     raise UsageError(
         f"{what} needs a model that mlxterp loaded itself, as in "

@@ -82,7 +82,9 @@ class Trace:
     def __enter__(self) -> Trace:
         engine = self.interpretable_model.engine
         rows = to_rows(self.inputs, self.tokenizer)
-        self._values = _Values(Build(engine, rows, self._planned(engine)))
+        edits = planned(engine, self.interventions, self.strict)
+        edits = [*self.interpretable_model.standing, *edits]
+        self._values = _Values(Build(engine, rows, edits))
         self.output = self._values.output
         self.activations = Activations(self._values)
         self._open = True
@@ -175,30 +177,34 @@ class Trace:
             raise UsageError("The trace has not begun: use it in a `with`.")
         return self._values
 
-    def _planned(self, engine) -> list[tuple[str, Callable]]:
-        """The interventions at resolved sites, in the order given."""
-        plan = []
-        for name, fn in self.interventions.items():
-            if not callable(fn):
-                raise UsageError(
-                    f"The intervention on '{name}' must be a function of an "
-                    f"mx.array, not {type(fn).__name__}; replace_with(value) "
-                    "makes one of a value."
-                )
-            try:
-                sites = engine.match(name)
-            except UnknownNameError:
-                if self.strict:
-                    raise
-                continue
-            plan += [(site, fn) for site in sites]
-        return plan
-
     def __repr__(self) -> str:
         return (
             f"Trace(saved_values={len(self.saved_values)}, "
             f"activations={len(self.activations)})"
         )
+
+
+def planned(
+    engine: Any, interventions: Mapping[str, Callable], strict: bool = True
+) -> list[tuple[str, Callable]]:
+    """The interventions at resolved sites, in the order given. Raises
+    UsageError, and where `strict` UnknownNameError."""
+    plan = []
+    for name, fn in interventions.items():
+        if not callable(fn):
+            raise UsageError(
+                f"The intervention on '{name}' must be a function of an "
+                f"mx.array, not {type(fn).__name__}; replace_with(value) "
+                "makes one of a value."
+            )
+        try:
+            sites = engine.match(name)
+        except UnknownNameError:
+            if strict:
+                raise
+            continue
+        plan += [(site, fn) for site in sites]
+    return plan
 
 
 class _Values:

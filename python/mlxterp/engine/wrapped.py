@@ -107,9 +107,7 @@ class WrappedEngine:
     ) -> WrappedPass:
         """As the contract says. Padding has id 0."""
         tree, _, classes = self._current()
-        ids, lengths, ends = padded(inputs)
-        if len(set(lengths)) > 1:
-            self._check_padding(inputs, lengths)
+        ids, lengths, ends = self._padded(inputs)
         plan = self._plan(interventions, ids, lengths, tree)
         run = WrappedPass(self, tree, plan, lengths, ends)
         with uncompiled() if self._compiled else nullcontext():
@@ -119,23 +117,28 @@ class WrappedEngine:
 
     def forward(self, *args, **kwargs):
         """The plain module, untraced also inside an intervention; its token
-        ids are checked."""
+        ids are checked, and rows of them padded."""
         tree, _, _ = self._current()
+        if args and isinstance(args[0], list):
+            args = self._padded(args[0])[0], *args[1:]
         checks = ChecksIds(lambda module: tree.by_id[id(module)].path)
         with stepped_in(self._embeddings, checks):
             return self.module(*args, **kwargs)
 
-    def _check_padding(self, rows: list[list[int]], lengths: list[int]):
-        if self._sees_ahead is None:
+    def _padded(self, inputs: list[list[int]] | mx.array):
+        """`padded`, where the module does not look at padding."""
+        ids, lengths, ends = padded(inputs)
+        if len(set(lengths)) > 1 and self._sees_ahead is None:
             with uncompiled() if self._compiled else nullcontext():
-                self._sees_ahead = sees_ahead(lambda x: first(self.module(x)), rows)
-        if self._sees_ahead:
+                self._sees_ahead = sees_ahead(lambda x: first(self.module(x)), inputs)
+        if len(set(lengths)) > 1 and self._sees_ahead:
             raise UsageError(
                 f"Rows of {', '.join(map(str, lengths))} tokens do not go into one "
                 f"batch: the shorter ones would be padded, and this "
                 f"{type(self.module).__name__} {self._sees_ahead}. Give rows of one "
                 "length, or each by itself."
             )
+        return ids, lengths, ends
 
     def named_modules(self) -> list[tuple[str, nn.Module]]:
         """Dotted paths and modules, the root (`""`) first."""
