@@ -1,6 +1,6 @@
-"""usage: check_page.py FILE: fails where a lens page holds an element,
-attribute, script or address that is not the program's own, or where its data
-is not JSON."""
+"""usage: check_page.py FILE lens|map [ROWS]: fails where a page holds an
+element, attribute, script or address that is not the program's own, where its
+data is not JSON, or where the table's rows are not ROWS ("a 1 2/b 3 4")."""
 
 import json
 import re
@@ -13,7 +13,7 @@ ALLOWED = {
     "style": {"nonce"}, "script": {"nonce"}, "body": set(), "header": set(),
     "p": {"class"}, "h1": set(), "h2": set(), "code": set(), "b": set(),
     "div": {"class", "id", "role", "hidden"}, "span": {"class"},
-    "i": {"class"}, "table": {"role", "aria-label"}, "thead": set(), "tbody": set(),
+    "i": {"class"}, "table": {"class", "role", "aria-label"}, "thead": set(), "tbody": set(),
     "tr": set(), "th": {"scope"}, "td": {"tabindex", "class"},
     "section": set(), "svg": {"viewbox", "role", "aria-label"},
     "path": {"class", "d"}, "text": {"x", "y", "text-anchor"},
@@ -26,7 +26,7 @@ VOID = {"meta"}
 class Page(HTMLParser):
     def __init__(self):
         super().__init__()
-        self.open, self.scripts, self.wrong = [], [], []
+        self.open, self.scripts, self.wrong, self.rows = [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         names = {name for name, _ in attributes}
@@ -38,6 +38,8 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "script":
             self.scripts.append("")
+        if tag == "tr" and "tbody" in self.open:
+            self.rows.append([])
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)
@@ -50,6 +52,8 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1] == "script":
             self.scripts[-1] += data
+        if self.open and self.open[-1] in ("td", "th") and "tbody" in self.open:
+            self.rows[-1].append(data)
 
     def handle_comment(self, data):
         self.wrong.append("a comment")
@@ -71,12 +75,27 @@ if re.search(r"https?://", text):
 for bad in "\u2028\u2029\u202e\x1b":
     if bad in text:
         wrong.append(f"a raw {bad!r}")
-data = re.search(r"^const lens = (\{.*?\]\});$", page.scripts[0], re.S | re.M)
+kind = sys.argv[2]
+data = re.search(r"^const %s = (\{.*?\]\});$" % kind, page.scripts[0], re.S | re.M)
 try:
-    lens = json.loads(data[1])
-    if not lens["cells"] or not lens["labels"]:
+    shown = json.loads(data[1])
+    parts = ("cells", "labels") if kind == "lens" else ("values", "rows", "columns")
+    if not all(shown[part] for part in parts):
         wrong.append("no data")
-except ValueError as error:
+    if kind == "map":
+        columns = len(shown["columns"])
+        if len(shown["rows"]) * columns != len(shown["values"]):
+            wrong.append("the data has other cells than rows and columns")
+        if [len(row) - 1 for row in page.rows] != [columns] * len(shown["rows"]):
+            wrong.append("the table has other cells than the data")
+except (TypeError, ValueError) as error:
     wrong.append(f"data: {error}")
+if len(sys.argv) > 3:
+    rows = "/".join(" ".join(row) for row in page.rows)
+    if rows != sys.argv[3]:
+        wrong.append(f"the table reads {rows}")
+    first = [float(x) for x in sys.argv[3].split("/")[0].split()[1:]]
+    if shown["values"][:len(first)] != first:
+        wrong.append(f"the data begins with {shown['values'][:3]}")
 print("\n".join(wrong), end="")
 sys.exit(1 if wrong else 0)

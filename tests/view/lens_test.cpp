@@ -10,26 +10,13 @@
 #include <fstream>
 
 #include "mlxterp/view/html.h"
+#include "tests/view/hostile.h"
 
 namespace mlxterp::view {
 namespace {
 
-const char* hostile[] = {
-    "<script>alert(1)</script>",
-    "\" onmouseover=\"alert(2)",
-    "' autofocus onfocus='alert(3)",
-    "</script><img src=x onerror=alert(4)>",
-    "&lt;b&gt;",
-    "\xE2\x80\xA8line",
-    "\xE2\x80\xAE"
-    "bidi",
-    "\x1b[31mred",
-    "<!--<script>",
-    "\xff\xfe",
-    "\\u003cscript\\u003e",
-    "${alert(5)}`",
-};
-constexpr int tokens = sizeof(hostile) / sizeof(*hostile);
+using test::hostile;
+constexpr int tokens = test::n_hostile;
 
 // Every hostile text as prompt, winner, runner-up and tracked token.
 Lens hostile_lens(int columns = tokens) {
@@ -89,7 +76,7 @@ TEST(LensPage, HostileTokensAreInert) {
   std::ofstream(file) << lens_page(lens, names_of(lens));
   const auto command = "python3 '" MLXTERP_SOURCE_DIR
                        "/tests/view/check_page.py' '" +
-                       file.string() + "'";
+                       file.string() + "' lens";
   EXPECT_EQ(std::system(command.c_str()), 0);
   std::filesystem::remove_all(folder);
 }

@@ -2,22 +2,15 @@
 
 #pragma once
 
-#include <functional>
 #include <string>
-#include <vector>
 
 #include "mlxterp/analysis/lens.h"
+#include "mlxterp/report/lens.h"
 #include "mlxterp/view/terminal.h"
 
 namespace mlxterp::view {
 
-/** What a lens's numbers are called. */
-struct LensNames {
-  std::string model;
-  std::vector<std::string> prompt;        ///< A label for each of its tokens.
-  std::function<std::string(int)> token;  ///< A token's label.
-  std::vector<std::string> edits;         ///< As their author wrote them.
-};
+using report::LensNames;
 
 /**
  * The winner of each cell and its probability, the last layer on top; then how

@@ -1,0 +1,45 @@
+// mlxterp/report/logit_attribution.h: direct logit attribution as JSON, as a
+// heatmap and as a file's tensors.
+
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/analysis/logit_attribution.h"
+#include "mlxterp/report/heatmap.h"
+#include "mlxterp/report/names.h"
+
+namespace mlxterp::report {
+
+/** A value. */
+struct LogitAttributionReport {
+  std::string model = {};
+  std::vector<NamedToken> tokens = {};    ///< Of the first prompt.
+  std::vector<std::string> metrics = {};  ///< As written.
+  Unit unit = Unit::component;
+  std::vector<std::string> edits = {};
+  LogitAttribution result = {};
+};
+
+LogitAttributionReport logit_attribution_report(
+    const InterpretableModel& model,
+    std::string model_name,
+    std::vector<std::string> metrics,
+    Unit unit,
+    LogitAttribution result);
+
+/** The answer of `mlxterp dla` (docs/json.md). */
+std::string to_json(const LogitAttributionReport& report);
+
+/** By layer: heads, or what attention and MLP add. Of neurons: the latter. */
+Heatmap heatmap(const LogitAttributionReport& report);
+
+/** One for each kind of part, [part], or [layer, head or neuron]; and
+ * "accumulated", [layer + 1]. */
+std::vector<std::pair<std::string, mlx::core::array>> tensors(
+    const LogitAttribution& result);
+
+}  // namespace mlxterp::report

@@ -1,0 +1,96 @@
+// mlxterp/report/sweep.h: a sweep with all that is told of it: as JSON, as a
+// heatmap and as a file's tensors.
+
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/causal_trace.h"
+#include "mlxterp/analysis/patch.h"
+#include "mlxterp/analysis/path_patch.h"
+#include "mlxterp/report/facts.h"
+#include "mlxterp/report/heatmap.h"
+#include "mlxterp/report/names.h"
+
+namespace mlxterp::report {
+
+/** What the options of a sweep do not say. */
+struct SweepStyle {
+  std::string model = {};  ///< What the model was asked for as.
+  /** The metric itself; else the normalised effect, of ablate the change. */
+  bool raw = false;
+  std::optional<std::string> task = {};  ///< That drew the pairs.
+  std::vector<std::string> edits = {};   ///< Of the model, as written.
+  std::string_view raw_option = "raw";   ///< What `raw` is called, in errors.
+};
+
+/** A value. */
+struct SweepReport {
+  std::string kind = {};   ///< "Activation patching"
+  std::string about = {};  ///< A sentence or two on how to read the values.
+  Facts facts = {};        ///< What was asked for: model, site, direction, ...
+  std::vector<NamedToken> tokens =
+      {};  ///< The changed prompt, the first of several.
+  std::string metric = {};
+  Sweep sweep = {};
+  std::vector<float> values = {};  ///< Of each cell, flat, as the style asks.
+  bool percent = false;            ///< 1 is 100 %.
+  /** How long it took, and a plain pass beside it; absent: not measured. */
+  std::optional<double> seconds = {}, forward_seconds = {};
+};
+
+// Each throws usage where normalised effects are asked for and the clean and
+// the corrupted run do not differ.
+
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const PatchOptions& options,
+    Sweep sweep,
+    const SweepStyle& style);
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const AblateOptions& options,
+    Sweep sweep,
+    const SweepStyle& style);
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const CausalTraceOptions& options,
+    CausalTrace trace,
+    const SweepStyle& style);
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const PathPatchOptions& options,
+    Sweep sweep,
+    const SweepStyle& style);
+
+/** The cells as docs/json.md has them: the answer of patch, ablate,
+ * causal-trace and path-patch. */
+std::string to_json(const SweepReport& report);
+
+/** One grid: the last axis across, the others down. */
+Heatmap heatmap(const SweepReport& report);
+
+/** Of each cell the normalised effect, or raw. Throws usage where the two runs
+ * do not differ. */
+std::vector<float> patching_values(const Sweep& sweep, const SweepStyle& style);
+
+/** The values with the sweep's axes. */
+mlx::core::array grid(const Sweep& sweep, const std::vector<float>& values);
+
+/** What the values of a patching sweep mean: "logit_diff( Mary, John) of z,
+ * patched from the clean run into the corrupted one. ..." */
+std::string about_patching(
+    const std::string& metric,
+    const std::string& sites,
+    const Sweep& sweep,
+    bool raw);
+
+/** "layer 3, pos 5" */
+std::string place(const Sweep& sweep, size_t cell);
+
+}  // namespace mlxterp::report

@@ -1,0 +1,120 @@
+#include "mlxterp/report/heads.h"
+
+#include <algorithm>
+
+#include "core/fail.h"
+#include "mlxterp/spec/choice.h"
+#include "report/json.h"
+
+namespace mlxterp::report {
+
+namespace {
+
+constexpr const char* circuit_names[] = {"copying", "matching"};
+
+Json json_of(const Head& head) {
+  return {{"layer", head.layer}, {"head", head.head}};
+}
+
+Json json_of(const InductionAblation::Trial& trial) {
+  Json out;
+  out["heads"] = Json::array();
+  for (const auto& head : trial.heads)
+    out["heads"].push_back(json_of(head));
+  out["loss"] = number(trial.loss);
+  out["removed"] = number(trial.removed);
+  return out;
+}
+
+Json json_of(const HeadGrid& grid, int top) {
+  Json out;
+  out["best"] = Json::array();
+  for (const auto& head : grid.best(static_cast<size_t>(top))) {
+    auto entry = json_of(head);
+    entry["score"] = number(grid.at(head));
+    out["best"].push_back(std::move(entry));
+  }
+  out["scores"] = Json::array();
+  for (int i = 0; i < grid.layers; ++i) {
+    auto row = Json::array();
+    for (int j = 0; j < grid.heads; ++j)
+      row.push_back(number(grid.at({i, j})));
+    out["scores"].push_back(std::move(row));
+  }
+  return out;
+}
+
+}  // namespace
+
+const HeadGrid& grid_of(const HeadReport& report, const std::string& kind) {
+  std::string known;
+  for (const auto& [name, grid] : report.grids) {
+    if (name == kind) return grid;
+    known += (known.empty() ? "" : ", ") + name;
+  }
+  fail(
+      ErrorKind::unknown_name,
+      "[heads] no kind '{}'; there are {}",
+      printable(kind),
+      known);
+}
+
+void add_circuits(HeadReport& report, HeadCircuits circuits) {
+  report.grids.emplace_back(circuit_names[0], std::move(circuits.copying));
+  report.grids.emplace_back(circuit_names[1], std::move(circuits.matching));
+}
+
+std::string to_json(const HeadReport& report) {
+  Json out;
+  out["model"] = report.model;
+  out["measure"] = name(report.measure);
+  out["edits"] = report.edits;
+  out["ids"] = report.prompts;
+  out["period"] = report.repeated ? Json(report.repeated->period) : Json();
+  out["kinds"] = Json::object();
+  for (const auto& [kind, grid] : report.grids)
+    out["kinds"][kind] = json_of(grid, report.top);
+  out["ablation"] = nullptr;
+  if (const auto& ablation = report.ablation) {
+    auto& entry = out["ablation"];
+    entry["value"] = spec::name(report.ablated_to);
+    entry["first"] = number(ablation->first);
+    entry["repeated"] = number(ablation->repeated);
+    entry["best"] = json_of(ablation->best);
+    entry["random"] = Json::array();
+    for (const auto& trial : ablation->random)
+      entry["random"].push_back(json_of(trial));
+  }
+  return text_of(out);
+}
+
+Heatmap heatmap(const HeadReport& report, const std::string& kind) {
+  const auto& grid = grid_of(report, kind);
+  Heatmap map{.kind = "Attention heads"};
+  map.heading = fmt::format("{}: {}", report.model, kind);
+  map.about =
+      std::ranges::count(circuit_names, kind) > 0
+          ? "Sum of eigenvalues over sum of magnitudes: 1 all positive, -1 all "
+            "negative."
+          : fmt::format(
+                "Attention to {} sources, measured as {}, on {}.",
+                kind,
+                name(report.measure),
+                report.repeated
+                    ? fmt::format(
+                          "{} sequences of {} random tokens, {} times over",
+                          report.repeated->sequences,
+                          report.repeated->period,
+                          report.repeated->repeats)
+                    : "the prompt given");
+  map.row_axis = "layer";
+  map.column_axis = "head";
+  for (int i = 0; i < grid.layers; ++i)
+    map.rows.push_back(fmt::format("{}", i));
+  for (int i = 0; i < grid.heads; ++i)
+    map.columns.push_back(fmt::format("{}", i));
+  map.values = grid.values;
+  return map;
+}
+
+}  // namespace mlxterp::report

@@ -1,0 +1,302 @@
+#include "mlxterp/report/sweep.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "core/fail.h"
+#include "mlxterp/spec/choice.h"
+#include "mlxterp/spec/head.h"
+#include "report/sweep_json.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::report {
+
+namespace {
+
+// Layers, positions, ... as the verbs and this folder's readers know them.
+using mlxterp::name;
+using spec::name;
+
+const char* run_of(Direction direction, bool patched) {
+  return (direction == Direction::denoise) == patched ? "corrupted" : "clean";
+}
+
+SweepReport report_of(
+    const InterpretableModel& model,
+    const char* kind,
+    const Metric& metric,
+    Sweep sweep,
+    const SweepStyle& style) {
+  SweepReport out;
+  out.kind = kind;
+  out.facts = {{"model", style.model}};
+  out.tokens = named(model, sweep.ids);
+  out.metric = metric.name;
+  out.sweep = std::move(sweep);
+  return out;
+}
+
+void finish(SweepReport& report, Facts facts, const SweepStyle& style) {
+  for (auto& fact : facts)
+    report.facts.push_back(std::move(fact));
+  report.facts.emplace_back("edits", style.edits);
+  report.facts.emplace_back("raw", style.raw);
+}
+
+void use_effect(SweepReport& report, const SweepStyle& style) {
+  report.percent = !style.raw;
+  report.values = patching_values(report.sweep, style);
+}
+
+}  // namespace
+
+std::vector<float> patching_values(
+    const Sweep& sweep, const SweepStyle& style) {
+  if (style.raw) return sweep.metric;
+  const float a = sweep.clean, b = sweep.corrupt;
+  if (!(std::abs(a - b) > 1e-6f * std::max(std::abs(a), std::abs(b))))
+    fail(
+        ErrorKind::usage,
+        "[sweep] the metric is {} of the clean run and {} of the corrupted "
+        "one: there is no difference to normalise by; {} shows the metric "
+        "itself",
+        a,
+        b,
+        style.raw_option);
+  return sweep.effect();
+}
+
+std::string about_patching(
+    const std::string& metric,
+    const std::string& sites,
+    const Sweep& sweep,
+    bool raw) {
+  const char* into = run_of(sweep.direction, true);
+  const char* from = run_of(sweep.direction, false);
+  return fmt::format(
+      "{} of {}, patched from the {} run into the {} one. {}",
+      metric,
+      sites,
+      from,
+      into,
+      raw ? fmt::format(
+                "Clean {:+.4f}, corrupted {:+.4f}.", sweep.clean, sweep.corrupt)
+          : fmt::format(
+                "In percent: 0 leaves the {} run as it is, 100 makes it say "
+                "what the {} one says.",
+                into,
+                from));
+}
+
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const PatchOptions& options,
+    Sweep sweep,
+    const SweepStyle& style) {
+  auto out = report_of(
+      model, "Activation patching", options.metric, std::move(sweep), style);
+  use_effect(out, style);
+  out.about = about_patching(out.metric, options.site, out.sweep, style.raw);
+  finish(
+      out,
+      {{"task", style.task ? Value(*style.task) : Value(nullptr)},
+       {"site", options.site},
+       {"direction", std::string(name(options.direction))}},
+      style);
+  return out;
+}
+
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const AblateOptions& options,
+    Sweep sweep,
+    const SweepStyle& style) {
+  auto out =
+      report_of(model, "Ablation", options.metric, std::move(sweep), style);
+  out.values = style.raw ? out.sweep.metric : out.sweep.change();
+  const std::string how = name(options.ablation);
+  out.about = fmt::format(
+      "{} with {} ablated ({}). The whole run: {:+.4f}.{}",
+      out.metric,
+      options.site,
+      how,
+      out.sweep.clean,
+      style.raw ? "" : " Each cell is what its ablation changes.");
+  finish(out, {{"site", options.site}, {"how", how}}, style);
+  return out;
+}
+
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const CausalTraceOptions& options,
+    CausalTrace trace,
+    const SweepStyle& style) {
+  auto out = report_of(
+      model, "Causal trace", trace.metric, std::move(trace.sweep), style);
+  if (!options.metric) {  // it chose a token: by its label, not its number
+    const int id = trace.metric.token.of(0, 1).id(model);
+    out.metric = fmt::format("prob({})", label(model, id));
+  }
+  use_effect(out, style);
+  out.about = fmt::format(
+      "{}: {:.4g}; with noise on \"{}\" {:.4g} (mean of {}). Each cell "
+      "restores {} at one position, in {} layer{} around one.{}",
+      out.metric,
+      out.sweep.clean,
+      options.subject,
+      out.sweep.corrupt,
+      options.samples,
+      options.site,
+      options.window,
+      options.window == 1 ? "" : "s",
+      style.raw ? "" : " In percent of what the noise took away.");
+  finish(
+      out,
+      {{"site", options.site},
+       {"subject", options.subject},
+       {"subject_positions", trace.subject},
+       {"window", int64_t{options.window}},
+       {"noise", static_cast<double>(options.noise)},
+       {"samples", int64_t{options.samples}},
+       {"seed", static_cast<int64_t>(options.seed)}},
+      style);
+  return out;
+}
+
+SweepReport sweep_report(
+    const InterpretableModel& model,
+    const PathPatchOptions& options,
+    Sweep sweep,
+    const SweepStyle& style) {
+  auto out = report_of(
+      model, "Path patching", options.metric, std::move(sweep), style);
+  use_effect(out, style);
+  std::vector<std::string> receivers;
+  for (const auto& receiver : options.receivers)
+    receivers.push_back(spec::spell(receiver));
+  out.about = fmt::format(
+      "{}: {} to {}{}. Clean {:+.4f}, corrupted {:+.4f}.{}",
+      out.metric,
+      options.senders,
+      receivers.empty() ? "the logits"
+                        : fmt::format("{}", fmt::join(receivers, ", ")),
+      options.through_mlps ? " (through MLPs)" : " directly",
+      out.sweep.clean,
+      out.sweep.corrupt,
+      style.raw ? ""
+                : fmt::format(
+                      " In percent of the way from the {} run to the {} one.",
+                      run_of(options.direction, true),
+                      run_of(options.direction, false)));
+  finish(
+      out,
+      {{"senders", options.senders},
+       {"receivers", receivers},
+       {"direct", !options.through_mlps},
+       {"direction", std::string(name(options.direction))}},
+      style);
+  return out;
+}
+
+void put_cells(
+    Json& out, const Sweep& sweep, const std::vector<float>& values) {
+  out["axes"] = Json::array();
+  for (const auto& range : sweep.axes)
+    out["axes"].push_back(
+        {{"name", name(range.axis)}, {"values", range.values}});
+  out["shape"] = sweep.shape();
+  out["effect"] = numbers(values);
+  out["spread"] = numbers(sweep.spread);
+  out["cells"] = sweep.cells();
+  out["computed"] = sweep.computed;
+  out["rows"] = sweep.rows;
+}
+
+Json json_of_metric(const std::string& name, const Sweep& sweep) {
+  return {
+      {"name", name},
+      {"clean", number(sweep.clean)},
+      {"corrupt", number(sweep.corrupt)}};
+}
+
+std::string to_json(const SweepReport& report) {
+  Json out;
+  for (const auto& [key, value] : report.facts)
+    out[key] = json_of(value);
+  out["tokens"] = json_of(report.tokens);
+  out["metric"] = json_of_metric(report.metric, report.sweep);
+  out["pairs"] = report.sweep.pairs;
+  put_cells(out, report.sweep, report.values);
+  const auto seconds = [](const std::optional<double>& value) {
+    return value ? number(*value) : Json();
+  };
+  out["seconds"] = {
+      {"sweep", seconds(report.seconds)},
+      {"forward", seconds(report.forward_seconds)}};
+  return text_of(out);
+}
+
+Heatmap heatmap(const SweepReport& report) {
+  const auto& sweep = report.sweep;
+  const auto token = [&](int position) -> const std::string& {
+    return report.tokens[static_cast<size_t>(position)].text;
+  };
+  const auto label_of = [&](const Sweep::Range& range, size_t i) {
+    const int value = range.values[i];
+    return range.axis == Axis::position
+               ? fmt::format("{} {}", value, token(value))
+               : fmt::format("{}", value);
+  };
+  Heatmap map{.kind = report.kind, .about = report.about};
+  for (const auto& each : report.tokens)
+    map.heading += each.text;
+  map.percent = report.percent;
+  map.values = report.values;
+  map.rows = {""};
+  for (size_t a = 0; a < sweep.axes.size(); ++a) {
+    const auto& range = sweep.axes[a];
+    const bool across = a > 0 && a + 1 == sweep.axes.size();
+    auto& axis = across ? map.column_axis : map.row_axis;
+    axis += (axis.empty() ? "" : ".") + std::string(name(range.axis));
+    if (across) {
+      for (const int value : range.values) {
+        map.columns.push_back(fmt::format("{}", value));
+        if (range.axis == Axis::position) map.notes.push_back(token(value));
+      }
+      continue;
+    }
+    std::vector<std::string> rows;
+    for (const auto& row : map.rows)
+      for (size_t i = 0; i < range.values.size(); ++i)
+        rows.push_back(
+            row.empty() ? label_of(range, i)
+                        : fmt::format("{}.{}", row, label_of(range, i)));
+    map.rows = std::move(rows);
+  }
+  if (map.columns.empty()) map.columns = {"effect"};
+  return map;
+}
+
+mx::array grid(const Sweep& sweep, const std::vector<float>& values) {
+  const auto shape = sweep.shape();
+  return mx::array(values.data(), mx::Shape(shape.begin(), shape.end()));
+}
+
+std::string place(const Sweep& sweep, size_t cell) {
+  std::string out;
+  for (size_t a = sweep.axes.size(); a-- > 0;) {
+    const auto& [axis, values] = sweep.axes[a];
+    out = fmt::format(
+        "{} {}{}{}",
+        name(axis),
+        values[cell % values.size()],
+        out.empty() ? "" : ", ",
+        out);
+    cell /= values.size();
+  }
+  return out;
+}
+
+}  // namespace mlxterp::report
