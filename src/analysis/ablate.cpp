@@ -119,8 +119,12 @@ class Ablater {
   void read_means() {
     std::vector<std::string> names;
     for (size_t i = 0; i < site_.ids.size(); ++i)
-      names.push_back(site_.name_of(static_cast<int>(i)));
-    means_ = position_means(model_, data_, names, options_.progress);
+      if (site_.ids[i] >= 0)
+        names.push_back(site_.name_of(static_cast<int>(i)));
+    const auto means = position_means(model_, data_, names, options_.progress);
+    auto next = means.begin();
+    for (const auto id : site_.ids)
+      means_.push_back(id < 0 ? mx::array(0.0f) : *next++);
   }
 
   Wavefront::Result one(

@@ -13,6 +13,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
+#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -228,9 +229,8 @@ class Attributor {
     std::vector<int> ids(static_cast<size_t>(2 * length));
     std::ranges::copy(pair.source, ids.begin());
     std::ranges::copy(pair.run, ids.begin() + length);
-    Pass pass;
-    const auto both =
-        decoder_.embedded(mx::reshape(ints(ids), {2, length}), pass);
+    const auto both = Stepper(model_, nullptr, lengths(pair, 1))
+                          .embed(mx::reshape(ints(ids), {2, length}));
     const auto source = rows(both, 0, 1), run = rows(both, 1, 2);
     if (options_.steps == 1) return {source, run};
     const auto way = mx::subtract(aligned(source, pair, run), run);
@@ -257,6 +257,15 @@ class Attributor {
     return mx::take(mx::concatenate({source, run}, 1), ints(from), 1);
   }
 
+  // Of the source, then of so many points on the way to the run.
+  static PassRows lengths(const Pair& pair, int lines) {
+    PassRows out;
+    out.lengths.assign(
+        static_cast<size_t>(lines) + 1, static_cast<int>(pair.run.size()));
+    out.lengths[0] = static_cast<int>(pair.source.size());
+    return out;
+  }
+
   // The metric of each row of x, [row, pos, d_model]: float32 [row].
   mx::array measured(
       const mx::array& x,
@@ -265,39 +274,54 @@ class Attributor {
       const std::optional<mx::array>& reference) const {
     const int n = static_cast<int>(ids.size());
     if (!metric.every_position()) {
-      const int at = metric.position_in(n);
-      return metric.values(logits(mx::take(x, at, 1), metric), reference, {});
+      return metric.values(logits_at_end(x, n, metric), reference, {});
     }
     const int batch = x.shape(0), d_model = x.shape(2);
     if (metric.whole_run) {
       std::vector<mx::array> each;
       for (int i = 0; i < batch; ++i)
         each.push_back(metric.values(
-            logits(
-                mx::squeeze(mx::slice(x, {i, 0, 0}, {i + 1, n, d_model}), 0),
-                metric),
+            mx::squeeze(
+                logits(mx::slice(x, {i, 0, 0}, {i + 1, n, d_model}), n, metric),
+                0),
             reference,
             {}));
       return mx::concatenate(std::move(each), 0);
     }
-    const auto read = mx::slice(x, {0, 0, 0}, {batch, n - 1, d_model});
+    const auto all =
+        logits(mx::slice(x, {0, 0, 0}, {batch, n, d_model}), n, metric);
+    const auto read = mx::slice(all, {0, 0, 0}, {batch, n - 1, all.shape(2)});
     std::vector<int> next;
     for (int i = 0; i < batch; ++i)
       next.insert(next.end(), ids.begin() + 1, ids.end());
-    const auto values = metric.values(
-        logits(mx::reshape(read, {-1, d_model}), metric), reference, next);
+    const auto values =
+        metric.values(mx::reshape(read, {-1, all.shape(2)}), reference, next);
     return mx::mean(mx::reshape(values, {batch, n - 1}), 1);
   }
 
-  // Rows [row, d_model] to [row, column], float32.
-  mx::array logits(const mx::array& x, const Readout& metric) const {
-    Pass pass;
-    const auto columns = metric.columns();
-    const auto normed = decoder_.ln_final(x, pass);
+  // [row, pos, d_model] of prompts of n tokens to [row, pos, column], float32.
+  mx::array logits(const mx::array& x, int n, const Readout& metric) const {
+    const PassRows rows{
+        .lengths = std::vector<int>(static_cast<size_t>(x.shape(0)), n)};
     return mx::astype(
-        columns.empty() ? decoder_.unembed(normed, pass)
-                        : decoder_.unembed.of_tokens(normed, columns),
-        mx::float32);
+        Stepper(model_, nullptr, rows).head(x, metric.columns()), mx::float32);
+  }
+
+  // At the position that the metric reads alone: [row, column].
+  mx::array logits_at_end(
+      const mx::array& x, int n, const Readout& metric) const {
+    const int at = metric.position_in(n);
+    // What edits the head may look at positions.
+    if (Stepper::edits_head(model_)) {
+      const auto whole = mx::slice(x, {0, 0, 0}, {x.shape(0), n, x.shape(2)});
+      return mx::take(logits(whole, n, metric), at, 1);
+    }
+    return mx::squeeze(
+        logits(
+            mx::slice(x, {0, at, 0}, {x.shape(0), at + 1, x.shape(2)}),
+            1,
+            metric),
+        1);
   }
 
   Parts parts_of(size_t index) const {
@@ -327,16 +351,18 @@ class Attributor {
       auto [values, grads] = mx::vjp(
           [&](const std::vector<mx::array>& added) {
             probe.nothings = &added;
-            Pass pass(probe);
+            auto rows_in_pass = lengths(pair, lines);
+            if (!first)
+              rows_in_pass.lengths.erase(rows_in_pass.lengths.begin());
+            Stepper stepper(model_, &probe, rows_in_pass);
             auto x = batch;
-            for (const auto& layer : decoder_.layers)
-              x = (*layer)(x, pass);
+            for (int i = 0; i < decoder_.config().n_layers; ++i)
+              x = stepper.layer(i, x);
             if (first && metric.needs_reference()) {
               const int row = denoise ? 0 : 1;
               const auto& ids = denoise ? pair.source : pair.run;
-              const int at = metric.position_in(static_cast<int>(ids.size()));
-              reference = mx::stop_gradient(
-                  logits(mx::take(rows(x, row, row + 1), at, 1), metric));
+              reference = mx::stop_gradient(logits_at_end(
+                  rows(x, row, row + 1), static_cast<int>(ids.size()), metric));
             }
             if (first)
               of_source = mx::stop_gradient(

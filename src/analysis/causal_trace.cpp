@@ -12,6 +12,7 @@
 #include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlxterp/analysis/lens.h"
+#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -118,9 +119,8 @@ CausalTrace causal_trace(
   const auto& decoder = model.decoder();
   const int layers = decoder.config().n_layers;
   const int length = static_cast<int>(ids.size());
-  Pass pass;
   const mx::array row(ids.data(), {1, length}, mx::int32);
-  const auto clean = decoder.embedded(row, pass);
+  const auto clean = Stepper(model, nullptr, {.lengths = {length}}).embed(row);
   const float sigma = options.noise * deviation(decoder.embed.weight) *
                       decoder.config().embed_scale;
   std::vector<float> drowned(ids.size());

@@ -96,8 +96,21 @@ Grid make_grid(
     const std::vector<size_t>& lengths,
     const char* who) {
   check(site, choice, lengths, who);
-  const auto layers =
+  auto layers =
       chosen(choice.layers, model.decoder().config().n_layers, "layer", who);
+  const auto absent = [&](int layer) {
+    return site.ids[static_cast<size_t>(layer)] < 0;
+  };
+  if (choice.layers.empty())
+    std::erase_if(layers, absent);
+  else if (const auto it = std::ranges::find_if(layers, absent);
+           it != layers.end())
+    fail(
+        ErrorKind::usage,
+        "[{}] layer {} has no '{}'; leave it out",
+        who,
+        *it,
+        site.relative);
   const auto positions = chosen(
       choice.positions, static_cast<int>(lengths.front()), "position", who);
   const auto units = site.heads > 0

@@ -11,6 +11,7 @@
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -114,14 +115,12 @@ void walk(
   const int length = static_cast<int>(batch.prompts[0].size());
   const int columns = static_cast<int>(n_kinds + 1);
   const mx::array weights(batch.columns.data(), {n, length * length, columns});
-  Pass plain;
-  auto x = decoder.embedded(ids_of(batch.prompts), plain);
+  const PassRows rows{.lengths = std::vector<int>(size(n), length)};
+  auto x = Stepper(model, nullptr, rows).embed(ids_of(batch.prompts));
   for (int i = 0; i < decoder.config().n_layers; ++i) {
-    const auto site =
-        model.sites().find(fmt::format("layers.{}.attn.pattern", i));
-    TraceContext context(model.shared_sites(), {}, {}, {site});
-    Pass pass(context);
-    x = (*decoder.layers[size(i)])(x, pass);
+    const auto site = decoder.layers[size(i)]->attn.pattern_site();
+    TraceContext context(model.shared_sites(), {}, rows.lengths, {site});
+    x = Stepper(model, &context, rows).layer(i, x);
     const auto pattern = context.value(model.sites()[site].name);
     auto sums = mx::contiguous(mx::sum(
         mx::matmul(

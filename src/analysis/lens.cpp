@@ -10,6 +10,7 @@
 #include "mlx/transforms.h"
 #include "mlxterp/analysis/tuned_lens.h"
 #include "nn/simd/kernels.h"
+#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -55,20 +56,6 @@ void check_top_k(int k, size_t vocab) {
         k,
         vocab,
         vocab);
-}
-
-void check_edits(const SiteCatalog& sites, const std::vector<Edit>& edits) {
-  for (const auto& edit : edits)
-    for (const auto site : sites.match(edit.site)) {
-      const auto& name = sites[site].name;
-      if (name == "logits" || name.starts_with("ln_final") ||
-          name.starts_with("unembed"))
-        fail(
-            ErrorKind::usage,
-            "[logit_lens] an edit of '{}' comes after the residual stream, "
-            "which is all a lens reads; edit the layers",
-            name);
-    }
 }
 
 // The winners of one row, the best first, of equal ones the lower id: an
@@ -140,20 +127,64 @@ void check_site(const InterpretableModel& model, const LensOptions& options) {
         options.site);
 }
 
-// Every chosen residual at every chosen position, [row * pos, d_model], through
-// its translator where there is one.
-mx::array residuals(
-    const ActivationCache& run, const Lens& lens, const TunedLens* tuned) {
-  const mx::array where(
+mx::array positions_of(const Lens& lens) {
+  return mx::array(
       lens.positions.data(), {static_cast<int>(lens.columns())}, mx::int32);
-  std::vector<mx::array> rows;
-  for (size_t i = 0; i < lens.rows(); ++i) {
-    const auto row = mx::take(mx::squeeze(run[lens.sites[i]], 0), where, 0);
-    const bool through = tuned && lens.layers[i];
-    rows.push_back(through ? (*tuned)(row, *lens.layers[i]) : row);
-  }
-  return mx::concatenate(std::move(rows), 0);
 }
+
+// A row's residual at every position, [pos, d_model], through its translator
+// where there is one.
+mx::array residual(
+    const ActivationCache& run,
+    const Lens& lens,
+    size_t row,
+    const TunedLens* tuned) {
+  const auto x = mx::squeeze(run[lens.sites[row]], 0);
+  const bool through = tuned && lens.layers[row];
+  return through ? (*tuned)(x, *lens.layers[row]) : x;
+}
+
+// The logits of some cells, float32 [cell, vocab], lazy.
+class Reader {
+ public:
+  Reader(
+      const InterpretableModel& model,
+      const ActivationCache& run,
+      const Lens& lens,
+      const TunedLens* tuned)
+      : model_(model) {
+    const auto where = positions_of(lens);
+    std::vector<mx::array> rows;
+    for (size_t i = 0; i < lens.rows(); ++i) {
+      const auto x = residual(run, lens, i, tuned);
+      // What edits the head may look at a whole sequence.
+      rows.push_back(
+          Stepper::edits_head(model) ? edited(x, where)
+                                     : mx::take(x, where, 0));
+    }
+    rows_ = mx::concatenate(std::move(rows), 0);
+  }
+
+  mx::array operator()(size_t begin, size_t end) const {
+    const auto some = mx::slice(
+        *rows_,
+        {static_cast<int>(begin), 0},
+        {static_cast<int>(end), rows_->shape(1)});
+    return mx::contiguous(mx::astype(
+        Stepper::edits_head(model_) ? some : Stepper(model_).head(some),
+        mx::float32));
+  }
+
+ private:
+  mx::array edited(const mx::array& x, const mx::array& where) const {
+    Stepper stepper(model_, nullptr, {.lengths = {x.shape(0)}});
+    return mx::take(
+        mx::squeeze(stepper.head(mx::expand_dims(x, 0)), 0), where, 0);
+  }
+
+  const InterpretableModel& model_;
+  std::optional<mx::array> rows_;  // residuals, or logits of an edited head
+};
 
 }  // namespace
 
@@ -173,9 +204,10 @@ std::optional<size_t> Lens::on_top_from(size_t column) const {
 }
 
 Lens logit_lens(
-    const InterpretableModel& model,
+    const InterpretableModel& plain,
     const Inputs& prompt,
     const LensOptions& options) {
+  const auto model = plain.with(options.edits);
   const auto& decoder = model.decoder();
   const auto vocab = static_cast<size_t>(decoder.config().vocab);
   check_top_k(options.top_k, vocab);
@@ -187,7 +219,6 @@ Lens logit_lens(
         *options.track,
         vocab);
   check_site(model, options);
-  check_edits(model.sites(), options.edits);
 
   Lens lens;
   lens.model_layers = decoder.config().n_layers;
@@ -206,7 +237,7 @@ Lens logit_lens(
   if (options.progress) options.progress("Running the model", 0.0);
   auto save = lens.sites;
   save.emplace_back("tokens");
-  const auto run = model.run(prompt, {.save = save, .edits = options.edits});
+  const auto run = model.run(prompt, {.save = save});
   if (run.lengths().size() != 1)
     fail(
         ErrorKind::usage,
@@ -228,7 +259,7 @@ Lens logit_lens(
     lens.track_ranks.resize(cells);
   }
 
-  const auto stream = residuals(run, lens, options.tuned);
+  const Reader reader(model, run, lens, options.tuned);
   const size_t chunk =
       std::max<size_t>(1, logits_budget / (vocab * sizeof(float)));
   for (size_t begin = 0; begin < cells; begin += chunk) {
@@ -237,13 +268,7 @@ Lens logit_lens(
       options.progress(
           "Reading the residual stream",
           static_cast<double>(begin) / static_cast<double>(cells));
-    Pass pass;
-    const auto rows = mx::slice(
-        stream,
-        {static_cast<int>(begin), 0},
-        {static_cast<int>(end), stream.shape(1)});
-    auto logits = mx::contiguous(mx::astype(
-        decoder.unembed(decoder.ln_final(rows, pass), pass), mx::float32));
+    auto logits = reader(begin, end);
     logits.eval();
     // Softmax and top-k as plain loops: on a CPU MLX takes six times as long.
     const float* data = logits.data<float>();

@@ -8,6 +8,7 @@
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -42,12 +43,21 @@ class Decomposition {
         config_(decoder_.config()),
         unit_(unit),
         position_(metric.position_in(static_cast<int>(ids.size()))),
+        edited_(model.overlay() != nullptr),
         run_(model.run(ids, {.save = sites()})) {
-    const auto logits = decoder_.unembed.of_tokens(
-        mx::expand_dims(of("ln_final"), 0), metric.columns());
+    const auto columns = metric.columns();
+    const auto logits = edited_
+                            ? mx::take(
+                                  mx::expand_dims(of("logits"), 0),
+                                  mx::array(
+                                      columns.data(),
+                                      {static_cast<int>(columns.size())},
+                                      mx::int32),
+                                  1)
+                            : decoder_.unembed.of_tokens(
+                                  mx::expand_dims(of("ln_final"), 0), columns);
     model_ = metric.values(wide(logits), std::nullopt, {});
 
-    const auto columns = metric.columns();
     const auto tokens = [&](const mx::array& x) {
       const auto one = [&](int id) { return wide(mx::take(x, id, 0)); };
       const auto first = one(columns[0]);
@@ -68,13 +78,23 @@ class Decomposition {
       add(Kind::embed, -1, dot(embed, stream));
     }
     for (int i = 0; i < config_.n_layers; ++i) {
+      const size_t first = values_.size();
       attention(i, stream);
       feed_forward(i, stream);
+      if (!edited_) continue;
+      const auto before =
+          i == 0 ? of("layers.0.resid_pre") : of(at(i - 1, "resid_post"));
+      const auto all =
+          dot(mx::subtract(of(at(i, "resid_post")), before), stream);
+      add(Kind::edits, i, mx::subtract(all, sum_from(first)));
     }
     if (const auto& bias = decoder_.ln_final.bias)
       add(Kind::ln_final_bias, -1, dot(wide(*bias), normed));
     if (const auto& bias = decoder_.unembed.bias)
       add(Kind::unembed_bias, -1, tokens(*bias));
+    // A cap bends the logits: what stands behind it is no summand.
+    if (Stepper::edits_head(model) && config_.logit_softcap == 0)
+      add(Kind::edits, -1, mx::subtract(mx::sum(*model_), sum_from(0)));
   }
 
   // Evaluates. The parts, and what the model says.
@@ -102,6 +122,7 @@ class Decomposition {
     std::vector<std::string> out = {
         "layers.0.resid_pre", "ln_final", "ln_final.scale"};
     if (decoder_.pos_embed) out.emplace_back("pos_embed");
+    if (edited_) out.insert(out.end(), {"layers.*.resid_post", "logits"});
     for (int i = 0; i < config_.n_layers; ++i) {
       const auto& layer = *decoder_.layers[static_cast<size_t>(i)];
       if (unit_ == Unit::head) {
@@ -118,6 +139,14 @@ class Decomposition {
       }
     }
     return out;
+  }
+
+  // Of all parts from one on.
+  mx::array sum_from(size_t first) const {
+    auto sum = mx::array(0.0f);
+    for (size_t i = first; i < values_.size(); ++i)
+      sum = mx::add(sum, mx::sum(values_[i]));
+    return sum;
   }
 
   // A site's value at the position, flat.
@@ -214,6 +243,7 @@ class Decomposition {
   const DecoderConfig& config_;
   Unit unit_;
   int position_;
+  bool edited_;
   ActivationCache run_;
   std::vector<std::pair<Kind, int>> kinds_;
   std::vector<mx::array> values_;
@@ -245,7 +275,8 @@ std::vector<float> accumulated(
   std::vector<double> by_layer(static_cast<size_t>(layers) + 1);
   double biases = 0;
   for (const auto& part : parts)
-    if (part.kind == Kind::ln_final_bias || part.kind == Kind::unembed_bias) {
+    if (part.kind == Kind::ln_final_bias || part.kind == Kind::unembed_bias ||
+        (part.kind == Kind::edits && part.layer < 0)) {
       biases += static_cast<double>(part.value);
     } else {
       const int border = part.layer + 1;
@@ -278,6 +309,8 @@ const char* name(LogitPart::Kind kind) {
       return "attn_bias";
     case Kind::mlp_bias:
       return "mlp_bias";
+    case Kind::edits:
+      return "edits";
     case Kind::ln_final_bias:
       return "ln_final_bias";
     case Kind::unembed_bias:

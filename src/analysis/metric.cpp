@@ -189,6 +189,7 @@ mx::array Readout::values(
       return mx::negative(
           mx::squeeze(mx::take_along_axis(log_softmax(logits), next, 1), 1));
     }
+    case Kind::none:
     case Kind::custom:
       break;
   }
@@ -220,6 +221,11 @@ Readout readout(
     const Metric& metric,
     size_t prompt,
     size_t prompts) {
+  if (metric.kind == Kind::none)
+    fail(
+        ErrorKind::usage,
+        "[metric] none is given; say what is measured, as "
+        "logit_diff(\" Mary\", \" John\")");
   Readout out{
       .kind = metric.kind,
       .position = metric.position,

@@ -32,13 +32,13 @@ std::vector<Pair> make_pairs(
           clean[i].size(),
           corrupt[i].size());
     const auto& rope = model.decoder().config().rope;
-    if (!rope.alike(
+    if (!rope.same_angles(
             static_cast<int>(clean[i].size()),
             static_cast<int>(corrupt[i].size())))
       fail(
           ErrorKind::usage,
-          "[{}] this model's rotary embedding turns prompts of {} and {} "
-          "tokens otherwise; make them equally long",
+          "[{}] this model's RoPE scaling differs between lengths {} and {}; "
+          "make the prompts equally long",
           who,
           clean[i].size(),
           corrupt[i].size());

@@ -102,11 +102,9 @@ class Patcher {
     const auto& pair = pairs_[pair_index];
     const auto& metric = metrics_[pair_index];
     const auto report = progress(pair_index);
-    std::vector<std::string> names;
-    for (int i = 0; i < model_.decoder().config().n_layers; ++i)
-      names.push_back(site_.name_of(i));
-    auto save = names;
-    save.emplace_back("logits");
+    std::vector<std::string> save = {"logits"};
+    for (size_t i = 0; i < site_.ids.size(); ++i)
+      if (site_.ids[i] >= 0) save.push_back(site_.name_of(static_cast<int>(i)));
     const auto source = model_.run(pair.source, {.save = save});
     const auto run = model_.run(pair.run, {.save = {"logits"}});
     const auto& clean = options_.direction == Direction::denoise ? source : run;
@@ -121,7 +119,7 @@ class Patcher {
       std::vector<Edit> edits;
       for (const auto& place : of_pair(cell, pair))
         for (int i = place.first_layer; i <= place.last_layer; ++i) {
-          const auto& name = names[static_cast<size_t>(i)];
+          const auto name = site_.name_of(i);
           edits.push_back({name, taken(place, pair, source[name])});
         }
       result.cells.push_back(read(

@@ -1,10 +1,10 @@
 #include "analysis/sites.h"
 
 #include <algorithm>
-#include <initializer_list>
-#include <string_view>
+#include <optional>
 
 #include "core/fail.h"
+#include "trace/overlay.h"
 
 namespace mlxterp {
 
@@ -14,59 +14,61 @@ std::string LayerSite::name_of(int layer) const {
 
 LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   const auto& sites = model.sites();
-  const int layers = model.decoder().config().n_layers;
+  const auto& layers = model.decoder().layers;
+  const int n = static_cast<int>(layers.size());
+  // By whatever name it was called, in the first layer that has it.
   LayerSite out;
-  for (const auto& relative : {name, "attn." + name, "mlp." + name})
-    if (sites.contains(fmt::format("layers.0.{}", relative))) {
-      out.relative = relative;
-      break;
-    }
-  if (out.relative.empty())
-    sites.find(fmt::format("layers.0.{}", name));  // throws, with the nearest
-  // Its canonical name, by whatever name it was called.
-  const auto& first = sites[sites.find(out.name_of(0))];
-  constexpr std::string_view prefix = "layers.0.";
-  if (!first.name.starts_with(prefix))
+  std::optional<SiteId> first;
+  for (int i = 0; i < n && !first; ++i)
+    for (const auto* prefix : {"", "attn.", "mlp."})
+      if (const auto found =
+              sites.lookup(fmt::format("layers.{}.{}{}", i, prefix, name));
+          found.size() == 1) {
+        first = found[0];
+        break;
+      }
+  if (!first)
+    first = sites.find(fmt::format("layers.0.{}", name));  // throws, as a rule
+  const auto& site = sites[*first];
+  if (site.layer < 0)
     fail(
         ErrorKind::usage,
-        "[patch] '{}' is '{}', which is no layer's; name a site that every "
+        "[sweep] '{}' is '{}', which is no layer's; name a site that every "
         "layer has",
         printable(name),
-        first.name);
-  out.relative = first.name.substr(prefix.size());
-  out.layout = first.layout;
-
-  const auto& config = model.decoder().config();
-  out.pattern = out.relative == "attn.pattern";
+        site.name);
+  out.relative = site.relative();
+  const auto& at = *layers[static_cast<size_t>(site.layer)];
+  out.pattern = *first == at.attn.pattern_site();
+  out.layout = site.layout;
   if ((out.layout == Layout::scores && !out.pattern) ||
       out.layout == Layout::other)
     fail(
         ErrorKind::usage,
-        "[patch] '{}' has no row for each position; patch pattern, z, or "
+        "[sweep] '{}' has no row for each position; patch pattern, z, or "
         "another site",
         printable(name));
-  if (out.layout == Layout::heads || out.pattern) {
-    const bool kv = out.relative == "attn.k" || out.relative == "attn.v" ||
-                    out.relative == "attn.rot_k" ||
-                    out.relative.find("k_norm") != std::string::npos;
-    out.heads = kv ? config.n_kv_heads : config.n_heads;
+  out.heads = site.n_heads;
+  out.width = site.width;
+  // What leaves a layer is what enters the next one, unless it is edited there.
+  const auto* overlay = model.overlay();
+  const bool same = std::ranges::none_of(layers, [&](const auto& layer) {
+    return overlay && overlay->edits(layer->input_site());
+  });
+  out.shift = *first == at.output_site() && same ? 1 : 0;
+  for (int i = 0; i < n; ++i) {
+    const auto& layer = *layers[static_cast<size_t>(i)];
+    const auto found = sites.lookup(out.name_of(i));
+    out.ids.push_back(
+        found.empty()    ? -1
+        : out.pattern    ? layer.attn.z_site()
+        : out.shift == 1 ? layer.input_site()
+                         : found[0]);
   }
-  const bool post = out.relative == "resid_post";
-  out.shift = post ? 1 : 0;
-  const auto swept = out.pattern ? "attn.z" : post ? "resid_pre" : out.relative;
-  for (int i = 0; i < layers; ++i)
-    out.ids.push_back(sites.find(fmt::format("layers.{}.{}", i, swept)));
-  const auto named = [&](std::initializer_list<std::string_view> names) {
-    return std::ranges::find(names, out.relative) != names.end();
-  };
-  if (named({"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"})) {
-    out.width = config.d_model;
-  } else if (named({"attn.q", "attn.k", "attn.v", "attn.z"})) {
-    out.width = config.d_head;
-  } else if (!out.pattern) {
+  if (out.width == 0 && !out.pattern) {
     // Shapes are known before anything is computed.
     auto trace = model.trace(std::vector<int>{0});
-    out.width = model[out.name_of(0)].output().value().shape(-1);
+    out.width = trace.value(site.name).shape(-1);
   }
   return out;
 }

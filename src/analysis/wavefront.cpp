@@ -10,6 +10,7 @@
 #include "mlx/stream.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
+#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -87,8 +88,9 @@ class Walk final : Observer {
         decoder_(wave.model.decoder()),
         sites_(wave.model.sites()),
         run_rows_(run_rows) {
-    for (int i = 0; i < decoder_.config().n_layers; ++i)
-      stream_.push_back(find(i, "resid_pre"));
+    const auto* overlay = wave.model.overlay();
+    whole_ = overlay && overlay->reach() == Overlay::Reach::sequence;
+    whole_head_ = whole_ && Stepper::edits_head(wave.model);
   }
 
   // Runs the cells of one chunk, which start at the first one's layer with the
@@ -102,11 +104,11 @@ class Walk final : Observer {
       int next,
       const std::function<void(int layer, size_t rows)>& done) {
     const int layers = decoder_.config().n_layers;
-    ragged_ = nn::Ragged();
+    packed_ = nn::PackedBatch();
     for (size_t i = 0; i < wave_.runs.size(); ++i) {
       const int length = length_of(static_cast<int>(i));
-      ragged_.sequences.push_back({run_rows_[i], length, 0, run_rows_[i]});
-      ragged_.longest = std::max(ragged_.longest, length);
+      packed_.sequences.push_back({run_rows_[i], length, 0, run_rows_[i]});
+      packed_.longest = std::max(packed_.longest, length);
     }
     travelling_.clear();
     kept_.clear();
@@ -122,17 +124,23 @@ class Walk final : Observer {
       plan(layer);
       std::optional<mx::array> last;
       const bool is_last = layer + 1 == layers;
-      const bool trimmed = is_last && at == end && !all_rows() && !late(layer);
+      const bool trimmed =
+          is_last && at == end && !all_rows() && !whole_ && !late();
       if (trimmed) last = ints(metric_rows());
-      Pass pass(*this, std::make_shared<const nn::Ragged>(ragged_), last);
       layer_ = layer;
-      x = (*decoder_.layers[size(layer)])(x, pass);
+      seen_ = {};
+      x = Stepper(wave_.model, this, rows())
+              .layer(
+                  layer,
+                  x,
+                  std::make_shared<const nn::PackedBatch>(packed_),
+                  last);
       all_kept = trimmed;
       // Evaluated as it goes, so that what it took is free again: by then,
       // where memory is given, as MLX allocates ahead of what it computes.
       left ? mx::async_eval(x, *left) : mx::async_eval(x);
       if (wave_.memory > 0) x.eval();
-      done(layer, size(ragged_.rows()));
+      done(layer, size(packed_.rows()));
     }
     if (at < end) {  // changes of what leaves the last layer
       at = join(plans, at, end, layers, x);
@@ -145,20 +153,42 @@ class Walk final : Observer {
     if (left) stream = *left;
   }
 
-  // The metric's rows, in the order of metric_rows(), [1, row, d_model].
+  // The metric's rows, in the order of metric_rows(), [1, row, d_model]; all
+  // where every row is read.
   const mx::array& out() const { return *out_; }
+
+  // Whether the rows of out() are all that travelled.
+  bool all_rows() const { return wave_.metric.every_position() || whole_head_; }
+
+  // Whether what stands must see whole sequences to make logits of them.
+  bool whole_head() const { return whole_head_; }
+
+  // How the rows of a layer lie, for what stands.
+  PassRows rows() const {
+    PassRows out;
+    if (!wave_.model.overlay()) return out;
+    const auto last = metric_rows();
+    for (size_t i = 0; i < packed_.sequences.size(); ++i) {
+      const auto& it = packed_.sequences[i];
+      const int total = it.first + it.length;
+      out.packed.push_back({it.row, it.length, it.first, total});
+      out.kept.push_back(
+          {static_cast<int>(i), 1, last[i] - it.row + it.first, total});
+    }
+    return out;
+  }
 
   // Of each run and then each cell that travels, the last row read.
   std::vector<int> metric_rows() const {
     std::vector<int> rows;
-    for (const auto& it : ragged_.sequences) {
+    for (const auto& it : packed_.sequences) {
       const int length = it.first + it.length;
       rows.push_back(it.row + wave_.metric.position_in(length) - it.first);
     }
     return rows;
   }
 
-  const nn::Ragged& ragged() const { return ragged_; }
+  const nn::PackedBatch& packed() const { return packed_; }
   /** Behind the runs, whose sequences the others are. */
   const std::vector<const Plan*>& travelling() const { return travelling_; }
 
@@ -170,7 +200,7 @@ class Walk final : Observer {
       value = replaced(found->second, site, std::move(value));
     if (std::ranges::find(wave_.keep, site) != wave_.keep.end())
       keep(site, value);
-    if (mixes_ && site == mixes_->v) v_ = value;
+    if (mixes_) see(site, value);
     return value;
   }
 
@@ -180,14 +210,32 @@ class Walk final : Observer {
 
   void offer(SiteId site, std::function<mx::array()> make) override {
     if (!mixes_) return;
-    if (site == mixes_->rot_q) rot_q_ = make();
-    if (site == mixes_->rot_k) rot_k_ = make();
+    const auto& attn = attention();
+    if (site == attn.rot_q_site() || site == attn.rot_k_site())
+      see(site, make());
   }
 
  private:
-  struct Mixes {
-    SiteId rot_q, rot_k, v;
+  // What a layer's attention read, for z made of another run's pattern.
+  struct Seen {
+    std::optional<mx::array> rot_q, rot_k, v;
+    /** Of each run, where something edits it. */
+    std::vector<mx::array> patterns;
   };
+
+  const nn::Attention& attention() const {
+    return decoder_.layers[size(layer_)]->attn;
+  }
+
+  void see(SiteId site, const mx::array& value) {
+    const auto& attn = attention();
+    if (site == attn.rot_q_site()) seen_.rot_q = value;
+    if (site == attn.rot_k_site()) seen_.rot_k = value;
+    if (site == attn.v_site()) seen_.v = value;
+    if (site == attn.pattern_site() &&
+        seen_.patterns.size() < wave_.runs.size())
+      seen_.patterns.push_back(value);
+  }
 
   int length_of(int run) const {
     return static_cast<int>(wave_.runs[size(run)].ids.size());
@@ -196,8 +244,6 @@ class Walk final : Observer {
   int runs_end() const {
     return run_rows_.back() + length_of(static_cast<int>(run_rows_.size()) - 1);
   }
-
-  bool all_rows() const { return wave_.metric.every_position(); }
 
   int aligned(int position) const {
     return wave_.aligned.empty() ? position : wave_.aligned[size(position)];
@@ -215,7 +261,7 @@ class Walk final : Observer {
     const size_t runs = wave_.runs.size();
     std::vector<std::pair<const Plan*, int>> all;  // and where its rows are
     for (size_t i = 0; i < travelling_.size(); ++i)
-      all.emplace_back(travelling_[i], ragged_.sequences[runs + i].row);
+      all.emplace_back(travelling_[i], packed_.sequences[runs + i].row);
     for (; at < end && plans[at].join == layer; ++at)
       all.emplace_back(&plans[at], -1);
     std::ranges::stable_sort(all, {}, [](const auto& cell) {
@@ -223,7 +269,7 @@ class Walk final : Observer {
     });
     std::vector<int> rows(size(runs_end()));
     std::iota(rows.begin(), rows.end(), 0);
-    ragged_.sequences.resize(runs);
+    packed_.sequences.resize(runs);
     travelling_.clear();
     for (const auto& [plan, row] : all) {
       const int run = run_rows_[size(plan->run)];
@@ -237,7 +283,7 @@ class Walk final : Observer {
             for (int p = change.from; p <= change.to; ++p)
               rows[begin + size(p - plan->first)] =
                   run_rows_[size(change.source)] + aligned(p);
-      ragged_.sequences.push_back(
+      packed_.sequences.push_back(
           {static_cast<int>(begin), length, plan->first, run});
       travelling_.push_back(plan);
     }
@@ -249,16 +295,22 @@ class Walk final : Observer {
   // begins, rather than by replacing values.
   bool taken(const Plan& plan, const Change& change, int layer) const {
     const auto& ids = wave_.sites[change.site].ids;
-    const bool stream =
-        size(layer) >= ids.size() || ids[size(layer)] == stream_[size(layer)];
+    const bool stream = size(layer) >= ids.size() || plain_stream(layer, ids);
     return stream && plan.join == layer && change.first_layer == layer &&
            change.unit < 0 && change.source >= 0 && change.source != plan.run;
+  }
+
+  // Whether the ids are those of what enters the layer, as it comes.
+  bool plain_stream(int layer, const std::vector<SiteId>& ids) const {
+    const auto enters = decoder_.layers[size(layer)]->input_site();
+    const auto* overlay = wave_.model.overlay();
+    return ids[size(layer)] == enters && !(overlay && overlay->edits(enters));
   }
 
   void keep(SiteId site, const mx::array& value) {
     const size_t runs = wave_.runs.size();
     for (size_t i = 0; i < travelling_.size(); ++i) {
-      const auto& it = ragged_.sequences[runs + i];
+      const auto& it = packed_.sequences[runs + i];
       auto from = mx::Shape(value.ndim(), 0), to = value.shape();
       from[1] = it.row;
       to[1] = it.row + it.length;
@@ -273,15 +325,16 @@ class Walk final : Observer {
   // What is to be replaced at the sites of one layer.
   void plan(int layer) {
     replace_.clear();
-    mixes_.reset();
+    mixes_ = false;
     const size_t runs = wave_.runs.size();
     for (size_t i = 0; i < travelling_.size(); ++i) {
-      const auto& it = ragged_.sequences[runs + i];
+      const auto& it = packed_.sequences[runs + i];
       for (const auto& change : travelling_[i]->changes) {
         if (layer < change.first_layer || layer > change.last_layer) continue;
         if (taken(*travelling_[i], change, layer)) continue;
         const auto& site = wave_.sites[change.site];
         const bool beyond = size(layer) >= site.ids.size();
+        if (!beyond && site.ids[size(layer)] < 0) continue;
         auto& replacement = replace_[beyond ? -1 : site.ids[size(layer)]];
         given_[beyond ? -1 : site.ids[size(layer)]] = change.site;
         for (int p = std::max(change.from, it.first); p <= change.to; ++p) {
@@ -301,29 +354,16 @@ class Walk final : Observer {
                 run_rows_[size(change.source)] + (own ? p : aligned(p)));
           }
         }
-        if (site.from_pattern)
-          mixes_ = {
-              find(layer, "attn.rot_q"),
-              find(layer, "attn.rot_k"),
-              find(layer, "attn.v")};
+        mixes_ |= site.from_pattern;
       }
     }
   }
 
-  SiteId find(int layer, const char* name) const {
-    return sites_.find(fmt::format("layers.{}.{}", layer, name));
-  }
-
-  // Whether something is replaced behind the rows that go on.
-  bool late(int layer) const {
-    const auto before = fmt::format("layers.{}.attn.", layer);
+  // Whether something is replaced behind attention, in rows that would not go
+  // on.
+  bool late() const {
     return std::ranges::any_of(replace_, [&](const auto& entry) {
-      const auto& name = sites_[entry.first].name;
-      const bool within = name.starts_with(before) &&
-                          name.find("o_proj") == std::string::npos &&
-                          !name.ends_with(".result");
-      return !within && !name.ends_with(".resid_pre") &&
-             name.find(".ln1.") == std::string::npos;
+      return entry.first >= 0 && sites_[entry.first].stage == Stage::after;
     });
   }
 
@@ -424,24 +464,32 @@ class Walk final : Observer {
     const auto turned = [&](const mx::array& x) {
       return mx::transpose(rows(x, source, 1), {0, 2, 1, 3});
     };
-    const auto pattern = decoder_.layers[size(layer_)]->attn.pattern(
-        turned(*rot_q_), turned(*rot_k_));
-    auto v = mx::transpose(rows(*v_, run, 1), {0, 2, 1, 3});
+    const auto pattern =
+        seen_.patterns.empty()
+            ? attention().pattern(turned(*seen_.rot_q), turned(*seen_.rot_k))
+            : seen_.patterns[size(source)];
+    auto v = mx::transpose(rows(*seen_.v, run, 1), {0, 2, 1, 3});
     v = mx::repeat(v, pattern.shape(1) / v.shape(1), 1);
-    return mx::squeeze(mx::transpose(mx::matmul(pattern, v), {0, 2, 1, 3}), 0);
+    auto z = mx::transpose(mx::matmul(pattern, v), {0, 2, 1, 3});
+    // What stands at z edits this one, too.
+    if (const auto* overlay = wave_.model.overlay())
+      z = Standing(*overlay, sites_, nullptr, {.lengths = {length_of(run)}})
+              .at(attention().z_site(), z);
+    return mx::squeeze(z, 0);
   }
 
   const Wavefront& wave_;
   const Decoder& decoder_;
   const SiteCatalog& sites_;
   const std::vector<int>& run_rows_;
-  nn::Ragged ragged_;
+  nn::PackedBatch packed_;
   std::vector<const Plan*> travelling_;
-  std::vector<SiteId> stream_;  // of each layer, what enters it
   std::map<SiteId, Replacement> replace_;
   std::map<SiteId, size_t> given_;
-  std::optional<Mixes> mixes_;
-  std::optional<mx::array> rot_q_, rot_k_, v_;
+  bool mixes_ = false;
+  Seen seen_;
+  bool whole_ = false;       // what stands must see whole sequences,
+  bool whole_head_ = false;  // also behind the last layer
   std::vector<Wavefront::Kept> kept_;
   std::optional<mx::array> out_;
   int layer_ = 0;
@@ -479,12 +527,14 @@ class Sweeper {
     result_.computed = plans_.size();
 
     std::vector<mx::array> embedded;
-    Pass pass;
     for (const auto& run : wave_.runs)
       embedded.push_back(
-          run.embedded
-              ? *run.embedded
-              : decoder_.embedded(mx::expand_dims(ints(run.ids), 0), pass));
+          run.embedded ? *run.embedded
+                       : Stepper(
+                             wave_.model,
+                             nullptr,
+                             {.lengths = {static_cast<int>(run.ids.size())}})
+                             .embed(mx::expand_dims(ints(run.ids), 0)));
     auto stream =
         embedded.size() == 1 ? embedded[0] : mx::concatenate(embedded, 1);
 
@@ -578,7 +628,10 @@ class Sweeper {
 
   void make_plans() {
     planned_.assign(wave_.cells.size(), false);
-    const int together = on_gpu() ? positions_together_gpu : 1;
+    const int together = wave_.positions_together > 0 ? wave_.positions_together
+                         : on_gpu()                   ? positions_together_gpu
+                                                      : 1;
+    const bool whole = reach() == Overlay::Reach::sequence;
     for (size_t i = 0; i < wave_.cells.size(); ++i) {
       const auto& cell = wave_.cells[i];
       const auto& run = wave_.runs[size(cell.run)];
@@ -596,11 +649,17 @@ class Sweeper {
         plan.changes.push_back(change);
       }
       if (plan.join > layers_) continue;
-      plan.first = plan.first / together * together;
+      plan.first = whole ? 0 : plan.first / together * together;
       planned_[i] = true;
       plans_.push_back(std::move(plan));
     }
     std::ranges::stable_sort(plans_, {}, &Plan::join);
+  }
+
+  // How far what stands looks.
+  Overlay::Reach reach() const {
+    const auto* overlay = wave_.model.overlay();
+    return overlay ? overlay->reach() : Overlay::Reach::value;
   }
 
   // Without the positions where both runs have the same value.
@@ -608,16 +667,21 @@ class Sweeper {
       Change change,
       const Wavefront::Run& run,
       const Wavefront::Run& source) const {
+    // Equal tokens make equal values only where nothing looks further.
+    if (reach() == Overlay::Reach::sequence) return change;
+    if (reach() == Overlay::Reach::position &&
+        run.ids.size() != source.ids.size())
+      return change;
     int same = shared(run, source);
     for (int p = 0; p < same && !wave_.aligned.empty(); ++p)
       if (wave_.aligned[size(p)] != p) same = p;
     change.from = std::max(change.from, same);
     // What enters layer 0 knows no other positions.
     const auto& site = wave_.sites[change.site];
-    const bool embedded =
-        change.first_layer == 0 && change.last_layer == 0 &&
-        wave_.aligned.empty() && !run.embedded && !source.embedded &&
-        wave_.model.sites()[site.ids[0]].name == "layers.0.resid_pre";
+    const bool embedded = change.first_layer == 0 && change.last_layer == 0 &&
+                          wave_.aligned.empty() && !run.embedded &&
+                          !source.embedded &&
+                          site.ids[0] == decoder_.layers[0]->input_site();
     if (embedded) {
       const auto equal = [&](int p) {
         return run.ids[size(p)] == source.ids[size(p)];
@@ -632,9 +696,9 @@ class Sweeper {
 
   // Reads the metric of the runs, once, and of the cells that travelled.
   void read(const Walk& walk) {
-    const auto& sequences = walk.ragged().sequences;
+    const auto& sequences = walk.packed().sequences;
     const size_t runs = wave_.runs.size();
-    if (wave_.metric.whole_run) return read_whole(walk);
+    if (wave_.metric.whole_run || walk.whole_head()) return read_whole(walk);
     // Of each sequence, the rows of `out` read and what they should say next.
     std::vector<int> rows, targets;
     std::vector<size_t> owner;
@@ -655,7 +719,7 @@ class Sweeper {
         targets.push_back(ids[size(it.first + j + 1)]);
       }
     }
-    const auto values = measured(walk.out(), rows, targets);
+    const auto values = measured(walk, rows, targets);
 
     if (!every) {
       if (!read_runs_) std::copy_n(values.begin(), runs, result_.runs.begin());
@@ -669,20 +733,49 @@ class Sweeper {
 
   // Of each sequence all rows, those before a cell's first being its run's.
   void read_whole(const Walk& walk) {
-    const auto& sequences = walk.ragged().sequences;
+    const auto& sequences = walk.packed().sequences;
     const size_t runs = wave_.runs.size();
+    const auto& metric = wave_.metric;
+    std::vector<mx::array> all(sequences.size(), mx::array(0));
     for (size_t i = 0; i < sequences.size(); ++i) {
       const auto& it = sequences[i];
-      std::vector<int> rows(size(it.first + it.length));
+      const int length = it.first + it.length;
+      std::vector<int> rows(size(length));
       const auto own = rows.begin() + it.first;
-      std::iota(rows.begin(), own, it.before);
+      std::iota(rows.begin(), own, it.prefix_row);
       std::iota(own, rows.end(), it.row);
+      all[i] =
+          logits(mx::take(walk.out(), ints(rows), 1), {.lengths = {length}});
+      if (metric.needs_reference() && !reference_ &&
+          i == size(wave_.reference)) {
+        reference_ = mx::take(all[i], metric.position_in(length), 0);
+        reference_->eval();
+      }
+    }
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const int run =
+          i < runs ? static_cast<int>(i) : walk.travelling()[i - runs]->run;
       (i < runs ? result_.runs[i]
                 : result_.cells[walk.travelling()[i - runs]->cell]) =
-          wave_.metric
-              .values(logits(mx::take(walk.out(), ints(rows), 1)), {}, {})
-              .item<float>();
+          of_run(all[i], wave_.runs[size(run)].ids);
     }
+  }
+
+  // The metric of a whole run's logits, [pos, column].
+  float of_run(const mx::array& all, const std::vector<int>& ids) const {
+    const auto& metric = wave_.metric;
+    if (metric.whole_run) return metric.values(all, {}, {}).item<float>();
+    const int n = all.shape(0);
+    if (metric.every_position())
+      return mx::mean(metric.values(
+                          mx::slice(all, {0, 0}, {n - 1, all.shape(1)}),
+                          {},
+                          {ids.begin() + 1, ids.end()}))
+          .item<float>();
+    const int at = metric.position_in(n);
+    return metric
+        .values(mx::slice(all, {at, 0}, {at + 1, all.shape(1)}), reference_, {})
+        .item<float>();
   }
 
   // Means over positions; those before a cell's first are its run's.
@@ -690,7 +783,7 @@ class Sweeper {
       const Walk& walk,
       const std::vector<size_t>& owner,
       const std::vector<float>& values) {
-    const auto& sequences = walk.ragged().sequences;
+    const auto& sequences = walk.packed().sequences;
     const size_t runs = wave_.runs.size();
     std::vector<std::vector<double>> sums(runs);  // of the first n positions
     for (size_t i = 0; i < runs; ++i)
@@ -714,24 +807,44 @@ class Sweeper {
   }
 
   // Of rows x [1, row, d_model] the columns that the metric reads, float32.
-  mx::array logits(const mx::array& x) const {
-    Pass pass;
-    const auto columns = wave_.metric.columns();
-    const auto normed = decoder_.ln_final(x, pass);
-    const auto y = columns.empty()
-                       ? decoder_.unembed(normed, pass)
-                       : decoder_.unembed.of_tokens(normed, columns);
-    return mx::astype(mx::squeeze(y, 0), mx::float32);
+  mx::array logits(const mx::array& x, PassRows rows) const {
+    return mx::astype(
+        mx::squeeze(
+            Stepper(wave_.model, nullptr, std::move(rows))
+                .head(x, wave_.metric.columns()),
+            0),
+        mx::float32);
+  }
+
+  // How some of the walk's rows out() lie, for what stands.
+  static PassRows rows_of(const Walk& walk, const std::vector<int>& rows) {
+    const auto all = walk.rows();
+    PassRows out;
+    if (all.packed.empty()) return out;
+    for (const int row : rows) {
+      auto it = all.kept[walk.all_rows() ? 0 : size(row)];
+      if (walk.all_rows()) {
+        it = *std::prev(
+            std::ranges::upper_bound(all.packed, row, {}, &PackedRows::row));
+        it.first += row - it.row;
+      }
+      out.packed.push_back(
+          {static_cast<int>(out.packed.size()), 1, it.first, it.total});
+    }
+    return out;
   }
 
   std::vector<float> measured(
-      const mx::array& out,
+      const Walk& walk,
       const std::vector<int>& rows,
       const std::vector<int>& targets) {
+    const auto& out = walk.out();
+    const auto logits_of = [&](const std::vector<int>& some) {
+      return logits(mx::take(out, ints(some), 1), rows_of(walk, some));
+    };
     const auto columns = wave_.metric.columns();
     if (wave_.metric.needs_reference() && !reference_) {
-      reference_ =
-          mx::squeeze(logits(mx::take(out, ints({wave_.reference}), 1)), 0);
+      reference_ = mx::squeeze(logits_of({wave_.reference}), 0);
       reference_->eval();
     }
     const size_t width =
@@ -746,8 +859,8 @@ class Sweeper {
       std::vector<int> next;
       if (!targets.empty())
         next.assign(targets.begin() + at, targets.begin() + to);
-      auto values = mx::contiguous(wave_.metric.values(
-          logits(mx::take(out, ints(some), 1)), reference_, next));
+      auto values = mx::contiguous(
+          wave_.metric.values(logits_of(some), reference_, next));
       values.eval();
       all.insert(
           all.end(),

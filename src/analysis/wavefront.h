@@ -24,7 +24,7 @@ namespace mlxterp {
  * 2. an edit whose two runs share their tokens up to there changes nothing, so
  *    a cell of such edits is the run itself;
  * 3. the rows of all cells lie packed, so that each matrix is read once a layer
- *    (see nn/ragged.h);
+ *    (see nn/packed_batch.h);
  * 4. behind the last attention only rows that the metric reads go on, and of
  *    the vocabulary only the tokens that it names.
  */
@@ -76,6 +76,9 @@ struct Wavefront {
   int reference = 0;  ///< The run that a KL divergence starts from.
   /** Values that are kept of every cell that travels. */
   std::vector<SiteId> keep = {};
+  /** Cells that begin within as many positions are given the rows of the first;
+   * 0: as pays off on this device. */
+  int positions_together = 0;
   /** Bytes that what travels may take; 0: as many as pay off. */
   size_t memory = 0;
   Progress progress = {};

@@ -13,10 +13,10 @@ namespace {
 
 // Radians to positions of each pair, theta^(2i / dims).
 std::vector<double> plain_periods(int dims, double theta) {
-  std::vector<double> periods;
+  std::vector<double> wavelengths;
   for (int i = 0; i < dims / 2; ++i)
-    periods.push_back(std::pow(theta, 2.0 * i / dims));
-  return periods;
+    wavelengths.push_back(std::pow(theta, 2.0 * i / dims));
+  return wavelengths;
 }
 
 std::vector<float> narrow(const std::vector<double>& wide) {
@@ -31,8 +31,8 @@ std::vector<float> llama3_periods(
   const double high = scaling.positive("high_freq_factor");
   const double context =
       scaling.integer("original_max_position_embeddings", 1, limits::dim);
-  auto periods = plain_periods(dims, theta);
-  for (auto& period : periods) {
+  auto wavelengths = plain_periods(dims, theta);
+  for (auto& period : wavelengths) {
     const double wavelength = 2 * std::numbers::pi * period;
     if (wavelength > context / low) {
       period *= factor;
@@ -41,7 +41,7 @@ std::vector<float> llama3_periods(
       period = 1 / ((1 - smooth) / (factor * period) + smooth / period);
     }
   }
-  return narrow(periods);
+  return narrow(wavelengths);
 }
 
 // YaRN (Peng et al., 2023).
@@ -74,14 +74,14 @@ void set_yarn(
   first = std::max(first, 0.0);
   last = std::min(last, rope.dims - 1.0);
   if (first == last) last += 0.001;
-  auto periods = plain_periods(rope.dims, rope.theta);
-  for (size_t i = 0; i < periods.size(); ++i) {
+  auto wavelengths = plain_periods(rope.dims, rope.theta);
+  for (size_t i = 0; i < wavelengths.size(); ++i) {
     const double stretched =
         std::clamp((static_cast<double>(i) - first) / (last - first), 0.0, 1.0);
-    periods[i] =
-        1 / (stretched / (factor * periods[i]) + (1 - stretched) / periods[i]);
+    wavelengths[i] = 1 / (stretched / (factor * wavelengths[i]) +
+                          (1 - stretched) / wavelengths[i]);
   }
-  rope.periods = narrow(periods);
+  rope.wavelengths = narrow(wavelengths);
 }
 
 // LongRoPE (Ding et al., 2024).
@@ -90,12 +90,12 @@ void set_longrope(
   const auto pairs = static_cast<size_t>(rope.dims / 2);
   const auto plain = plain_periods(rope.dims, rope.theta);
   const auto stretched = [&](const char* field) {
-    auto periods = scaling.numbers(field, pairs);
+    auto wavelengths = scaling.numbers(field, pairs);
     for (size_t i = 0; i < pairs; ++i)
-      periods[i] = static_cast<float>(periods[i] * plain[i]);
-    return periods;
+      wavelengths[i] = static_cast<float>(wavelengths[i] * plain[i]);
+    return wavelengths;
   };
-  rope.periods = stretched("short_factor");
+  rope.wavelengths = stretched("short_factor");
   rope.longer = {original, stretched("long_factor")};
   const double factor = scaling.has("factor")
                             ? static_cast<double>(scaling.positive("factor"))
@@ -148,14 +148,14 @@ nn::Rope rope_of(
   rope.kind = type;
   if (type == "default") return rope;
   if (scaling.has("factor"))
-    rope.reach = static_cast<int>(std::min<double>(
+    rope.max_positions = static_cast<int>(std::min<double>(
         static_cast<double>(scaling.positive("factor")) * original, 1 << 30));
   if (type == "linear") {
     rope.scale = 1.0f / scaling.positive("factor");
   } else if (type == "dynamic") {
     rope.dynamic = {scaling.positive("factor"), original};
   } else if (type == "llama3") {
-    rope.periods = llama3_periods(scaling, rope.dims, rope.theta);
+    rope.wavelengths = llama3_periods(scaling, rope.dims, rope.theta);
   } else if (type == "yarn") {
     const double factor = scaling.has("factor")
                               ? static_cast<double>(scaling.positive("factor"))
@@ -262,7 +262,7 @@ DecoderConfig common_config(
   c.norm.eps = config.positive("rms_norm_eps", 1e-6f);
   c.qk_norm_config = c.norm;
   c.rope = rope_of(config, c.d_head, c.context, {.theta = defaults.theta});
-  c.context = std::max(c.context, c.rope.reach);
+  c.context = std::max(c.context, c.rope.max_positions);
   c.tied = config.boolean("tie_word_embeddings", defaults.tied);
   c.activation = activation_of(config, "hidden_act", "silu");
   check_heads(c);

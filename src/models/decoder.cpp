@@ -55,15 +55,18 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
     : attn(attention(config, layer)),
       parallel_(config.parallel),
       residual_scale_(config.residual_scale) {
-  const auto add_norm = [&](const char* name, auto& norm) {
-    add(name, norm.emplace(config.d_model, config.norm));
+  const SiteTraits stream{.width = config.d_model, .stage = Stage::after};
+  describe({.width = config.d_model, .stage = Stage::before}, stream);
+  const auto add_norm = [&](const char* name, auto& norm, Stage stage) {
+    add(name, norm.emplace(config.d_model, config.norm), stage);
   };
-  if (config.pre_norms) add_norm("ln1", ln1);
-  add("attn", attn);
-  if (config.post_norms) add_norm("ln1_post", ln1_post);
-  if (config.pre_norms && !config.shared_norm) add_norm("ln2", ln2);
+  if (config.pre_norms) add_norm("ln1", ln1, Stage::before);
+  add("attn", attn, Stage::inside);
+  if (config.post_norms) add_norm("ln1_post", ln1_post, Stage::after);
+  if (config.pre_norms && !config.shared_norm)
+    add_norm("ln2", ln2, Stage::after);
   if (config.moe && !at(config.dense, layer, false))
-    add("mlp", moe.emplace(*config.moe));
+    add("mlp", moe.emplace(*config.moe), Stage::after);
   else
     add("mlp",
         mlp.emplace(nn::MLPConfig{
@@ -72,20 +75,21 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
             .activation = config.activation,
             .gated = config.gated,
             .bias = config.mlp_bias,
-        }));
-  if (config.post_norms) add_norm("ln2_post", ln2_post);
+        }),
+        Stage::after);
+  if (config.post_norms) add_norm("ln2_post", ln2_post, Stage::after);
 
   alias("resid_pre", "input");
   // Where a norm or a factor stands behind it, what is added to the residual
   // stream is a value of its own; else it is the module's output.
   if (config.residual_scale != 1.0f) {
-    attn_out_ = site("attn_out", Layout::features);
-    mlp_out_ = site("mlp_out", Layout::features);
+    attn_out_ = site("attn_out", stream);
+    mlp_out_ = site("mlp_out", stream);
   } else {
     alias("attn_out", config.post_norms ? "ln1_post.output" : "attn.output");
     alias("mlp_out", config.post_norms ? "ln2_post.output" : "mlp.output");
   }
-  if (!config.parallel) resid_mid_ = site("resid_mid", Layout::features);
+  if (!config.parallel) resid_mid_ = site("resid_mid", stream);
   alias("resid_post", "output");
 }
 
@@ -106,9 +110,10 @@ mx::array DecoderLayer::written(
 mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
   const auto read = ln1 ? (*ln1)(x, pass) : x;
   const auto attn_out = written(attn(read, pass), ln1_post, attn_out_, pass);
-  const auto stream = pass.kept(x);
+  const auto stream = pass.gather_output_rows(x);
   if (parallel_) {
-    const auto both = ln2 ? (*ln2)(stream, pass) : pass.kept(read);
+    const auto both =
+        ln2 ? (*ln2)(stream, pass) : pass.gather_output_rows(read);
     const auto mlp_out =
         written(feed_forward(both, pass), ln2_post, mlp_out_, pass);
     return mx::add(mx::add(stream, attn_out), mlp_out);
@@ -131,7 +136,9 @@ Unembedding::Unembedding(
     add("weight",
         own_.emplace(nn::Linear(config.d_model, config.vocab).weight));
   if (config.unembed_bias) add("bias", bias.emplace(mx::zeros({config.vocab})));
-  if (scale_ != 1.0f || softcap_ != 0) raw_ = site("raw", Layout::features);
+  describe({.width = config.d_model}, {.width = config.vocab});
+  if (scale_ != 1.0f || softcap_ != 0)
+    raw_ = site("raw", {.width = config.vocab});
 }
 
 mx::array Unembedding::forward(const mx::array& x, Pass& pass) const {
@@ -182,7 +189,7 @@ Decoder::Decoder(const DecoderConfig& config)
   }
   add("ln_final", ln_final);
   add("unembed", unembed);
-  layouts(Layout::other, Layout::features);
+  describe({.layout = Layout::other}, {.width = config.vocab});
   alias("tokens", "input");
   alias("embed", "embed.output");
   if (pos_embed) alias("pos_embed", "pos_embed.output");
@@ -192,7 +199,7 @@ Decoder::Decoder(const DecoderConfig& config)
 }
 
 mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
-  const int held = pass.held();
+  const int held = pass.cache_offset();
   if (held > 0 && ids.shape(1) > config_.context - held)
     fail(
         ErrorKind::usage,
@@ -218,7 +225,7 @@ mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
 mx::array Decoder::embedded(const mx::array& ids, Pass& pass) const {
   auto x = embed(ids, pass);
   if (!pos_embed) return x;
-  const int first = config_.position_offset + pass.held();
+  const int first = config_.position_offset + pass.cache_offset();
   const auto row = mx::arange(first, first + ids.shape(1));
   return mx::add(x, (*pos_embed)(mx::broadcast_to(row, ids.shape()), pass));
 }

@@ -121,16 +121,17 @@ mx::array fused(
 
 // Neighbours of one shape that go on from one run: they mix as a batch.
 struct Stretch {
-  Ragged::Sequence first;
+  PackedBatch::Sequence first;
   int batch;
 };
 
-std::vector<Stretch> stretches(const Ragged& ragged) {
+std::vector<Stretch> stretches(const PackedBatch& packed) {
   std::vector<Stretch> all;
-  for (const auto& it : ragged.sequences) {
-    const bool joins = !all.empty() && all.back().first.first == it.first &&
-                       all.back().first.length == it.length &&
-                       (it.first == 0 || all.back().first.before == it.before);
+  for (const auto& it : packed.sequences) {
+    const bool joins =
+        !all.empty() && all.back().first.first == it.first &&
+        all.back().first.length == it.length &&
+        (it.first == 0 || all.back().first.prefix_row == it.prefix_row);
     if (joins)
       ++all.back().batch;
     else
@@ -161,27 +162,59 @@ Attention::Attention(const AttentionConfig& config)
           config.scale > 0
               ? config.scale
               : 1.0f / std::sqrt(static_cast<float>(config.d_head))) {
+  describe(
+      {.width = config.d_model},
+      {.width = config.d_model, .stage = Stage::after});
   add("q_proj", q_proj);
   add("k_proj", k_proj);
   add("v_proj", v_proj);
-  add("o_proj", o_proj);
+  add("o_proj", o_proj, Stage::after);
   add_norms();
+  const auto query = traits(Heads::query), kv = traits(Heads::kv);
+  q_ = site("q", query);
+  k_ = site("k", kv);
+  v_ = site("v", kv);
+  const auto offered = [](SiteTraits it) {
+    it.offered = true;
+    return it;
+  };
+  rot_q_ = site("rot_q", offered(query));
+  rot_k_ = site("rot_k", offered(kv));
+  auto scores = offered(query);
+  scores.layout = Layout::scores;
+  scores.width = 0;
+  scores_ = site("scores", scores);
+  pattern_ = site("pattern", scores);
+  z_ = site("z", query);
+  auto result = offered(query);
+  result.width = config.d_model;
+  result.stage = Stage::after;
+  result_ = site("result", result);
+}
+
+SiteTraits Attention::traits(Heads heads) const {
+  return {
+      .layout = Layout::heads,
+      .heads = heads,
+      .n_heads = heads == Heads::kv ? config_.n_kv_heads : config_.n_heads,
+      .width = config_.d_head};
 }
 
 void Attention::add_norms() {
   using QkNorm = AttentionConfig::QkNorm;
   const int d = config_.d_head;
-  const auto make = [&](std::optional<Norm>& norm, int heads) {
+  const auto make = [&](std::optional<Norm>& norm, Heads of) {
+    const auto each = traits(of);
     if (config_.qk_norm == QkNorm::together)
-      norm.emplace(heads * d, config_.norm);
+      norm.emplace(each.n_heads * d, config_.norm);
     else if (config_.qk_norm == QkNorm::head)
-      norm.emplace(mx::Shape{d}, config_.norm, Layout::heads);
+      norm.emplace(mx::Shape{d}, config_.norm, each);
     else
-      norm.emplace(mx::Shape{heads, d}, config_.norm, Layout::heads);
+      norm.emplace(mx::Shape{each.n_heads, d}, config_.norm, each);
   };
   if (config_.qk_norm == QkNorm::none) return;
-  make(q_norm, config_.n_heads);
-  make(k_norm, config_.n_kv_heads);
+  make(q_norm, Heads::query);
+  make(k_norm, Heads::kv);
   add("q_norm", *q_norm);
   add("k_norm", *k_norm);
 }
@@ -205,14 +238,14 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   const auto k = normed(k_norm, heads(k_proj, config_.n_kv_heads, k_), pass);
   const auto v = heads(v_proj, config_.n_kv_heads, v_);
 
-  const auto& ragged = pass.ragged();
-  const int held = pass.held();
-  if (held > 0 && !config_.rope.alike(held, held + length))
+  const auto& packed = pass.packed();
+  const int held = pass.cache_offset();
+  if (held > 0 && !config_.rope.same_angles(held, held + length))
     fail(
         ErrorKind::usage,
-        "[Attention] this model's rotary embedding turns {} positions "
-        "otherwise than the {} that the cache holds; start with an empty cache "
-        "and give it all of them at once",
+        "[Attention] this model's RoPE scaling differs between lengths {} and "
+        "{}, which the cache holds; start with an empty cache and give it all "
+        "positions at once",
         held + length,
         held);
   // The sites speak [batch, pos, head, d_head], the rotation works on
@@ -221,7 +254,7 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
     auto turned = swap_pos_head(y);
     if (config_.rope.dims > 0)
       turned =
-          ragged ? config_.rope(turned, *ragged) : config_.rope(turned, held);
+          packed ? config_.rope(turned, *packed) : config_.rope(turned, held);
     if (pass.edits(id(slot)))
       return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
     pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
@@ -236,7 +269,7 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
     all_v = all.v;
   }
   auto z = swap_pos_head(mix(rot_q, all_k, all_v, pass));
-  z = pass.kept(tap(pass, z_, std::move(z)));
+  z = pass.gather_output_rows(tap(pass, z_, std::move(z)));
   if (pass.edits(id(result_))) {
     auto out = mx::sum(tap(pass, result_, per_head(z)), 2);
     if (o_proj.bias) out = mx::add(out, *o_proj.bias);
@@ -273,45 +306,62 @@ mx::array Attention::mix(
     const mx::array& v,
     Pass& pass) const {
   const bool edited = pass.edits(id(scores_)) || pass.edits(id(pattern_));
-  if (pass.ragged()) {
-    if (edited)
-      fail(
-          ErrorKind::usage,
-          "[Attention] scores and pattern cannot be edited in a pass over "
-          "several sequences; edit z");
-    return mix_ragged(q, k, v, pass.ragged());
-  }
-  if (edited || config_.softcap > 0) {
-    auto pattern = pattern_of(tap(pass, scores_, scores(q, k)));
+  // Step by step, each a site.
+  const auto opened = [&](const mx::array& some_q,
+                          const mx::array& some_k,
+                          const mx::array& some_v) {
+    auto pattern = pattern_of(tap(pass, scores_, scores(some_q, some_k)));
     pattern = tap(pass, pattern_, std::move(pattern));
-    const auto z = mx::matmul(by_group(pattern, config_.n_kv_heads), v);
-    return mx::reshape(z, q.shape());
+    const auto z = mx::matmul(by_group(pattern, config_.n_kv_heads), some_v);
+    return mx::reshape(z, some_q.shape());
+  };
+  if (pass.packed()) {
+    if (!edited) return mix_packed(q, k, v, pass.packed());
+    // One sequence after the other, with those before it that it goes on from.
+    std::vector<mx::array> parts;
+    for (const auto& it : pass.packed()->sequences) {
+      const auto rows = [](const mx::array& x, int from, int n) {
+        auto first = mx::Shape(4, 0), last = x.shape();
+        first[2] = from;
+        last[2] = from + n;
+        return mx::slice(x, first, last);
+      };
+      const auto whole = [&](const mx::array& x) {
+        const auto own = rows(x, it.row, it.length);
+        return it.first == 0 ? own
+                             : mx::concatenate(
+                                   {rows(x, it.prefix_row, it.first), own}, 2);
+      };
+      parts.push_back(opened(rows(q, it.row, it.length), whole(k), whole(v)));
+    }
+    return mx::concatenate(std::move(parts), 2);
   }
+  if (edited || config_.softcap > 0) return opened(q, k, v);
   // `this` outlives the closures: a trace keeps its model alive.
   pass.offer(id(scores_), [this, q, k] { return scores(q, k); });
   pass.offer(id(pattern_), [this, q, k] { return pattern_of(scores(q, k)); });
   return fused(q, k, v, scale_, config_.window);
 }
 
-mx::array Attention::mix_ragged(
+mx::array Attention::mix_packed(
     const mx::array& q,
     const mx::array& k,
     const mx::array& v,
-    const std::shared_ptr<const Ragged>& ragged) const {
+    const std::shared_ptr<const PackedBatch>& packed) const {
   // One shape at a time, through explicit scores: on CUDA the fused op makes a
   // plan of 50 ms for every new shape, and sweeps have many.
-  const auto plain = [this, ragged](const std::vector<mx::array>& in) {
+  const auto plain = [this, packed](const std::vector<mx::array>& in) {
     const auto rows_q = swap_pos_head(in[0]), rows_k = swap_pos_head(in[1]),
                rows_v = swap_pos_head(in[2]);
     std::vector<mx::array> parts;
-    for (const auto& [it, batch] : stretches(*ragged)) {
+    for (const auto& [it, batch] : stretches(*packed)) {
       const auto own = [&, at = it, n = batch](const mx::array& x) {
         return rows_of(x, at.row, at.length, n);
       };
       // What they go on from, once for all, and what is each one's own.
       const auto whole = [&, at = it, n = batch](const mx::array& x) {
         if (at.first == 0) return own(x);
-        const auto before = rows_of(x, at.before, at.first, 1);
+        const auto before = rows_of(x, at.prefix_row, at.first, 1);
         auto shape = before.shape();
         shape[0] = n;
         return mx::concatenate({mx::broadcast_to(before, shape), own(x)}, 2);
@@ -330,15 +380,15 @@ mx::array Attention::mix_ragged(
   if (!vectorised(q, k, v) || config_.softcap > 0)
     return swap_pos_head(plain({q, k, v})[0]);
   return swap_pos_head(simd::fused(
-      "attend_ragged",
+      "attend_packed",
       {1, q.shape(2), q.shape(1), q.shape(3)},
       {q, k, v},
       plain,
-      [ragged, shape = shape_of(q, k, scale_, config_.window)](
+      [packed, shape = shape_of(q, k, scale_, config_.window)](
           const std::vector<mx::array>& in, float* out) {
-        simd::attend_ragged(
+        simd::attend_packed(
             shape,
-            *ragged,
+            *packed,
             heads_of(in[0]),
             heads_of(in[1]),
             heads_of(in[2]),

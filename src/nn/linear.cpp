@@ -23,6 +23,7 @@ mx::array uniform(const mx::Shape& shape, int d_in) {
 
 Linear::Linear(int d_in, int d_out, bool with_bias)
     : weight(uniform({d_out, d_in}, d_in)) {
+  describe({.width = d_in}, {.width = d_out});
   add("weight", weight);
   if (with_bias) add("bias", bias.emplace(uniform({d_out}, d_in)));
 }
@@ -37,8 +38,8 @@ Embedding::Embedding(int vocab, int d_model, float scale, float factor)
       scale_(scale),
       factor_(factor) {
   add("weight", weight);
-  layouts(Layout::other, Layout::features);
-  if (factor != 1.0f) raw_ = site("raw", Layout::features);
+  describe({.layout = Layout::other}, {.width = d_model});
+  if (factor != 1.0f) raw_ = site("raw", {.width = d_model});
 }
 
 mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {

@@ -78,6 +78,7 @@ MLP::MLP(const MLPConfig& config)
     : up_proj(config.d_model, config.d_mlp, config.bias),
       down_proj(config.d_mlp, config.d_model, config.bias),
       activation_(config.activation) {
+  describe({.width = config.d_model}, {.width = config.d_model});
   if (config.gated)
     add("gate_proj",
         gate_proj.emplace(config.d_model, config.d_mlp, config.bias));

@@ -80,8 +80,9 @@ std::vector<Module::Parameter> Module::mutable_parameters() {
   return all;
 }
 
-void Module::add(std::string name, Module& child) {
+void Module::add(std::string name, Module& child, Stage stage) {
   check_name("part", name, has(children_, name) || has(parameters_, name));
+  child.stage_ = stage;
   children_.emplace_back(std::move(name), &child);
 }
 
@@ -90,14 +91,14 @@ void Module::add(std::string name, mlx::core::array& parameter) {
   parameters_.emplace_back(std::move(name), &parameter);
 }
 
-Module::Slot Module::site(std::string name, Layout layout) {
+Module::Slot Module::site(std::string name, const SiteTraits& traits) {
   check_name(
       "site",
       name,
       std::any_of(sites_.begin(), sites_.end(), [&](const auto& declared) {
         return declared.name == name;
       }));
-  sites_.push_back({std::move(name), layout});
+  sites_.push_back({std::move(name), traits});
   return static_cast<Slot>(sites_.size() - 1);
 }
 
@@ -109,9 +110,9 @@ void Module::alias(std::string name, std::string path) {
   aliases_.emplace_back(std::move(name), std::move(path));
 }
 
-void Module::layouts(Layout input, Layout output) {
-  sites_[0].layout = input;
-  sites_[1].layout = output;
+void Module::describe(const SiteTraits& input, const SiteTraits& output) {
+  sites_[0].traits = input;
+  sites_[1].traits = output;
 }
 
 }  // namespace mlxterp::nn

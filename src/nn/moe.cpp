@@ -38,6 +38,7 @@ Experts::Experts(const MoEConfig& config)
       up_proj(uniform({config.n_experts, config.d_mlp, config.d_model})),
       down_proj(uniform({config.n_experts, config.d_model, config.d_mlp})),
       activation(config.activation) {
+  describe({.width = config.d_model}, {.width = config.d_model});
   add("gate_proj.weight", gate_proj);
   add("up_proj.weight", up_proj);
   add("down_proj.weight", down_proj);
@@ -67,6 +68,7 @@ MoE::MoE(const MoEConfig& config)
     : router(config.d_model, config.n_experts),
       experts(config),
       config_(config) {
+  describe({.width = config.d_model}, {.width = config.d_model});
   add("router", router);
   add("experts", experts);
 }

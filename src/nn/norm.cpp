@@ -38,12 +38,16 @@ mx::array rms_norm(const mx::array& x, const mx::array& gain, float eps) {
 
 }  // namespace
 
-Norm::Norm(const mx::Shape& shape, const NormConfig& config, Layout layout)
+Norm::Norm(const mx::Shape& shape, const NormConfig& config, SiteTraits traits)
     : weight(config.plus_one ? mx::zeros(shape) : mx::ones(shape)),
-      config_(config),
-      scale_(site("scale", layout)),
-      normalized_(site("normalized", layout)) {
-  layouts(layout, layout);
+      config_(config) {
+  traits.width = shape.back();
+  describe(traits, traits);
+  traits.offered = true;
+  auto divisor = traits;
+  divisor.width = 1;
+  scale_ = site("scale", divisor);
+  normalized_ = site("normalized", traits);
   add("weight", weight);
   if (config.bias) add("bias", bias.emplace(mx::zeros(shape)));
 }

@@ -24,19 +24,19 @@ mx::array scale_leading(const mx::array& x, int dims, float factor) {
 
 // Radians to positions of each pair, inverted.
 std::vector<float> speeds(
-    size_t pairs, float base, const std::vector<float>& periods) {
+    size_t pairs, float base, const std::vector<float>& wavelengths) {
   std::vector<float> by(pairs);
   const float step = std::log(base) / static_cast<float>(pairs);
   for (size_t i = 0; i < pairs; ++i)
-    by[i] = periods.empty() ? std::exp(-static_cast<float>(i) * step)
-                            : 1.0f / periods[i];
+    by[i] = wavelengths.empty() ? std::exp(-static_cast<float>(i) * step)
+                                : 1.0f / wavelengths[i];
   return by;
 }
 
 // What a prompt of some length turns by.
 struct Turn {
   float base;
-  std::vector<float> periods;  // empty: those of the base
+  std::vector<float> wavelengths;  // empty: those of the base
 };
 
 Turn turn_of(const Rope& rope, int length) {
@@ -49,7 +49,7 @@ Turn turn_of(const Rope& rope, int length) {
     base *= std::pow(stretch, d / (d - 2.0f));
   }
   const bool longer = rope.longer && length > rope.longer->beyond;
-  return {base, longer ? rope.longer->periods : rope.periods};
+  return {base, longer ? rope.longer->wavelengths : rope.wavelengths};
 }
 
 // `offset`: an int, or an array with the first position of each batch row.
@@ -57,9 +57,9 @@ template <typename Offset>
 mx::array in_steps(
     const Rope& rope, const Turn& turn, const mx::array& x, Offset offset) {
   std::optional<mx::array> freqs;
-  if (!turn.periods.empty())
-    freqs =
-        mx::array(turn.periods.data(), {static_cast<int>(turn.periods.size())});
+  if (!turn.wavelengths.empty())
+    freqs = mx::array(
+        turn.wavelengths.data(), {static_cast<int>(turn.wavelengths.size())});
   auto y = mx::fast::rope(
       x,
       rope.dims,
@@ -81,7 +81,8 @@ mx::array by_table(
     const mx::array& x,
     const mx::array& positions) {
   const int pairs = rope.dims / 2, d = x.shape(-1);
-  const auto by = speeds(static_cast<size_t>(pairs), turn.base, turn.periods);
+  const auto by =
+      speeds(static_cast<size_t>(pairs), turn.base, turn.wavelengths);
   const auto angles = mx::multiply(
       mx::reshape(mx::astype(positions, mx::float32), {-1, 1}),
       mx::multiply(mx::array(by.data(), {1, pairs}), mx::array(rope.scale)));
@@ -144,7 +145,7 @@ mx::array in_one(
        first,
        count,
        positions = std::move(positions),
-       by = speeds(pairs, turn.base, turn.periods)](
+       by = speeds(pairs, turn.base, turn.wavelengths)](
           const std::vector<mx::array>& in, float* out) {
         const auto size = [&](int axis) {
           return static_cast<size_t>(in[0].shape(axis));
@@ -177,7 +178,7 @@ mx::array in_one(
 
 }  // namespace
 
-bool Rope::alike(int length, int other) const {
+bool Rope::same_angles(int length, int other) const {
   if (dims == 0 || length == other) return true;
   if (dynamic && std::max(length, other) > dynamic->context) return false;
   return !longer || (length > longer->beyond) == (other > longer->beyond);
@@ -200,9 +201,10 @@ mx::array Rope::operator()(const mx::array& x, int offset) const {
       });
 }
 
-mx::array Rope::operator()(const mx::array& x, const Ragged& ragged) const {
-  const auto turn = turn_of(*this, ragged.longest);
-  auto positions = ragged.positions();
+mx::array Rope::operator()(
+    const mx::array& x, const PackedBatch& packed) const {
+  const auto turn = turn_of(*this, packed.longest);
+  auto positions = packed.positions();
   // Each row as a batch of its own, since MLX turns a batch from one position.
   const mx::array where(
       positions.data(), {static_cast<int>(positions.size())}, mx::int32);
@@ -215,7 +217,7 @@ mx::array Rope::operator()(const mx::array& x, const Ragged& ragged) const {
             mx::transpose(in_steps(rope, turn, rows, where), {2, 1, 0, 3})};
       };
   if (!vectorised(*this, x)) return plain({x})[0];
-  return in_one(*this, turn, x, 0, ragged.longest, std::move(positions), plain);
+  return in_one(*this, turn, x, 0, packed.longest, std::move(positions), plain);
 }
 
 }  // namespace mlxterp::nn

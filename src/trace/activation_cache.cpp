@@ -20,8 +20,7 @@ ActivationCache::ActivationCache(
   }
 }
 
-const mlx::core::array& ActivationCache::operator[](
-    std::string_view name) const {
+mlx::core::array ActivationCache::operator[](std::string_view name) const {
   const auto site = sites_->find(name);
   const auto found = std::lower_bound(ids_.begin(), ids_.end(), site);
   if (found == ids_.end() || *found != site)

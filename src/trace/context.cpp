@@ -1,7 +1,6 @@
 #include "mlxterp/trace/context.h"
 
 #include <algorithm>
-#include <sstream>
 #include <string>
 
 #include "core/fail.h"
@@ -9,6 +8,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
+#include "trace/overlay.h"
 
 namespace mx = mlx::core;
 
@@ -24,15 +24,6 @@ struct Active {
 
 // The innermost last.
 thread_local std::vector<Active> active;
-
-std::string shown(const mx::array& x) {
-  std::ostringstream dtype;
-  dtype << x.dtype();
-  return fmt::format(
-      "{} ({})",
-      dtype.str(),
-      fmt::join(std::vector<int>(x.shape().begin(), x.shape().end()), ", "));
-}
 
 // MLX on a CPU dies where memory cannot be had, so ask before.
 void check_memory(const std::vector<mx::array>& values) {
@@ -54,17 +45,19 @@ TraceContext::TraceContext(
     std::shared_ptr<const SiteCatalog> sites,
     std::vector<Edit> edits,
     std::vector<int> lengths,
-    const std::vector<SiteId>& wanted_sites)
+    const std::vector<SiteId>& wanted_sites,
+    int offset)
     : sites_(std::move(sites)),
       edits_(std::move(edits)),
       lengths_(std::move(lengths)),
+      offset_(offset),
       flags_(sites_->size()),
       values_(sites_->size()) {
   for (const auto site : wanted_sites)
     flags_[static_cast<size_t>(site)] |= wanted;
   for (const auto& edit : edits_) {
     for (const auto site : sites_->match(edit.site)) {
-      flags_[static_cast<size_t>(site)] |= edited;
+      flags_[static_cast<size_t>(site)] |= changed;
       edits_at_[site].push_back(&edit.apply);
     }
   }
@@ -88,33 +81,32 @@ TraceContext::TraceContext(
 mx::array TraceContext::at(SiteId site, mx::array value) {
   if (site < 0) return value;
   auto& flags = flags_[static_cast<size_t>(site)];
-  if (flags & edited) {
+  if (flags & changed) {
     const auto& entry = (*sites_)[site];
-    const SiteView view{entry.name, site, entry.layout, lengths_};
-    for (const auto* edit : edits_at_.at(site)) {
-      auto changed = (*edit)(value, view);
-      if (changed.shape() != value.shape() || changed.dtype() != value.dtype())
-        fail(
-            ErrorKind::usage,
-            "[trace] the intervention on site '{}' returned {}; expected {}",
-            entry.name,
-            shown(changed),
-            shown(value));
-      value = std::move(changed);
-    }
-    if (mx::issubdtype(value.dtype(), mx::inexact) && !value.is_tracer())
-      guards_.emplace_back(site, mx::any(mx::isnan(value)));
-    // Modules hold indices against what they pick from, where they see them.
-    if (mx::issubdtype(value.dtype(), mx::integer) && !value.is_tracer())
-      value.eval();
+    const SiteView view{
+        .name = entry.name,
+        .site = site,
+        .layout = entry.layout,
+        .lengths = lengths_,
+        .offset = offset_};
+    const auto before = value;
+    for (const auto* edit : edits_at_.at(site))
+      value = apply_edit(*edit, value, view);
+    edited(site, before, value);
   }
   if (flags & wanted) values_[static_cast<size_t>(site)] = value;
   flags |= reached;
   return value;
 }
 
+void TraceContext::edited(
+    SiteId site, const mx::array&, const mx::array& after) {
+  if (mx::issubdtype(after.dtype(), mx::inexact) && !after.is_tracer())
+    guards_.emplace_back(site, mx::any(mx::isnan(after)));
+}
+
 bool TraceContext::edits(SiteId site) const {
-  return is(site, edited);
+  return is(site, changed);
 }
 
 void TraceContext::offer(SiteId site, std::function<mx::array()> make) {
@@ -126,7 +118,7 @@ void TraceContext::offer(SiteId site, std::function<mx::array()> make) {
 void TraceContext::check_reached() const {
   std::string missed;
   for (size_t i = 0; i < flags_.size(); ++i) {
-    if (flags_[i] & reached || !(flags_[i] & edited)) continue;
+    if (flags_[i] & reached || !(flags_[i] & changed)) continue;
     missed += (missed.empty() ? "" : ", ") + (*sites_)[SiteId(i)].name;
   }
   if (!missed.empty())

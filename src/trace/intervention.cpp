@@ -12,6 +12,8 @@ namespace mlxterp {
 
 namespace {
 
+using Reach = Intervention::Reach;
+
 std::string shown(const mx::Shape& shape) {
   return fmt::format(
       "({})", fmt::join(std::vector<int>(shape.begin(), shape.end()), ", "));
@@ -79,39 +81,96 @@ int checked(int index, int size, Axis axis, const SiteView& at) {
   return index < 0 ? index + size : index;
 }
 
+// The indices chosen of one row, counted from 0 and none twice.
+void choose(
+    const std::vector<int>& indices,
+    int size,
+    Axis axis,
+    const SiteView& at,
+    std::vector<int>& into) {
+  const auto first = static_cast<long>(into.size());
+  for (const int index : indices)
+    into.push_back(checked(index, size, axis, at));
+  std::vector<int> sorted(into.begin() + first, into.end());
+  std::sort(sorted.begin(), sorted.end());
+  const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
+  if (twice != sorted.end())
+    fail(
+        ErrorKind::usage,
+        "[intervention] {} {} of site '{}' is selected twice",
+        name_of(axis),
+        *twice,
+        at.name);
+}
+
+// Rows of the value that positions stand for: [row of the batch, count], flat.
+std::vector<int> position_rows(
+    const std::vector<int>& positions,
+    const mx::array& x,
+    int place,
+    const SiteView& at) {
+  std::vector<int> flat;
+  if (!at.packed.empty()) {
+    // What is not among the rows was edited where its sequence began.
+    for (const auto& it : at.packed) {
+      std::vector<int> chosen;
+      choose(positions, it.total, Axis::position, at, chosen);
+      for (const int p : chosen)
+        if (p >= it.first && p < it.first + it.length)
+          flat.push_back(it.row + p - it.first);
+    }
+    return flat;
+  }
+  // Row by row, since rows of a padded batch end at different positions.
+  const int rows = at.lengths.empty() ? 1 : x.shape(0);
+  for (int row = 0; row < rows; ++row) {
+    const int length = at.lengths.empty()
+                           ? x.shape(place)
+                           : at.lengths[static_cast<size_t>(row)];
+    const auto first = flat.size();
+    choose(positions, at.offset + length, Axis::position, at, flat);
+    for (auto i = first; i < flat.size(); ++i) {
+      flat[i] -= at.offset;
+      if (flat[i] < 0)
+        fail(
+            ErrorKind::out_of_range,
+            "[intervention] position {} of site '{}' lies among the {} that "
+            "the cache holds; edit it when its part of the prompt runs",
+            flat[i] + at.offset,
+            at.name,
+            at.offset);
+    }
+  }
+  return flat;
+}
+
 Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
   if (indices.empty())
     fail(
         ErrorKind::usage,
         "[intervention] an empty list of {}s selects nothing",
         name_of(axis));
-  return [axis, indices = std::move(indices), inner = std::move(inner)](
-             const mx::array& x, const SiteView& at) {
-    const int place = place_of(axis, x, at), batch = x.shape(0);
-    const auto count = static_cast<int>(indices.size());
-    const bool by_row = axis == Axis::position && !at.lengths.empty();
-
-    // Row by row, since rows of a padded batch end at different positions.
+  const auto reach = axis == Axis::position && inner.reach() == Reach::value
+                         ? Reach::position
+                     : axis == Axis::position ? Reach::sequence
+                                              : inner.reach();
+  const auto apply = [axis,
+                      indices = std::move(indices),
+                      inner = std::move(inner)](
+                         const mx::array& x, const SiteView& at) {
+    const int place = place_of(axis, x, at);
     std::vector<int> flat;
-    for (int row = 0; row < (by_row ? batch : 1); ++row) {
-      const int size =
-          by_row ? at.lengths[static_cast<size_t>(row)] : x.shape(place);
-      const auto first = static_cast<long>(flat.size());
-      for (const int index : indices)
-        flat.push_back(checked(index, size, axis, at));
-      std::vector<int> sorted(flat.begin() + first, flat.end());
-      std::sort(sorted.begin(), sorted.end());
-      const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
-      if (twice != sorted.end())
-        fail(
-            ErrorKind::usage,
-            "[intervention] {} {} of site '{}' is selected twice",
-            name_of(axis),
-            *twice,
-            at.name);
-    }
+    if (axis == Axis::position)
+      flat = position_rows(indices, x, place, at);
+    else
+      choose(indices, x.shape(place), axis, at, flat);
+    if (flat.empty()) return x;
+    const bool by_row =
+        axis == Axis::position && at.packed.empty() && !at.lengths.empty();
+    const int rows = by_row ? x.shape(0) : 1;
+    const int count = static_cast<int>(flat.size()) / rows;
     mx::Shape narrow(x.ndim(), 1);
-    narrow[0] = by_row ? batch : 1;
+    narrow[0] = rows;
     narrow[place] = count;
     auto selected = x.shape();
     selected[place] = count;
@@ -123,6 +182,8 @@ Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
     if (axis == Axis::position) {
       lengths.assign(at.lengths.size(), count);
       part_at.lengths = lengths;
+      part_at.offset = 0;
+      part_at.packed = {};
     }
     const auto part = inner(mx::take_along_axis(x, where, place), part_at);
     if (part.shape() != selected)
@@ -141,6 +202,7 @@ Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
           at.name);
     return mx::put_along_axis(x, where, part, place);
   };
+  return {apply, reach};
 }
 
 }  // namespace
@@ -152,17 +214,23 @@ void Intervention::fail_empty() {
 }
 
 Intervention zero_out() {
-  return [](const mx::array& x) { return mx::zeros_like(x); };
+  return {[](const mx::array& x) { return mx::zeros_like(x); }, Reach::value};
 }
 
 Intervention scale(float factor) {
-  return [factor](const mx::array& x) {
-    return mx::multiply(x, mx::array(factor, x.dtype()));
-  };
+  return {
+      [factor](const mx::array& x) {
+        return mx::multiply(x, mx::array(factor, x.dtype()));
+      },
+      Reach::value};
 }
 
 Intervention add_vector(mx::array vector) {
-  return [vector = std::move(vector)](const mx::array& x, const SiteView& at) {
+  // One of more axes may hold another value for each position.
+  const bool alike = vector.ndim() == 0 ||
+                     vector.size() == static_cast<size_t>(vector.shape(-1));
+  const auto add = [vector = std::move(vector)](
+                       const mx::array& x, const SiteView& at) {
     if (!fits(vector.shape(), x.shape()))
       fail(
           ErrorKind::usage,
@@ -173,12 +241,15 @@ Intervention add_vector(mx::array vector) {
           shown(x.shape()));
     return mx::add(x, cast(vector, x, at));
   };
+  return {add, alike ? Reach::value : Reach::sequence};
 }
 
 Intervention replace_with(float value) {
-  return [value](const mx::array& x) {
-    return mx::full(x.shape(), mx::array(value, x.dtype()));
-  };
+  return {
+      [value](const mx::array& x) {
+        return mx::full(x.shape(), mx::array(value, x.dtype()));
+      },
+      Reach::value};
 }
 
 Intervention replace_with(mx::array value) {
@@ -205,12 +276,13 @@ Intervention clamp(std::optional<float> least, std::optional<float> most) {
         "[clamp] the lower bound {} is above the upper one {}",
         *least,
         *most);
-  return [least, most](const mx::array& x) {
+  const auto hold = [least, most](const mx::array& x) {
     const auto bound = [&](std::optional<float> value) {
       return value ? std::optional(mx::array(*value, x.dtype())) : std::nullopt;
     };
     return mx::clip(x, bound(least), bound(most));
   };
+  return {hold, Reach::value};
 }
 
 Intervention noise(float std, std::optional<uint64_t> seed) {
@@ -236,12 +308,17 @@ Intervention noise(float std, std::optional<uint64_t> seed) {
 }
 
 Intervention compose(std::vector<Intervention> steps) {
-  return [steps = std::move(steps)](const mx::array& x, const SiteView& at) {
+  auto reach = Reach::value;
+  for (const auto& step : steps)
+    reach = std::max(reach, step.reach());
+  const auto all = [steps = std::move(steps)](
+                       const mx::array& x, const SiteView& at) {
     auto value = x;
     for (const auto& step : steps)
       value = step(value, at);
     return value;
   };
+  return {all, reach};
 }
 
 Intervention at_positions(std::vector<int> positions, Intervention inner) {

@@ -6,6 +6,7 @@
 #include "mlx/ops.h"
 #include "mlxterp/io/hub.h"
 #include "mlxterp/trace/verify.h"
+#include "trace/overlay.h"
 
 namespace mx = mlx::core;
 
@@ -49,14 +50,15 @@ void check_unpadded(const std::vector<int>& lengths) {
 }
 
 // A rotary embedding may depend on the length of the whole batch.
-void check_alike(const DecoderConfig& config, const std::vector<int>& lengths) {
+void check_same_angles(
+    const DecoderConfig& config, const std::vector<int>& lengths) {
   const int longest = *std::ranges::max_element(lengths);
   for (const int length : lengths)
-    if (!config.rope.alike(length, longest))
+    if (!config.rope.same_angles(length, longest))
       fail(
           ErrorKind::usage,
-          "[model] this model's rotary embedding turns prompts of {} and {} "
-          "tokens otherwise; run them one at a time",
+          "[model] this model's RoPE scaling differs between lengths {} and "
+          "{}; run the prompts one at a time",
           length,
           longest);
 }
@@ -161,7 +163,7 @@ InterpretableModel::Batch InterpretableModel::prepare(
     longest = std::max(longest, row.size());
     lengths.push_back(static_cast<int>(row.size()));
   }
-  if (decoder_) check_alike(decoder_->config(), lengths);
+  if (decoder_) check_same_angles(decoder_->config(), lengths);
   std::vector<int> flat(rows.size() * longest);
   for (size_t i = 0; i < rows.size(); ++i)
     std::copy(
@@ -173,17 +175,66 @@ InterpretableModel::Batch InterpretableModel::prepare(
   return {mx::array(flat.data(), shape, mx::int32), std::move(lengths)};
 }
 
+InterpretableModel InterpretableModel::with(
+    const std::vector<Edit>& edits) const {
+  auto out = *this;
+  for (const auto& edit : edits)
+    out.overlay_ = std::make_shared<Overlay>(out.overlay_.get(), *sites_, edit);
+  return out;
+}
+
+InterpretableModel InterpretableModel::attach(
+    std::string_view site,
+    std::shared_ptr<nn::Module> module,
+    const AttachOptions& options) const {
+  using Mode = AttachOptions::Mode;
+  if (!module) fail(ErrorKind::usage, "[attach] there is no module");
+  const auto at = sites_->find(site);
+  const bool error = options.mode == Mode::replace_with_error;
+  const SiteCatalog own(*module);
+  auto out = *this;
+  out.sites_ = std::make_shared<SiteCatalog>(
+      sites_->extended(at, options.name, own, error));
+  const auto first = static_cast<SiteId>(sites_->size());
+  out.overlay_ = std::make_shared<Overlay>(
+      overlay_.get(),
+      at,
+      Overlay::Attached{
+          .module = std::move(module),
+          .mode = options.mode,
+          .first = first,
+          .error = error ? first + static_cast<SiteId>(own.size()) : -1,
+          .reach = options.by_position ? Intervention::Reach::value
+                                       : Intervention::Reach::sequence});
+  return out;
+}
+
+mx::array InterpretableModel::forward(
+    const Batch& batch, Observer* observer, nn::KvCache* cache) const {
+  std::optional<Standing> standing;
+  if (overlay_)
+    observer = &standing.emplace(
+        *overlay_,
+        *sites_,
+        observer,
+        PassRows{
+            .lengths = batch.lengths,
+            .offset = cache ? cache->positions() : 0});
+  auto pass = observer ? Pass(*observer, cache) : Pass();
+  auto y = (*root_)(batch.ids, pass);
+  if (standing) standing->check_reached();
+  return y;
+}
+
 Trace InterpretableModel::trace(
     const Inputs& inputs, std::vector<Edit> edits) const {
-  auto batch = prepare(inputs);
+  const auto batch = prepare(inputs);
+  // What stands is owned by the handle, which may go before the trace does.
   return Trace(
-      root_,
+      std::make_shared<InterpretableModel>(*this),
       TraceContext(
-          sites_,
-          std::move(edits),
-          std::move(batch.lengths),
-          TraceContext::Everything{}),
-      [&](Pass& pass) { return (*root_)(batch.ids, pass); });
+          sites_, std::move(edits), batch.lengths, TraceContext::Everything{}),
+      [&](Observer& observer) { return forward(batch, &observer, nullptr); });
 }
 
 ActivationCache InterpretableModel::run(
@@ -196,17 +247,15 @@ ActivationCache InterpretableModel::run(
   std::sort(wanted.begin(), wanted.end());
   wanted.erase(std::unique(wanted.begin(), wanted.end()), wanted.end());
 
-  auto batch = prepare(inputs);
+  const auto batch = prepare(inputs);
   nn::KvCache cache;
   if (options.cache) {
     check_unpadded(batch.lengths);
     cache = *options.cache;
   }
-  TraceContext context(sites_, options.edits, std::move(batch.lengths), wanted);
-  {
-    Pass pass(context, options.cache ? &cache : nullptr);
-    (*root_)(batch.ids, pass);
-  }
+  TraceContext context(
+      sites_, options.edits, batch.lengths, wanted, cache.positions());
+  forward(batch, &context, options.cache ? &cache : nullptr);
   context.check_reached();
   for (const auto site : wanted)
     context.save(site);
@@ -216,8 +265,7 @@ ActivationCache InterpretableModel::run(
 }
 
 mx::array InterpretableModel::operator()(const Inputs& inputs) const {
-  Pass pass;
-  return (*root_)(prepare(inputs).ids, pass);
+  return forward(prepare(inputs), nullptr, nullptr);
 }
 
 LayerListProxy InterpretableModel::layers() const {

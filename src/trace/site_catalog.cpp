@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <functional>
 #include <map>
 
@@ -93,42 +94,82 @@ std::string join(const std::string& path, std::string_view name) {
   return path.empty() ? std::string(name) : fmt::format("{}.{}", path, name);
 }
 
+constexpr std::string_view layers_prefix = "layers.";
+
+// The number in "layers.3.mlp"; -1: there is none.
+int layer_of(std::string_view name) {
+  if (!name.starts_with(layers_prefix)) return -1;
+  const auto* begin = name.data() + layers_prefix.size();
+  const auto* end = name.data() + name.size();
+  int layer = -1;
+  const auto [rest, error] = std::from_chars(begin, end, layer);
+  return error == std::errc() && rest != end && *rest == '.' ? layer : -1;
+}
+
+// The last part of what TransformerLens has names for.
+constexpr std::string_view lens_parts[] = {
+    "embed",    "pos_embed", "resid_pre", "resid_mid",  "resid_post",
+    "attn_out", "mlp_out",   "scale",     "normalized", "q",
+    "k",        "v",         "z",         "rot_q",      "rot_k",
+    "scores",   "pattern",   "result",    "pre",        "pre_linear",
+    "post"};
+
+// What TransformerLens would call a canonical name, if it has such a value.
+std::string to_lens(std::string name) {
+  const auto dot = name.rfind('.');
+  const auto last = dot == std::string::npos ? 0 : dot + 1;
+  const auto part = name.substr(last);
+  if (std::ranges::find(lens_parts, part) == std::end(lens_parts)) return "";
+  name.replace(last, part.size(), "hook_");
+  name += part == "scores" ? "attn_scores" : part;
+  if (name.starts_with(layers_prefix))
+    name.replace(0, layers_prefix.size() - 1, "blocks");
+  return name;
+}
+
 }  // namespace
 
 SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
     : renames_(renames.begin(), renames.end()) {
   // Numbers first (a shared module once), names after, so that a parent's
-  // aliases can point at what lies below it.
-  std::vector<std::pair<std::string, const nn::Module*>> places;
-  std::unordered_map<const nn::Module*, bool> numbered;
-  const std::function<void(const std::string&, nn::Module&)> number_sites =
-      [&](const std::string& path, nn::Module& module) {
-        places.emplace_back(path, &module);
-        if (!numbered[&module]) {
-          if (module.first_site_ >= 0)
-            fail(
-                ErrorKind::usage,
-                "[SiteCatalog] module '{}' is part of another model already; "
-                "build one for each",
-                printable(path));
-          numbered[&module] = true;
-          module.first_site_ = static_cast<SiteId>(sites_.size());
-          module.path_ = path;
-          for (const auto& [name, layout] : module.sites_)
-            sites_.push_back({"", {}, layout});
-        }
+  // aliases can point at what lies below it. Modules learn theirs at the end,
+  // when nothing can fail any more.
+  struct Place {
+    std::string path;
+    nn::Module* module;
+    SiteId first;
+  };
+  std::vector<Place> places;
+  std::unordered_map<const nn::Module*, SiteId> numbered;
+  const std::function<void(const std::string&, nn::Module&, Stage)> number =
+      [&](const std::string& path, nn::Module& module, Stage above) {
+        const auto stage =
+            module.stage_ == Stage::outside ? above : module.stage_;
+        const auto [found, fresh] =
+            numbered.emplace(&module, static_cast<SiteId>(sites_.size()));
+        places.push_back({path, &module, found->second});
+        if (fresh)
+          for (const auto& [name, traits] : module.sites_) {
+            sites_.push_back({traits, "", {}, -1});
+            if (traits.stage == Stage::outside) sites_.back().stage = stage;
+          }
         for (const auto& [name, child] : module.children())
-          number_sites(join(path, name), *child);
+          number(join(path, name), *child, stage);
       };
-  number_sites("", root);
+  number("", root, Stage::outside);
+  for (const auto& [path, module, first] : places)
+    if (module->first_site_ >= 0 && module->first_site_ != first)
+      fail(
+          ErrorKind::usage,
+          "[SiteCatalog] module '{}' is part of another model already; "
+          "build one for each",
+          printable(path));
 
-  for (const auto& [path, module] : places) {
+  for (const auto& [path, module, first] : places)
     for (size_t i = 0; i < module->sites_.size(); ++i)
       names_.emplace(
-          join(path, module->sites_[i].name),
-          module->first_site_ + static_cast<SiteId>(i));
-  }
-  for (const auto& [path, module] : places) {
+          join(path, module->sites_[i].name), first + static_cast<SiteId>(i));
+  for (const auto& [path, module, first] : places) {
     for (const auto& [name, below] : module->aliases_) {
       const auto target = names_.find(join(path, below));
       if (target == names_.end())
@@ -143,6 +184,18 @@ SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
       names_.insert_or_assign(join(path, name), site);
     }
   }
+  name_sites();
+  std::ranges::for_each(places, [](const Place& place) {
+    auto& module = *place.module;
+    if (module.first_site_ >= 0) return;  // as before
+    module.first_site_ = place.first;
+    module.path_ = place.path;
+  });
+}
+
+void SiteCatalog::name_sites() {
+  for (auto& site : sites_)
+    site.aliases.clear();
   // std::map: aliases come out sorted, whatever the hash does.
   for (const auto& [name, site] :
        std::map<std::string, SiteId>(names_.begin(), names_.end())) {
@@ -152,6 +205,56 @@ SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
     else if (entry.name != name)
       entry.aliases.push_back(name);
   }
+  for (auto& site : sites_)
+    site.layer = layer_of(site.name);
+}
+
+std::string SiteCatalog::lens_name(SiteId site) const {
+  auto name = to_lens((*this)[site].name);
+  const bool means_it = lookup(name) == std::vector{site};
+  return means_it ? name : "";
+}
+
+SiteCatalog SiteCatalog::extended(
+    SiteId site,
+    const std::string& name,
+    const SiteCatalog& module,
+    bool error) const {
+  auto out = *this;
+  const auto& base = (*this)[site];
+  auto bases = base.aliases;
+  bases.push_back(base.name);
+  for (const auto& taken : bases)
+    if (contains(join(taken, name)))
+      fail(
+          ErrorKind::usage,
+          "[attach] '{}' is called so already; give the module another name",
+          join(taken, name));
+  const auto first = static_cast<SiteId>(sites_.size());
+  for (const auto& own : module.sites_) {
+    auto& added = out.sites_.emplace_back(own);
+    added.name = join(join(base.name, name), own.name);
+    if (added.stage == Stage::outside) added.stage = base.stage;
+  }
+  std::vector<std::pair<std::string, SiteId>> names(
+      module.names_.begin(), module.names_.end());
+  if (error) {
+    auto& added = out.sites_.emplace_back();
+    static_cast<SiteTraits&>(added) = base;
+    added.name = join(join(base.name, name), "error");
+    names.emplace_back("error", static_cast<SiteId>(module.sites_.size()));
+  }
+  for (const auto& spelled : bases)
+    for (const auto& [own, id] : names)
+      out.names_.emplace(join(join(spelled, name), own), first + id);
+  out.name_sites();
+  return out;
+}
+
+std::string_view SiteCatalog::Site::relative() const {
+  if (layer < 0) return name;
+  const std::string_view all(name);
+  return all.substr(all.find('.', layers_prefix.size()) + 1);
 }
 
 std::vector<std::string> SiteCatalog::spellings(std::string_view name) const {

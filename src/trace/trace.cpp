@@ -9,12 +9,11 @@ namespace mlxterp {
 Trace::Trace(
     std::shared_ptr<const void> keep_alive,
     TraceContext context,
-    const std::function<mlx::core::array(Pass&)>& forward)
+    const std::function<mlx::core::array(Observer&)>& forward)
     : keep_alive_(std::move(keep_alive)),
       context_(std::move(context)),
       exceptions_(std::uncaught_exceptions()) {
-  Pass pass(context_);
-  output_ = forward(pass);
+  output_ = forward(context_);
   context_.check_reached();
   TraceContext::push(context_);
 }
@@ -35,7 +34,7 @@ Trace::~Trace() {
   TraceContext::pop(context_);
 }
 
-const mlx::core::array& Trace::output() const {
+mlx::core::array Trace::output() const {
   if (!output_)
     fail(
         ErrorKind::usage,

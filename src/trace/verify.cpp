@@ -166,7 +166,7 @@ class Verifier {
         inputs, {.save = std::move(save), .edits = all, .cache = cache});
   }
 
-  const mx::array& reference(const std::string& name) const {
+  mx::array reference(const std::string& name) const {
     return (*reference_)[name];
   }
 
@@ -252,7 +252,7 @@ class Verifier {
     const auto& windows = decoder_.config().windows;
     for (size_t i = 0; i < decoder_.layers.size(); ++i) {
       const auto site = layer_site(i, "attn.pattern");
-      const auto& pattern = reference(site);
+      const auto pattern = reference(site);
       const auto seen = allowed(n_, windows.empty() ? 0 : windows[i]);
       const auto astray =
           mx::where(mx::equal(seen, mx::array(0.0f)), pattern, mx::array(0.0f));
@@ -278,7 +278,7 @@ class Verifier {
         sum = mx::add(sum, wide(*bias));
       mx::eval(sum, largest);
       const auto site = layer_site(i, "attn.output");
-      const auto& written = reference(site);
+      const auto written = reference(site);
       compare(site, sum, written, largest.item<float>());
       const auto post =
           layer.ln1_post ? (*layer.ln1_post)(written, pass) : written;
@@ -316,7 +316,7 @@ class Verifier {
   }
 
   bool alike(int length) const {
-    return decoder_.config().rope.alike(length, n_);
+    return decoder_.config().rope.same_angles(length, n_);
   }
 
   void batched() {

@@ -167,11 +167,28 @@ TEST(LogitLens, RefusesWhatIsOutOfRange) {
   EXPECT_EQ(kind_of({.top_k = vocab + 1}), ErrorKind::out_of_range);
   EXPECT_EQ(kind_of({.track = vocab}), ErrorKind::out_of_range);
   EXPECT_EQ(kind_of({.track = -1}), ErrorKind::out_of_range);
-  EXPECT_EQ(kind_of({.edits = {{"logits", scale(2.0f)}}}), ErrorKind::usage);
-  EXPECT_EQ(
-      kind_of({.edits = {{"ln_final.scale", scale(2.0f)}}}), ErrorKind::usage);
   EXPECT_THROW(
       logit_lens(tiny(), Inputs::Rows{{1, 2}, {3}}, LensOptions{}), Error);
+}
+
+TEST(LogitLens, EditsOfTheHeadHoldForEveryLayer) {
+  const auto model = tiny();
+  const std::vector<Edit> edits = {
+      {"ln_final.scale", at_positions({-1}, scale(2.0f))},
+      {"logits", [](const mx::array& x) {
+         return mx::add(x, mx::expand_dims(mx::mean(x, 1), 1));
+       }}};
+  const auto lens = logit_lens(model, prompt, {.top_k = 1, .edits = edits});
+  const auto logits =
+      model.run(prompt, {.save = {"logits"}, .edits = edits})["logits"];
+  const auto last = lens.rows() - 1;
+  size_t compared = 0;
+  for (size_t p = 0; p < lens.columns(); ++p, ++compared) {
+    const auto row = mx::take(mx::squeeze(logits, 0), static_cast<int>(p), 0);
+    EXPECT_NEAR(
+        lens.top_logits[lens.cell(last, p)], mx::max(row).item<float>(), 1e-4);
+  }
+  EXPECT_EQ(compared, lens.ids.size());
 }
 
 TEST(LogitLens, ReportsWhatIsNotFinite) {

@@ -58,7 +58,7 @@ TEST_P(FamilyCache, PiecesAreTheWhole) {
 
   std::vector<std::vector<int>> ways = {
       std::vector<int>(static_cast<size_t>(n), 1), {3, n - 3}};
-  if (!rope.alike(1, n)) {
+  if (!rope.same_angles(1, n)) {
     // One rotation for the short prompt, another for the long one: refused
     // where it changes, right behind that.
     for (const auto& way : ways)
@@ -215,7 +215,7 @@ TEST(KvCache, ALengthThatTurnsOtherwiseIsRefused) {
   expect_refused(
       [&](KvCache& c) { model.run({1}, {.save = {}, .cache = &c}); },
       cache,
-      "all of them at once");
+      "all positions at once");
   // Nor do they run as one batch, where each has the longest one's rotation.
   auto longer = ids;
   longer.push_back(1);

@@ -141,7 +141,17 @@ TEST(OwnModule, AnEmbeddingChecksItsIds) {
 TEST(OwnModule, MisuseIsAnError) {
   const auto net = std::make_shared<Net>();
   const InterpretableModel model(net);
-  EXPECT_THROW(InterpretableModel{net}, Error);  // it has its model already
+  EXPECT_EQ(InterpretableModel(net).sites().size(), model.sites().size());
+  struct Around : nn::Module {  // whose part has its numbers already
+    std::shared_ptr<Net> net;
+    nn::Linear before{2, 2};
+    explicit Around(std::shared_ptr<Net> it) : net(std::move(it)) {
+      add("before", before);
+      add("net", *net);
+    }
+    mx::array forward(const mx::array& x, Pass&) const override { return x; }
+  };
+  EXPECT_THROW(InterpretableModel(std::make_shared<Around>(net)), Error);
   EXPECT_THROW(model.decoder(), Error);
   struct Twice : nn::Module {
     nn::Linear a{2, 2};

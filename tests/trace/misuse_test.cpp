@@ -219,7 +219,7 @@ INSTANTIATE_TEST_SUITE_P(
             "edit_of_no_site",
             ErrorKind::unknown_name,
             [](const auto& model) {
-              model.trace(prompt, {{"layers.9", zero_out()}});
+              (void)model.trace(prompt, {{"layers.9", zero_out()}});
             },
             {"layers.9"}},
         Case{

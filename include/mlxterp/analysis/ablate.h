@@ -27,7 +27,7 @@ struct AblateOptions {
   /** Of every layer; as in PatchOptions, but pattern and resid_post. */
   std::string site = "z";
   std::vector<Axis> by = {Axis::layer, Axis::head};
-  Metric metric;
+  Metric metric = {};  ///< Must be given.
   Ablation ablation = Ablation::mean;
   /** For mean and resample; the prompts themselves where absent. Each prompt
    * needs data as long as it is. */

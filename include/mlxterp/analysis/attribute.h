@@ -20,7 +20,7 @@ struct AttributeOptions {
   std::vector<std::string> sites = {"resid_pre"};
   std::vector<Axis> by = {Axis::layer, Axis::position};
   /** Any but rank, which has no gradient. */
-  Metric metric;
+  Metric metric = {};  ///< Must be given.
   Direction direction = Direction::denoise;
   /** 1: the gradient of the patched run. n: the mean of n gradients, at k / n
    * (k = 0 .. n - 1) of the straight line from the patched run's embeddings to

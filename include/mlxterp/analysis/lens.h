@@ -36,7 +36,8 @@ struct LensOptions {
   int top_k = 5;
   /** A token whose logit, probability and rank are kept in every cell. */
   std::optional<int> track = {};
-  /** Makes it the lens of an edited run. */
+  /** The lens of model.with(edits): whatever they change of ln_final and
+   * unembed holds for every layer. */
   std::vector<Edit> edits = {};
   Progress progress = {};
 };
@@ -91,9 +92,8 @@ struct Lens {
  * 2023).
  *
  * `prompt` is one prompt. All rows and columns are unembedded together, at
- * most 24 MB of logits at a time; evaluates. Edits of ln_final, unembed and
- * logits come after the residual stream and are refused. Throws usage,
- * unknown_name, out_of_range.
+ * most 24 MB of logits at a time; evaluates. Throws usage, unknown_name,
+ * out_of_range.
  */
 Lens logit_lens(
     const InterpretableModel& model,

@@ -24,7 +24,7 @@ struct LogitAttributionOptions {
   /** One or several; what their parts write is averaged. */
   Inputs prompts;
   /** logit or logit_diff: a direction in the unembedding; at its position. */
-  Metric metric;
+  Metric metric = {};  ///< Must be given.
   Unit unit = Unit::component;
   Progress progress = {};
 };
@@ -40,6 +40,9 @@ struct LogitPart {
     neuron,
     attn_bias,  ///< Of W_O, and of a norm behind it.
     mlp_bias,   ///< Of W_out, alike.
+    /** What edits and modules that the handle stands for add to the stream in a
+     * layer, beyond what its parts write; layer -1: to the logits behind it. */
+    edits,
     ln_final_bias,
     unembed_bias,
   };

@@ -57,6 +57,7 @@ class Tokens {
  */
 struct Metric {
   enum class Kind {
+    none,  ///< Nothing was chosen; refused.
     logit,
     logit_diff,
     probability,
@@ -66,7 +67,7 @@ struct Metric {
     loss,
     custom,
   };
-  Kind kind = Kind::logit;
+  Kind kind = Kind::none;
   std::string name;  ///< For people: "logit_diff( Mary, John)".
   Tokens token = 0;
   Tokens foil = 0;  ///< logit_diff only: the token that is subtracted.

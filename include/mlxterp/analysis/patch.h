@@ -23,7 +23,7 @@ struct PatchOptions {
    * a row for each position. */
   std::string site = "resid_pre";
   std::vector<Axis> by = {Axis::layer, Axis::position};
-  Metric metric;
+  Metric metric = {};  ///< Must be given.
   Direction direction = Direction::denoise;
   /** Only these; negative ones count from the end. Empty: all. */
   std::vector<int> layers = {}, positions = {}, heads = {}, neurons = {};

@@ -29,7 +29,7 @@ struct PathPatchOptions {
   std::string senders = "z";
   /** Whether the path may lead through MLPs on its way; else it is direct. */
   bool through_mlps = true;
-  Metric metric;
+  Metric metric = {};  ///< Must be given.
   /** noise: the sender as in the corrupted run, all else as in the clean. */
   Direction direction = Direction::noise;
   std::vector<int> layers = {}, heads = {};  ///< Of senders. Empty: all.

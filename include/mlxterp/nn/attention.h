@@ -51,8 +51,8 @@ struct AttentionConfig {
  * it, editing either switches this layer to the explicit path.
  *
  * In a pass with a KvCache every site holds the new positions, and dest are the
- * new ones while src are all. In a ragged pass there are neither scores nor
- * patterns.
+ * new ones while src are all. In a packed pass scores and pattern are seen only
+ * where they are edited, one sequence at a time.
  */
 class Attention : public Module {
  public:
@@ -66,10 +66,20 @@ class Attention : public Module {
   mlx::core::array pattern(
       const mlx::core::array& rot_q, const mlx::core::array& rot_k) const;
 
+  /** The sites that sweeps ask for, by number. */
+  SiteId rot_q_site() const { return id(rot_q_); }
+  SiteId rot_k_site() const { return id(rot_k_); }
+  SiteId v_site() const { return id(v_); }
+  SiteId pattern_site() const { return id(pattern_); }
+  SiteId z_site() const { return id(z_); }
+
   Linear q_proj, k_proj, v_proj, o_proj;
   std::optional<Norm> q_norm, k_norm;
 
  private:
+  /** What [batch, pos, head, ...] is, of the heads that queries have or keys
+   * and values. */
+  SiteTraits traits(Heads heads) const;
   void add_norms();
 
   /** q or k through its norm, [batch, pos, head, d_head]. */
@@ -89,26 +99,18 @@ class Attention : public Module {
       const mlx::core::array& v,
       Pass& pass) const;
 
-  mlx::core::array mix_ragged(
+  mlx::core::array mix_packed(
       const mlx::core::array& q,
       const mlx::core::array& k,
       const mlx::core::array& v,
-      const std::shared_ptr<const Ragged>& ragged) const;
+      const std::shared_ptr<const PackedBatch>& packed) const;
 
   /** Each head's part of the output, [batch, pos, head, d_model]. */
   mlx::core::array per_head(const mlx::core::array& z) const;
 
   AttentionConfig config_;
   float scale_;
-  Slot q_ = site("q", Layout::heads);
-  Slot k_ = site("k", Layout::heads);
-  Slot v_ = site("v", Layout::heads);
-  Slot rot_q_ = site("rot_q", Layout::heads);
-  Slot rot_k_ = site("rot_k", Layout::heads);
-  Slot scores_ = site("scores", Layout::scores);
-  Slot pattern_ = site("pattern", Layout::scores);
-  Slot z_ = site("z", Layout::heads);
-  Slot result_ = site("result", Layout::heads);
+  Slot q_, k_, v_, rot_q_, rot_k_, scores_, pattern_, z_, result_;
 };
 
 }  // namespace mlxterp::nn

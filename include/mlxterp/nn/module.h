@@ -13,14 +13,6 @@ namespace mlxterp {
 
 class SiteCatalog;
 
-/** What the axes of a site's value are. */
-enum class Layout {
-  features,  ///< [batch, pos, feature]
-  heads,     ///< [batch, pos, head, d_head or d_model]
-  scores,    ///< [batch, head, dest, src]
-  other,     ///< Anything else; selectors do not apply.
-};
-
 namespace nn {
 
 /**
@@ -77,31 +69,40 @@ class Module {
   /** The same, for loading and training. Never while a pass runs. */
   std::vector<Parameter> mutable_parameters();
 
+  /** The sites of what it reads and returns; -1 where no catalog has numbered
+   * them. */
+  SiteId input_site() const { return first_site_; }
+  SiteId output_site() const { return first_site_ < 0 ? -1 : first_site_ + 1; }
+
  protected:
   /** A site this module declares, counted from its own first one. */
   enum class Slot : int {};
   static constexpr Slot input_slot = Slot{0};  ///< Every module has it.
 
   /** Registers a part or a parameter; both must be members of this object (or
-   * owned by one) and live as long as it does. `name` may hold dots. */
-  void add(std::string name, Module& child);
+   * owned by one) and live as long as it does. `name` may hold dots. `stage`:
+   * where in its layer the part stands, and what lies below it. */
+  void add(std::string name, Module& child, Stage stage = Stage::outside);
   void add(std::string name, mlx::core::array& parameter);
 
   /** Declares a site of its own beside input and output. */
-  Slot site(std::string name, Layout layout);
+  Slot site(std::string name, const SiteTraits& traits);
+  Slot site(std::string name, Layout layout) {
+    return site(std::move(name), SiteTraits{.layout = layout});
+  }
 
   /** Gives a site below (`path`, relative to this module) a better name. */
   void alias(std::string name, std::string path);
 
-  /** What the input and output of this module look like; features where
-   * nothing else is said. */
-  void layouts(Layout input, Layout output);
+  /** What the input and output of this module are; features where nothing
+   * else is said. */
+  void describe(const SiteTraits& input, const SiteTraits& output);
 
   mlx::core::array tap_input(Pass& pass, const mlx::core::array& x) const {
     return pass.tap(first_site_, x);
   }
   mlx::core::array tap_output(Pass& pass, mlx::core::array x) const {
-    return pass.tap(first_site_ < 0 ? -1 : first_site_ + 1, std::move(x));
+    return pass.tap(output_site(), std::move(x));
   }
   SiteId id(Slot slot) const {
     return first_site_ < 0 ? -1 : first_site_ + static_cast<int>(slot);
@@ -118,14 +119,14 @@ class Module {
 
   struct DeclaredSite {
     std::string name;
-    Layout layout;
+    SiteTraits traits;
   };
 
   std::vector<Child> children_;
   std::vector<Parameter> parameters_;
-  std::vector<DeclaredSite> sites_ = {
-      {"input", Layout::features}, {"output", Layout::features}};
+  std::vector<DeclaredSite> sites_ = {{"input", {}}, {"output", {}}};
   std::vector<std::pair<std::string, std::string>> aliases_;
+  Stage stage_ = Stage::outside;  // as the parent says
   // Set once, by the SiteCatalog of the model.
   SiteId first_site_ = -1;
   std::string path_;

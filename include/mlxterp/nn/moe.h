@@ -56,9 +56,9 @@ class MoE : public Module {
 
  private:
   MoEConfig config_;
-  Slot router_logits_ = site("router_logits", Layout::features);
-  Slot expert_indices_ = site("expert_indices", Layout::features);
-  Slot expert_weights_ = site("expert_weights", Layout::features);
+  Slot router_logits_ = site("router_logits", {.width = config_.n_experts});
+  Slot expert_indices_ = site("expert_indices", {.width = config_.top_k});
+  Slot expert_weights_ = site("expert_weights", {.width = config_.top_k});
 };
 
 }  // namespace mlxterp::nn

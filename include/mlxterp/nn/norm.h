@@ -25,13 +25,14 @@ struct NormConfig {
  * bias, alike, if asked for. Sites: scale [..., 1], the divisor; normalized
  * [..., d], x (less its mean) / scale before gain and bias. Runs fused unless
  * one of them is edited; both are computed in float32, normalized is cast back.
+ * `traits` tells of heads where it normalises each alone.
  */
 class Norm : public Module {
  public:
   Norm(
       const mlx::core::Shape& shape,
       const NormConfig& config,
-      Layout layout = Layout::features);
+      SiteTraits traits = {});
   Norm(int d, const NormConfig& config) : Norm(mlx::core::Shape{d}, config) {}
 
   mlx::core::array forward(
@@ -50,7 +51,7 @@ class Norm : public Module {
       const std::optional<mlx::core::array>& shift) const;
 
   NormConfig config_;
-  Slot scale_, normalized_;
+  Slot scale_ = {}, normalized_ = {};
 };
 
 }  // namespace mlxterp::nn

@@ -9,13 +9,10 @@
 
 #include "mlx/array.h"
 #include "mlxterp/nn/kv_cache.h"
-#include "mlxterp/nn/ragged.h"
+#include "mlxterp/nn/packed_batch.h"
+#include "mlxterp/nn/site.h"
 
 namespace mlxterp {
-
-/** A named value of the forward pass, as a dense number fixed when the model
- * is built (see SiteCatalog). -1: a module that belongs to no model yet. */
-using SiteId = int;
 
 /** What watches and edits a pass. One pass calls it from one thread. */
 class Observer {
@@ -31,6 +28,13 @@ class Observer {
   /** A value the pass itself does not need: made only where it is asked for.
    */
   virtual void offer(SiteId site, std::function<mlx::core::array()> make) = 0;
+
+  /** Told, before `at` sees it, that an edit which belongs to the model's
+   * handle made `after` of a value. */
+  virtual void edited(
+      SiteId,
+      const mlx::core::array& /*before*/,
+      const mlx::core::array& /*after*/) {}
 };
 
 /**
@@ -48,34 +52,36 @@ class Pass {
   explicit Pass(Observer& observer, nn::KvCache* cache = nullptr)
       : observer_(&observer),
         cache_(cache),
-        held_(cache ? cache->positions() : 0) {}
+        cache_offset_(cache ? cache->positions() : 0) {}
   explicit Pass(nn::KvCache& cache)
-      : cache_(&cache), held_(cache.positions()) {}
+      : cache_(&cache), cache_offset_(cache.positions()) {}
 
   /** A pass over the rows of several sequences, [1, row, d]. Where `last` is
    * given, int32 [n], layers go on with those rows alone behind their
    * attention: nothing else of them is asked for. */
   Pass(
       Observer& observer,
-      std::shared_ptr<const nn::Ragged> ragged,
+      std::shared_ptr<const nn::PackedBatch> packed,
       std::optional<mlx::core::array> last = std::nullopt)
       : observer_(&observer),
-        ragged_(std::move(ragged)),
+        packed_(std::move(packed)),
         last_(std::move(last)) {}
 
   bool observed() const { return observer_ != nullptr; }
 
   /** Absent: the rows are those of a batch. */
-  const std::shared_ptr<const nn::Ragged>& ragged() const { return ragged_; }
+  const std::shared_ptr<const nn::PackedBatch>& packed() const {
+    return packed_;
+  }
 
   /** The rows of [1, row, ...] that a layer goes on with. */
-  mlx::core::array kept(const mlx::core::array& x) const;
+  mlx::core::array gather_output_rows(const mlx::core::array& x) const;
 
   /** Absent: every position there is belongs to this pass. */
   nn::KvCache* cache() const { return cache_; }
   /** How many positions the cache held when the pass began: the number of this
    * pass's first one. */
-  int held() const { return held_; }
+  int cache_offset() const { return cache_offset_; }
 
   /** Passes a value through a site: the value, or its edited replacement. */
   mlx::core::array tap(SiteId site, mlx::core::array value) {
@@ -96,8 +102,8 @@ class Pass {
  private:
   Observer* observer_ = nullptr;
   nn::KvCache* cache_ = nullptr;
-  int held_ = 0;
-  std::shared_ptr<const nn::Ragged> ragged_;
+  int cache_offset_ = 0;
+  std::shared_ptr<const nn::PackedBatch> packed_;
   std::optional<mlx::core::array> last_;
 };
 

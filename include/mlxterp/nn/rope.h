@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "mlx/array.h"
-#include "mlxterp/nn/ragged.h"
+#include "mlxterp/nn/packed_batch.h"
 
 namespace mlxterp::nn {
 
@@ -22,14 +22,14 @@ struct Rope {
   /** Multiplies what is turned (YaRN, LongRoPE). */
   float attention_factor = 1.0f;
   /** Positions it is made for; 0: nothing said. */
-  int reach = 0;
+  int max_positions = 0;
   /** Radians to positions of each pair, where theta does not say it all. */
-  std::vector<float> periods = {};
+  std::vector<float> wavelengths = {};
 
-  /** Other periods where a prompt is longer than `beyond` (LongRoPE). */
+  /** Other wavelengths where a prompt is longer than `beyond` (LongRoPE). */
   struct Long {
     int beyond = 0;
-    std::vector<float> periods = {};
+    std::vector<float> wavelengths = {};
   };
   std::optional<Long> longer = {};
 
@@ -43,15 +43,16 @@ struct Rope {
   /** What config.json calls the scaling: for people, nothing depends on it. */
   std::string kind = "default";
 
-  /** Whether prompts of these two lengths turn alike, position by position. */
-  bool alike(int length, int other) const;
+  /** Whether prompts of these two lengths are rotated by the same angles,
+   * position by position. */
+  bool same_angles(int length, int other) const;
 
   /** Rotates [batch, head, pos, d_head]; the first position is `offset`. */
   mlx::core::array operator()(const mlx::core::array& x, int offset) const;
 
   /** Rotates [1, head, row, d_head], each row by its own position. */
   mlx::core::array operator()(
-      const mlx::core::array& x, const Ragged& ragged) const;
+      const mlx::core::array& x, const PackedBatch& packed) const;
 };
 
 }  // namespace mlxterp::nn

@@ -27,7 +27,7 @@ class ActivationCache {
       std::vector<int> lengths);
 
   /** The value of one site. Throws unknown_name where it was not kept. */
-  const mlx::core::array& operator[](std::string_view name) const;
+  mlx::core::array operator[](std::string_view name) const;
 
   /** Whether that is the name of one site whose value was kept. Never throws.
    */

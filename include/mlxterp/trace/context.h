@@ -65,15 +65,27 @@ class TraceContext final : public Observer {
       std::vector<int> lengths,
       Everything);
 
+  /** `offset`: positions that a cache holds already. */
   TraceContext(
       std::shared_ptr<const SiteCatalog> sites,
       std::vector<Edit> edits,
       std::vector<int> lengths,
-      const std::vector<SiteId>& wanted);
+      const std::vector<SiteId>& wanted,
+      int offset = 0);
+
+  TraceContext(const TraceContext&) = delete;
+  TraceContext& operator=(const TraceContext&) = delete;
+  TraceContext(TraceContext&&) = default;
+  TraceContext& operator=(TraceContext&&) = default;
+  ~TraceContext() override = default;
 
   mlx::core::array at(SiteId site, mlx::core::array value) override;
   bool edits(SiteId site) const override;
   void offer(SiteId site, std::function<mlx::core::array()> make) override;
+  void edited(
+      SiteId site,
+      const mlx::core::array& before,
+      const mlx::core::array& after) override;
 
   /** After the pass: throws usage where an edited site was never reached. */
   void check_reached() const;
@@ -89,8 +101,8 @@ class TraceContext final : public Observer {
   Saved save(std::string_view site);
   void save(SiteId site);
 
-  /** Lets go of everything that is not saved, then evaluates what is, and what
-   * was kept elsewhere, together with what guards the edits. Throws where an
+  /** Drops every value that was not saved, then evaluates what was, and
+   * `kept`, together with the checks of the edits in one go. Throws where an
    * edit made a NaN, naming its site; what was saved then throws the same. */
   void finish(std::vector<mlx::core::array> kept = {});
 
@@ -115,7 +127,7 @@ class TraceContext final : public Observer {
 
  private:
   using Guards = std::vector<std::pair<SiteId, mlx::core::array>>;
-  enum Flag : unsigned char { wanted = 1, edited = 2, reached = 4 };
+  enum Flag : unsigned char { wanted = 1, changed = 2, reached = 4 };
 
   bool is(SiteId site, Flag flag) const {
     return site >= 0 && flags_[static_cast<size_t>(site)] & flag;
@@ -126,6 +138,7 @@ class TraceContext final : public Observer {
   std::shared_ptr<const SiteCatalog> sites_;
   std::vector<Edit> edits_;
   std::vector<int> lengths_;
+  int offset_ = 0;
   std::vector<unsigned char> flags_;
   std::unordered_map<SiteId, std::vector<const Intervention*>> edits_at_;
   std::vector<std::optional<mlx::core::array>> values_;

@@ -17,13 +17,30 @@
 
 namespace mlxterp {
 
+/** A stretch of one sequence among the rows of a value. */
+struct PackedRows {
+  int row = 0;     ///< Where they lie.
+  int length = 0;  ///< How many.
+  int first = 0;   ///< The position of the first.
+  int total = 0;   ///< Positions of the whole sequence.
+};
+
 /** Where an intervention is being applied. */
 struct SiteView {
   std::string_view name;
   SiteId site = -1;
   Layout layout = Layout::features;
   /** Real positions of each row; what lies behind them is padding. */
-  std::span<const int> lengths;
+  std::span<const int> lengths = {};
+  /** The number of the first position: what a cache holds already. Positions
+   * count from the beginning of the prompt, with a cache and without. */
+  int offset = 0;
+  /** Of generation; 0: the prompt. */
+  int step = 0;
+  /** Where given, the value is [1, row, ...], rows of several sequences, and
+   * only an intervention that takes positions one by one is called (see
+   * Intervention::Reach). Of scores, they are destinations of one sequence. */
+  std::span<const PackedRows> packed = {};
 };
 
 /**
@@ -34,16 +51,31 @@ struct SiteView {
  */
 class Intervention {
  public:
-  template <
-      typename F,
-      typename =
-          std::enable_if_t<!std::is_same_v<std::decay_t<F>, Intervention>>>
-  Intervention(F&& f) {  // NOLINT(google-explicit-constructor): a plain lambda
-                         // is an intervention
+  /** What the new value of a position depends on. A sweep then knows how much
+   * of a run it must compute again; a function of one's own may look at
+   * anything. */
+  enum class Reach {
+    value,     ///< On its old value alone.
+    position,  ///< And on where it stands in its sequence.
+    sequence,  ///< On anything in its sequence.
+  };
+
+  // NOLINTBEGIN(google-explicit-constructor): a plain lambda is one
+  template <typename F>
+  requires(
+      !std::is_same_v<std::decay_t<F>, Intervention> &&
+      (std::is_invocable_r_v<
+           mlx::core::array,
+           F&,
+           const mlx::core::array&,
+           const SiteView&> ||
+       std::is_invocable_r_v<mlx::core::array, F&, const mlx::core::array&>))
+      Intervention(F&& f, Reach reach = Reach::sequence)
+      : reach_(reach) {
     if constexpr (requires(const std::decay_t<F>& g) { g == nullptr; })
       if (const std::decay_t<F>& g = f; g == nullptr) fail_empty();
     if constexpr (std::is_invocable_v<
-                      F,
+                      F&,
                       const mlx::core::array&,
                       const SiteView&>)
       call_ = std::forward<F>(f);
@@ -51,17 +83,21 @@ class Intervention {
       call_ = [g = std::forward<F>(f)](
                   const mlx::core::array& x, const SiteView&) { return g(x); };
   }
+  // NOLINTEND(google-explicit-constructor)
 
   mlx::core::array operator()(
       const mlx::core::array& x, const SiteView& at) const {
     return call_(x, at);
   }
 
+  Reach reach() const { return reach_; }
+
  private:
   [[noreturn]] static void fail_empty();
 
   std::function<mlx::core::array(const mlx::core::array&, const SiteView&)>
       call_;
+  Reach reach_ = Reach::sequence;
 };
 
 /** An intervention and the site, or pattern of sites, it acts on. Several on
@@ -102,9 +138,9 @@ Intervention compose(std::vector<Intervention> steps);
 /**
  * `inner` on a part of the site only; it sees just that part, in the order
  * given, and the rest stays as it is. Negative indices count from the end, for
- * positions from each row's own last real one. On scores and pattern, a
- * position is a destination. Throws out_of_range, and usage where the site has
- * no such axis.
+ * positions from each row's own last real one. With a cache, positions count
+ * from the beginning of the prompt. On scores and pattern, a position is a
+ * destination. Throws out_of_range, and usage where the site has no such axis.
  */
 Intervention at_positions(std::vector<int> positions, Intervention inner);
 /** Heads of q, k, v, z, result, scores or pattern (k and v: kv heads). */

@@ -14,10 +14,13 @@
 #include "mlx/array.h"
 #include "mlxterp/models/load.h"
 #include "mlxterp/text/tokenizer.h"
+#include "mlxterp/trace/attach.h"
 #include "mlxterp/trace/proxy.h"
 #include "mlxterp/trace/trace.h"
 
 namespace mlxterp {
+
+class Overlay;
 
 /** What a model runs on: one prompt or several, as text or token ids. Several
  * run as one batch: shorter ones are padded behind their end, where causal
@@ -29,6 +32,8 @@ class Inputs {
 
   // NOLINTBEGIN(google-explicit-constructor): each of these is an input
   Inputs(const char* prompt) : Inputs(std::string(prompt)) {}
+  Inputs(std::nullptr_t) = delete;
+  Inputs(int) = delete;  // 0 would be a null pointer to text
   Inputs(std::string prompt) : value_(Texts{std::move(prompt)}) {}
   Inputs(Texts prompts) : value_(std::move(prompts)) {}
   Inputs(std::vector<int> ids) : value_(Rows{std::move(ids)}) {}
@@ -74,15 +79,33 @@ class InterpretableModel {
   static InterpretableModel load(
       const std::string& model, const LoadOptions& options = {});
 
-  /** Any module tree. Its sites are numbered now; keep it unchanged and give
-   * it to one model only. */
+  /** Any module tree. Its sites are numbered now: keep it unchanged, and make
+   * none of its parts a part of another. */
   explicit InterpretableModel(
       std::shared_ptr<nn::Module> root,
       std::optional<Tokenizer> tokenizer = std::nullopt,
       std::span<const Rename> renames = {});
 
+  /** The same model with edits that stand: every pass of the handle makes them
+   * first, in traces and in each analysis, so that a lens, a sweep or an
+   * attribution of it is one of the edited model. Handles add up, this one
+   * stays as it is, and nothing is copied. Throws unknown_name. */
+  [[nodiscard]] InterpretableModel with(const std::vector<Edit>& edits) const;
+
+  /** The same model with a module that runs at one of its sites, on the site's
+   * value: an autoencoder, a probe, a transcoder. What the module declares
+   * becomes sites of the handle, as `<site>.<name>.<its own>`, to be read,
+   * edited and swept like all others; the plain handle knows nothing of it. A
+   * module may be attached several times, and several may be. Throws
+   * unknown_name, and usage where the name is taken. */
+  [[nodiscard]] InterpretableModel attach(
+      std::string_view site,
+      std::shared_ptr<nn::Module> module,
+      const AttachOptions& options = {}) const;
+
   /** Starts a traced pass; see Trace. */
-  Trace trace(const Inputs& inputs, std::vector<Edit> edits = {}) const;
+  [[nodiscard]] Trace trace(
+      const Inputs& inputs, std::vector<Edit> edits = {}) const;
 
   /** One pass with everything said beforehand: makes the edits, evaluates what
    * is to be saved and nothing else. */
@@ -112,6 +135,9 @@ class InterpretableModel {
   /** The Decoder inside. Throws usage where the module is another. */
   const Decoder& decoder() const;
   const nn::Module& module() const { return *root_; }
+  /** What the handle adds to each pass, for those who run one by parts (see
+   * src/trace/stepper.h); null: nothing. */
+  const Overlay* overlay() const { return overlay_.get(); }
 
   std::vector<std::pair<std::string, const nn::Module*>> named_modules() const {
     return root_->named_modules();
@@ -129,11 +155,15 @@ class InterpretableModel {
   };
 
   Batch prepare(const Inputs& inputs) const;
+  /** The root on a batch, with what stands and then `observer`. */
+  mlx::core::array forward(
+      const Batch& batch, Observer* observer, nn::KvCache* cache) const;
 
   std::shared_ptr<const nn::Module> root_;
   std::shared_ptr<const SiteCatalog> sites_;
   std::optional<Tokenizer> tokenizer_;
   const Decoder* decoder_ = nullptr;  // root_, where it is one
+  std::shared_ptr<const Overlay> overlay_;
 };
 
 }  // namespace mlxterp

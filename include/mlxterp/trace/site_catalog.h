@@ -29,20 +29,36 @@ namespace mlxterp {
  */
 class SiteCatalog {
  public:
-  struct Site {
+  struct Site : SiteTraits {
     std::string name;  ///< Canonical.
     std::vector<std::string> aliases;
-    Layout layout = Layout::features;
+    int layer = -1;  ///< Of `layers.i`; -1: of none.
+
+    /** What stands behind "layers.i.", or the whole name. */
+    std::string_view relative() const;
   };
 
-  /** Numbers the sites of the tree below `root`; each module may belong to one
-   * catalog. `renames` translate the checkpoint's names. */
+  /** Numbers the sites of the tree below `root`, whose modules may be part of
+   * no other tree. `renames` translate the checkpoint's names. Throws usage,
+   * and then nothing is numbered. */
   explicit SiteCatalog(nn::Module& root, std::span<const Rename> renames = {});
+
+  /** This catalog and, behind it, the sites of a module attached to one of
+   * them, as `<site>.<name>.<its own>`; with `error`, one more of that name.
+   * Throws usage where the name is taken. */
+  SiteCatalog extended(
+      SiteId site,
+      const std::string& name,
+      const SiteCatalog& module,
+      bool error) const;
 
   size_t size() const { return sites_.size(); }
   const Site& operator[](SiteId site) const {
     return sites_[static_cast<size_t>(site)];
   }
+
+  /** What TransformerLens calls a site; empty: it has no such value. */
+  std::string lens_name(SiteId site) const;
 
   /** The one site of that name. Throws unknown_name with the nearest names,
    * or usage where a pattern means several. */
@@ -65,6 +81,8 @@ class SiteCatalog {
   /** Where to look instead of a name that is none. */
   std::string where(const std::string& name) const;
   std::string nearest(const std::string& name) const;
+  /** Names, aliases and what follows from them, once all are known. */
+  void name_sites();
 
   std::vector<Site> sites_;
   std::unordered_map<std::string, SiteId> names_;

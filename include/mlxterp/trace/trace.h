@@ -28,7 +28,7 @@ class Trace {
   Trace(
       std::shared_ptr<const void> keep_alive,
       TraceContext context,
-      const std::function<mlx::core::array(Pass&)>& forward);
+      const std::function<mlx::core::array(Observer&)>& forward);
   Trace(const Trace&) = delete;
   Trace& operator=(const Trace&) = delete;
   /** Ends the trace. A failure to evaluate is thrown by each Saved's value().
@@ -43,7 +43,7 @@ class Trace {
   mlx::core::array value(std::string_view site) { return context_.value(site); }
 
   /** What the model returned, lazy. Throws usage once the trace has ended. */
-  const mlx::core::array& output() const;
+  mlx::core::array output() const;
 
   /** Real positions of each row; what lies behind them is padding. */
   const std::vector<int>& lengths() const { return context_.lengths(); }

@@ -616,9 +616,9 @@ void attend(
       });
 }
 
-void attend_ragged(
+void attend_packed(
     const AttentionShape& shape,
-    const nn::Ragged& ragged,
+    const nn::PackedBatch& packed,
     const Heads& q,
     const Heads& k,
     const Heads& v,
@@ -626,14 +626,14 @@ void attend_ragged(
   const size_t d = shape.d_head, group = shape.heads / shape.kv_heads;
   const auto size = [](int n) { return static_cast<size_t>(n); };
   size_t longest = 0, work = 0;
-  for (const auto& it : ragged.sequences) {
+  for (const auto& it : packed.sequences) {
     const size_t src = size(it.first) + size(it.length);
     longest = std::max(longest, src);
     work += src * (group * size(it.length) + 2) * d / 8;
   }
   const size_t most_columns = whole_tiles(longest), v_columns = whole_tiles(d);
-  const size_t tasks = ragged.sequences.size() * shape.kv_heads;
-  const size_t each = work / std::max<size_t>(ragged.sequences.size(), 1);
+  const size_t tasks = packed.sequences.size() * shape.kv_heads;
+  const size_t each = work / std::max<size_t>(packed.sequences.size(), 1);
   std::atomic<size_t> next{0};
   split_over_cores(
       tasks, light_work / std::max<size_t>(each, 1) + 1, [&](size_t, size_t) {
@@ -642,7 +642,7 @@ void attend_ragged(
         const auto scratch =
             uninitialized(most_rows * (d + v_columns + most_columns));
         for (size_t task; (task = next++) < tasks;) {
-          const auto& it = ragged.sequences[task / shape.kv_heads];
+          const auto& it = packed.sequences[task / shape.kv_heads];
           const size_t kv_head = task % shape.kv_heads;
           const size_t first = size(it.first), length = size(it.length);
           auto own = shape;
@@ -662,7 +662,7 @@ void attend_ragged(
                 shape.scale,
                 to);
           };
-          take(size(it.before), first, 0);
+          take(size(it.prefix_row), first, 0);
           take(size(it.row), length, first);
           pad(own.src, d, to);
           for (size_t i = 0; i < group; ++i) {

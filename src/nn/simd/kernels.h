@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "mlxterp/nn/mlp.h"
-#include "mlxterp/nn/ragged.h"
+#include "mlxterp/nn/packed_batch.h"
 
 namespace mlxterp::simd {
 
@@ -68,9 +68,9 @@ void attend(
 
 /** The same of the rows of several sequences, q [1, head, row, d_head]: out
  * [row, head, d_head]. Of the shape, batch, dest and src do not count. */
-void attend_ragged(
+void attend_packed(
     const AttentionShape& shape,
-    const nn::Ragged& ragged,
+    const nn::PackedBatch& packed,
     const Heads& q,
     const Heads& k,
     const Heads& v,

@@ -1,4 +1,5 @@
-// mlxterp/nn/ragged.h: several sequences of one pass, packed row behind row.
+// mlxterp/nn/packed_batch.h: several sequences of one pass, packed row behind
+// row.
 
 #pragma once
 
@@ -17,12 +18,12 @@ namespace mlxterp::nn {
  * So a run that differs from another from some position on costs only what
  * differs.
  */
-struct Ragged {
+struct PackedBatch {
   struct Sequence {
-    int row = 0;     ///< Where its rows lie.
-    int length = 0;  ///< How many.
-    int first = 0;   ///< The position of its first row.
-    int before = 0;  ///< The row of the position 0 that it goes on from.
+    int row = 0;         ///< Where its rows lie.
+    int length = 0;      ///< How many.
+    int first = 0;       ///< The position of its first row.
+    int prefix_row = 0;  ///< The row of the position 0 that it continues.
   };
   std::vector<Sequence> sequences;  ///< They cover all rows, in order.
   int longest = 0;  ///< The largest position and one: what rotation goes by.

@@ -1,17 +1,17 @@
-#include "mlxterp/nn/ragged.h"
+#include "mlxterp/nn/packed_batch.h"
 
 #include "mlx/ops.h"
 #include "mlxterp/nn/pass.h"
 
 namespace mlxterp {
 
-mlx::core::array Pass::kept(const mlx::core::array& x) const {
+mlx::core::array Pass::gather_output_rows(const mlx::core::array& x) const {
   return last_ ? mlx::core::take(x, *last_, 1) : x;
 }
 
 namespace nn {
 
-std::vector<int> Ragged::positions() const {
+std::vector<int> PackedBatch::positions() const {
   std::vector<int> all;
   all.reserve(static_cast<size_t>(rows()));
   for (const auto& sequence : sequences)

@@ -1,0 +1,192 @@
+#include "trace/overlay.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlx/utils.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+std::string shown(const mx::array& x) {
+  std::ostringstream dtype;
+  dtype << x.dtype();
+  return fmt::format(
+      "{} ({})",
+      dtype.str(),
+      fmt::join(std::vector<int>(x.shape().begin(), x.shape().end()), ", "));
+}
+
+// The sites of an attached module, by their numbers in the whole catalog.
+class Shifted final : public Observer {
+ public:
+  Shifted(Observer& outer, SiteId first) : outer_(outer), first_(first) {}
+
+  mx::array at(SiteId site, mx::array value) override {
+    return site < 0 ? value : outer_.at(first_ + site, std::move(value));
+  }
+  bool edits(SiteId site) const override {
+    return site >= 0 && outer_.edits(first_ + site);
+  }
+  void offer(SiteId site, std::function<mx::array()> make) override {
+    if (site >= 0) outer_.offer(first_ + site, std::move(make));
+  }
+
+ private:
+  Observer& outer_;
+  SiteId first_;
+};
+
+int rows_in(const std::vector<PackedRows>& packed) {
+  return packed.empty() ? 0 : packed.back().row + packed.back().length;
+}
+
+// `f` on each sequence by itself, [1, pos, ...].
+template <typename F>
+mx::array by_sequence(
+    const mx::array& value, const std::vector<PackedRows>& packed, const F& f) {
+  std::vector<mx::array> parts;
+  for (const auto& it : packed) {
+    auto from = mx::Shape(value.ndim(), 0), to = value.shape();
+    from[1] = it.row;
+    to[1] = it.row + it.length;
+    parts.push_back(f(mx::slice(value, from, to), it));
+  }
+  return parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), 1);
+}
+
+}  // namespace
+
+mx::array apply_edit(
+    const Intervention& edit, const mx::array& value, const SiteView& at) {
+  auto changed = edit(value, at);
+  if (changed.shape() != value.shape() || changed.dtype() != value.dtype())
+    fail(
+        ErrorKind::usage,
+        "[trace] the intervention on site '{}' returned {}; expected {}",
+        at.name,
+        shown(changed),
+        shown(value));
+  // Modules hold indices against what they pick from, where they see them.
+  if (mx::issubdtype(changed.dtype(), mx::integer) && !changed.is_tracer())
+    changed.eval();
+  return changed;
+}
+
+Overlay::Overlay(
+    const Overlay* base, const SiteCatalog& sites, const Edit& edit) {
+  if (base) *this = *base;
+  for (const auto site : sites.match(edit.site))
+    steps_[site].emplace_back(edit.apply);
+  reach_ = std::max(reach_, edit.apply.reach());
+}
+
+Overlay::Overlay(const Overlay* base, SiteId site, Attached attached) {
+  if (base) *this = *base;
+  reach_ = std::max(reach_, attached.reach);
+  steps_[site].emplace_back(std::move(attached));
+}
+
+void Standing::check_reached() const {
+  std::string missed;
+  for (const auto& [site, steps] : overlay_.steps())
+    if (!reached_.contains(site))
+      missed += (missed.empty() ? "" : ", ") + sites_[site].name;
+  if (!missed.empty())
+    fail(
+        ErrorKind::usage,
+        "[trace] the pass never reached these sites, which the model's handle "
+        "edits or has a module at: {}; another edit, or the module above them, "
+        "takes a path around them",
+        missed);
+}
+
+mx::array Standing::at(SiteId site, mx::array value) {
+  if (overlay_.edits(site)) {
+    reached_.insert(site);
+    const auto before = value;
+    for (const auto& step : overlay_.at(site))
+      value = stepped(step, site, value);
+    if (inner_) inner_->edited(site, before, value);
+  }
+  return inner_ ? inner_->at(site, std::move(value)) : value;
+}
+
+mx::array Standing::stepped(
+    const Overlay::Step& step, SiteId site, const mx::array& value) {
+  if (const auto* attached = std::get_if<Overlay::Attached>(&step)) {
+    auto made = through(*attached, value);
+    if (attached->mode == AttachOptions::Mode::read) return value;
+    if (made.shape() != value.shape())
+      fail(
+          ErrorKind::usage,
+          "[attach] the module at site '{}' makes {} of {}; attach it to be "
+          "read, or let it return what it is given",
+          sites_[site].name,
+          shown(made),
+          shown(value));
+    return mx::astype(std::move(made), value.dtype());
+  }
+  const auto& edit = std::get<Intervention>(step);
+  const auto at = view(site, value);
+  if (at.packed.empty() || edit.reach() != Overlay::Reach::sequence)
+    return apply_edit(edit, value, at);
+  const auto& [name, id, layout] = std::tie(at.name, at.site, at.layout);
+  return by_sequence(
+      value, rows_.packed, [&](const mx::array& one, const PackedRows& it) {
+        const std::vector<int> length = {it.length};
+        return apply_edit(
+            edit,
+            one,
+            {.name = name, .site = id, .layout = layout, .lengths = length});
+      });
+}
+
+mx::array Standing::through(
+    const Overlay::Attached& it, const mx::array& value) {
+  Shifted shifted(*this, it.first);
+  const auto run = [&](const mx::array& x) {
+    Pass pass(shifted);
+    auto y = (*it.module)(x, pass);
+    if (it.error < 0) return y;
+    Pass plain;
+    return mx::add(y, at(it.error, mx::subtract(x, (*it.module)(x, plain))));
+  };
+  if (rows_.packed.empty() || it.reach != Overlay::Reach::sequence)
+    return run(value);
+  const auto rows = rows_;
+  auto y = by_sequence(
+      value, rows.packed, [&](const mx::array& one, const PackedRows& of) {
+        rows_ = {.lengths = {of.length}};
+        return run(one);
+      });
+  rows_ = rows;
+  return y;
+}
+
+SiteView Standing::view(SiteId site, const mx::array& value) {
+  const auto& entry = sites_[site];
+  SiteView out{
+      .name = entry.name,
+      .site = site,
+      .layout = entry.layout,
+      .lengths = rows_.lengths,
+      .offset = rows_.offset};
+  if (rows_.packed.empty()) return out;
+  if (entry.layout == Layout::scores) {
+    const int dest = value.shape(2), src = value.shape(3);
+    scores_ = {{.length = dest, .first = src - dest, .total = src}};
+    out.packed = scores_;
+  } else {
+    const bool all = value.shape(1) == rows_in(rows_.packed);
+    out.packed = all ? rows_.packed : rows_.kept;
+  }
+  return out;
+}
+
+}  // namespace mlxterp
