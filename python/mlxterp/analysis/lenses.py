@@ -1,17 +1,19 @@
 """What a model would say after each of its layers, all layers and positions at
 once: `Lens`, by the C++ engine. `InterpretableModel.logit_lens` gives the same
-numbers as upstream's nested lists, and works for wrapped models, too."""
+numbers as upstream's nested lists."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from .. import _core
 from ..core.optional import require
 from ._native import Bar, inputs, labels, native, options
 from .tuned_lens import TunedLens, train  # noqa: F401
+from .wrapped_lens import wrapped_lens
 
 
 class Lens:
@@ -109,7 +111,24 @@ def lens(
     """The logit lens (nostalgebraist, 2020), or with `tuned` the tuned lens
     (Belrose et al., 2023). `track`: a token whose probability and rank are kept
     in every cell. `interventions`: {site: function}, for the lens of an edited
-    run. Evaluates. Raises UsageError, UnknownNameError, OutOfRangeError."""
+    run. Of a wrapped model too. Evaluates. Raises UsageError, UnknownNameError,
+    OutOfRangeError."""
+    if isinstance(getattr(model, "model", None), nn.Module):
+        found = wrapped_lens(
+            model,
+            prompt,
+            layers,
+            positions,
+            embed,
+            site,
+            tuned,
+            top_k,
+            track,
+            interventions,
+        )
+        seen = {*found.ids, *found.top_ids} - {-1}
+        known = model.tokenizer is not None
+        return Lens(found, {i: model.token_to_str(i) if known else f"#{i}" for i in seen})
     inner = native(model, "lens()")
     if isinstance(track, str):
         track = inner.single_token(track)

@@ -60,7 +60,7 @@ def final_norm(model: Any) -> Projection | None:
     return getattr(model.model, "ln_final", None) if norm is None else norm
 
 
-def _top(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
+def top_of(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
     """Ids and scores of the k highest of [row, vocab], highest first."""
     if k == 1:  # one pass instead of a sort
         ids = mx.argmax(logits, axis=-1, keepdims=True)
@@ -93,7 +93,7 @@ def top_tokens(
     while start < rows:
         logits = project(hidden[start : start + step])
         vocab = logits.shape[-1]
-        ids, scores = _top(logits, min(top_k, vocab))
+        ids, scores = top_of(logits, min(top_k, vocab))
         broken = mx.any(mx.isnan(logits))
         scores = scores.astype(mx.float32)
         mx.eval(ids, scores, broken)

@@ -1,0 +1,74 @@
+"""The lens of a wrapped model says what that of the native one says."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from families import build
+from mlxterp import InterpretableModel, OutOfRangeError, UsageError, lens
+from test_two_engines import FOLDERS, pair
+
+ROW = [3, 4, 5, 6, 7]
+# With soft caps, factors of the logits, and none.
+FAMILIES = ["llama-gqa", "llama-tied", "gemma2", "granite", "cohere", "olmo2", "phi"]
+
+
+def same(a, b):
+    assert a.shape == b.shape
+    return (mx.abs(a - b) / mx.maximum(mx.abs(a).max(), 1)).max().item() < 2e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"embed": True, "track": 7, "top_k": 3},
+        {"layers": [-1, 0], "positions": [-1, 1]},
+        {"interventions": {"layers.0.mlp_out": lambda x: x * 3}},
+    ],
+)
+def test_as_natively(name, options):
+    native, wrapped = pair(FOLDERS / name)
+    ours, theirs = lens(native, ROW, **options), lens(wrapped, ROW, **options)
+    assert ours.layers == theirs.layers and ours.positions == theirs.positions
+    assert ours.prompt == theirs.prompt == ROW
+    assert same(ours.logits, theirs.logits)
+    assert same(ours.probabilities, theirs.probabilities)
+    assert mx.array_equal(ours.ids, theirs.ids)
+    assert ours.logits.size >= 2 * 2 * 3
+    if "track" in options:
+        assert mx.array_equal(ours.ranks, theirs.ranks)
+        assert same(ours.track_probabilities, theirs.track_probabilities)
+    assert theirs._repr_html_() and len(theirs.tokens()) == len(theirs.layers)
+
+
+def test_the_last_layer_is_the_model():
+    wrapped = InterpretableModel(build("mamba2"))  # no native family
+    found = lens(wrapped, ROW, top_k=4)
+    with wrapped.trace([ROW]):
+        logits = wrapped.output.save()[0].astype(mx.float32)
+    want = mx.sort(logits, axis=-1)[:, ::-1][:, :4]
+    assert same(found.logits[-1], want)
+    tuned = lens(wrapped, ROW, top_k=4, tuned=lambda h, layer: h * 0 + 1)
+    assert same(tuned.logits[-1], want) and not same(tuned.logits[0], found.logits[0])
+    edited = wrapped.edited({"layers.0": lambda x: x * 0})
+    assert not same(lens(edited, ROW, top_k=4).logits, found.logits)
+
+
+def test_what_it_refuses():
+    model = InterpretableModel(build("llama"))
+    for options, error in (
+        ({"layers": [3]}, OutOfRangeError),
+        ({"positions": [9]}, OutOfRangeError),
+        ({"track": 96}, OutOfRangeError),
+        ({"track": "word"}, UsageError),
+        ({"top_k": 0}, UsageError),
+        ({"site": "nothing"}, KeyError),
+    ):
+        with pytest.raises(error):
+            lens(model, ROW, **options)
+    with pytest.raises(UsageError, match="one prompt"):
+        lens(model, [ROW, ROW])
+    flat = InterpretableModel(nn.Linear(4, 4), layer_attr=None)
+    with pytest.raises(UsageError, match="needs layers"):
+        lens(flat, [[1]])
