@@ -152,7 +152,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return self._handle(standing=[*self.standing, *edits])
 
     def attach(
-        self, site: str, module: Any, mode: str = "read", name: str | None = None
+        self, site: str, module: Any, mode: str = "read", name: str = "attached"
     ) -> InterpretableModel:
         """A handle on the same model with a module attached: in its passes an
         `mlx.nn.Module`, or a function of an mx.array, is given the value of a
@@ -161,9 +161,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
 
         mode: "read" leaves the value as it is, "replace" puts what the module
             returns in its place, "replace_with_error" adds what that misses of
-            the value where nothing inside is edited.
-        name: in the names of sites; by itself the class or function's, in
-            small letters.
+            the value where nothing inside is edited, the site `error`.
+        name: in the names of sites.
         """
         return self._handle(engine=Attached(self.engine, site, module, mode, name))
 

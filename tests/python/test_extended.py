@@ -116,15 +116,15 @@ def test_what_an_attached_module_reads(model, coder, site):
     plain = out(model)
     reading = model.attach(site, coder)
     with reading.trace(ROWS) as trace:
-        acts = reading[f"{site}.coder.acts"].save()
-        given = reading[f"{site}.coder.encode.input"].save()
-        back = reading[f"{site}.coder"].save()
+        acts = reading[f"{site}.attached.acts"].save()
+        given = reading[f"{site}.attached.encode.input"].save()
+        back = reading[f"{site}.attached"].save()
         logits = reading.output.save()
     assert near(given, x) and near(acts, coder.acts(coder.encode(x)))
     assert near(back, coder(x)) and near(logits, plain)
-    assert f"{site}.coder" in trace.saved_values
+    assert f"{site}.attached" in trace.saved_values
     with pytest.raises(UnknownNameError):  # the plain one has it not
-        model[f"{site}.coder"]
+        model[f"{site}.attached"]
     assert near(reading(mx.array(ROWS)), plain)
 
 
@@ -133,7 +133,7 @@ def test_what_an_attached_module_replaces(model, coder):
     replaced = model.attach(site, coder, "replace")
     wanted = out(model, {site: coder})
     assert near(out(replaced), wanted) and near(replaced(mx.array(ROWS)), wanted)
-    inside = {f"{site}.coder.acts": lambda a: a * 3}
+    inside = {f"{site}.attached.acts": lambda a: a * 3}
     wanted = out(model, {site: lambda x: coder.decode(coder.acts(coder.encode(x)) * 3)})
     assert near(out(replaced, inside), wanted)
     # Behind what is edited at the site.
@@ -152,8 +152,17 @@ def test_what_it_misses_is_kept(model, coder):
         kept[f"{site}.sae.acts"] = 0.0
         set_ = kept.output.save()
     assert near(set_, out(model, wanted))
-    with kept.trace(ROWS):  # as a proxy's attributes
-        kept.layers[0].resid_post
+    with model.trace(ROWS):
+        x = model[site].save()
+    with kept.trace(ROWS, inside):
+        assert near(kept[f"{site}.sae.error"], x - coder(x))
+    without = {f"{site}.sae.error": zero_out}
+    assert near(out(kept, without), out(model, {site: coder}))
+    assert near(
+        out(kept, {**without, **inside}),
+        out(model, {site: lambda x: coder.decode(mx.zeros((*x.shape[:2], 12)))}),
+    )
+    with kept.trace(ROWS):
         assert near(kept[f"{site}.sae.acts"], kept[f"{site}.sae.decode.input"])
 
 
@@ -177,8 +186,10 @@ def test_what_cannot_be_attached(model, coder):
         model.attach("layers.0", coder, "write")
     with pytest.raises(UsageError, match="a module or a function"):
         model.attach("layers.0", 3)
-    with pytest.raises(UsageError, match="give name="):
-        model.attach("layers.0", lambda x: x)
+    with pytest.raises(UsageError, match="no name for sites"):
+        model.attach("layers.0", lambda x: x, name="a.b")
+    with pytest.raises(UnknownNameError):  # only where it is added
+        model.attach("layers.0", coder, "replace")["layers.0.attached.error"]
     with pytest.raises(UnknownNameError):
         model.attach("layers.99", coder)
     with pytest.raises(UsageError, match="already"):
@@ -187,6 +198,6 @@ def test_what_cannot_be_attached(model, coder):
     with pytest.raises(UsageError, match="layers.0"):
         out(narrow)
     with pytest.raises(UsageError, match="NaN"):
-        bad = {"layers.0.coder.acts": lambda a: a * float("nan")}
+        bad = {"layers.0.attached.acts": lambda a: a * float("nan")}
         out(model.attach("layers.0", coder), bad)
     assert near(out(model), out(model))

@@ -14,6 +14,7 @@ from .base import Engine, Intervention, Pass
 from .wrapped import WrappedEngine
 
 MODES = ("read", "replace", "replace_with_error")
+_ERROR = "error"
 
 
 class _Function(nn.Module):
@@ -36,13 +37,19 @@ class Attached:
     mode: "read" leaves the value as it is; "replace" puts what the module
         returns in its place; "replace_with_error" also adds what it misses
         unedited, value + (edited output - output), so that without edits
-        inside nothing changes.
+        inside nothing changes. What it misses is a site of its own,
+        `<site>.<name>.error`.
     """
 
     model = None  # what C++ runs knows nothing of it
 
     def __init__(
-        self, engine: Engine, site: str, module: Any, mode: str, name: str | None = None
+        self,
+        engine: Engine,
+        site: str,
+        module: Any,
+        mode: str = "read",
+        name: str = "attached",
     ):
         if mode not in MODES:
             raise UsageError(f"attach: mode {mode!r} is none of {', '.join(MODES)}.")
@@ -52,16 +59,15 @@ class Attached:
             )
         self._engine, self._mode = engine, mode
         self._at = engine.resolve(site)
-        if name is None:
-            name = getattr(module, "__name__", type(module).__name__).lower()
         if not name.isidentifier():
-            raise UsageError(f"attach: {name!r} is no name for sites; give name=.")
+            raise UsageError(f"attach: {name!r} is no name for sites.")
         self._name = name
         with suppress(UnknownNameError):
             engine.resolve(f"{site}.{name}")
             raise UsageError(f"attach: there is a '{site}.{name}' already.")
         module = module if isinstance(module, nn.Module) else _Function(module)
         self._module = WrappedEngine(module, None)
+        self._missed = WrappedEngine(nn.Identity(), None)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -73,6 +79,8 @@ class Attached:
         inside = self._inside(name)
         if inside is None:
             return self._engine.resolve(name)
+        if inside == _ERROR and self._mode == "replace_with_error":
+            return self._full(_ERROR)
         return self._full(self._module.resolve(inside))
 
     def match(self, pattern: str) -> list[str]:
@@ -80,6 +88,8 @@ class Attached:
         inside = self._inside(pattern)
         if inside is None:
             return self._engine.match(pattern)
+        if inside == _ERROR:
+            return [self.resolve(pattern)]
         return [self._full(site) for site in self._module.match(inside)]
 
     def run(
@@ -92,8 +102,9 @@ class Attached:
         inside = [
             (site[len(start) :], fn)
             for site, fn in interventions
-            if site.startswith(start)
+            if site.startswith(start) and site != start + _ERROR
         ]
+        missed = [("output", fn) for site, fn in interventions if site == start + _ERROR]
         others = [it for it in interventions if not it[0].startswith(start)]
 
         def act(x: mx.array) -> mx.array:
@@ -105,7 +116,9 @@ class Attached:
             if self._mode == "replace":
                 return y
             plain = self._module.forward(x).astype(x.dtype) if inside else y
-            return x + (y - plain)
+            runs.append(self._missed.run(x - plain, missed))
+            # Exactly the value, where nothing is edited.
+            return y + runs[1].output if missed else x + (y - plain)
 
         # Behind what is edited at the site itself.
         own = [it for it in others if it[0] == self._at]
@@ -144,8 +157,10 @@ class AttachedPass:
 
     def value(self, site: str) -> mx.array:
         """As the contract says."""
+        if site == self._start + _ERROR:
+            return self._runs[1].value("output")
         if site.startswith(self._start):
-            return self._runs[-1].value(site[len(self._start) :])
+            return self._runs[0].value(site[len(self._start) :])
         return self._held.value(site)
 
     def check(self, kept: Sequence[mx.array] = ()) -> None:
