@@ -26,8 +26,17 @@ struct Outcome {
   enum class End { returned, threw_error, threw_other, died, timed_out };
   End end = End::died;
   ErrorKind kind = ErrorKind::usage;  ///< Where it threw an Error.
-  std::string text;  ///< What was returned, or the exception's message.
+  std::string text;    ///< What was returned, or the exception's message.
+  double seconds = 0;  ///< Of processors, all threads together.
+  uint64_t bytes = 0;  ///< Of memory, at most.
 };
+
+/** What bad input may cost, whatever it says: time of processors and memory,
+ * for so many bytes of it. The sanitizers cost more of both. */
+inline constexpr double most_seconds = 10;
+inline constexpr uint64_t most_bytes(uint64_t input) {
+  return 4 * input + 1'000'000'000;
+}
 
 namespace detail {
 
@@ -89,6 +98,20 @@ inline bool read_all(int descriptor, int seconds, std::string& text) {
   }
 }
 
+inline double seconds(const struct timeval& time) {
+  return static_cast<double>(time.tv_sec) +
+         static_cast<double>(time.tv_usec) / 1e6;
+}
+
+// The most memory that was in use.
+inline uint64_t bytes(const struct rusage& used) {
+#ifdef __APPLE__
+  return static_cast<uint64_t>(used.ru_maxrss);
+#else
+  return static_cast<uint64_t>(used.ru_maxrss) * 1024;
+#endif
+}
+
 inline Outcome understand(const std::string& text, int status) {
   Outcome outcome;
   if (WIFSIGNALED(status) || text.empty()) {
@@ -130,18 +153,60 @@ inline Outcome run_apart(
   ::close(ends[0]);
   if (!in_time) ::kill(child, SIGKILL);
   int status = 0;
-  ::waitpid(child, &status, 0);
+  struct rusage used {};
+  ::wait4(child, &status, 0, &used);
   Outcome outcome = detail::understand(text, status);
+  outcome.seconds =
+      detail::seconds(used.ru_utime) + detail::seconds(used.ru_stime);
+  outcome.bytes = detail::bytes(used);
   if (!in_time) outcome.end = Outcome::End::timed_out;
   return outcome;
 }
 
-/** Expects an Error of that kind whose message holds each of `says`. */
+/** Expects what is done in its lifetime to cost no more than so many bytes of
+ * bad input may, for what evaluates arrays and so stays in this process. */
+class ExpectCheap {
+ public:
+  explicit ExpectCheap(uint64_t input = 0) : input_(input) {
+    ::getrusage(RUSAGE_SELF, &before_);
+  }
+  ExpectCheap(const ExpectCheap&) = delete;
+  ExpectCheap& operator=(const ExpectCheap&) = delete;
+  ~ExpectCheap() {
+#ifndef MLXTERP_ADDRESS_SANITIZER
+    struct rusage after {};
+    ::getrusage(RUSAGE_SELF, &after);
+    using detail::bytes, detail::seconds;
+    EXPECT_LT(
+        seconds(after.ru_utime) + seconds(after.ru_stime) -
+            seconds(before_.ru_utime) - seconds(before_.ru_stime),
+        most_seconds);
+    // Of the whole process: what came before counts for it, not against it.
+    EXPECT_LT(bytes(after) - bytes(before_), most_bytes(input_));
+#endif
+  }
+
+ private:
+  uint64_t input_;
+  struct rusage before_ {};
+};
+
+inline void expect_cheap(const Outcome& outcome, uint64_t input) {
+#ifndef MLXTERP_ADDRESS_SANITIZER
+  EXPECT_LT(outcome.seconds, most_seconds);
+  EXPECT_LT(outcome.bytes, most_bytes(input)) << input << " bytes of input";
+#endif
+}
+
+/** Expects an Error of that kind whose message holds each of `says`, and that
+ * finding it out costs no more than so many bytes of input may. */
 inline void expect_refused(
     const std::function<std::string()>& work,
     ErrorKind kind,
-    const std::vector<std::string>& says) {
+    const std::vector<std::string>& says,
+    uint64_t input = 0) {
   const Outcome outcome = run_apart(work);
+  expect_cheap(outcome, input);
   EXPECT_EQ(outcome.end, Outcome::End::threw_error) << outcome.text;
   if (outcome.end != Outcome::End::threw_error) return;
   EXPECT_EQ(outcome.kind, kind) << outcome.text;
@@ -153,8 +218,10 @@ inline void expect_refused(
         << "no '" << part << "' in: " << outcome.text;
 }
 
-inline void expect_accepted(const std::function<std::string()>& work) {
+inline void expect_accepted(
+    const std::function<std::string()>& work, uint64_t input = 0) {
   const Outcome outcome = run_apart(work);
+  expect_cheap(outcome, input);
   EXPECT_EQ(outcome.end, Outcome::End::returned) << outcome.text;
 }
 

@@ -3,45 +3,31 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <memory>
-#include <optional>
+#include <utility>
 
-#include "common.h"
 #include "mlxterp/analysis/attribute.h"
+#include "mlxterp/report/attribution.h"
+#include "mlxterp/spec/range.h"
+#include "mlxterp/view/heatmap.h"
 #include "mlxterp/view/terminal.h"
 #include "pairs.h"
+#include "progress.h"
 #include "sweep.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
 struct Arguments {
-  ModelArguments model;
+  SweepArguments sweep;
   PairArguments pairs;
+  TaskArguments task;
   std::vector<std::string> sites = {"resid_pre"};
   int steps = 1;
   bool exact = false;
-  SweepOutput output;
-};
-
-// One site's estimate, and where asked for what patch() says of it.
-struct Result {
-  std::string site;
-  Sweep sweep;
-  std::vector<float> values;
-  view::Heatmap map;
-  std::optional<Sweep> exact;
-  Agreement agreement;
-  double exact_seconds = 0;
 };
 
 AttributeOptions attribute_options(
@@ -62,192 +48,107 @@ AttributeOptions attribute_options(
       .progress = pairs.progress};
 }
 
-// "layer 3, pos 5"
-std::string place(const Sweep& sweep, size_t cell) {
-  std::string out;
-  for (size_t a = sweep.axes.size(); a-- > 0;) {
-    const auto& [axis, values] = sweep.axes[a];
-    out = fmt::format(
-        "{} {}{}{}",
-        name(axis),
-        values[cell % values.size()],
-        out.empty() ? "" : ", ",
-        out);
-    cell /= values.size();
-  }
-  return out;
-}
-
-std::string agreement_text(const Result& result) {
+std::string agreement_text(const report::SiteReport& site) {
   auto out = fmt::format(
       "against the exact sweep of {:.3g} s: Pearson {:.4f}, Spearman {:.4f}; "
       "farthest off:\n",
-      result.exact_seconds,
-      result.agreement.pearson,
-      result.agreement.spearman);
-  for (const auto& cell : result.agreement.worst)
+      site.exact_seconds,
+      site.agreement.pearson,
+      site.agreement.spearman);
+  for (const auto& cell : site.agreement.worst)
     out += fmt::format(
         "  {:<24} exact {:+.4f}, estimated {:+.4f}\n",
-        place(result.sweep, cell.cell),
+        report::place(site.sweep, cell.cell),
         cell.exact,
         cell.approximate);
   return out;
 }
 
-// One grid of all sites whose columns are the first one's.
-view::Heatmap together(const std::vector<Result>& results) {
-  auto map = results.front().map;
-  if (results.size() == 1) return map;
-  map.row_axis = "site." + map.row_axis;
-  map.rows.clear();
-  map.values.clear();
-  for (const auto& result : results) {
-    if (result.map.columns != map.columns) {
-      note(fmt::format(
-          "{} has other columns and is not in the page; name it alone",
-          view::escape(result.site)));
-      continue;
-    }
-    for (const auto& row : result.map.rows)
-      map.rows.push_back(fmt::format("{}.{}", result.site, row));
-    map.values.insert(
-        map.values.end(), result.values.begin(), result.values.end());
+std::string text_of(const report::AttributionReport& report) {
+  std::string text;
+  for (size_t i = 0; i < report.sites.size(); ++i) {
+    text += view::heatmap_text(
+                report::heatmap(report, i), view::terminal(STDOUT_FILENO)) +
+            "\n";
+    if (report.sites[i].exact) text += agreement_text(report.sites[i]) + "\n";
   }
-  return map;
+  const auto& sweep = report.sites.front().sweep;
+  text += fmt::format(
+      "{}: clean {:+.4f}, corrupted {:+.4f}{}\n{} in {:.3g} s",
+      view::escape(report.metric),
+      sweep.clean,
+      sweep.corrupt,
+      sweep.pairs > 1 ? fmt::format(" (mean of {} pairs)", sweep.pairs) : "",
+      report.sites.size() == 1 ? "One site"
+                               : fmt::format("{} sites", report.sites.size()),
+      *report.seconds);
+  if (const auto forward = report.forward_seconds)
+    text += fmt::format(
+        ", {:.2g} forward passes of {:.3g} s",
+        *report.seconds / *forward,
+        *forward);
+  return text + "\n";
 }
 
-Json to_json(const Result& result, const PairArguments& pairs) {
-  Json out;
-  out["site"] = result.site;
-  put_sweep(out, result.sweep, result.values);
-  out["spread"] = Json::array();
-  for (const float value : result.sweep.spread)
-    out["spread"].push_back(number(value));
-  out["exact"] = nullptr;
-  if (!result.exact) return out;
-  auto& exact = out["exact"];
-  exact["effect"] = Json::array();
-  for (const float value : pairs.values(*result.exact))
-    exact["effect"].push_back(number(value));
-  exact["pearson"] = number(result.agreement.pearson);
-  exact["spearman"] = number(result.agreement.spearman);
-  exact["worst"] = Json::array();
-  for (const auto& cell : result.agreement.worst)
-    exact["worst"].push_back(
-        {{"cell", cell.cell},
-         {"exact", number(cell.exact)},
-         {"estimated", number(cell.approximate)}});
-  exact["seconds"] = result.exact_seconds;
-  return out;
-}
-
-void save(const Arguments& arguments, const std::vector<Result>& results) {
+void write_files(
+    const Output& output, const report::AttributionReport& report) {
   Tensors tensors;
-  for (const auto& [site, sweep, values, map, exact, agreement, seconds] :
-       results) {
-    const auto behind = results.size() == 1 ? "" : "." + site;
-    tensors.emplace_back("effect" + behind, grid(sweep, values));
-    if (exact)
+  for (const auto& site : report.sites) {
+    const auto behind = report.sites.size() == 1 ? "" : "." + site.site;
+    tensors.emplace_back(
+        "effect" + behind, report::grid(site.sweep, site.values));
+    if (site.exact)
       tensors.emplace_back(
-          "exact" + behind, grid(*exact, arguments.pairs.values(*exact)));
+          "exact" + behind, report::grid(*site.exact, site.exact_values));
   }
-  save_tensors(
-      arguments.output,
-      tensors,
-      {{"model", arguments.model.model},
-       {"sites", split_lists(arguments.sites)},
-       {"metric", arguments.pairs.metrics},
-       {"direction", arguments.pairs.direction},
-       {"steps", arguments.steps},
-       {"raw", arguments.pairs.raw},
-       {"ids", results.front().sweep.ids}});
+  std::vector<std::string> sites;
+  for (const auto& site : report.sites)
+    sites.push_back(site.site);
+  auto facts = report.facts;
+  facts.emplace_back("sites", sites);
+  facts.emplace_back("metric", report.metric);
+  facts.emplace_back("ids", report.sites.front().sweep.ids);
+  output.write(tensors, facts);
+  if (!output.page) return;
+  const auto [map, left_out] = report::joint_heatmap(report);
+  for (const auto& site : left_out)
+    note(fmt::format(
+        "{} has other columns and is not in the page; name it alone",
+        view::escape(site)));
+  output.write(map);
 }
 
 void run(const Arguments& arguments) {
-  const auto& pairs = arguments.pairs;
-  pairs.check();
-  arguments.output.check();
-  const auto sites = split_lists(arguments.sites);
-  const auto model = arguments.model.load();
+  const auto& [sweep, pairs, task, site_texts, steps, exact] = arguments;
+  pairs.check(task.given());
+  const auto sites = spec::parse_list(site_texts, "--site");
+  sweep.check();
+  const auto model = sweep.model.load();
   auto options = pairs.options(model);
-  const auto begin = Clock::now();
-  const auto found =
-      attribute(model, attribute_options(options, sites, arguments.steps));
-  const double seconds = seconds_since(begin);
-  std::vector<Result> results;
-  for (const auto& [site, sweep] : found) {
-    auto& result = results.emplace_back();
-    result.site = site;
-    result.sweep = sweep;
-    result.values = pairs.values(sweep);
-    if (!arguments.exact) continue;
-    options.site = site;
-    const auto start = Clock::now();
-    result.exact = patch(model, options);
-    result.exact_seconds = seconds_since(start);
-    result.agreement = compare(*result.exact, sweep);
+  auto style = sweep.style();
+  if (task.given()) {
+    task.fill(model, options);
+    style.task = task.task;
+  }
+  options.memory = sweep.bytes();
+  const auto asked = attribute_options(options, sites, steps);
+  std::vector<Attribution> found;
+  const double seconds = seconds_of([&] { found = attribute(model, asked); });
+  auto report =
+      report::attribution_report(model, asked, std::move(found), style);
+  report.seconds = seconds;
+  for (size_t i = 0; exact && i < report.sites.size(); ++i) {
+    options.site = report.sites[i].site;
+    Sweep whole;
+    const double took = seconds_of([&] { whole = patch(model, options); });
+    report::add_exact(report, i, std::move(whole), took);
   }
   end_progress();
-  const double forward = forward_seconds(model, found.front().sweep.ids);
-
-  for (auto& result : results) {
-    auto& map = result.map = heatmap(model, result.sweep, result.values);
-    map.kind = "Attribution patching";
-    for (const auto& label : labels(model, result.sweep.ids))
-      map.heading += label;
-    map.percent = !pairs.raw;
-    map.about = "Estimated from gradients: " +
-                pairs.about(
-                    fmt::format(
-                        "{}",
-                        fmt::join(
-                            results.size() == 1 || arguments.model.json
-                                ? sites
-                                : std::vector{result.site},
-                            ", ")),
-                    result.sweep);
-  }
-  save(arguments, results);
-  if (arguments.output.page) {
-    auto map = together(results);
-    map.about =
-        "Estimated from gradients: " +
-        pairs.about(
-            fmt::format("{}", fmt::join(sites, ", ")), results.front().sweep);
-    write_page(arguments.output, map);
-  }
-  if (!arguments.model.json) {
-    std::string text;
-    for (const auto& result : results) {
-      text += view::heatmap_text(result.map, view::terminal(STDOUT_FILENO));
-      text += "\n";
-      if (result.exact) text += agreement_text(result) + "\n";
-    }
-    const auto& sweep = results.front().sweep;
-    print(
-        text +
-        fmt::format(
-            "{}: clean {:+.4f}, corrupted {:+.4f}{}\n{} in {:.3g} s, "
-            "{:.2g} forward passes of {:.3g} s\n",
-            view::escape(pairs.metrics.front()),
-            sweep.clean,
-            sweep.corrupt,
-            sweep.pairs > 1 ? fmt::format(" (mean of {} pairs)", sweep.pairs)
-                            : "",
-            results.size() == 1 ? "One site"
-                                : fmt::format("{} sites", results.size()),
-            seconds,
-            seconds / forward,
-            forward));
-    return;
-  }
-  auto out = pairs.json(model, arguments.model.model, results.front().sweep);
-  out["steps"] = arguments.steps;
-  out["sites"] = Json::array();
-  for (const auto& result : results)
-    out["sites"].push_back(to_json(result, pairs));
-  out["seconds"] = {{"attribute", seconds}, {"forward", forward}};
-  print_json(out);
+  if (sweep.compare_cost)
+    report.forward_seconds =
+        forward_seconds(model, report.sites.front().sweep.ids);
+  write_files(sweep.output, report);
+  print(sweep.model.json ? report::to_json(report) + "\n" : text_of(report));
 }
 
 }  // namespace
@@ -255,25 +156,28 @@ void run(const Arguments& arguments) {
 Run add_attribute(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("A patching sweep estimated from one gradient");
-  a.model.add_to(app);
+  app.description("Attribution patching: a sweep estimated from one gradient");
+  a.sweep.add_model(app);
   add_list(
       app,
       "--site",
       a.sites,
-      "Sites, one gradient for all: resid_pre,resid_mid,resid_post,attn_out,"
-      "mlp_out,z,q,k,v,pattern,mlp.post,...")
+      "Sites, one gradient for all: resid_pre, resid_mid, resid_post, "
+      "attn_out, mlp_out, z, q, k, v, pattern, mlp.post, ...")
       ->default_str("resid_pre");
   a.pairs.add_to(app);
+  a.task.add_to(app);
   app.add_option(
          "--steps",
          a.steps,
-         "Gradients to average on the way to the other run's embeddings "
+         "Gradients to average along the line to the other run's embeddings "
          "(integrated gradients)")
       ->capture_default_str();
   app.add_flag(
-      "--exact", a.exact, "Run the exact sweep too and tell how they agree");
-  a.output.add_to(app);
+      "--exact",
+      a.exact,
+      "Also run the exact sweep and say how well they agree");
+  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
   app.footer(
       "Example:\n  mlxterp attribute demo \\\n    --clean 'When Mary and John "
       "went to the store, John gave a drink to' \\\n    --corrupt 'When Mary "

@@ -1,13 +1,9 @@
-// mlxterp causal-trace: where a model keeps what it knows of a subject.
-
-#include <fmt/format.h>
+// mlxterp causal-trace: where a model recalls what it knows of a subject.
 
 #include <memory>
 
-#include "common.h"
-#include "metric.h"
 #include "mlxterp/analysis/causal_trace.h"
-#include "mlxterp/view/terminal.h"
+#include "progress.h"
 #include "sweep.h"
 #include "verbs.h"
 
@@ -16,88 +12,47 @@ namespace mlxterp::cli {
 namespace {
 
 struct Arguments {
-  ModelArguments model;
+  SweepArguments sweep;
   PromptArguments prompt;
+  ChoiceArguments choice;
   std::string subject, site = "resid_post";
   std::optional<std::string> metric;
   std::optional<int> window;
   int samples = 10;
   float noise = 3;
   uint64_t seed = 0;
-  std::vector<std::string> layers, positions;
-  double memory = 0;
-  bool raw = false;
-  SweepOutput output;
 };
 
+// As in the paper.
+int usual_window(const std::string& site) {
+  return site.starts_with("resid") ? 1 : 10;
+}
+
 void run(const Arguments& arguments) {
-  arguments.prompt.check();
-  arguments.output.check();
-  const auto model = arguments.model.load();
-  const bool states = arguments.site.starts_with("resid");
+  const auto& a = arguments;
+  a.prompt.check();
+  const auto choice = a.choice.parse();
+  // Member by member: GCC 12 crashes where one of a braced list throws.
   CausalTraceOptions options{
-      .prompt = arguments.prompt.tokens(model),
-      .subject = arguments.subject,
-      .metric = arguments.metric
-                    ? std::optional(parse_metric(model, {*arguments.metric}))
-                    : std::nullopt,
-      .site = arguments.site,
-      .window = arguments.window.value_or(states ? 1 : 10),
-      .noise = arguments.noise,
-      .samples = arguments.samples,
-      .seed = arguments.seed,
-      .layers = whole_numbers(arguments.layers, "--layers"),
-      .positions = whole_numbers(arguments.positions, "--positions"),
-      .memory = static_cast<size_t>(std::max(0.0, arguments.memory) * 1e6),
-      .progress = progress(),
-  };
-  CausalTrace trace;
-  const double seconds =
-      seconds_of([&] { trace = causal_trace(model, options); });
-  end_progress();
-  const auto& sweep = trace.sweep;
-  auto metric = trace.metric.name;
-  if (!arguments.metric)  // the token's label, not its number
-    if (const auto at = metric.find("id:"); at != std::string::npos)
-      metric = fmt::format(
-          "prob({})", label(model, std::stoi(metric.substr(at + 3))));
-  const auto values = arguments.raw ? sweep.metric : sweep.effect();
-  auto map = heatmap(model, sweep, values);
-  map.kind = "Causal trace";
-  for (const auto& text : labels(model, sweep.ids))
-    map.heading += text;
-  map.percent = !arguments.raw;
-  map.about = fmt::format(
-      "{}: {:.4g}, with noise on \"{}\" {:.4g} (mean of {}). Each cell puts {} "
-      "back at one position, {} layer{} around one.{}",
-      metric,
-      sweep.clean,
-      arguments.subject,
-      sweep.corrupt,
-      options.samples,
-      arguments.site,
-      options.window,
-      options.window == 1 ? "" : "s",
-      arguments.raw ? "" : " In percent of what the noise took.");
-  report_sweep(
-      arguments.model,
-      model,
-      arguments.output,
-      sweep,
-      values,
-      {.map = std::move(map),
-       .metric = metric,
-       .facts =
-           {{"model", arguments.model.model},
-            {"site", arguments.site},
-            {"subject", arguments.subject},
-            {"subject_positions", trace.subject},
-            {"window", options.window},
-            {"noise", options.noise},
-            {"samples", options.samples},
-            {"seed", options.seed},
-            {"raw", arguments.raw}},
-       .seconds = seconds});
+      .prompt = std::vector<int>(), .subject = a.subject};
+  options.site = a.site;
+  options.window = a.window.value_or(usual_window(a.site));
+  options.noise = a.noise;
+  options.samples = a.samples;
+  options.seed = a.seed;
+  options.layers = choice.layers;
+  options.positions = choice.positions;
+  options.memory = a.sweep.bytes();
+  options.progress = progress();
+  a.sweep.check();
+  const auto model = a.sweep.model.load();
+  options.prompt = a.prompt.tokens(model);
+  if (a.metric)
+    options.metric = spec::parse_metric(model, {*a.metric}, metric_options());
+  run_sweep(a.sweep, model, [&] {
+    return report::sweep_report(
+        model, options, causal_trace(model, options), a.sweep.style());
+  });
 }
 
 }  // namespace
@@ -105,31 +60,30 @@ void run(const Arguments& arguments) {
 Run add_causal_trace(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Where the model keeps what it knows of a subject");
-  a.model.add_to(app);
+  app.description("Causal tracing: where the model recalls a fact");
+  a.sweep.add_model(app);
   a.prompt.add_to(app);
   app.add_option("--subject", a.subject, "As it stands in the prompt")
       ->required();
   app.add_option(
       "--metric",
       a.metric,
-      "Default: the probability of what the clean run says");
+      "Default: the probability of what the clean run predicts");
   app.add_option(
-         "--site", a.site, "What is put back: resid_post, attn_out, mlp_out")
+         "--site", a.site, "What is restored: resid_post, attn_out, mlp_out")
       ->capture_default_str();
   app.add_option(
       "--window",
       a.window,
-      "Layers put back together (default: 1 of states, else 10)");
+      "Layers restored together (default: 1 of the residual stream, else 10)");
   app.add_option("--noise", a.noise, "In standard deviations of the embedding")
       ->capture_default_str();
-  app.add_option("--samples", a.samples, "Of the noise")->capture_default_str();
+  app.add_option("--samples", a.samples, "Draws of the noise, averaged")
+      ->capture_default_str();
   app.add_option("--seed", a.seed, "Of the noise")->capture_default_str();
-  app.add_flag("--raw", a.raw, "The metric itself, not its share of the way");
-  add_list(app, "--layers", a.layers, "Only these: 0,5,10..20,-1");
-  add_list(app, "--positions", a.positions, "Only these positions");
-  app.add_option("--memory", a.memory, "MB that the sweep may take at once");
-  a.output.add_to(app);
+  a.choice.add_layers(app);
+  a.choice.add_positions(app);
+  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
   app.footer(
       "Example:\n  mlxterp causal-trace demo 'The Eiffel Tower is located in "
       "the city of' \\\n    --subject 'The Eiffel Tower' --html trace.html");

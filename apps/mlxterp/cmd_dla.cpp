@@ -5,23 +5,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <memory>
 
-#include "common.h"
-#include "metric.h"
+#include "arguments.h"
 #include "mlxterp/analysis/logit_attribution.h"
+#include "mlxterp/report/logit_attribution.h"
+#include "mlxterp/spec/choice.h"
+#include "mlxterp/view/heatmap.h"
 #include "mlxterp/view/terminal.h"
-#include "sweep.h"
+#include "output.h"
+#include "progress.h"
 #include "verbs.h"
-
-namespace mx = mlx::core;
 
 namespace mlxterp::cli {
 
 namespace {
-
-using Kind = LogitPart::Kind;
 
 struct Arguments {
   ModelArguments model;
@@ -29,23 +27,15 @@ struct Arguments {
   std::vector<std::string> more, metrics;
   std::string unit = "component";
   int position = -1, top = 20;
-  SweepOutput output;
+  Output output;
 };
 
-Unit parse_unit(const std::string& text) {
-  if (text == "component") return Unit::component;
-  if (text == "head") return Unit::head;
-  if (text == "neuron") return Unit::neuron;
-  usage(fmt::format(
-      "--unit '{}' is none of component, head, neuron", view::escape(text)));
-}
-
-void check(const Arguments& arguments) {
+void check(const Arguments& arguments, Unit unit) {
   arguments.prompt.check();
+  arguments.model.check();
   if (arguments.metrics.empty())
     usage("no --metric: logit(A) or logit_diff(A,B)");
   if (arguments.top < 1) usage("--top is 1 or more");
-  const auto unit = parse_unit(arguments.unit);
   if (unit == Unit::neuron && arguments.output.page)
     usage(
         "--html: neurons make no grid to look at; use --unit head or "
@@ -53,59 +43,21 @@ void check(const Arguments& arguments) {
   arguments.output.check();
 }
 
-// The values of one kind, in the model's order.
-std::map<std::string, std::vector<float>> by_kind(const LogitAttribution& dla) {
-  std::map<std::string, std::vector<float>> out;
-  for (const auto& part : dla.parts)
-    out[name(part.kind)].push_back(part.value);
-  return out;
-}
-
-std::string metric_text(const Arguments& arguments) {
-  return fmt::format("{}", fmt::join(arguments.metrics, ", "));
-}
-
 size_t size(int n) {
   return static_cast<size_t>(n);
 }
 
-// By layer: heads, or what attention and MLP add.
-view::Heatmap grid_of(const LogitAttribution& dla, Unit unit) {
-  view::Heatmap map;
-  map.kind = "Direct logit attribution";
-  map.row_axis = "layer";
-  for (int i = 0; i < dla.layers; ++i)
-    map.rows.push_back(fmt::format("{}", i));
-  if (unit == Unit::head) {
-    map.column_axis = "head";
-    for (const auto& part : dla.parts) {
-      if (part.kind != Kind::head) continue;
-      if (part.layer == 0) map.columns.push_back(fmt::format("{}", part.unit));
-      map.values.push_back(part.value);
-    }
-    return map;
-  }
-  map.column_axis = "part";
-  map.columns = {"attn_out", "mlp_out"};
-  map.values.resize(2 * size(dla.layers));
-  for (const auto& part : dla.parts)
-    if (part.kind == Kind::attn_out || part.kind == Kind::mlp_out)
-      map.values[2 * size(part.layer) + (part.kind == Kind::mlp_out)] =
-          part.value;
-  return map;
-}
-
-// Layer by layer, with what the stream says so far.
+// Layer by layer, with the logit accumulated so far.
 std::string layers_text(
     const LogitAttribution& dla,
-    const view::Heatmap& map,
+    const report::Heatmap& map,
     const view::Terminal& terminal) {
   using enum view::Align;
   view::Table table(
       {{"layer", right},
        {"attn_out", right},
        {"mlp_out", right},
-       {"the stream so far", right}});
+       {"accumulated", right}});
   const auto text = [](float x) { return fmt::format("{:+.4f}", x); };
   table.add({"", "", "", text(dla.accumulated[0])});
   for (size_t i = 0; i < size(dla.layers); ++i)
@@ -172,112 +124,65 @@ std::string parts_text(
   return table.text(terminal);
 }
 
-Json to_json(
-    const Arguments& arguments,
-    const InterpretableModel& model,
-    const LogitAttribution& dla) {
-  Json out;
-  out["model"] = arguments.model.model;
-  out["tokens"] = Json::array();
-  const auto names = labels(model, dla.ids);
-  for (size_t i = 0; i < names.size(); ++i)
-    out["tokens"].push_back({{"id", dla.ids[i]}, {"text", names[i]}});
-  out["prompts"] = dla.prompts;
-  out["metric"] = arguments.metrics;
-  out["unit"] = arguments.unit;
-  out["sum"] = number(dla.sum);
-  out["says"] = number(dla.model);
-  out["softcap"] = dla.softcap > 0 ? number(dla.softcap) : Json();
-  out["parts"] = Json::array();
-  for (const auto& part : dla.parts)
-    out["parts"].push_back(
-        {{"name", part.name()},
-         {"kind", name(part.kind)},
-         {"layer", part.layer < 0 ? Json() : Json(part.layer)},
-         {"unit", part.unit < 0 ? Json() : Json(part.unit)},
-         {"value", number(part.value)},
-         {"spread", number(part.spread)}});
-  out["accumulated"] = Json::array();
-  for (const float value : dla.accumulated)
-    out["accumulated"].push_back(number(value));
-  return out;
-}
-
-// A tensor for each kind of part: [part], or [layer, head or neuron].
-void save(const Arguments& arguments, const LogitAttribution& dla) {
-  Tensors tensors;
-  for (const auto& [kind, values] : by_kind(dla)) {
-    int units = 0;
-    for (const auto& part : dla.parts)
-      if (kind == name(part.kind)) units = std::max(units, part.unit + 1);
-    const auto n = static_cast<int>(values.size());
-    tensors.emplace_back(
-        kind,
-        mx::array(
-            values.data(),
-            units > 0 ? mx::Shape{n / units, units} : mx::Shape{n}));
-  }
-  tensors.emplace_back(
-      "accumulated", mx::array(dla.accumulated.data(), {dla.layers + 1}));
-  save_tensors(
-      arguments.output,
-      tensors,
-      {{"model", arguments.model.model},
-       {"metric", arguments.metrics},
-       {"unit", arguments.unit},
-       {"position", arguments.position},
-       {"ids", dla.ids}});
+std::string text_of(
+    const report::LogitAttributionReport& report,
+    const report::Heatmap& map,
+    int top) {
+  const auto terminal = view::terminal(STDOUT_FILENO);
+  const auto& dla = report.result;
+  std::string text;
+  if (report.unit == Unit::head)
+    text = view::heatmap_text(map, terminal) + "\n";
+  else if (report.unit == Unit::component)
+    text = layers_text(dla, map, terminal) + "\n";
+  text += parts_text(dla, top, terminal);
+  return text +
+         fmt::format(
+             "\n{} of the model itself: {:+.4f}{}\n",
+             view::escape(fmt::format("{}", fmt::join(report.metrics, ", "))),
+             dla.model,
+             dla.softcap > 0
+                 ? fmt::format(
+                       ", after its soft cap at +-{:g}; the parts are "
+                       "before it",
+                       dla.softcap)
+                 : "");
 }
 
 void run(const Arguments& arguments) {
-  check(arguments);
-  const auto unit = parse_unit(arguments.unit);
+  const auto unit = spec::parse_unit(arguments.unit, "--unit");
+  check(arguments, unit);
   const auto model = arguments.model.load();
   Inputs::Rows prompts = {arguments.prompt.tokens(model)};
   for (const auto& text : arguments.more)
-    prompts.push_back(model.tokenizer().encode(
-        text, {.parse_special = arguments.prompt.special}));
-  auto metric = parse_metric(model, arguments.metrics);
+    prompts.push_back(encode(model, text, arguments.prompt.special));
+  auto metric = spec::parse_metric(model, arguments.metrics, metric_options());
   metric.position = arguments.position;
-  const auto dla = logit_attribution(
+  auto report = report::logit_attribution_report(
       model,
-      {.prompts = std::move(prompts),
-       .metric = std::move(metric),
-       .unit = unit,
-       .progress = progress()});
+      arguments.model.model,
+      arguments.metrics,
+      unit,
+      logit_attribution(
+          model,
+          {.prompts = std::move(prompts),
+           .metric = std::move(metric),
+           .unit = unit,
+           .progress = progress()}));
   end_progress();
-
-  auto map = grid_of(dla, unit);
-  for (const auto& label : labels(model, dla.ids))
-    map.heading += label;
-  map.about = fmt::format(
-      "What each part writes for {}{}. All parts sum to {:+.4f}.",
-      metric_text(arguments),
-      dla.prompts > 1 ? fmt::format(", mean of {} prompts", dla.prompts) : "",
-      dla.sum);
-  save(arguments, dla);
-  write_page(arguments.output, map);
-  if (arguments.model.json) {
-    print_json(to_json(arguments, model, dla));
-    return;
-  }
-  const auto terminal = view::terminal(STDOUT_FILENO);
-  std::string text;
-  if (unit == Unit::head)
-    text = view::heatmap_text(map, terminal) + "\n";
-  else if (unit == Unit::component)
-    text = layers_text(dla, map, terminal) + "\n";
-  text += parts_text(dla, arguments.top, terminal);
-  text += fmt::format(
-      "\n{} of the model itself: {:+.4f}{}\n",
-      view::escape(metric_text(arguments)),
-      dla.model,
-      dla.softcap > 0
-          ? fmt::format(
-                ", behind its cap at +-{:g}; the parts are before it",
-                dla.softcap)
-          : "");
-  print(text);
+  report.edits = arguments.model.edits;
+  const auto map = report::heatmap(report);
+  arguments.output.write(
+      report::tensors(report.result),
+      {{"model", arguments.model.model},
+       {"metric", arguments.metrics},
+       {"unit", arguments.unit},
+       {"position", int64_t{arguments.position}},
+       {"ids", report.result.ids}});
+  arguments.output.write(map);
+  print(
+      arguments.model.json ? report::to_json(report) + "\n"
+                           : text_of(report, map, arguments.top));
 }
 
 }  // namespace
@@ -285,8 +190,10 @@ void run(const Arguments& arguments) {
 Run add_dla(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("A logit as the sum of what each part of the model writes");
-  a.model.add_to(app);
+  app.description(
+      "Direct logit attribution: what each part of the model writes for a "
+      "logit");
+  a.model.add_run_to(app);
   a.prompt.add_to(app);
   add_list(app, "--more", a.more, "Another prompt, to average over");
   add_list(

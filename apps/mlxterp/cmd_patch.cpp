@@ -1,13 +1,8 @@
 // mlxterp patch: which values of one run make another one say what it says.
 
-#include <fmt/format.h>
-
-#include <cmath>
 #include <memory>
 
-#include "common.h"
 #include "mlxterp/analysis/patch.h"
-#include "mlxterp/view/terminal.h"
 #include "pairs.h"
 #include "sweep.h"
 #include "task_arguments.h"
@@ -18,57 +13,30 @@ namespace mlxterp::cli {
 namespace {
 
 struct Arguments {
-  ModelArguments model;
+  SweepArguments sweep;
   PairArguments pairs;
   TaskArguments task;
   std::string site = "resid_pre";
-  double memory = 0;
-  bool plain = false;
-  SweepOutput output;
+  bool one_pass_per_cell = false;
 };
 
-void run(Arguments arguments) {
-  auto& pairs = arguments.pairs;
-  pairs.check(arguments.task.given());
-  if (!std::isfinite(arguments.memory) || arguments.memory < 0)
-    usage("--memory is a number of megabytes");
-  arguments.output.check();
-  const auto model = arguments.model.load();
+void run(const Arguments& arguments) {
+  const auto& [sweep, pairs, task, site, one_pass_per_cell] = arguments;
+  pairs.check(task.given());
+  sweep.check();
+  const auto model = sweep.model.load();
   auto options = pairs.options(model);
-  if (arguments.task.given()) {
-    arguments.task.fill(model, options);
-    pairs.metrics = {options.metric.name};
+  auto style = sweep.style();
+  if (task.given()) {
+    task.fill(model, options);
+    style.task = task.task;
   }
-  options.site = arguments.site;
-  options.plain = arguments.plain;
-  options.memory = static_cast<size_t>(arguments.memory * 1e6);
-  Sweep sweep;
-  const double seconds = seconds_of([&] { sweep = patch(model, options); });
-  end_progress();
-  const auto values = pairs.values(sweep);
-
-  auto map = heatmap(model, sweep, values);
-  map.kind = "Activation patching";
-  for (const auto& label : labels(model, sweep.ids))
-    map.heading += label;
-  map.percent = !pairs.raw;
-  map.about = pairs.about(arguments.site, sweep);
-  report_sweep(
-      arguments.model,
-      model,
-      arguments.output,
-      sweep,
-      values,
-      {.map = std::move(map),
-       .metric = pairs.metrics.front(),
-       .facts =
-           {{"model", arguments.model.model},
-            {"task",
-             arguments.task.given() ? Json(arguments.task.task) : Json()},
-            {"site", arguments.site},
-            {"direction", pairs.direction},
-            {"raw", pairs.raw}},
-       .seconds = seconds});
+  options.site = site;
+  options.plain = one_pass_per_cell;
+  options.memory = sweep.bytes();
+  run_sweep(sweep, model, [&] {
+    return report::sweep_report(model, options, patch(model, options), style);
+  });
 }
 
 }  // namespace
@@ -76,8 +44,9 @@ void run(Arguments arguments) {
 Run add_patch(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Which values of one run make another say what it says");
-  a.model.add_to(app);
+  app.description(
+      "Activation patching: which values of one run restore what another says");
+  a.sweep.add_model(app);
   app.add_option(
          "--site",
          a.site,
@@ -86,9 +55,11 @@ Run add_patch(CLI::App& app) {
       ->capture_default_str();
   a.pairs.add_to(app);
   a.task.add_to(app);
-  app.add_option("--memory", a.memory, "MB that the sweep may take at once");
-  app.add_flag("--plain", a.plain, "One forward pass a cell, to compare with");
-  a.output.add_to(app);
+  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
+  app.add_flag(
+      "--one-pass-per-cell,--plain",
+      a.one_pass_per_cell,
+      "One forward pass for each cell: slow, to compare with");
   app.footer(
       "Example:\n  mlxterp patch demo \\\n    --clean 'When Mary and John went "
       "to the store, John gave a drink to' \\\n    --corrupt 'When Mary and "

@@ -3,16 +3,14 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <iterator>
 #include <memory>
-#include <set>
 
-#include "common.h"
-#include "mlx/ops.h"
+#include "arguments.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/models/family.h"
+#include "mlxterp/report/sites.h"
 #include "mlxterp/view/terminal.h"
+#include "output.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -24,134 +22,36 @@ struct Arguments {
   std::string pattern;
 };
 
-// The last part of what TransformerLens has names for.
-constexpr std::string_view lens_sites[] = {
-    "embed",    "pos_embed", "resid_pre", "resid_mid",  "resid_post",
-    "attn_out", "mlp_out",   "scale",     "normalized", "q",
-    "k",        "v",         "z",         "rot_q",      "rot_k",
-    "scores",   "pattern",   "result",    "pre",        "pre_linear",
-    "post"};
-
-// TransformerLens' name of a site, if it has one that means the same here.
-std::string lens_name(const SiteCatalog& sites, SiteId site) {
-  auto name = sites[site].name;
-  const auto part = name.substr(name.rfind('.') + 1);
-  if (std::find(std::begin(lens_sites), std::end(lens_sites), part) ==
-      std::end(lens_sites))
-    return "";
-  if (name.starts_with("layers.")) name.replace(0, 6, "blocks");
-  const auto dot = name.rfind('.');
-  const auto last = dot == std::string::npos ? 0 : dot + 1;
-  if (name.substr(last) == "scores") name.replace(last, 6, "attn_scores");
-  name.insert(last, "hook_");
-  const bool means_it = sites.contains(name) && sites.find(name) == site;
-  return means_it ? name : "";
-}
-
-// A shape in symbols where they say more than numbers, which are the model's.
-std::vector<std::string> symbols(Layout layout, const std::vector<int>& shape) {
-  std::vector<std::string> out;
-  for (const int size : shape)
-    out.push_back(fmt::format("{}", size));
-  if (!out.empty()) out[0] = "batch";
-  if (out.size() > 1 && layout != Layout::scores) out[1] = "pos";
-  if (layout == Layout::scores && out.size() == 4) {
-    out[2] = "dest";
-    out[3] = "src";
+std::string table(const std::vector<report::SiteRow>& rows) {
+  view::Table table({{"site"}, {"shape"}, {"also"}});
+  for (const auto& row : rows) {
+    auto also = row.transformer_lens;
+    for (const auto& alias : row.aliases)
+      also += (also.empty() ? "" : " ") + alias;
+    table.add({row.name, fmt::format("[{}]", fmt::join(row.shape, ",")), also});
   }
-  return out;
-}
-
-struct Row {
-  std::string name;
-  std::vector<std::string> shape;
-  std::vector<std::string> aliases;
-  std::string lens;
-};
-
-// layers.7.ln1 as layers.*.ln1.
-std::string collapse(const std::string& name) {
-  for (const std::string_view front : {"layers.", "blocks."}) {
-    if (!name.starts_with(front)) continue;
-    const auto dot = std::min(name.find('.', front.size()), name.size());
-    return fmt::format("{}*{}", front, name.substr(dot));
-  }
-  return name;
-}
-
-std::vector<Row> rows_of(
-    const InterpretableModel& model, const std::vector<SiteId>& chosen) {
-  // Shapes are known from the lazy graph: nothing is computed.
-  auto trace = model.trace({0});
-  std::vector<Row> rows;
-  for (const auto id : chosen) {
-    const auto& site = model.sites()[id];
-    rows.push_back(
-        {site.name,
-         symbols(site.layout, shape_of(trace.value(site.name))),
-         site.aliases,
-         lens_name(model.sites(), id)});
-  }
-  return rows;
+  return table.text(view::terminal(STDOUT_FILENO));
 }
 
 void run(const Arguments& arguments) {
+  arguments.model.check();
   // The config is enough; weights stay on the disk.
   const auto checkpoint = Checkpoint::open(arguments.model.path());
   const auto& family = family_of(checkpoint.config());
   const auto config = family.configure(checkpoint.config());
   const InterpretableModel model(
       std::make_shared<Decoder>(config), std::nullopt, family.renames);
-
-  std::vector<SiteId> chosen;
-  const bool all = arguments.pattern.empty();
-  if (!all)
-    chosen = model.sites().match(arguments.pattern);
-  else
-    for (size_t i = 0; i < model.sites().size(); ++i)
-      if (!model.sites()[static_cast<SiteId>(i)].name.empty())
-        chosen.push_back(static_cast<SiteId>(i));
-  auto rows = rows_of(model, chosen);
-  if (all) {
-    std::vector<Row> once;
-    std::set<std::string> seen;
-    for (auto& row : rows) {
-      row.name = collapse(row.name);
-      if (!seen.insert(row.name).second) continue;
-      row.lens = collapse(row.lens);
-      for (auto& alias : row.aliases)
-        alias = collapse(alias);
-      once.push_back(std::move(row));
-    }
-    rows = std::move(once);
-  }
-
+  const auto rows = report::site_rows(model, arguments.pattern);
   if (arguments.model.json) {
-    Json out;
-    out["model"] = arguments.model.model;
-    out["sites"] = Json::array();
-    for (const auto& row : rows)
-      out["sites"].push_back(
-          {{"name", row.name},
-           {"shape", row.shape},
-           {"aliases", row.aliases},
-           {"transformer_lens", row.lens.empty() ? Json() : Json(row.lens)}});
-    print_json(out);
+    print(report::to_json(rows, arguments.model.model) + "\n");
     return;
   }
-  const auto terminal = view::terminal(STDOUT_FILENO);
-  view::Table table({{"site"}, {"shape"}, {"also"}});
-  for (const auto& row : rows) {
-    std::string also = row.lens;
-    for (const auto& alias : row.aliases)
-      also += (also.empty() ? "" : " ") + alias;
-    table.add({row.name, fmt::format("[{}]", fmt::join(row.shape, ",")), also});
-  }
-  print(table.text(terminal));
-  if (all)
-    print(fmt::format(
+  auto text = table(rows);
+  if (arguments.pattern.empty())
+    text += fmt::format(
         "\n* is any layer, 0 to {}; `mlxterp sites MODEL PATTERN` lists them\n",
-        config.n_layers - 1));
+        config.n_layers - 1);
+  print(text);
 }
 
 }  // namespace

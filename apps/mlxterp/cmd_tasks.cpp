@@ -5,9 +5,12 @@
 
 #include <memory>
 
-#include "common.h"
+#include "arguments.h"
 #include "mlxterp/analysis/tasks.h"
+#include "mlxterp/report/names.h"
+#include "mlxterp/report/tasks.h"
 #include "mlxterp/view/terminal.h"
+#include "output.h"
 #include "task_arguments.h"
 #include "verbs.h"
 
@@ -21,22 +24,14 @@ struct Arguments {
   TaskOptions options;
 };
 
-std::string shown(
-    const InterpretableModel& model, const std::vector<int>& ids) {
-  std::string text;
-  for (const auto& token : labels(model, ids))
-    text += token;
-  return text;
-}
-
 // " Mary" or, where there are several, "5 6 7 8 9".
 std::string shown_answers(
     const InterpretableModel& model, const std::vector<int>& ids) {
   constexpr size_t most = 10;
-  if (ids.size() == 1) return label(model, ids[0]);
+  if (ids.size() == 1) return report::label(model, ids[0]);
   std::string text;
   for (size_t i = 0; i < ids.size() && i < most; ++i)
-    text += (i > 0 ? " " : "") + label(model, ids[i]);
+    text += (i > 0 ? " " : "") + report::label(model, ids[i]);
   return ids.size() > most ? text + " ..." : text;
 }
 
@@ -58,8 +53,8 @@ std::string table(
          fmt::format("{:+.3f}", scores.corrupt[i]),
          view::visible(shown_answers(model, pair.answers)),
          view::visible(shown_answers(model, pair.foils)),
-         shown(model, pair.clean_ids)});
-    table.add({"", "", "", "", shown(model, pair.corrupt_ids)});
+         report::prompt_text(model, pair.clean_ids)});
+    table.add({"", "", "", "", report::prompt_text(model, pair.corrupt_ids)});
   }
   return table.text(view::terminal(STDOUT_FILENO)) +
          fmt::format(
@@ -71,54 +66,21 @@ std::string table(
              100 * scores.accuracy);
 }
 
-Json tokens(const InterpretableModel& model, const std::vector<int>& ids) {
-  auto out = Json::array();
-  const auto names = labels(model, ids);
-  for (size_t i = 0; i < ids.size(); ++i)
-    out.push_back({{"id", ids[i]}, {"text", names[i]}});
-  return out;
-}
-
-Json to_json(
-    const Arguments& arguments,
-    const InterpretableModel& model,
-    const Task& task,
-    const TaskScores& scores) {
-  Json out;
-  out["model"] = arguments.model.model;
-  out["task"] = task.name;
-  out["seed"] = arguments.options.seed;
-  out["metric"] = {
-      {"name", task.metric().name},
-      {"clean", number(scores.clean_mean)},
-      {"corrupt", number(scores.corrupt_mean)},
-      {"accuracy", number(scores.accuracy)}};
-  out["pairs"] = Json::array();
-  for (size_t i = 0; i < task.pairs.size(); ++i) {
-    const auto& pair = task.pairs[i];
-    Json entry;
-    entry["clean"] = shown(model, pair.clean_ids);
-    entry["corrupt"] = shown(model, pair.corrupt_ids);
-    entry["clean_ids"] = pair.clean_ids;
-    entry["corrupt_ids"] = pair.corrupt_ids;
-    entry["answers"] = tokens(model, pair.answers);
-    entry["foils"] = tokens(model, pair.foils);
-    entry["metric"] = {
-        {"clean", number(scores.clean[i])},
-        {"corrupt", number(scores.corrupt[i])}};
-    out["pairs"].push_back(std::move(entry));
-  }
-  return out;
-}
-
 void run(const Arguments& arguments) {
+  arguments.model.check();
   const auto model = arguments.model.load();
   const auto task = make_task(model, arguments.task, arguments.options);
   const auto scores = score(model, task);
-  if (arguments.model.json)
-    print_json(to_json(arguments, model, task, scores));
-  else
-    print(table(model, task, scores));
+  print(
+      arguments.model.json ? report::to_json(
+                                 model,
+                                 arguments.model.model,
+                                 task,
+                                 arguments.options,
+                                 scores,
+                                 arguments.model.edits) +
+                                 "\n"
+                           : table(model, task, scores));
 }
 
 }  // namespace
@@ -126,12 +88,14 @@ void run(const Arguments& arguments) {
 Run add_tasks(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Clean and corrupted prompts of a task, made in code");
-  a.model.add_to(app);
+  app.description(
+      "Pairs of clean and corrupted prompts for a task, and how well the model "
+      "does");
+  a.model.add_run_to(app);
   app.add_option("TASK", a.task, task_help())->required();
   app.add_option("--n", a.options.pairs, "How many pairs")
       ->capture_default_str();
-  app.add_option("--seed", a.options.seed, "What they are drawn from")
+  app.add_option("--seed", a.options.seed, "Of the draw")
       ->capture_default_str();
   app.footer(
       "Example:\n  mlxterp tasks demo ioi --n 8 --json\n\nmlxterp patch demo "

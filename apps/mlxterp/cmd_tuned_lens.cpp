@@ -6,9 +6,13 @@
 #include <filesystem>
 #include <memory>
 
-#include "common.h"
+#include "arguments.h"
+#include "interrupt.h"
 #include "mlxterp/analysis/tuned_lens.h"
+#include "mlxterp/report/tuned_lens.h"
 #include "mlxterp/view/terminal.h"
+#include "output.h"
+#include "progress.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -28,7 +32,7 @@ constexpr const char* suffixes[] = {".npz", ".json"};
 
 std::vector<int> tokens(
     const InterpretableModel& model, const std::string& path) {
-  return model.tokenizer().encode(read_text_file(path));
+  return model.tokenizer().encode(read_text(path));
 }
 
 std::string table(const LensEvaluation& scores) {
@@ -61,25 +65,6 @@ std::string table(const LensEvaluation& scores) {
              scores.cross_entropy);
 }
 
-Json to_json(const std::vector<LensQuality>& layers) {
-  auto out = Json::array();
-  for (const auto& layer : layers)
-    out.push_back(
-        {{"kl", number(layer.kl)},
-         {"cross_entropy", number(layer.cross_entropy)},
-         {"agreement", number(layer.agreement)}});
-  return out;
-}
-
-Json to_json(const LensEvaluation& scores) {
-  Json out;
-  out["positions"] = scores.positions;
-  out["cross_entropy"] = number(scores.cross_entropy);
-  out["logit"] = to_json(scores.logit);
-  out["tuned"] = to_json(scores.tuned);
-  return out;
-}
-
 LensEvaluation evaluate(
     const InterpretableModel& model,
     const TunedLens& lens,
@@ -91,7 +76,20 @@ LensEvaluation evaluate(
   return scores;
 }
 
+std::string text_of(const report::TrainingReport& report) {
+  auto text = fmt::format(
+      "{} steps of {} tokens: mean KL over layers {:.3f} at the first, {:.3f} "
+      "at the last\n",
+      report.losses.size(),
+      report.length,
+      report.losses.front(),
+      report.losses.back());
+  if (report.evaluation) text += "\n" + table(*report.evaluation);
+  return text;
+}
+
 void train(const Arguments& arguments) {
+  arguments.model.check();
   for (const auto* suffix : suffixes)
     check_output(
         std::filesystem::path(arguments.output).replace_extension(suffix),
@@ -111,44 +109,29 @@ void train(const Arguments& arguments) {
   std::optional<LensEvaluation> scores;
   if (!arguments.eval_text.empty())
     scores = evaluate(model, lens, arguments.eval_text, arguments.length);
-  if (!arguments.model.json) {
-    auto text = fmt::format(
-        "{} steps of {} tokens: mean KL over layers {:.3f} at the first, "
-        "{:.3f} "
-        "at the last\n",
-        losses.size(),
-        options.length,
-        losses.front(),
-        losses.back());
-    if (scores) text += "\n" + table(*scores);
-    print(text);
-    return;
-  }
-  Json out;
-  out["model"] = arguments.model.model;
-  out["output"] = arguments.output;
-  out["steps"] = losses.size();
-  out["length"] = options.length;
-  out["losses"] = Json::array();
-  for (const float loss : losses)
-    out["losses"].push_back(number(loss));
-  out["evaluation"] = scores ? to_json(*scores) : Json();
-  print_json(out);
+  const report::TrainingReport report{
+      .model = arguments.model.model,
+      .output = arguments.output,
+      .length = options.length,
+      .losses = losses,
+      .edits = arguments.model.edits,
+      .evaluation = scores};
+  print(
+      arguments.model.json ? report::to_json(report) + "\n" : text_of(report));
 }
 
 void eval(const Arguments& arguments) {
-  const auto lens = TunedLens::load(arguments.lens);
+  const auto lens = TunedLens::load(arguments.lens, warn);
   const auto model = arguments.model.load();
   const auto scores = evaluate(model, lens, arguments.text, arguments.length);
-  if (!arguments.model.json) {
-    print(table(scores));
-    return;
-  }
-  Json out;
-  out["model"] = arguments.model.model;
-  out["lens"] = arguments.lens;
-  out["evaluation"] = to_json(scores);
-  print_json(out);
+  print(
+      arguments.model.json ? report::to_json(
+                                 scores,
+                                 arguments.model.model,
+                                 arguments.lens,
+                                 arguments.model.edits) +
+                                 "\n"
+                           : table(scores));
 }
 
 }  // namespace
@@ -156,13 +139,14 @@ void eval(const Arguments& arguments) {
 Run add_tuned_lens(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Trains a lens for each layer, and measures it");
+  app.description("Tuned lens: train one for each layer, and measure it");
   app.require_subcommand(1);
   auto* trained = app.add_subcommand("train", "Train on a text");
   auto* measured = app.add_subcommand("eval", "Measure on another text");
   for (auto* command : {trained, measured}) {
-    a.model.add_to(*command);
-    command->add_option("--text", a.text, "A text file")->required();
+    a.model.add_run_to(*command);
+    command->add_option("--text", a.text, "A text file; - reads stdin")
+        ->required();
     command->add_option("--eval-length", a.length, "Tokens read at once")
         ->capture_default_str();
   }
@@ -171,17 +155,19 @@ Run add_tuned_lens(CLI::App& app) {
           "-o,--output", a.output, "Where to: writes NAME.npz and NAME.json")
       ->required();
   trained->add_flag("--force", a.force, "Replace the files if they exist");
-  trained->add_option("--steps", a.options.steps, "How many")
+  trained->add_option("--steps", a.options.steps, "Training steps")
       ->capture_default_str();
-  trained->add_option("--length", a.options.length, "Tokens of a step")
+  trained->add_option("--length", a.options.length, "Tokens in each step")
       ->capture_default_str();
   trained
       ->add_option(
-          "--rate", a.options.learning_rate, "Learning rate, falling to 0")
+          "--rate", a.options.learning_rate, "Learning rate; it falls to 0")
       ->capture_default_str();
-  trained->add_option("--momentum", a.options.momentum, "Nesterov's")
+  trained->add_option("--momentum", a.options.momentum, "Of Nesterov's method")
       ->capture_default_str();
-  trained->add_option("--clip", a.options.clip, "Norm of gradients at most")
+  trained
+      ->add_option(
+          "--clip", a.options.clip, "Largest norm of all gradients together")
       ->capture_default_str();
   trained->add_option(
       "--eval", a.eval_text, "Then measure it on this text file");

@@ -7,9 +7,12 @@
 #include <cmath>
 #include <memory>
 
-#include "common.h"
+#include "arguments.h"
+#include "mlxterp/report/verify.h"
 #include "mlxterp/trace/verify.h"
 #include "mlxterp/view/terminal.h"
+#include "output.h"
+#include "progress.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -43,41 +46,23 @@ std::string table(const std::vector<Check>& checks) {
   return table.text(view::terminal(STDOUT_FILENO));
 }
 
-Json to_json(
-    const Arguments& arguments,
-    const InterpretableModel& model,
-    const std::vector<int>& ids,
-    const std::vector<Check>& checks) {
-  Json out;
-  out["model"] = arguments.model.model;
-  out["tokens"] = Json::array();
-  const auto names = labels(model, ids);
-  for (size_t i = 0; i < ids.size(); ++i)
-    out["tokens"].push_back({{"id", ids[i]}, {"text", names[i]}});
-  out["passed"] = std::ranges::all_of(checks, &Check::passed);
-  out["checks"] = Json::array();
-  for (const auto& check : checks)
-    out["checks"].push_back(
-        {{"name", check.name},
-         {"error", number(check.error)},
-         {"bound", number(check.bound)},
-         {"passed", check.passed()},
-         {"compared", check.compared},
-         {"where", check.where}});
-  return out;
-}
-
 void run(const Arguments& arguments) {
-  const bool own = arguments.prompt.text || !arguments.prompt.ids.empty();
+  const bool own = arguments.prompt.given();
   if (own) arguments.prompt.check();
+  arguments.model.check();
   const auto model = arguments.model.load();
   const auto ids = own ? arguments.prompt.tokens(model) : verify_prompt(model);
   const auto checks = verify(model, {.prompt = ids, .progress = progress()});
   end_progress();
-  if (arguments.model.json)
-    print_json(to_json(arguments, model, ids, checks));
-  else
-    print(table(checks));
+  print(
+      arguments.model.json ? report::to_json(
+                                 model,
+                                 arguments.model.model,
+                                 ids,
+                                 checks,
+                                 arguments.model.edits) +
+                                 "\n"
+                           : table(checks));
   const auto broken = std::ranges::count_if(
       checks, [](const Check& check) { return !check.passed(); });
   if (broken)
@@ -94,15 +79,16 @@ void run(const Arguments& arguments) {
 
 Run add_verify(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
-  app.description("Whether a model's sites add up, in this precision");
-  arguments->model.add_to(app);
+  app.description(
+      "Check that a model's sites mean what they say, in this precision");
+  arguments->model.add_run_to(app);
   arguments->prompt.add_to(app);
   app.footer(
       "Errors are relative to the largest value compared with; a bound of 0 "
-      "means the\nsame bits. Without PROMPT a mixed text is taken; a sliding "
-      "window longer than the\nprompt is not put to the test: give a longer "
-      "one. Exits with 3 where a bound is\nbroken.\n\nExample:\n  mlxterp "
-      "verify demo\n  mlxterp verify org/name --dtype bfloat16 --ids 1..2000");
+      "means the\nsame bits. Without PROMPT it reads a mixed text; a sliding "
+      "window longer than\nthe prompt is not tested: give a longer prompt. "
+      "Exits with 3 where a bound is\nbroken.\n\nExample:\n  mlxterp verify "
+      "demo\n  mlxterp verify org/name --dtype bfloat16 --ids 1..2000");
   return [arguments] { run(*arguments); };
 }
 

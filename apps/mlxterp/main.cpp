@@ -9,8 +9,11 @@
 #include <utility>
 #include <vector>
 
-#include "common.h"
+#include "help.h"
+#include "mlxterp/core/error.h"
 #include "mlxterp/view/terminal.h"
+#include "output.h"
+#include "progress.h"
 #include "verbs.h"
 
 namespace {
@@ -30,6 +33,7 @@ int run(int argc, char** argv) {
       "mlxterp: reads, edits and explains what happens inside a language "
       "model.",
       "mlxterp");
+  app.formatter(cli::help_formatter());
   app.set_version_flag("--version", "mlxterp " MLXTERP_VERSION);
   app.require_subcommand(0, 1);
   app.footer(
@@ -37,7 +41,7 @@ int run(int argc, char** argv) {
       "of' --track ' Paris'\n\nA model is a .gguf file, a Hugging Face folder "
       "or "
       "id (org/name), or 'demo'.\nExit codes: 0, 2 usage, 3 bad data, 4 the "
-      "machine (a missing file, memory, a full disk)");
+      "machine (a\nmissing file, memory, a full disk)");
   const std::pair<const char*, cli::Run (*)(CLI::App&)> verbs[] = {
       {"info", cli::add_info},
       {"sites", cli::add_sites},
@@ -89,6 +93,8 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   // A reader that leaves ends us quietly, whatever our parent ignores.
   std::signal(SIGPIPE, SIG_DFL);
+  // An answer beyond `ulimit -f` is an error like a full disk.
+  std::signal(SIGXFSZ, SIG_IGN);
   // float32 shall mean float32: on NVIDIA GPUs MLX would round its products to
   // TF32, unless told otherwise before the first.
   setenv("MLX_ENABLE_TF32", "0", /*overwrite=*/0);

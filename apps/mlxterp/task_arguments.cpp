@@ -16,11 +16,10 @@ void TaskArguments::add_to(CLI::App& app) {
   app.add_option(
       "--task",
       task,
-      "A task's prompts and metric in place of one's own (mlxterp tasks)");
-  app.add_option("--n", options.pairs, "How many pairs of the task")
+      "Take prompts and metric from a task (see mlxterp tasks)");
+  app.add_option("--n", options.pairs, "How many pairs of it")
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "What they are drawn from")
-      ->capture_default_str();
+  app.add_option("--seed", options.seed, "Of the draw")->capture_default_str();
 }
 
 void TaskArguments::fill(

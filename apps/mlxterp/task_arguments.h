@@ -4,7 +4,7 @@
 
 #include <string>
 
-#include "common.h"
+#include "arguments.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/tasks.h"
 

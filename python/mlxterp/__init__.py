@@ -75,6 +75,7 @@ interventions = SimpleNamespace(
     clamp=clamp,
     noise=noise,
     compose=InterventionComposer,
+    parse=_core.parse_intervention,
     at_positions=at_positions,
     on_heads=on_heads,
     on_neurons=on_neurons,

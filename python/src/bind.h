@@ -11,8 +11,6 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
@@ -20,6 +18,7 @@
 #include "mlx/array.h"
 #include "mlxterp/core/progress.h"
 #include "mlxterp/trace/model.h"
+#include "values.h"
 
 namespace mlxterp::python {
 
@@ -41,6 +40,10 @@ using Ids = std::
     variant<std::vector<std::vector<int>>, mx::array, std::vector<std::string>>;
 Inputs inputs_of(const Ids& ids);
 
+/** A text for a model. Throws usage for half of a surrogate pair, which is no
+ * character and has no bytes. */
+const std::string& checked_text(const std::string& text);
+
 /** A Python function that C++ may copy, call and drop without the GIL. */
 using Held = std::shared_ptr<nb::callable>;
 Held hold(nb::callable f);
@@ -51,6 +54,7 @@ struct View {
   SiteId site = -1;
   Layout layout = Layout::features;
   std::vector<int> lengths;
+  int offset = 0, step = 0;
 
   View() = default;
   explicit View(const SiteView& at);
@@ -101,6 +105,19 @@ Field<Options> field(T Options::*member) {
         self.*member = nb::cast<T>(value);
       },
       [member](const Options& self) { return nb::cast(self.*member); }};
+}
+
+/** A field whose values have words, which `parse` reads. */
+template <typename Options, typename T, typename Parse>
+Field<Options> worded(T Options::*member, const char* name, Parse parse) {
+  auto made = field(member);
+  made.set = [member, name, parse](Options& self, nb::handle value) {
+    using Text = std::
+        conditional_t<std::is_enum_v<T>, std::string, std::vector<std::string>>;
+    if (!nb::try_cast<T>(value, self.*member))
+      self.*member = parse(nb::cast<Text>(value), name);
+  };
+  return made;
 }
 
 /** A field of prompts: texts, rows of ids or an array. */
@@ -190,5 +207,7 @@ void bind_pass(nb::module_& m);
 void bind_metrics(nb::module_& m);
 void bind_sweeps(nb::module_& m);
 void bind_readings(nb::module_& m);
+void bind_specs(nb::module_& m);
+void bind_reports(nb::module_& m);
 
 }  // namespace mlxterp::python

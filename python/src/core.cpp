@@ -15,5 +15,7 @@ NB_MODULE(_core, m) {
   bind_metrics(m);
   bind_sweeps(m);
   bind_readings(m);
+  bind_specs(m);
+  bind_reports(m);
   bind_blas(m);
 }

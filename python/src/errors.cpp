@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
+
 #include "bind.h"
 #include "mlxterp/core/error.h"
 
@@ -60,7 +62,13 @@ void bind_errors(nb::module_&) {
     } catch (const Error& e) {
       const auto type =
           nb::module_::import_("mlxterp.errors").attr(class_of(e.kind()));
-      PyErr_SetString(type.ptr(), e.what());
+      // A name that was half a surrogate pair is quoted in the message.
+      const std::string_view text(e.what());
+      const auto shown = nb::steal(PyUnicode_DecodeUTF8(
+          text.data(),
+          static_cast<Py_ssize_t>(text.size()),
+          "backslashreplace"));
+      PyErr_SetObject(type.ptr(), shown.ptr());
     }
   });
 }

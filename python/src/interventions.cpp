@@ -86,10 +86,18 @@ View::View(const SiteView& at)
     : name(at.name),
       site(at.site),
       layout(at.layout),
-      lengths(at.lengths.begin(), at.lengths.end()) {}
+      lengths(at.lengths.begin(), at.lengths.end()),
+      offset(at.offset),
+      step(at.step) {}
 
 View::operator SiteView() const {
-  return {.name = name, .site = site, .layout = layout, .lengths = lengths};
+  return {
+      .name = name,
+      .site = site,
+      .layout = layout,
+      .lengths = lengths,
+      .offset = offset,
+      .step = step};
 }
 
 Intervention intervention_of(const nb::callable& f) {
@@ -128,28 +136,37 @@ void bind_interventions(nb::module_& m) {
       "SiteView",
       "Where an intervention is being applied. `lengths`: real positions of "
       "each row of the batch, behind which there is padding; none: no row has "
-      "any.")
+      "any. `offset`: the number of the first position, what a cache holds; "
+      "`step`: of generation, 0 for the prompt.")
       .def(
           "__init__",
           [](View* self,
              std::string name,
              Layout layout,
              std::vector<int> lengths,
-             SiteId site) {
+             SiteId site,
+             int offset,
+             int step) {
             new (self) View;
             self->name = std::move(name);
             self->site = site;
             self->layout = layout;
             self->lengths = std::move(lengths);
+            self->offset = offset;
+            self->step = step;
           },
           nb::arg("name") = "",
           nb::arg("layout") = Layout::features,
           nb::arg("lengths") = std::vector<int>{},
-          nb::arg("site") = -1)
+          nb::arg("site") = -1,
+          nb::arg("offset") = 0,
+          nb::arg("step") = 0)
       .def_ro("name", &View::name)
       .def_ro("site", &View::site)
       .def_ro("layout", &View::layout)
-      .def_ro("lengths", &View::lengths);
+      .def_ro("lengths", &View::lengths)
+      .def_ro("offset", &View::offset)
+      .def_ro("step", &View::step);
 
   nb::class_<Intervention>(
       m,

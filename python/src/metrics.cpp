@@ -12,7 +12,9 @@ using PyToken = std::variant<int, std::string>;
 using PyTokens = std::variant<int, std::string, std::vector<PyToken>>;
 
 Token token_of(const PyToken& token) {
-  return std::visit([](const auto& it) { return Token(it); }, token);
+  if (const auto* text = std::get_if<std::string>(&token))
+    return checked_text(*text);
+  return std::get<int>(token);
 }
 
 Tokens tokens_of(const PyTokens& tokens) {
@@ -23,7 +25,7 @@ Tokens tokens_of(const PyTokens& tokens) {
     return all;
   }
   if (const auto* id = std::get_if<int>(&tokens)) return *id;
-  return std::get<std::string>(tokens);
+  return checked_text(std::get<std::string>(tokens));
 }
 
 template <auto ids>

@@ -2,7 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <locale>
+#include <sstream>
+
 #include "bind.h"
+#include "core/fail.h"
+#include "core/utf8.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlx/utils.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/hub.h"
@@ -51,16 +59,68 @@ Model load(
       std::move(model), path, std::string(family.model_type), std::move(names)};
 }
 
+std::string shown(const mx::array& x) {
+  std::ostringstream dtype;
+  dtype.imbue(std::locale::classic());
+  dtype << x.dtype();
+  return fmt::format(
+      "{} ({})",
+      dtype.str(),
+      fmt::join(x.shape().begin(), x.shape().end(), ", "));
+}
+
+// Evaluates them all at once; not where they are only being traced.
+void check_finite(
+    const std::vector<std::pair<std::string, mx::array>>& values) {
+  std::vector<std::pair<std::string, mx::array>> finite;
+  std::vector<mx::array> all;
+  for (const auto& [path, value] : values)
+    if (!value.is_tracer())
+      all.push_back(
+          finite.emplace_back(path, mx::all(mx::isfinite(value))).second);
+  {
+    nb::gil_scoped_release no_gil;
+    mx::eval(all);
+  }
+  for (auto& [path, yes] : finite)
+    if (!yes.item<bool>())
+      throw Error(
+          ErrorKind::usage,
+          fmt::format(
+              "[update] '{}' is given values that are NaN or infinite; nothing "
+              "was updated",
+              path));
+}
+
 nb::bytes bytes_of(const std::string& text) {
   return nb::bytes(text.data(), text.size());
 }
 
 }  // namespace
 
+const std::string& checked_text(const std::string& text) {
+  for (size_t i = 0; i < text.size();) {
+    const size_t length = utf8_length(std::string_view(text).substr(i));
+    if (length == 0)
+      throw Error(
+          ErrorKind::usage,
+          fmt::format(
+              "[text] '{}' holds half of a surrogate pair after {} bytes of "
+              "UTF-8; it is no character, take it out",
+              printable(text, 60),
+              i));
+    i += length;
+  }
+  return text;
+}
+
 Inputs inputs_of(const Ids& ids) {
   if (const auto* array = std::get_if<mx::array>(&ids)) return *array;
-  if (const auto* texts = std::get_if<std::vector<std::string>>(&ids))
+  if (const auto* texts = std::get_if<std::vector<std::string>>(&ids)) {
+    for (const auto& text : *texts)
+      checked_text(text);
     return *texts;
+  }
   return std::get<0>(ids);
 }
 
@@ -154,19 +214,31 @@ void bind_model(nb::module_& m) {
                 throw Error(
                     ErrorKind::unknown_name,
                     fmt::format("[update] no parameter is called '{}'", path));
-              const auto &old = found->second->shape(), &now = value.shape();
-              if (old != now)
+              const auto &old = *found->second, &now = value;
+              if (old.shape() != now.shape() || old.dtype() != now.dtype())
                 throw Error(
                     ErrorKind::usage,
                     fmt::format(
-                        "[update] '{}' is given as ({}), it is ({})",
+                        "[update] '{}' is given as {}, it is {}; cast it with "
+                        "astype where only the type differs",
                         path,
-                        fmt::join(now.begin(), now.end(), ", "),
-                        fmt::join(old.begin(), old.end(), ", ")));
+                        shown(now),
+                        shown(old)));
             }
+            check_finite(values);
             for (const auto& [path, value] : values)
               *known.at(path) = value;
           })
+      .def(
+          "edited",  // the same modules, with edits that stand
+          [](const Model& self, const std::vector<PyEdit>& edits) {
+            return Model{
+                self.model.with(edits_of(edits)),
+                self.path,
+                self.model_type,
+                self.modules};
+          },
+          nb::arg("edits"))
       .def(
           "forward",
           [](const Model& self, const Ids& ids) {
@@ -177,6 +249,10 @@ void bind_model(nb::module_& m) {
           [](const Model& self, const std::string& path, const mx::array& x) {
             for (const auto& [name, module] : self.model.named_modules())
               if (name == path) {
+                // Modules hold indices against what they pick from where they
+                // see them.
+                if (mx::issubdtype(x.dtype(), mx::integer) && !x.is_tracer())
+                  mx::eval(x);
                 Pass pass;
                 return (*module)(x, pass);
               }
@@ -189,13 +265,17 @@ void bind_model(nb::module_& m) {
           [](const Model& self) { return self.model.has_tokenizer(); })
       .def(
           "encode",
-          [](const Model& self, nb::str text, bool special, bool parse) {
+          [](const Model& self,
+             const std::string& text,
+             bool special,
+             bool parse) {
             return self.model.tokenizer().encode(
-                text.c_str(), {.parse_special = parse, .add_special = special});
+                checked_text(text),
+                {.parse_special = parse, .add_special = special});
           },
           nb::arg("text"),
           nb::arg("add_special_tokens") = true,
-          nb::arg("parse_special") = false)
+          nb::arg("parse_special") = true)
       .def(
           "decode",
           [](const Model& self, const std::vector<int>& ids, bool special) {
@@ -210,8 +290,8 @@ void bind_model(nb::module_& m) {
           })
       .def(
           "single_token",
-          [](const Model& self, std::string_view text) {
-            return self.model.tokenizer().single_token(text);
+          [](const Model& self, const std::string& text) {
+            return self.model.tokenizer().single_token(checked_text(text));
           })
       .def_prop_ro(
           "vocab_size",

@@ -6,6 +6,7 @@
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/tuned_lens.h"
+#include "mlxterp/spec/choice.h"
 #include "mlxterp/trace/collect.h"
 #include "mlxterp/trace/verify.h"
 
@@ -39,7 +40,12 @@ void bind_lens(nb::module_& m) {
             self.save(path, overwrite);
           })
       .def_static("load", [](const std::string& path) {
-        return TunedLens::load(path);
+        return TunedLens::load(path, [](std::string_view sentence) {
+          // Raises where warnings are errors.
+          if (PyErr_WarnEx(
+                  PyExc_UserWarning, std::string(sentence).c_str(), 1) < 0)
+            throw nb::python_error();
+        });
       });
 
   nb::class_<Lens> lens(m, "Lens");
@@ -197,7 +203,8 @@ void bind_logits(nb::module_& m) {
       {.prompts = no_prompts, .metric = {}},
       {{"prompts", prompts(&LogitAttributionOptions::prompts)},
        {"metric", field(&LogitAttributionOptions::metric)},
-       {"unit", field(&LogitAttributionOptions::unit)}});
+       {"unit",
+        worded(&LogitAttributionOptions::unit, "unit", spec::parse_unit)}});
   m.def("logit_attribution", &run<LogitAttributionOptions, &logit_attribution>);
 }
 
@@ -222,7 +229,8 @@ void bind_heads(nb::module_& m) {
       m,
       "HeadOptions",
       {},
-      {{"measure", field(&HeadOptions::measure)},
+      {{"measure",
+        worded(&HeadOptions::measure, "measure", spec::parse_head_measure)},
        {"exclude_first", field(&HeadOptions::exclude_first)},
        {"exclude_current", field(&HeadOptions::exclude_current)}});
   m.def(
@@ -250,7 +258,8 @@ void bind_heads(nb::module_& m) {
       {},
       {{"tokens", field(&AblationOptions::tokens)},
        {"heads", field(&AblationOptions::heads)},
-       {"value", field(&AblationOptions::value)},
+       {"value",
+        worded(&AblationOptions::value, "value", spec::parse_head_ablation)},
        {"draws", field(&AblationOptions::draws)}});
   using Trial = InductionAblation::Trial;
   nb::class_<Head> head(m, "Head");

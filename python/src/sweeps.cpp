@@ -6,6 +6,7 @@
 #include "mlxterp/analysis/causal_trace.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/path_patch.h"
+#include "mlxterp/spec/choice.h"
 
 namespace mlxterp::python {
 
@@ -70,9 +71,10 @@ void bind_sweeps(nb::module_& m) {
       {{"clean", prompts(&PatchOptions::clean)},
        {"corrupt", prompts(&PatchOptions::corrupt)},
        {"site", field(&PatchOptions::site)},
-       {"by", field(&PatchOptions::by)},
+       {"by", worded(&PatchOptions::by, "by", spec::parse_axes)},
        {"metric", field(&PatchOptions::metric)},
-       {"direction", field(&PatchOptions::direction)},
+       {"direction",
+        worded(&PatchOptions::direction, "direction", spec::parse_direction)},
        {"layers", field(&PatchOptions::layers)},
        {"positions", field(&PatchOptions::positions)},
        {"heads", field(&PatchOptions::heads)},
@@ -88,9 +90,10 @@ void bind_sweeps(nb::module_& m) {
       {.prompts = no_prompts, .metric = {}},
       {{"prompts", prompts(&AblateOptions::prompts)},
        {"site", field(&AblateOptions::site)},
-       {"by", field(&AblateOptions::by)},
+       {"by", worded(&AblateOptions::by, "by", spec::parse_axes)},
        {"metric", field(&AblateOptions::metric)},
-       {"ablation", field(&AblateOptions::ablation)},
+       {"ablation",
+        worded(&AblateOptions::ablation, "ablation", spec::parse_ablation)},
        {"data", prompts(&AblateOptions::data)},
        {"samples", field(&AblateOptions::samples)},
        {"seed", field(&AblateOptions::seed)},
@@ -139,7 +142,9 @@ void bind_sweeps(nb::module_& m) {
        {"senders", field(&PathPatchOptions::senders)},
        {"through_mlps", field(&PathPatchOptions::through_mlps)},
        {"metric", field(&PathPatchOptions::metric)},
-       {"direction", field(&PathPatchOptions::direction)},
+       {"direction",
+        worded(
+            &PathPatchOptions::direction, "direction", spec::parse_direction)},
        {"layers", field(&PathPatchOptions::layers)},
        {"heads", field(&PathPatchOptions::heads)},
        {"memory", field(&PathPatchOptions::memory)}});
@@ -152,9 +157,11 @@ void bind_sweeps(nb::module_& m) {
       {{"clean", prompts(&AttributeOptions::clean)},
        {"corrupt", prompts(&AttributeOptions::corrupt)},
        {"sites", field(&AttributeOptions::sites)},
-       {"by", field(&AttributeOptions::by)},
+       {"by", worded(&AttributeOptions::by, "by", spec::parse_axes)},
        {"metric", field(&AttributeOptions::metric)},
-       {"direction", field(&AttributeOptions::direction)},
+       {"direction",
+        worded(
+            &AttributeOptions::direction, "direction", spec::parse_direction)},
        {"steps", field(&AttributeOptions::steps)},
        {"layers", field(&AttributeOptions::layers)},
        {"positions", field(&AttributeOptions::positions)},

@@ -38,12 +38,25 @@ typedef struct {
   size_t length;
 } tkc_text;
 
+/** What a tokenizer may ask for. */
+typedef struct {
+  size_t vocabulary;     // ids are below it
+  size_t steps;          // of all its parts, and pieces of a template
+  size_t pattern_bytes;  // of one regular expression
+  size_t text_bytes;     // that steps could make of a text
+  double seconds;        // that its regular expressions may take over a text
+} tkc_limits;
+
 /** A tokenizer from the text of a tokenizer.json, whose truncation and padding
- * are ignored. Ids of `max_vocabulary` and above are refused. */
+ * are ignored; `added`: a JSON list of tokens, each as in its added_tokens but
+ * without an id, that are added where it lacks them. What is over a limit is
+ * refused here, or when a text would be. */
 char* tkc_new(
     const char* json,
     size_t length,
-    size_t max_vocabulary,
+    const char* added,
+    size_t added_length,
+    tkc_limits limits,
     tkc_tokenizer** out);
 void tkc_free(tkc_tokenizer* tokenizer);
 

@@ -13,6 +13,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
+#include "trace/overlay.h"
 #include "trace/stepper.h"
 
 namespace mx = mlx::core;
@@ -397,7 +398,9 @@ class Attributor {
       mx::eval(std::move(wanted));
       if (first) {
         parts.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
-        parts.source = static_cast<double>(of_source->item<float>());
+        parts.source = pair.run == pair.source && pair.aligned.empty()
+                           ? parts.run
+                           : static_cast<double>(of_source->item<float>());
       }
     }
     report(index, options_.steps);
@@ -419,6 +422,18 @@ class Attributor {
     return mx::subtract(aligned(source, pair, run), run);
   }
 
+  // How many leading positions have equal values in both runs: where the tokens
+  // are, unless an edit that stands looks further.
+  int alike(const Pair& pair) const {
+    using Reach = Intervention::Reach;
+    const auto* overlay = model_.overlay();
+    const auto reach = overlay ? overlay->reach() : Reach::value;
+    if (reach == Reach::sequence ||
+        (reach == Reach::position && pair.run.size() != pair.source.size()))
+      return 0;
+    return pair.shared();
+  }
+
   // Gradient times difference as [pos, unit], of the run's own positions.
   mx::array contracted(
       const Site& it,
@@ -433,6 +448,12 @@ class Attributor {
     if (it.site.pattern) x = mx::transpose(x);
     if (x.ndim() == 1) x = mx::expand_dims(x, 1);
     x = rows(x, 0, static_cast<int>(pair.run.size()));
+    // Where the two runs are one, nothing can differ; but of one product two
+    // rows need not have the same bits.
+    if (const int same = alike(pair); same > 0)
+      x = mx::concatenate(
+          {mx::zeros({same, x.shape(1)}, x.dtype()), rows(x, same, x.shape(0))},
+          0);
     return mx::contiguous(
         mx::divide(x, mx::array(static_cast<float>(options_.steps))));
   }

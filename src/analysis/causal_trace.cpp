@@ -122,7 +122,8 @@ CausalTrace causal_trace(
   const mx::array row(ids.data(), {1, length}, mx::int32);
   const auto clean = Stepper(model, nullptr, {.lengths = {length}}).embed(row);
   const float sigma = options.noise * deviation(decoder.embed.weight) *
-                      decoder.config().embed_scale;
+                      decoder.config().embed_scale *
+                      decoder.config().embed_factor;
   std::vector<float> drowned(ids.size());
   for (const int p : subject)
     drowned[static_cast<size_t>(p)] = sigma;

@@ -1,5 +1,7 @@
 #include "mlxterp/analysis/metric.h"
 
+#include <cmath>
+
 #include "analysis/readout.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -174,7 +176,11 @@ mx::array Readout::values(
       return column(log_softmax(logits), token);
     case Kind::rank: {
       const auto own = mx::expand_dims(column(logits, token), 1);
-      return mx::astype(mx::sum(mx::greater(logits, own), 1), mx::float32);
+      const auto ahead =
+          mx::astype(mx::sum(mx::greater(logits, own), 1), mx::float32);
+      // Nothing is ahead of NaN: it would be the winner.
+      return mx::where(
+          mx::any(mx::isnan(logits), 1), mx::array(NAN, mx::float32), ahead);
     }
     case Kind::kl_divergence: {
       const auto clean =

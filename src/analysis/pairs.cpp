@@ -1,9 +1,20 @@
 #include "analysis/pairs.h"
 
+#include <algorithm>
+
 #include "analysis/means.h"
 #include "core/fail.h"
 
 namespace mlxterp {
+
+int Pair::shared() const {
+  const auto n = static_cast<int>(std::min(run.size(), source.size()));
+  int p = 0;
+  while (p < n && source_of(p) == p &&
+         run[static_cast<size_t>(p)] == source[static_cast<size_t>(p)])
+    ++p;
+  return p;
+}
 
 std::vector<Pair> make_pairs(
     const char* who,

@@ -21,6 +21,9 @@ struct Pair {
   int source_of(int position) const {
     return aligned.empty() ? position : aligned[static_cast<size_t>(position)];
   }
+  /** How many positions stand before the first where the two runs may differ:
+   * same tokens, each aligned with itself. */
+  int shared() const;
 };
 
 /** `who` stands in errors: "patch". Throws usage, out_of_range. */

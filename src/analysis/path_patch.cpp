@@ -62,13 +62,15 @@ class PathPatcher {
       auto result = to_receivers(i);
       out.computed += result.computed;
       out.rows += result.rows;
+      if (!receivers_.empty()) {
+        // The runs too: a cell that nothing reaches is one of them, to the bit.
+        auto last = from_receivers(i, result);
+        out.rows += last.rows;
+        result.cells = std::move(last.cells);
+        result.runs = std::move(last.runs);
+      }
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
-      if (!receivers_.empty()) {
-        const auto last = from_receivers(i, result);
-        out.rows += last.rows;
-        result.cells = last.cells;
-      }
       averages.add(result.cells, options_.metric.name, "path_patch");
     }
     averages.put(out);

@@ -7,6 +7,7 @@
 
 #include "analysis/random.h"
 #include "analysis/readout.h"
+#include "analysis/task_words.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/analysis/heads.h"
@@ -17,176 +18,10 @@ namespace mlxterp {
 
 namespace {
 
-using Strings = std::vector<std::string>;
+using words::Strings;
 
 constexpr int most_pairs = 100'000;
 constexpr int draws_a_pair = 200;  // until a pair of the right length comes
-
-const Strings names = {
-    "Mary",   "John",    "Tom",    "James",   "Dan",     "Sarah",  "David",
-    "Anna",   "Michael", "Robert", "William", "Richard", "Thomas", "Charles",
-    "Daniel", "Matthew", "Mark",   "Paul",    "Steven",  "Andrew", "George",
-    "Edward", "Jason",   "Ryan",   "Jacob",   "Peter",   "Henry",  "Adam",
-    "Scott",  "Frank",   "Jack",   "Alice",   "Jane",    "Emma",   "Laura",
-    "Emily",  "Lisa",    "Helen",  "Kate",    "Rachel",  "Maria",  "Julia",
-    "Lucy",   "Grace",   "Rose",   "Amy",     "Lily",    "Martin", "Simon"};
-
-// [A] is who gets it, [B] who gives it: the order of the first two is that of
-// ABBA, and turned round for BABA.
-const Strings ioi_templates = {
-    "When [A] and [B] went to the [PLACE], [B] gave a [OBJECT] to",
-    "Then, [A] and [B] went to the [PLACE]. [B] gave a [OBJECT] to",
-    "After [A] and [B] went to the [PLACE], [B] gave a [OBJECT] to",
-    "While [A] and [B] were working at the [PLACE], [B] gave a [OBJECT] to",
-    "Then, [A] and [B] had a long argument, and afterwards [B] said to",
-    "Friends [A] and [B] found a [OBJECT] at the [PLACE]. [B] gave it to"};
-
-const Strings places = {
-    "store",
-    "school",
-    "office",
-    "garden",
-    "house",
-    "station",
-    "hospital",
-    "park",
-    "market",
-    "beach",
-    "museum",
-    "church"};
-
-const Strings objects = {
-    "drink",
-    "ring",
-    "book",
-    "ball",
-    "card",
-    "gift",
-    "letter",
-    "snack",
-    "key",
-    "box",
-    "map",
-    "coin"};
-
-const Strings lasting = {
-    "war",
-    "battle",
-    "campaign",
-    "siege",
-    "conflict",
-    "revolution",
-    "project",
-    "journey",
-    "voyage",
-    "strike",
-    "famine",
-    "plague",
-    "reign",
-    "study",
-    "marriage",
-    "exile",
-    "expansion"};
-
-struct Noun {
-  const char *one, *many;
-};
-
-const std::vector<Noun> nouns = {
-    {"key", "keys"},
-    {"book", "books"},
-    {"car", "cars"},
-    {"boy", "boys"},
-    {"girl", "girls"},
-    {"picture", "pictures"},
-    {"teacher", "teachers"},
-    {"student", "students"},
-    {"doctor", "doctors"},
-    {"dog", "dogs"},
-    {"cat", "cats"},
-    {"tree", "trees"},
-    {"letter", "letters"},
-    {"farmer", "farmers"},
-    {"author", "authors"},
-    {"friend", "friends"},
-    {"horse", "horses"},
-    {"bird", "birds"}};
-
-const std::vector<Noun> attractors = {
-    {"table", "tables"},
-    {"window", "windows"},
-    {"house", "houses"},
-    {"door", "doors"},
-    {"building", "buildings"},
-    {"road", "roads"},
-    {"river", "rivers"},
-    {"bridge", "bridges"},
-    {"wall", "walls"}};
-
-const std::vector<Noun> verbs = {
-    {" is", " are"}, {" was", " were"}, {" has", " have"}};
-
-struct Relation {
-  const char* prompt;  // [S] is the subject
-  std::vector<std::pair<const char*, const char*>> facts;
-};
-
-const std::vector<Relation>& relations() {
-  static const std::vector<Relation> all = {
-      {"The capital of [S] is",
-       {{"France", " Paris"},
-        {"Germany", " Berlin"},
-        {"Italy", " Rome"},
-        {"Spain", " Madrid"},
-        {"Japan", " Tokyo"},
-        {"China", " Beijing"},
-        {"Russia", " Moscow"},
-        {"Egypt", " Cairo"},
-        {"England", " London"},
-        {"Greece", " Athens"},
-        {"Austria", " Vienna"},
-        {"Poland", " Warsaw"},
-        {"Ireland", " Dublin"},
-        {"Canada", " Ottawa"},
-        {"Cuba", " Havana"},
-        {"Portugal", " Lisbon"},
-        {"Peru", " Lima"},
-        {"Kenya", " Nairobi"}}},
-      {"The main language spoken in [S] is",
-       {{"France", " French"},
-        {"Germany", " German"},
-        {"Italy", " Italian"},
-        {"Spain", " Spanish"},
-        {"Japan", " Japanese"},
-        {"China", " Chinese"},
-        {"Russia", " Russian"},
-        {"Egypt", " Arabic"},
-        {"England", " English"},
-        {"Greece", " Greek"},
-        {"Portugal", " Portuguese"},
-        {"Poland", " Polish"},
-        {"Mexico", " Spanish"},
-        {"Brazil", " Portuguese"},
-        {"Turkey", " Turkish"},
-        {"Austria", " German"}}},
-      {"[S] is a country on the continent of",
-       {{"France", " Europe"},
-        {"Germany", " Europe"},
-        {"Italy", " Europe"},
-        {"Spain", " Europe"},
-        {"Japan", " Asia"},
-        {"China", " Asia"},
-        {"India", " Asia"},
-        {"Egypt", " Africa"},
-        {"Kenya", " Africa"},
-        {"Nigeria", " Africa"},
-        {"Ghana", " Africa"},
-        {"Vietnam", " Asia"},
-        {"Thailand", " Asia"},
-        {"Greece", " Europe"}}},
-  };
-  return all;
-}
 
 std::string filled(
     std::string text, std::string_view slot, std::string_view value) {
@@ -272,11 +107,11 @@ class Drawer {
 
 std::vector<Task::Pair> ioi(Drawer& drawer) {
   return drawer.pairs("ioi", [&](Random& random, size_t i) {
-    auto text = random.one_of(ioi_templates);
-    const auto& a = random.one_of(names);
-    const auto& b = random.one_of(names);
-    text = filled(text, "[PLACE]", random.one_of(places));
-    text = filled(text, "[OBJECT]", random.one_of(objects));
+    auto text = random.one_of(words::ioi_templates);
+    const auto& a = random.one_of(words::names);
+    const auto& b = random.one_of(words::names);
+    text = filled(text, "[PLACE]", random.one_of(words::places));
+    text = filled(text, "[OBJECT]", random.one_of(words::objects));
     if (a == b) return std::optional<Task::Pair>();
     if (i % 2 == 1) text.replace(text.find("[A] and [B]"), 11, "[B] and [A]");
     const auto second = text.rfind("[B]");
@@ -298,7 +133,7 @@ std::vector<Task::Pair> ioi(Drawer& drawer) {
 
 std::vector<Task::Pair> greater_than(Drawer& drawer) {
   return drawer.pairs("greater-than", [&](Random& random, size_t) {
-    const auto& noun = random.one_of(lasting);
+    const auto& noun = random.one_of(words::lasting);
     const auto century = fmt::format("{}", 11 + random.below(7));
     // Never so near to an end that nothing is later or earlier.
     const auto tens = 2 + random.below(6), ones = 2 + random.below(7);
@@ -356,9 +191,9 @@ std::vector<Task::Pair> induction(
 
 std::vector<Task::Pair> agreement(Drawer& drawer) {
   return drawer.pairs("agreement", [&](Random& random, size_t i) {
-    const auto& noun = random.one_of(nouns);
-    const auto& near = random.one_of(attractors);
-    const auto& verb = random.one_of(verbs);
+    const auto& noun = random.one_of(words::nouns);
+    const auto& near = random.one_of(words::attractors);
+    const auto& verb = random.one_of(words::verbs);
     const bool many = i % 2 == 0, attractor_many = random.below(2) == 1;
     const auto prompt = [&](bool plural) {
       return fmt::format(
@@ -376,7 +211,7 @@ std::vector<Task::Pair> agreement(Drawer& drawer) {
 
 std::vector<Task::Pair> facts(Drawer& drawer) {
   return drawer.pairs("facts", [&](Random& random, size_t) {
-    const auto& [prompt, known] = random.one_of(relations());
+    const auto& [prompt, known] = random.one_of(words::relations());
     const auto& [subject, answer] = random.one_of(known);
     const auto& [other, foil] = random.one_of(known);
     if (std::string_view(answer) == foil) return std::optional<Task::Pair>();

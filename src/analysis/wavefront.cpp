@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <tuple>
 
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -77,6 +78,7 @@ struct Replacement {
   std::vector<int> given_rows, given_units, given;  // and of what is given
   struct Mixed {
     int row, unit, run, source, position;
+    int cell;  // that travels, where its v is its own by now; -1: the run's
   };
   std::vector<Mixed> mixed;  // from the pattern of another run
 };
@@ -117,6 +119,15 @@ class Walk final : Observer {
     if (next == start) left = x;
     size_t at = begin;
     bool all_kept = false;
+    // Whether something is replaced that leaves the last layer.
+    const bool leaves = std::any_of(
+        plans.begin() + static_cast<long>(begin),
+        plans.begin() + static_cast<long>(end),
+        [&](const Plan& plan) {
+          return std::ranges::any_of(plan.changes, [&](const Change& change) {
+            return change.last_layer >= layers;
+          });
+        });
     for (int layer = start; layer < layers; ++layer) {
       if (layer == next && layer > start)
         left = mx::slice(x, {0, 0, 0}, {1, runs_end(), x.shape(2)});
@@ -125,7 +136,7 @@ class Walk final : Observer {
       std::optional<mx::array> last;
       const bool is_last = layer + 1 == layers;
       const bool trimmed =
-          is_last && at == end && !all_rows() && !whole_ && !late();
+          is_last && !leaves && !all_rows() && !whole_ && !late();
       if (trimmed) last = ints(metric_rows());
       layer_ = layer;
       seen_ = {};
@@ -142,8 +153,8 @@ class Walk final : Observer {
       if (wave_.memory > 0) x.eval();
       done(layer, size(packed_.rows()));
     }
-    if (at < end) {  // changes of what leaves the last layer
-      at = join(plans, at, end, layers, x);
+    if (leaves) {
+      join(plans, at, end, layers, x);
       plan(layers);
       layer_ = layers;
       x = at_stream(x);
@@ -340,8 +351,14 @@ class Walk final : Observer {
         for (int p = std::max(change.from, it.first); p <= change.to; ++p) {
           const int row = it.row + p - it.first;
           if (site.from_pattern && change.source >= 0) {
+            const bool own_v = layer > travelling_[i]->join;
             replacement.mixed.push_back(
-                {row, change.unit, travelling_[i]->run, change.source, p});
+                {row,
+                 change.unit,
+                 travelling_[i]->run,
+                 change.source,
+                 p,
+                 own_v ? static_cast<int>(i) : -1});
           } else if (change.source < 0) {
             replacement.given_rows.push_back(row);
             replacement.given_units.push_back(change.unit);
@@ -435,14 +452,16 @@ class Walk final : Observer {
   // for is.
   std::pair<mx::array, std::vector<int>> mixed(
       const std::vector<Replacement::Mixed>& asked) const {
-    std::map<std::pair<int, int>, int> begins;  // by run and source
+    // By run, source and cell.
+    std::map<std::tuple<int, int, int>, int> begins;
     std::vector<mx::array> parts;
     int rows = 0;
     std::vector<int> where;
     for (const auto& it : asked) {
-      const auto [found, fresh] = begins.try_emplace({it.run, it.source}, rows);
+      const auto [found, fresh] =
+          begins.try_emplace({it.run, it.source, it.cell}, rows);
       if (fresh) {
-        parts.push_back(mix(it.run, it.source));
+        parts.push_back(mix(it.run, it.source, it.cell));
         rows += parts.back().shape(0);
       }
       where.push_back(found->second + it.position);
@@ -452,23 +471,32 @@ class Walk final : Observer {
         std::move(where)};
   }
 
-  // [pos, head, d_head]
-  mx::array mix(int run, int source) const {
-    const auto rows = [&](const mx::array& x, int of, int axis) {
+  // [pos, head, d_head], of a run's v or a cell's own.
+  mx::array mix(int run, int source, int cell) const {
+    const auto rows = [](const mx::array& x, int first, int n) {
       auto from = mx::Shape(4, 0), to = x.shape();
-      from[axis] = run_rows_[size(of)];
-      to[axis] = from[axis] + length_of(of);
+      from[1] = first;
+      to[1] = first + n;
       return mx::slice(x, from, to);
     };
     // Offered with positions before heads.
     const auto turned = [&](const mx::array& x) {
-      return mx::transpose(rows(x, source, 1), {0, 2, 1, 3});
+      return mx::transpose(
+          rows(x, run_rows_[size(source)], length_of(source)), {0, 2, 1, 3});
+    };
+    const auto own_v = [&](const mx::array& x) {
+      if (cell < 0) return rows(x, run_rows_[size(run)], length_of(run));
+      const auto& it = packed_.sequences[wave_.runs.size() + size(cell)];
+      const auto own = rows(x, it.row, it.length);
+      return it.first == 0
+                 ? own
+                 : mx::concatenate({rows(x, it.prefix_row, it.first), own}, 1);
     };
     const auto pattern =
         seen_.patterns.empty()
             ? attention().pattern(turned(*seen_.rot_q), turned(*seen_.rot_k))
             : seen_.patterns[size(source)];
-    auto v = mx::transpose(rows(*seen_.v, run, 1), {0, 2, 1, 3});
+    auto v = mx::transpose(own_v(*seen_.v), {0, 2, 1, 3});
     v = mx::repeat(v, pattern.shape(1) / v.shape(1), 1);
     auto z = mx::transpose(mx::matmul(pattern, v), {0, 2, 1, 3});
     // What stands at z edits this one, too.

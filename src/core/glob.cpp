@@ -4,12 +4,11 @@
 #include <optional>
 
 #include "core/fail.h"
+#include "mlxterp/core/limits.h"
 
 namespace mlxterp {
 
 namespace {
-
-constexpr size_t most_names = 10'000;
 
 [[noreturn]] void wrong(std::string_view pattern, std::string_view why) {
   fail(
@@ -51,36 +50,23 @@ std::vector<std::string> choices(
   const auto first = number(body.substr(0, dots));
   const auto last = number(body.substr(dots + 2));
   if (!first || !last || *first < 0 || *first > *last ||
-      *last - *first >= static_cast<int>(most_names))
+      *last - *first >= static_cast<int>(limits::pattern_names))
     wrong(pattern, "a range is two numbers, the smaller first");
   for (int i = *first; i <= *last; ++i)
     all.push_back(std::to_string(i));
   return all;
 }
 
-// `*` in one component; goes back to the last star only, so never for long.
-bool component_matches(std::string_view pattern, std::string_view text) {
-  size_t p = 0, t = 0, star = pattern.npos, resume = 0;
-  while (t < text.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      resume = t;
-    } else if (p < pattern.size() && pattern[p] == text[t]) {
-      ++p;
-      ++t;
-    } else if (star != pattern.npos) {
-      p = star + 1;
-      t = ++resume;
-    } else {
-      return false;
-    }
-  }
-  return pattern.find_first_not_of('*', p) == pattern.npos;
-}
-
 }  // namespace
 
 std::vector<std::string> expand_braces(std::string_view pattern) {
+  if (pattern.size() > limits::pattern_bytes)
+    wrong(
+        pattern,
+        fmt::format(
+            "it has {} bytes, at most {} are read",
+            pattern.size(),
+            limits::pattern_bytes));
   std::vector<std::string> all = {""};
   auto rest = pattern;
   while (true) {
@@ -89,7 +75,7 @@ std::vector<std::string> expand_braces(std::string_view pattern) {
     if (plain.find('}') != plain.npos) wrong(pattern, "a '}' without its '{'");
     for (auto& name : all)
       name += plain;
-    if (open == rest.npos) return all;
+    if (open == rest.npos) break;
     const auto close = rest.find('}', open);
     if (close == rest.npos) wrong(pattern, "a '{' without its '}'");
     const auto body = rest.substr(open + 1, close - open - 1);
@@ -97,22 +83,52 @@ std::vector<std::string> expand_braces(std::string_view pattern) {
 
     std::vector<std::string> longer;
     const auto ends = choices(body, pattern);
-    if (all.size() * ends.size() > most_names)
-      wrong(pattern, "it stands for more than 10,000 names");
+    if (all.size() * ends.size() > limits::pattern_names)
+      wrong(
+          pattern,
+          fmt::format(
+              "it stands for more than {} names", limits::pattern_names));
     for (const auto& name : all)
       for (const auto& end : ends)
         longer.push_back(name + end);
     all = std::move(longer);
     rest.remove_prefix(close + 1);
   }
+  // Each of these is held against every name of the model.
+  if (all.size() > limits::pattern_searches &&
+      pattern.find('*') != pattern.npos)
+    wrong(
+        pattern,
+        fmt::format(
+            "it stands for {} patterns with a star, more than {}",
+            all.size(),
+            limits::pattern_searches));
+  return all;
 }
 
+// Goes back to the last star only: what an earlier one could take instead, the
+// last can as well. A star ends at a dot, so there is nothing to go back to
+// behind one.
 bool glob_matches(std::string_view pattern, std::string_view name) {
-  const auto patterns = split(pattern, '.'), names = split(name, '.');
-  if (patterns.size() != names.size()) return false;
-  for (size_t i = 0; i < names.size(); ++i)
-    if (!component_matches(patterns[i], names[i])) return false;
-  return true;
+  size_t p = 0, t = 0, star = pattern.npos, resume = 0;
+  while (t < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      while (p < pattern.size() && pattern[p] == '*')
+        ++p;  // many in a row are one
+      star = p;
+      resume = t;
+    } else if (p < pattern.size() && pattern[p] == name[t]) {
+      if (name[t] == '.') star = pattern.npos;
+      ++p;
+      ++t;
+    } else if (star != pattern.npos && name[resume] != '.') {
+      p = star;
+      t = ++resume;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == pattern.npos;
 }
 
 }  // namespace mlxterp

@@ -6,13 +6,14 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <random>
 #include <system_error>
 #include <utility>
 
 #include "core/fail.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 
 namespace mlxterp {
 
@@ -37,6 +38,32 @@ constexpr int name_attempts = 100;
       "overwritten",
       quoted(path));
 }
+
+// Writing beyond `ulimit -f` raises SIGXFSZ, which ends a process that does not
+// expect it. Blocked, the write fails with an errno.
+class NoSizeSignal {
+ public:
+  NoSizeSignal() {
+    sigemptyset(&set_);
+    sigaddset(&set_, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &set_, &before_);
+  }
+  NoSizeSignal(const NoSizeSignal&) = delete;
+  NoSizeSignal& operator=(const NoSizeSignal&) = delete;
+  ~NoSizeSignal() {
+    const int error = errno;
+    sigset_t waiting;
+    int taken = 0;
+    if (!sigismember(&before_, SIGXFSZ) && sigpending(&waiting) == 0 &&
+        sigismember(&waiting, SIGXFSZ))
+      sigwait(&set_, &taken);
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    errno = error;
+  }
+
+ private:
+  sigset_t set_, before_;
+};
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
   const auto folder = path.parent_path();
@@ -97,6 +124,7 @@ AtomicFile::~AtomicFile() {
 }
 
 void AtomicFile::write(std::string_view bytes) {
+  const NoSizeSignal quiet;
   while (!bytes.empty()) {
     const ssize_t written = ::write(
         descriptor_, bytes.data(), std::min(bytes.size(), largest_write));

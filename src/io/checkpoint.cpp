@@ -10,8 +10,9 @@
 #include "core/fail.h"
 #include "io/decode.h"
 #include "io/gguf_checkpoint.h"
+#include "io/input_file.h"
 #include "io/json.h"
-#include "io/mapped_file.h"
+#include "io/model_folder.h"
 #include "io/quantized.h"
 #include "io/shard_index.h"
 #include "mlx/ops.h"
@@ -28,7 +29,7 @@ using nlohmann::json;
 struct Checkpoint::Files {
   /** Where one tensor lies. */
   struct Source {
-    const MappedFile* file;
+    const InputFile* file;
     GgufChange change = {};
     std::shared_ptr<const QuantizedMatrix> packed = nullptr;
   };
@@ -62,73 +63,7 @@ bool is_pickle(const fs::path& path) {
          extension == ".pkl" || extension == ".ckpt" || extension == ".npz";
 }
 
-/** A Hugging Face folder; files are taken from nowhere else. */
-class Folder {
- public:
-  explicit Folder(const fs::path& path) : path_(path) {
-    std::error_code error;
-    real_ = fs::canonical(path, error);
-    for (fs::directory_iterator at(path, error), end; !error && at != end;
-         at.increment(error))
-      names_.insert(at->path().filename().native());
-    if (error)
-      fail(
-          ErrorKind::environment,
-          "[{}] cannot list {} ({}); check the path and its permissions",
-          opening,
-          quoted(path),
-          error.message());
-  }
-
-  const fs::path& path() const { return path_; }
-  const std::set<std::string>& names() const { return names_; }
-
-  bool has(std::string_view name) const {
-    return names_.contains(std::string(name));
-  }
-
-  /** The path of a file of this folder. Links may lead to it from the cache
-   * layout of the Hugging Face hub, and from nowhere else outside. */
-  fs::path file(std::string_view name) const {
-    fs::path inside = path_ / name;
-    std::error_code error;
-    const fs::path target = fs::canonical(inside, error);
-    if (error)
-      fail(
-          ErrorKind::environment,
-          "[{}] cannot read {} ({}); check the link and its permissions",
-          opening,
-          quoted(inside),
-          error.message());
-    if (target.parent_path() == real_ || is_hub_blob(target)) return inside;
-    fail(
-        ErrorKind::bad_data,
-        "[{}] {} links to {}, outside its folder; copy the file into it",
-        opening,
-        quoted(inside),
-        quoted(target));
-  }
-
- private:
-  // models--x--y/snapshots/<revision>/name -> models--x--y/blobs/<hash>, or
-  // on to blobs/<two digits>/<hash>, which the cache's models share.
-  bool is_hub_blob(const fs::path& target) const {
-    const fs::path snapshots = real_.parent_path();
-    const fs::path model = snapshots.parent_path();
-    const fs::path folder = target.parent_path();
-    const bool shared = model.filename().native().starts_with("models--") &&
-                        folder.filename().native().size() == 2 &&
-                        folder.parent_path() == model.parent_path() / "blobs";
-    return snapshots.filename() == "snapshots" &&
-           (folder == model / "blobs" || shared);
-  }
-
-  fs::path path_;
-  fs::path real_;
-  std::set<std::string> names_;
-};
-
-json read_config(const Folder& folder, std::string& text) {
+json read_config(const ModelFolder& folder, std::string& text) {
   if (!folder.has(config_name)) {
     std::string hint;
     for (const auto& name : folder.names())
@@ -156,7 +91,8 @@ json read_config(const Folder& folder, std::string& text) {
 }
 
 // A file called like a shard that is none would be silently left out.
-void check_strays(const Folder& folder, const std::set<std::string>& shards) {
+void check_strays(
+    const ModelFolder& folder, const std::set<std::string>& shards) {
   for (const auto& name : folder.names()) {
     const bool shard = name.starts_with("model-") &&
                        fs::path(name).extension() == ".safetensors";
@@ -173,7 +109,7 @@ void check_strays(const Folder& folder, const std::set<std::string>& shards) {
   }
 }
 
-[[noreturn]] void fail_no_weights(const Folder& folder) {
+[[noreturn]] void fail_no_weights(const ModelFolder& folder) {
   std::string pickle;
   std::string other;
   for (const auto& name : folder.names()) {
@@ -237,7 +173,7 @@ void check_all_there(const Checkpoint::Files& files, const WeightMap& map) {
 }
 
 void add_shard(
-    const Folder& folder,
+    const ModelFolder& folder,
     const std::string& name,
     const WeightMap* map,
     Checkpoint::Files& files) {
@@ -255,7 +191,7 @@ void add_shard(
     files.add(tensor, {&shard.file()});
 }
 
-void add_shards(const Folder& folder, Checkpoint::Files& files) {
+void add_shards(const ModelFolder& folder, Checkpoint::Files& files) {
   if (folder.has(index_name)) {
     const ShardIndex index = read_shard_index(folder.file(index_name), opening);
     const WeightMap& map = index.map;
@@ -299,7 +235,7 @@ void join_packed(const json& config, Checkpoint::Files& files) {
 }
 
 void open_folder(Checkpoint::Files& files) {
-  const Folder folder(files.path);
+  const ModelFolder folder(files.path, opening);
   const json config = read_config(folder, files.config);
   add_shards(folder, files);
   join_packed(config, files);
@@ -344,11 +280,19 @@ void check_total_size(const Checkpoint::Files& files, Warnings& warnings) {
         bytes));
 }
 
-bool only_zeros(const MappedFile& file, const TensorInfo& tensor) {
-  file.check_unchanged("Checkpoint::warnings");
-  const auto bytes = file.bytes().subspan(tensor.offset, tensor.bytes);
-  return std::all_of(
-      bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{}; });
+bool only_zeros(const InputFile& file, const TensorInfo& tensor) {
+  constexpr uint64_t step = 1u << 20;
+  std::vector<std::byte> bytes;
+  for (uint64_t at = 0; at < tensor.bytes; at += bytes.size()) {
+    // Most tensors tell by their first bytes.
+    bytes.resize(std::min(tensor.bytes - at, at == 0 ? telling_bytes : step));
+    file.read(tensor.offset + at, bytes, "Checkpoint::warnings");
+    const bool zeros = std::all_of(bytes.begin(), bytes.end(), [](std::byte b) {
+      return b == std::byte{};
+    });
+    if (!zeros) return false;
+  }
+  return true;
 }
 
 // What a placeholder, or weights that were never trained, look like. A vector

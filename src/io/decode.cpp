@@ -13,7 +13,7 @@
 
 #include "core/fail.h"
 #include "io/half.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 #include "io/parallel.h"
 #include "mlx/allocator.h"
 
@@ -135,49 +135,92 @@ void write_floats(
     std::transform(wide.data(), wide.data() + n, narrow, to_bfloat);
 }
 
-/** One tensor on its way from file to memory. */
+/** One tensor on its way from file to memory, on one thread. */
 class Unpacker {
  public:
   Unpacker(
+      const InputFile& file,
+      const TensorInfo& tensor,
       const Encoding& encoding,
       mx::Dtype dtype,
-      const std::byte* from,
-      std::byte* to)
-      : encoding_(encoding), dtype_(dtype), from_(from), to_(to) {}
+      std::byte* to,
+      std::string_view caller)
+      : file_(file),
+        tensor_(tensor),
+        encoding_(encoding),
+        dtype_(dtype),
+        to_(to),
+        caller_(caller) {}
 
   /** Numbers `first`.. of the file to place `target`.. of the array. */
-  uint64_t move(size_t first, size_t n, size_t target) const {
+  uint64_t move(size_t first, size_t n, size_t target) {
     uint64_t not_finite = 0;
-    for (size_t done = 0; done < n; done += chunk)
-      not_finite +=
-          move_chunk(first + done, std::min(chunk, n - done), target + done);
+    for (size_t done = 0; done < n; done += piece) {
+      const size_t some = std::min(piece, n - done);
+      std::byte* const to = to_ + (target + done) * dtype_.size();
+      if (dtype_ == encoding_.dtype && encoding_.block == 1)
+        not_finite += copy(first + done, some, to);
+      else
+        not_finite += convert(first + done, some, to);
+    }
     return not_finite;
   }
 
  private:
-  uint64_t move_chunk(size_t first, size_t n, size_t target) const {
-    const std::byte* from = from_ + first / encoding_.block * encoding_.bytes;
-    std::byte* to = to_ + target * dtype_.size();
-    if (dtype_ == encoding_.dtype && encoding_.block == 1)
-      std::memcpy(to, from, n * dtype_.size());
-    else
-      convert(from, n, to);
+  uint64_t offset(size_t first) const {
+    return tensor_.offset + first / encoding_.block * encoding_.bytes;
+  }
+
+  uint64_t copy(size_t first, size_t n, std::byte* to) {
+    const std::span bytes(to, n * dtype_.size());
+    file_.read(offset(first), bytes, caller_);
+    if (encoding_.name == "BOOL") check_bools(first, bytes);
     return not_finite(to, n);
   }
 
-  void convert(const std::byte* from, size_t n, std::byte* to) const {
-    write_floats(
-        dtype_, n, to, [&](float* out) { encoding_.unpack(from, n, out); });
+  uint64_t convert(size_t first, size_t n, std::byte* to) {
+    buffer_.resize(n / encoding_.block * encoding_.bytes);
+    file_.read(offset(first), buffer_, caller_);
+    uint64_t count = 0;
+    for (size_t done = 0; done < n; done += chunk) {
+      const size_t some = std::min(chunk, n - done);
+      const auto* from =
+          buffer_.data() + done / encoding_.block * encoding_.bytes;
+      write_floats(dtype_, some, to, [&](float* out) {
+        encoding_.unpack(from, some, out);
+      });
+      count += not_finite(to, some);
+      to += some * dtype_.size();
+    }
+    return count;
   }
 
   uint64_t not_finite(const std::byte* at, size_t n) const {
     return encoding_.unpack ? count_not_finite(dtype_, at, n) : 0;  // integers
   }
 
+  void check_bools(size_t first, std::span<const std::byte> bytes) const {
+    const auto bad = std::find_if(bytes.begin(), bytes.end(), [](std::byte b) {
+      return b > std::byte{1};
+    });
+    if (bad == bytes.end()) return;
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} is BOOL and holds the byte {} at {}; only 0 and 1 are "
+        "booleans, save it as U8",
+        caller_,
+        printable(tensor_.name),
+        static_cast<int>(*bad),
+        first + static_cast<size_t>(bad - bytes.begin()));
+  }
+
+  const InputFile& file_;
+  const TensorInfo& tensor_;
   const Encoding& encoding_;
   mx::Dtype dtype_;
-  const std::byte* from_;
   std::byte* to_;
+  std::string_view caller_;
+  std::vector<std::byte> buffer_;  // of the file, at most a piece
 };
 
 /** The sum of `count(first, n)` over stretches of whole chunks. */
@@ -195,13 +238,14 @@ uint64_t sum_over_cores(size_t n, const Count& count) {
 
 // Row 2j + s of a head in the file is its row s * half + j.
 uint64_t move_rotary_rows(
-    const Unpacker& unpacker, size_t rows, size_t columns, size_t heads) {
+    const Unpacker& whole, size_t rows, size_t columns, size_t heads) {
   const size_t per_head = rows / heads;
   std::atomic<uint64_t> not_finite = 0;
   split_over_cores(
       rows,
       least_for_a_thread / std::max<size_t>(columns, 1),
       [&](size_t begin, size_t end) {
+        auto unpacker = whole;
         uint64_t count = 0;
         for (size_t row = begin; row < end; ++row) {
           const size_t in_head = row % per_head;
@@ -214,30 +258,13 @@ uint64_t move_rotary_rows(
   return not_finite;
 }
 
-void check_bools(
-    const TensorInfo& tensor,
-    std::span<const std::byte> bytes,
-    std::string_view caller) {
-  const auto bad = std::find_if(
-      bytes.begin(), bytes.end(), [](std::byte b) { return b > std::byte{1}; });
-  if (bad == bytes.end()) return;
-  fail(
-      ErrorKind::bad_data,
-      "[{}] {} is BOOL and holds the byte {} at {}; only 0 and 1 are booleans, "
-      "save it as U8",
-      caller,
-      printable(tensor.name),
-      static_cast<int>(*bad),
-      bad - bytes.begin());
-}
-
 // A TensorInfo may have been made by hand; the file is the measure.
 const Encoding& check_tensor(
-    const MappedFile& file,
+    const InputFile& file,
     const TensorInfo& tensor,
     const DecodeOptions& options) {
   const Encoding* encoding = find_encoding(tensor.type);
-  const uint64_t size = file.bytes().size();
+  const uint64_t size = file.size();
   const bool fits = encoding && tensor.offset <= size &&
                     tensor.bytes <= size - tensor.offset &&
                     count_bytes(tensor.shape, *encoding) == tensor.bytes;
@@ -306,7 +333,7 @@ std::string shown(const std::vector<int64_t>& shape) {
 }
 
 Decoded decode(
-    const MappedFile& file,
+    const InputFile& file,
     const TensorInfo& tensor,
     const DecodeOptions& options) {
   const Encoding& encoding = check_tensor(file, tensor, options);
@@ -316,18 +343,16 @@ Decoded decode(
   const size_t n = *count_numbers(tensor.shape);
   Storage storage(tensor, uint64_t{n} * dtype.size(), options.caller);
 
-  file.check_unchanged(options.caller);
-  const auto bytes = file.bytes().subspan(tensor.offset, tensor.bytes);
-  if (encoding.name == "BOOL") check_bools(tensor, bytes, options.caller);
-  const Unpacker unpacker(encoding, dtype, bytes.data(), storage.bytes());
+  const Unpacker whole(
+      file, tensor, encoding, dtype, storage.bytes(), options.caller);
   uint64_t not_finite = 0;
   if (options.interleaved_heads > 0 && n > 0) {
     const auto rows = static_cast<size_t>(tensor.shape.front());
     const auto heads = static_cast<size_t>(options.interleaved_heads);
-    not_finite = move_rotary_rows(unpacker, rows, n / rows, heads);
+    not_finite = move_rotary_rows(whole, rows, n / rows, heads);
   } else {
     not_finite = sum_over_cores(n, [&](size_t first, size_t count) {
-      return unpacker.move(first, count, first);
+      return Unpacker(whole).move(first, count, first);
     });
   }
   file.check_unchanged(options.caller);

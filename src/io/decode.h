@@ -15,7 +15,7 @@
 
 namespace mlxterp {
 
-class MappedFile;
+class InputFile;
 
 /** How numbers lie in a file. */
 struct Encoding {
@@ -60,7 +60,7 @@ struct Decoded {
  * (no memory).
  */
 Decoded decode(
-    const MappedFile& file,
+    const InputFile& file,
     const TensorInfo& tensor,
     const DecodeOptions& options);
 

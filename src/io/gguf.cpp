@@ -8,7 +8,7 @@
 
 #include "core/fail.h"
 #include "io/decode.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -22,6 +22,7 @@ static_assert(std::endian::native == std::endian::little);
 constexpr std::string_view opening = "Gguf::open";
 constexpr uint64_t default_alignment = 32;
 constexpr size_t file_dims = 4;
+constexpr uint64_t window_bytes = 1u << 20;
 constexpr std::string_view supported =
     "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, "
     "Q6_K";
@@ -83,8 +84,8 @@ std::string tensor_type_name(uint32_t type) {
 /** Walks over the file's head; no step leaves the file. */
 class Reader {
  public:
-  explicit Reader(const MappedFile& file)
-      : text_(file.text()), name_(quoted(file.path())) {}
+  explicit Reader(const InputFile& file)
+      : file_(file), name_(quoted(file.path())) {}
 
   void read() {
     read_magic();
@@ -116,8 +117,9 @@ class Reader {
         fmt::format(what, std::forward<T>(values)...));
   }
 
-  uint64_t left() const { return text_.size() - at_; }
+  uint64_t left() const { return file_.size() - at_; }
 
+  // Good until the next call.
   std::string_view take(uint64_t size, std::string_view what) {
     if (size > left())
       bad("{} ends inside its {} ({} bytes at {}, {} are left), is the "
@@ -127,7 +129,11 @@ class Reader {
           size,
           at_,
           left());
-    const auto bytes = text_.substr(at_, size);
+    if (size > window_at_ + window_.size() - at_) {
+      window_ = file_.text(at_, std::max(size, window_bytes), opening);
+      window_at_ = at_;
+    }
+    const auto bytes = std::string_view(window_).substr(at_ - window_at_, size);
     at_ += size;
     return bytes;
   }
@@ -161,10 +167,10 @@ class Reader {
   }
 
   void read_magic() {
-    const std::string hint = looks_like(text_);
-    if (text_.size() < 4)
-      bad("{} has {} bytes, too few for a GGUF file", name_, text_.size());
-    const std::string_view magic = take(4, "magic");
+    const auto hint = looks_like(file_.text(0, telling_bytes, opening));
+    if (file_.size() < 4)
+      bad("{} has {} bytes, too few for a GGUF file", name_, file_.size());
+    const std::string magic(take(4, "magic"));
     for (const std::string_view old : {"lmgg", "fmgg", "tjgg", "algg", "nsgg"})
       if (magic == old)
         bad("{} is in the GGML format (\"{}\") that came before GGUF",
@@ -278,14 +284,21 @@ class Reader {
           printable(key),
           name_);
     const auto count = number<uint64_t>(key);
-    if (count > limits::gguf_array_elements ||
-        count > left() / least_bytes(type))
+    if (count > left() / least_bytes(type))
       bad("{} of {} says that it has {} elements, {} bytes are left in the "
           "file",
           printable(key),
           name_,
           count,
           left());
+    // A byte in the file is eight here, so bounding bytes would not do.
+    if (count > limits::gguf_array_elements - elements_)
+      bad("{} of {} has {} elements, {} in all arrays are read at most",
+          printable(key),
+          name_,
+          count,
+          limits::gguf_array_elements);
+    elements_ += count;
     switch (type) {
       case ValueType::string:
         return read_elements<std::string>(
@@ -380,7 +393,7 @@ class Reader {
   // Offsets count from the first aligned byte after the head.
   void place_tensors() {
     const uint64_t start = (at_ + alignment_ - 1) / alignment_ * alignment_;
-    const uint64_t data = start < text_.size() ? text_.size() - start : 0;
+    const uint64_t data = start < file_.size() ? file_.size() - start : 0;
     for (TensorInfo& tensor : tensors) {
       if (tensor.offset % alignment_ != 0)
         bad("tensor {} of {} starts at {}, not a multiple of the alignment {}",
@@ -419,17 +432,20 @@ class Reader {
             name_);
   }
 
-  std::string_view text_;
+  const InputFile& file_;
   std::string name_;
   uint64_t at_ = 0;
+  std::string window_;  // of the file, with what is read next
+  uint64_t window_at_ = 0;
   uint64_t alignment_ = default_alignment;
+  uint64_t elements_ = 0;  // of all arrays
 };
 
 }  // namespace
 
 Gguf Gguf::open(const std::filesystem::path& path) {
   Gguf result;
-  auto file = MappedFile::open(path, opening);
+  auto file = InputFile::open(path, opening);
   Reader reader(*file);
   reader.read();
   file->check_unchanged(opening);

@@ -11,6 +11,7 @@
 #include "io/decode.h"
 #include "io/gguf_architecture.h"
 #include "io/gguf_config.h"
+#include "io/gguf_keys.h"
 #include "io/gguf_metadata.h"
 #include "mlxterp/core/limits.h"
 
@@ -131,6 +132,7 @@ GgufCheckpoint to_checkpoint(const Gguf& gguf) {
         *parts);
   const GgufArchitecture& architecture = find_architecture(metadata);
   GgufCheckpoint result;
+  check_keys(gguf, metadata, architecture);
   result.config = make_config(gguf, metadata, architecture);
   const Renamer renamer(metadata, architecture);
   std::set<std::string> names;

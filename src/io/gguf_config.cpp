@@ -136,7 +136,12 @@ class ConfigMaker {
       config_["partial_rotary_factor"] =
           static_cast<double>(turned) / static_cast<double>(head_dim_);
     auto scaling = rope_scaling();
-    if (const auto factors = rope_factors(scaling)) scaling = factors;
+    if (const auto factors = rope_factors(scaling)) {
+      scaling = factors;
+      // Where transformers looks first.
+      config_["original_max_position_embeddings"] =
+          factors->at("original_max_position_embeddings");
+    }
     if (scaling) config_["rope_scaling"] = *scaling;
   }
 
@@ -149,8 +154,7 @@ class ConfigMaker {
   std::optional<ordered_json> rope_factors(
       const std::optional<ordered_json>& stated) const {
     const bool same = has_tensor(rope_freqs);
-    if (!same && !has_tensor(rope_long) && !has_tensor(rope_short))
-      return std::nullopt;
+    if (!has_factors()) return std::nullopt;
     if (stated && stated->contains("factor"))
       metadata_.bad(
           "{} scales its rotation twice, by a factor and by a tensor",
@@ -161,11 +165,15 @@ class ConfigMaker {
         find_integer(
             "rope.scaling.original_context_length", 1, int64_t{1} << 31)
             .value_or(config_["max_position_embeddings"].get<int64_t>());
-    scaling["attention_factor"] =
-        metadata_.find_number(key("rope.scaling.attn_factor")).value_or(1.0);
+    scaling["attention_factor"] = attn_factor();
     scaling["short_factor"] = numbers(same ? rope_freqs : rope_short);
     scaling["long_factor"] = numbers(same ? rope_freqs : rope_long);
     return scaling;
+  }
+
+  bool has_factors() const {
+    return has_tensor(rope_freqs) || has_tensor(rope_long) ||
+           has_tensor(rope_short);
   }
 
   ordered_json numbers(std::string_view name) const {
@@ -193,7 +201,10 @@ class ConfigMaker {
     // runs; the model was trained with it.
     const auto window =
         find_integer("attention.sliding_window", 0, int64_t{1} << 31);
-    if (window.value_or(0) > 0) config_["sliding_window"] = *window;
+    if (window.value_or(0) > 0)
+      config_["sliding_window"] = *window;
+    else if (architecture_.name == "gemma3")
+      config_["sliding_window"] = nullptr;  // left out it would mean 4096
   }
 
   // What no key holds is as llama.cpp has it: the scale of the scores by the
@@ -209,9 +220,9 @@ class ConfigMaker {
     add_window();
     if (second && !metadata_.has(key("attention.sliding_window")))
       config_["sliding_window"] = 4096;
-    add_cap("attn_logit_softcapping", second ? 50.0 : 0);
+    if (second) add_cap("attn_logit_softcapping", 50.0);
     add_cap("final_logit_softcapping", second ? 30.0 : 0);
-    if (!config_.contains("sliding_window")) return;
+    if (config_["sliding_window"].is_null()) return;
     auto types = ordered_json::array();
     for (int64_t i = 0; i < layers; ++i)
       types.push_back(
@@ -247,6 +258,14 @@ class ConfigMaker {
 
   // Layers with a window turn by a theta of their own, never stretched.
   void add_gemma3_rotary() {
+    const auto turned =
+        find_integer("rope.dimension_count", 1, limits::d_model);
+    if (turned.value_or(head_dim_) != head_dim_)
+      metadata_.bad(
+          "{} turns {} of {} dimensions, which no gemma3 does",
+          metadata_.name(),
+          *turned,
+          head_dim_);
     ordered_json full, sliding;
     if (const auto scaling = rope_scaling())
       full = *scaling;
@@ -264,7 +283,11 @@ class ConfigMaker {
     config_["n_layer"] = integer("block_count", limits::layers);
     config_["n_embd"] = integer("embedding_length", limits::d_model);
     config_["n_inner"] = integer("feed_forward_length", limits::d_mlp);
-    config_["n_head"] = integer("attention.head_count", limits::heads);
+    const int64_t heads = integer("attention.head_count", limits::heads);
+    if (find_integer("attention.head_count_kv", 1, limits::heads)
+            .value_or(heads) != heads)
+      metadata_.bad("{} has fewer key heads than heads", metadata_.name());
+    config_["n_head"] = heads;
     config_["n_positions"] = integer("context_length", int64_t{1} << 31);
     config_["layer_norm_epsilon"] =
         metadata_.number(key("attention.layer_norm_epsilon"));
@@ -281,7 +304,10 @@ class ConfigMaker {
     }
     const auto type_key = key("rope.scaling.type");
     if (const auto* type = metadata_.find<std::string>(type_key, "a string")) {
-      if (*type == "none") return std::nullopt;
+      if (*type == "none") {
+        refuse_attn_factor("none");
+        return std::nullopt;
+      }
       scaling["rope_type"] = printable(*type);
     }
     if (const auto factor = metadata_.find_number(key("rope.scaling.factor")))
@@ -290,10 +316,60 @@ class ConfigMaker {
             "rope.scaling.original_context_length", 1, int64_t{1} << 31))
       scaling["original_max_position_embeddings"] = *length;
     // The length alone says nothing of a scaling.
-    if (!scaling.contains("rope_type") && !scaling.contains("factor"))
+    if (!scaling.contains("rope_type") && !scaling.contains("factor")) {
+      if (!has_factors()) refuse_attn_factor("none");
       return std::nullopt;
-    if (!scaling.contains("rope_type")) scaling["rope_type"] = "unnamed";
+    }
+    // llama.cpp takes what has no name for linear.
+    if (!scaling.contains("rope_type")) scaling["rope_type"] = "linear";
+    const auto type = scaling["rope_type"].get<std::string>();
+    if (type == "yarn")
+      add_yarn(scaling);
+    else if (!has_factors())
+      refuse_attn_factor(type);
     return scaling;
+  }
+
+  /** Times what is turned, whatever the scaling. */
+  double attn_factor() const {
+    return metadata_.find_number(key("rope.scaling.attn_factor")).value_or(1);
+  }
+
+  void refuse_attn_factor(const std::string& type) const {
+    if (attn_factor() != 1)
+      metadata_.bad(
+          "{} has {} {} though its rotary scaling is \"{}\", which has none",
+          metadata_.name(),
+          key("rope.scaling.attn_factor"),
+          attn_factor(),
+          printable(type));
+  }
+
+  // The converter writes the checkpoint's attention_factor as yarn_attn_factor;
+  // left out it follows from the factor. rope.scaling.attn_factor multiplies
+  // it.
+  void add_yarn(ordered_json& scaling) const {
+    for (const std::string beta : {"beta_fast", "beta_slow"})
+      if (const auto turns =
+              metadata_.find_number(key("rope.scaling.yarn_" + beta)))
+        scaling[beta] = *turns;
+    auto attention =
+        metadata_.find_number(key("rope.scaling.yarn_attn_factor"));
+    const double more = attn_factor();
+    if (more != 1 && !attention) {
+      const double factor = scaling.value("factor", 1.0);
+      attention = factor > 1 ? 1 + 0.1 * std::log(factor) : 1;
+    }
+    if (attention) scaling["attention_factor"] = *attention * more;
+    const auto field = key("rope.scaling.yarn_ext_factor");
+    const auto* mix = metadata_.find<double>(field, "a float");
+    // Negative: not set. 1: the ramp as YaRN has it.
+    if (mix && !(*mix < 0) && *mix != 1)
+      metadata_.bad(
+          "{} of {} is {}; YaRN is computed with 1 alone",
+          field,
+          metadata_.name(),
+          *mix);
   }
 
   void add_vocabulary() {

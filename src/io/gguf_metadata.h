@@ -11,7 +11,8 @@
 #include <variant>
 
 #include "core/fail.h"
-#include "io/mapped_file.h"
+#include "core/number.h"
+#include "io/input_file.h"
 #include "mlxterp/io/gguf.h"
 
 namespace mlxterp {
@@ -73,7 +74,9 @@ class GgufMetadata {
     if (!value) return std::nullopt;
     if (!std::isfinite(*value) || *value <= 0)
       bad("{} of {} is {}, not a positive number", key, name_, *value);
-    return shortest(*value);
+    // As the float32 was written, where it is one.
+    const auto narrow = static_cast<float>(*value);
+    return static_cast<double>(narrow) == *value ? shortest(narrow) : *value;
   }
 
   double number(const std::string& key) const {
@@ -85,13 +88,6 @@ class GgufMetadata {
  private:
   [[noreturn]] void missing(const std::string& key) const {
     bad("{} has no {} in its metadata", name_, key);
-  }
-
-  // A float32 of 1e-05 is 9.999999747e-06 as a double; say 1e-05 again.
-  static double shortest(double value) {
-    const auto narrow = static_cast<float>(value);
-    if (static_cast<double>(narrow) != value) return value;
-    return std::stod(fmt::format("{}", narrow));
   }
 
   const Gguf& gguf_;

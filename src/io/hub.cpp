@@ -7,7 +7,7 @@
 #include "core/fail.h"
 #include "io/hub_cache.h"
 #include "io/hub_download.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 #include "io/shard_index.h"
 #include "mlxterp/core/paths.h"
 

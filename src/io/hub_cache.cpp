@@ -5,11 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstdlib>
-#include <fstream>
 #include <random>
 #include <system_error>
 #include <thread>
@@ -17,7 +15,7 @@
 
 #include "core/fail.h"
 #include "io/http.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/atomic_file.h"
 
@@ -87,14 +85,6 @@ std::string read_endpoint() {
   return endpoint;
 }
 
-std::string first_line(const fs::path& path) {
-  std::ifstream file(path);
-  std::string text(limits::hub_token_bytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
-}
-
 std::string read_token() {
   if (yes("HF_HUB_DISABLE_IMPLICIT_TOKEN")) return "";
   std::string from = "HF_TOKEN";
@@ -104,7 +94,9 @@ std::string read_token() {
     const auto named = environment("HF_TOKEN_PATH");
     const auto path =
         named.empty() ? hugging_face_home() / "token" : expanded(named);
-    token = first_line(path);
+    // Longer than any token: refused below, where nothing of it is shown.
+    constexpr uint64_t most = 1u << 20;
+    token = text_of(path, most, hub_caller).value_or("");
     from = "the file " + quoted(path);
   }
   const auto first = token.find_first_not_of(" \t\r\n");
@@ -228,10 +220,9 @@ std::optional<std::string> HubCache::commit_of(
     const std::string& revision) const {
   check_revision(revision);
   if (is_commit(revision)) return revision;
-  std::ifstream file(root_ / "refs" / revision);
-  std::array<char, 64> text{};
-  file.read(text.data(), text.size());
-  std::string_view commit(text.data(), static_cast<size_t>(file.gcount()));
+  const auto text =
+      text_of(root_ / "refs" / revision, limits::config_bytes, hub_caller);
+  std::string_view commit = text ? *text : std::string_view();
   commit = commit.substr(0, commit.find_last_not_of(" \r\n") + 1);
   if (!is_commit(commit)) return std::nullopt;
   return std::string(commit);

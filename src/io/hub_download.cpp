@@ -17,8 +17,8 @@
 
 #include "core/fail.h"
 #include "io/digest.h"
+#include "io/input_file.h"
 #include "io/json.h"
-#include "io/mapped_file.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -86,11 +86,13 @@ double megabytes(uint64_t bytes) {
       std::generic_category().message(error));
 }
 
-// Blocked for the thread's whole life: a broken TLS connection may raise it.
-void block_sigpipe() {
+// Blocked for the thread's whole life: a broken TLS connection may raise the
+// one, a file beyond `ulimit -f` the other.
+void block_signals() {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGPIPE);
+  sigaddset(&signals, SIGXFSZ);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
 }
 
@@ -198,7 +200,7 @@ void HubDownload::run(const std::vector<Job>& jobs) {
     stop_ = true;
   };
   const auto work = [&] {
-    block_sigpipe();
+    block_signals();
     try {
       HttpClient client;
       for (size_t i; !stop_ && (i = next++) < jobs.size();)
@@ -234,7 +236,11 @@ void HubDownload::run(const std::vector<Job>& jobs) {
 }
 
 void HubDownload::tell() const {
-  if (!options_.progress || total_ == 0) return;
+  if (!options_.progress) return;
+  if (total_ == 0) {  // it is also asked whether to go on
+    options_.progress(fmt::format("Asking {} about {}", host_, repo_), 0);
+    return;
+  }
   const uint64_t done = std::min(done_.load(), total_);
   options_.progress(
       fmt::format(

@@ -1,10 +1,11 @@
 #include "io/json.h"
 
-#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "core/fail.h"
-#include "io/mapped_file.h"
+#include "core/number.h"
+#include "io/input_file.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -13,66 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-// Sees every key and bracket while nlohmann parses, which by itself lets the
-// last of two equal keys win.
-class Strict {
- public:
-  Strict(std::string_view caller, std::string_view what)
-      : caller_(caller), what_(what) {}
-
-  bool operator()(json::parse_event_t event, const json& parsed) {
-    switch (event) {
-      case json::parse_event_t::object_start:
-        deepen();
-        keys_.emplace_back();
-        break;
-      case json::parse_event_t::array_start:
-        deepen();
-        break;
-      case json::parse_event_t::object_end:
-        keys_.pop_back();
-        --depth_;
-        break;
-      case json::parse_event_t::array_end:
-        --depth_;
-        break;
-      case json::parse_event_t::key:
-        check_new(parsed.get_ref<const std::string&>());
-        break;
-      case json::parse_event_t::value:
-        break;
-    }
-    return true;
-  }
-
- private:
-  void deepen() {
-    if (++depth_ > limits::json_depth)
-      fail(
-          ErrorKind::bad_data,
-          "[{}] {} is nested more than {} deep; the file is damaged",
-          caller_,
-          what_,
-          limits::json_depth);
-  }
-
-  void check_new(const std::string& key) {
-    if (!keys_.back().insert(key).second)
-      fail(
-          ErrorKind::bad_data,
-          "[{}] {} holds the key \"{}\" twice; which one counts is anyone's "
-          "guess, so write it again",
-          caller_,
-          what_,
-          printable(key));
-  }
-
-  std::string_view caller_;
-  std::string_view what_;
-  int depth_ = 0;
-  std::vector<std::unordered_set<std::string>> keys_;  // of open objects
-};
-
 // What nlohmann says, without its "[json.exception.parse_error.101] ".
 std::string reason(const json::exception& error) {
   const std::string_view text = error.what();
@@ -80,38 +21,119 @@ std::string reason(const json::exception& error) {
   return printable(start == text.npos ? text : text.substr(start + 2), 240);
 }
 
+// Builds the value itself while nlohmann reads: nlohmann's own builder lets the
+// last of two equal keys win, looks through an object again for each of its
+// members where a callback may refuse some, and takes numbers as the locale
+// has them.
+class Strict : public nlohmann::json_sax<json> {
+ public:
+  Strict(std::string_view caller, std::string_view what)
+      : caller_(caller), what_(what) {}
+
+  json result() && { return std::move(root_); }
+
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(int64_t value) override { return add(value); }
+  bool number_unsigned(uint64_t value) override { return add(value); }
+  bool number_float(double value, const std::string& text) override {
+    return add(parse_double(with_point(text)).value_or(value));
+  }
+  bool string(std::string& value) override { return add(std::move(value)); }
+  bool binary(json::binary_t&) override { return false; }  // not in JSON
+  bool start_object(size_t) override { return open(json::object()); }
+  bool start_array(size_t) override { return open(json::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+
+  bool key(std::string& name) override {
+    auto& members = open_.back()->get_ref<json::object_t&>();
+    const auto [at, is_new] = members.emplace(std::move(name), nullptr);
+    if (!is_new)
+      fail(
+          ErrorKind::bad_data,
+          "[{}] {} holds the key \"{}\" twice; which one counts is anyone's "
+          "guess, so write it again",
+          caller_,
+          what_,
+          printable(at->first));
+    member_ = &at->second;
+    return true;
+  }
+
+  bool parse_error(
+      size_t, const std::string&, const json::exception& error) override {
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} is not valid JSON ({}); download or write it again",
+        caller_,
+        what_,
+        reason(error));
+  }
+
+ private:
+  // nlohmann puts the locale's point in place of the file's.
+  static std::string with_point(std::string text) {
+    const auto at = text.find_first_not_of("0123456789eE+-");
+    if (at != text.npos) text[at] = '.';
+    return text;
+  }
+
+  bool add(json value) {
+    place(std::move(value));
+    return true;
+  }
+
+  json& place(json value) {
+    if (++values_ > limits::json_values)
+      fail(
+          ErrorKind::bad_data,
+          "[{}] {} holds more than {} values; it is not what its name says",
+          caller_,
+          what_,
+          limits::json_values);
+    if (open_.empty()) return root_ = std::move(value);
+    if (open_.back()->is_object()) return *member_ = std::move(value);
+    return open_.back()->emplace_back(std::move(value));
+  }
+
+  bool open(json value) {
+    if (open_.size() == static_cast<size_t>(limits::json_depth))
+      fail(
+          ErrorKind::bad_data,
+          "[{}] {} is nested more than {} deep; the file is damaged",
+          caller_,
+          what_,
+          limits::json_depth);
+    open_.push_back(&place(std::move(value)));
+    return true;
+  }
+
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  std::string_view caller_;
+  std::string_view what_;
+  size_t values_ = 0;
+  json root_;
+  std::vector<json*> open_;  // the innermost last
+  json* member_ = nullptr;   // of the innermost object, where its value goes
+};
+
 }  // namespace
 
 json parse_json(
     std::string_view text, std::string_view caller, std::string_view what) {
   Strict strict(caller, what);
-  try {
-    return json::parse(text, [&](int, json::parse_event_t event, json& parsed) {
-      return strict(event, parsed);
-    });
-  } catch (const json::exception& error) {
-    fail(
-        ErrorKind::bad_data,
-        "[{}] {} is not valid JSON ({}); download or write it again",
-        caller,
-        what,
-        reason(error));
-  }
+  json::sax_parse(text.begin(), text.end(), &strict);
+  return std::move(strict).result();
 }
 
 std::string read_text(
     const std::filesystem::path& path, size_t limit, std::string_view caller) {
-  const auto file = MappedFile::open(path, caller);
-  const auto text = file->text();
-  if (text.size() > limit)
-    fail(
-        ErrorKind::bad_data,
-        "[{}] {} has {} bytes, at most {} are read; it is not what its name "
-        "says",
-        caller,
-        quoted(path),
-        text.size(),
-        limit);
+  auto text = InputFile::open(path, caller)->all(limit, caller);
   const std::string hint = looks_like(text);
   if (text.empty() || !hint.empty())
     fail(
@@ -121,9 +143,7 @@ std::string read_text(
         quoted(path),
         text.size(),
         hint);
-  std::string copy(text);
-  file->check_unchanged(caller);
-  return copy;
+  return text;
 }
 
 }  // namespace mlxterp

@@ -12,8 +12,10 @@ namespace mlxterp {
 
 /**
  * Parses one JSON value. Refused, as bad_data: what is not JSON, a key that
- * appears twice in one object, nesting beyond limits::json_depth. `what` names
- * the text in the message: "config.json of 'model'".
+ * appears twice in one object, nesting beyond limits::json_depth, more values
+ * than limits::json_values. Takes time linear in the text but for the logarithm
+ * of an object's members. `what` names the text in the message: "config.json of
+ * 'model'".
  */
 nlohmann::json parse_json(
     std::string_view text, std::string_view caller, std::string_view what);

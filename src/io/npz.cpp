@@ -6,13 +6,15 @@
 #include <charconv>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <optional>
 #include <set>
+#include <span>
 #include <string_view>
 
 #include "core/fail.h"
 #include "core/machine.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/atomic_file.h"
@@ -152,56 +154,6 @@ class HeaderReader {
   std::string_view text_;
 };
 
-// One .npy, its bytes whole.
-mx::array array_of(
-    const std::filesystem::path& path,
-    const std::string& name,
-    std::string_view bytes) {
-  const auto bad = [&](const char* why) {
-    broken(path, fmt::format("'{}' {}", printable(name), why));
-  };
-  if (!bytes.starts_with(magic) || bytes.size() < 10) bad("is no .npy array");
-  const bool wide = bytes[6] >= 2;  // the version
-  const size_t begin = wide ? 12 : 10;
-  if (bytes[6] < 1 || bytes[6] > 3 || bytes.size() < begin)
-    bad("is of an unknown version of .npy");
-  size_t length = 0;
-  for (size_t i = begin; i-- > 8;)
-    length = length << 8 | static_cast<unsigned char>(bytes[i]);
-  if (length > limits::npy_header_bytes || length > bytes.size() - begin)
-    bad("has a header longer than itself");
-  const auto header = HeaderReader(bytes.substr(begin, length)).read();
-  if (!header)
-    bad("has a header that is none of little-endian numbers in C order");
-  uint64_t count = 1;
-  for (const auto dim : header->shape)
-    if (__builtin_mul_overflow(count, static_cast<uint64_t>(dim), &count))
-      bad("has a shape beyond 64 bits");
-  const auto data = bytes.substr(begin + length);
-  if (count != data.size() / header->kind.bytes ||
-      data.size() % header->kind.bytes != 0)
-    bad("holds more or fewer bytes than its shape says");
-
-  const mx::Shape shape(header->shape.begin(), header->shape.end());
-  const bool doubles = header->kind.descr == "<f8";
-  const size_t out_bytes = doubles ? data.size() / 2 : data.size();
-  std::unique_ptr<std::byte[]> own(
-      new std::byte[std::max<size_t>(out_bytes, 1)]);
-  if (doubles) {
-    for (size_t i = 0; i < count; ++i) {
-      double value = 0;
-      std::memcpy(&value, data.data() + i * 8, 8);
-      const auto single = static_cast<float>(value);
-      std::memcpy(own.get() + i * 4, &single, 4);
-    }
-  } else {
-    std::memcpy(own.get(), data.data(), data.size());
-  }
-  return mx::array(own.release(), shape, header->kind.dtype, [](void* pointer) {
-    delete[] static_cast<std::byte*>(pointer);
-  });
-}
-
 // libzip's handles.
 struct CloseArchive {
   void operator()(zip_t* archive) const { zip_discard(archive); }
@@ -214,6 +166,106 @@ struct FreeSource {
 };
 using Archive = std::unique_ptr<zip_t, CloseArchive>;
 using Source = std::unique_ptr<zip_source_t, FreeSource>;
+
+/** One entry of an archive, a .npy; all its complaints name it. */
+class Entry {
+ public:
+  Entry(
+      const std::filesystem::path& path,
+      const std::string& name,
+      zip_file_t* file,
+      uint64_t size)
+      : path_(path), name_(name), file_(file), left_(size) {}
+
+  mx::array read() {
+    const auto header = read_header();
+    uint64_t count = 1;
+    for (const auto dim : header.shape)
+      if (__builtin_mul_overflow(count, static_cast<uint64_t>(dim), &count))
+        bad("has a shape beyond 64 bits");
+    const uint64_t bytes = header.kind.bytes;
+    if (count != left_ / bytes || left_ % bytes != 0)
+      bad("holds more or fewer bytes than its shape says");
+
+    const mx::Shape shape(header.shape.begin(), header.shape.end());
+    const bool doubles = header.kind.descr == "<f8";
+    const uint64_t size = doubles ? left_ / 2 : left_;
+    std::unique_ptr<std::byte[]> own(
+        new (std::nothrow) std::byte[std::max<uint64_t>(size, 1)]);
+    if (!own)
+      fail(
+          ErrorKind::environment,
+          "[load_npz] no memory for the {} bytes of '{}' of {}; close other "
+          "programs",
+          size,
+          printable(name_),
+          quoted(path_));
+    doubles ? narrow(count, own.get()) : fill({own.get(), size});
+    std::byte more{};  // reads to the end, where the checksum is compared
+    if (zip_fread(file_, &more, 1) != 0) bad("fails its checksum");
+    return mx::array(own.release(), shape, header.kind.dtype, [](void* memory) {
+      delete[] static_cast<std::byte*>(memory);
+    });
+  }
+
+ private:
+  [[noreturn]] void bad(std::string_view why) const {
+    broken(path_, fmt::format("'{}' {}", printable(name_), why));
+  }
+
+  void fill(std::span<std::byte> to) {
+    if (to.size() > left_) bad("is no .npy array");
+    left_ -= to.size();
+    while (!to.empty()) {
+      const auto got = zip_fread(file_, to.data(), to.size());
+      if (got <= 0)
+        bad(fmt::format("breaks off ({})", zip_file_strerror(file_)));
+      to = to.subspan(static_cast<size_t>(got));
+    }
+  }
+
+  std::string text(size_t size) {
+    std::string out(size, '\0');
+    fill(std::as_writable_bytes(std::span(out)));
+    return out;
+  }
+
+  Header read_header() {
+    const auto start = text(8);
+    if (!start.starts_with(magic)) bad("is no .npy array");
+    const int version = start[6];
+    if (version < 1 || version > 3) bad("is of an unknown version of .npy");
+    const auto digits = text(version >= 2 ? 4 : 2);
+    size_t length = 0;
+    for (size_t i = digits.size(); i-- > 0;)
+      length = length << 8 | static_cast<unsigned char>(digits[i]);
+    if (length > limits::npy_header_bytes || length > left_)
+      bad("has a header longer than itself");
+    const auto written = text(length);
+    const auto header = HeaderReader(written).read();
+    if (!header)
+      bad("has a header that is none of little-endian numbers in C order");
+    return *header;
+  }
+
+  void narrow(uint64_t count, std::byte* to) {
+    std::vector<double> wide;
+    for (uint64_t done = 0; done < count; done += wide.size()) {
+      wide.resize(std::min<uint64_t>(count - done, 1u << 16));
+      fill(std::as_writable_bytes(std::span(wide)));
+      for (const double value : wide) {
+        const auto single = static_cast<float>(value);
+        std::memcpy(to, &single, sizeof single);
+        to += sizeof single;
+      }
+    }
+  }
+
+  const std::filesystem::path& path_;
+  const std::string& name_;
+  zip_file_t* file_;
+  uint64_t left_;
+};
 
 std::string said(zip_error_t& error) {
   std::string text = zip_error_strerror(&error);
@@ -267,18 +319,21 @@ std::string npy(const mx::array& array) {
 
 std::vector<std::pair<std::string, mx::array>> load_npz(
     const std::filesystem::path& path) {
-  const auto file = MappedFile::open(path, "load_npz");
-  if (file->bytes().empty()) broken(path, "it is empty");
+  const auto file = InputFile::open(path, "load_npz");
+  if (file->size() == 0) broken(path, "it is empty");
+  auto stream = file->stream("load_npz");
   zip_error_t error;
   zip_error_init(&error);
-  zip_source_t* source = zip_source_buffer_create(
-      file->bytes().data(), file->bytes().size(), 0, &error);
+  zip_source_t* source = zip_source_filep_create(stream.get(), 0, -1, &error);
   if (!source) broken(path, said(error));
+  static_cast<void>(stream.release());  // the source closes it
   Archive archive(
       zip_open_from_source(source, ZIP_RDONLY | ZIP_CHECKCONS, &error));
   if (!archive) {
     zip_source_free(source);
-    broken(path, said(error) + looks_like(file->text()));
+    broken(
+        path,
+        said(error) + looks_like(file->text(0, telling_bytes, "load_npz")));
   }
   const auto entries = zip_get_num_entries(archive.get(), 0);
   if (entries < 0 || static_cast<uint64_t>(entries) > limits::tensors)
@@ -286,6 +341,9 @@ std::vector<std::pair<std::string, mx::array>> load_npz(
 
   std::vector<std::pair<std::string, mx::array>> out;
   std::set<std::string> seen;
+  const uint64_t most = std::min<uint64_t>(
+      limits::npz_ratio * file->size() + limits::npz_more_bytes,
+      machine_memory());
   uint64_t total = 0;
   for (zip_uint64_t i = 0; i < static_cast<zip_uint64_t>(entries); ++i) {
     zip_stat_t stat;
@@ -298,14 +356,14 @@ std::vector<std::pair<std::string, mx::array>> load_npz(
     name.resize(name.size() - suffix.size());
     if (!seen.insert(name).second)
       broken(path, fmt::format("'{}' twice", printable(name)));
-    if (__builtin_add_overflow(total, stat.size, &total) ||
-        total > machine_memory())
+    if (__builtin_add_overflow(total, stat.size, &total) || total > most)
       fail(
-          ErrorKind::environment,
-          "[load_npz] {} unpacks to more than this machine's memory, {:.1f} "
-          "GB; is it the right file?",
+          ErrorKind::bad_data,
+          "[load_npz] {} has {} bytes and unpacks to more than {}; is it the "
+          "right file? Write it with numpy.savez, which does not compress",
           quoted(path),
-          static_cast<double>(machine_memory()) / 1e9);
+          file->size(),
+          most);
     const std::unique_ptr<zip_file_t, CloseEntry> entry(
         zip_fopen_index(archive.get(), i, 0));
     if (!entry)
@@ -315,27 +373,7 @@ std::vector<std::pair<std::string, mx::array>> load_npz(
               "'{}' cannot be opened ({})",
               printable(name),
               zip_strerror(archive.get())));
-    // It grows as bytes come: a size in a header alone allocates nothing.
-    std::string bytes;
-    constexpr size_t step = size_t{16} << 20;
-    while (bytes.size() < stat.size) {
-      const size_t at = bytes.size();
-      bytes.resize(std::min<size_t>(stat.size, at + step));
-      const auto got =
-          zip_fread(entry.get(), bytes.data() + at, bytes.size() - at);
-      if (got <= 0)
-        broken(
-            path,
-            fmt::format(
-                "'{}' breaks off ({})",
-                printable(name),
-                zip_file_strerror(entry.get())));
-      bytes.resize(at + static_cast<size_t>(got));
-    }
-    char more = 0;  // reads to the end, where the checksum is compared
-    if (zip_fread(entry.get(), &more, 1) != 0)
-      broken(path, fmt::format("'{}' fails its checksum", printable(name)));
-    auto array = array_of(path, name, bytes);
+    auto array = Entry(path, name, entry.get(), stat.size).read();
     out.emplace_back(std::move(name), std::move(array));
   }
   file->check_unchanged("load_npz");

@@ -2,15 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <cmath>
-#include <cstring>
-#include <limits>
 #include <string_view>
 #include <unordered_map>
 
 #include "core/fail.h"
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -18,7 +14,6 @@ namespace mlxterp {
 namespace {
 
 namespace fs = std::filesystem;
-namespace mx = mlx::core;
 using nlohmann::json;
 using Mode = Packing::Mode;
 
@@ -314,102 +309,6 @@ class Finder {
       maker);
 }
 
-// 32 numbers of `bits` each are `bits` words, the first in the lowest bits.
-template <int bits, typename Value>
-void unpack_32(const std::byte* from, float* out, const Value& value) {
-  static_assert(std::endian::native == std::endian::little);
-  std::array<uint32_t, bits> words;
-  std::memcpy(words.data(), from, sizeof words);
-  constexpr uint32_t mask = (1u << bits) - 1;
-  for (size_t i = 0; i < 32; ++i) {
-    const size_t at = i * bits / 32, shift = i * bits % 32;
-    uint32_t code = words[at] >> shift;
-    if (shift + bits > 32) code |= words[at + 1] << (32 - shift);
-    out[i] = value(code & mask);
-  }
-}
-
-/** A matrix's numbers from `first` on; both are whole groups. */
-class Unpacked {
- public:
-  explicit Unpacked(const QuantizedMatrix& matrix)
-      : packing_(matrix.packing),
-        weight_(start(matrix.weight)),
-        scales_(start(matrix.scales)),
-        biases_(matrix.biases ? start(*matrix.biases) : nullptr),
-        encoding_(*find_encoding(matrix.scales.info.type)) {}
-
-  void operator()(size_t first, size_t n, float* out) const {
-    const auto group = static_cast<size_t>(packing_.group);
-    if (packing_.mode == Mode::mxfp4) {
-      for (size_t i = first / group; i < (first + n) / group; ++i, out += group)
-        mxfp4(i, out);
-      return;
-    }
-    std::array<float, numbers_at_once / 32> scales, biases;
-    for (size_t done = 0; done < n; done += numbers_at_once) {
-      const size_t i = (first + done) / group;
-      const size_t count = std::min(numbers_at_once, n - done) / group;
-      encoding_.unpack(scales_ + i * encoding_.bytes, count, scales.data());
-      encoding_.unpack(biases_ + i * encoding_.bytes, count, biases.data());
-      for (size_t j = 0; j < count; ++j, out += group)
-        affine(i + j, scales[j], biases[j], out);
-    }
-  }
-
- private:
-  static constexpr size_t numbers_at_once = 4096;
-
-  static const std::byte* start(const StoredTensor& tensor) {
-    return tensor.file->bytes().data() + tensor.info.offset;
-  }
-
-  void affine(size_t i, float scale, float bias, float* out) const {
-    switch (packing_.bits) {
-      case 2:
-        return affine<2>(i, scale, bias, out);
-      case 3:
-        return affine<3>(i, scale, bias, out);
-      case 4:
-        return affine<4>(i, scale, bias, out);
-      case 5:
-        return affine<5>(i, scale, bias, out);
-      case 6:
-        return affine<6>(i, scale, bias, out);
-      default:
-        return affine<8>(i, scale, bias, out);
-    }
-  }
-
-  template <int bits>
-  void affine(size_t i, float scale, float bias, float* out) const {
-    const size_t blocks = static_cast<size_t>(packing_.group) / 32;
-    const std::byte* from = weight_ + i * blocks * 4 * bits;
-    for (size_t b = 0; b < blocks; ++b)
-      unpack_32<bits>(from + b * 4 * bits, out + b * 32, [&](uint32_t code) {
-        return static_cast<float>(code) * scale + bias;
-      });
-  }
-
-  // FP4 with 2 bits of exponent, 1 of mantissa; the scale is a power of two,
-  // of which 255 stands for NaN.
-  void mxfp4(size_t i, float* out) const {
-    static constexpr std::array<float, 16> values{
-        0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
-    const int exponent = std::to_integer<int>(scales_[i]);
-    const float scale = exponent == 255
-                            ? std::numeric_limits<float>::quiet_NaN()
-                            : std::ldexp(1.0f, exponent - 127);
-    unpack_32<4>(weight_ + i * 16, out, [&](uint32_t code) {
-      return values[code] * scale;
-    });
-  }
-
-  Packing packing_;
-  const std::byte *weight_, *scales_, *biases_;
-  const Encoding& encoding_;
-};
-
 }  // namespace
 
 std::vector<QuantizedMatrix> find_quantized(
@@ -426,22 +325,6 @@ std::vector<QuantizedMatrix> find_quantized(
     fail_other_maker(folder, *other);
   finder.check_none();
   return {};
-}
-
-Decoded dequantize(
-    const QuantizedMatrix& matrix, const DecodeOptions& options) {
-  const auto check = [&] {
-    matrix.weight.file->check_unchanged(options.caller);
-    matrix.scales.file->check_unchanged(options.caller);
-    if (matrix.biases) matrix.biases->file->check_unchanged(options.caller);
-  };
-  const auto own = matrix.packing.mode == Mode::mxfp4
-                       ? mx::bfloat16
-                       : find_encoding(matrix.scales.info.type)->dtype;
-  check();
-  auto decoded = decode_made(matrix.info, own, options, Unpacked(matrix));
-  check();
-  return decoded;
 }
 
 }  // namespace mlxterp

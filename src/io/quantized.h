@@ -13,7 +13,7 @@
 
 namespace mlxterp {
 
-class MappedFile;
+class InputFile;
 
 /** How a matrix is packed: groups of numbers along a row share a scale. */
 struct Packing {
@@ -26,7 +26,7 @@ struct Packing {
 /** A tensor and the file it lies in. */
 struct StoredTensor {
   TensorInfo info;
-  const MappedFile* file;
+  const InputFile* file;
 };
 
 /** X.weight (U32), X.scales and, where affine, X.biases of one module. */

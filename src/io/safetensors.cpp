@@ -7,8 +7,8 @@
 
 #include "core/fail.h"
 #include "io/decode.h"
+#include "io/input_file.h"
 #include "io/json.h"
-#include "io/mapped_file.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/core/limits.h"
@@ -30,7 +30,7 @@ constexpr size_t length_bytes = 8;
 /** Reads the header of one file; all its complaints name that file. */
 class HeaderReader {
  public:
-  explicit HeaderReader(const MappedFile& file)
+  explicit HeaderReader(const InputFile& file)
       : file_(file), name_(quoted(file.path())) {}
 
   void read() {
@@ -61,30 +61,30 @@ class HeaderReader {
         fmt::format(what, std::forward<T>(values)...));
   }
 
-  std::string_view header_text() const {
-    const auto text = file_.text();
-    const std::string hint = looks_like(text);
-    if (text.size() < length_bytes + 2)
+  std::string header_text() const {
+    const auto start = file_.text(0, telling_bytes, opening);
+    const std::string hint = looks_like(start);
+    if (start.size() < length_bytes + 2)
       bad("{} has {} bytes, too few for a safetensors file{}",
           name_,
-          text.size(),
+          file_.size(),
           hint);
     uint64_t length = 0;
-    std::memcpy(&length, text.data(), sizeof length);
+    std::memcpy(&length, start.data(), sizeof length);
     if (length > limits::safetensors_header_bytes)
       bad("{} says that its header has {} bytes, more than {}{}",
           name_,
           length,
           limits::safetensors_header_bytes,
           hint);
-    if (length > text.size() - length_bytes)
+    if (length > file_.size() - length_bytes)
       bad("{} ends inside its header of {} bytes after {}, is the download "
           "incomplete?{}",
           name_,
           length,
-          text.size() - length_bytes,
+          file_.size() - length_bytes,
           hint);
-    const auto header = text.substr(length_bytes, length);
+    auto header = file_.text(length_bytes, length, opening);
     if (header.empty() || header.front() != '{')
       bad("the header of {} ({} bytes) does not start with '{{'{}",
           name_,
@@ -200,7 +200,7 @@ class HeaderReader {
           excerpt(value));
     const auto begin = value[0].get<uint64_t>();
     const auto end = value[1].get<uint64_t>();
-    const uint64_t data = file_.bytes().size() - data_start_;
+    const uint64_t data = file_.size() - data_start_;
     if (begin > end)
       bad("data_offsets of tensor \"{}\" of {} are [{}, {}], end before start",
           shown_name,
@@ -249,10 +249,8 @@ class HeaderReader {
             name_);
       at = tensor.offset + tensor.bytes;
     }
-    if (at != file_.bytes().size())
-      bad("{} has {} bytes after its last tensor",
-          name_,
-          file_.bytes().size() - at);
+    if (at != file_.size())
+      bad("{} has {} bytes after its last tensor", name_, file_.size() - at);
   }
 
   static std::string excerpt(const json& value) {
@@ -260,7 +258,7 @@ class HeaderReader {
         value.dump(-1, ' ', true, json::error_handler_t::replace), 60);
   }
 
-  const MappedFile& file_;
+  const InputFile& file_;
   std::string name_;
   uint64_t data_start_ = 0;
 };
@@ -372,7 +370,7 @@ std::string_view as_text(const void* data, size_t size) {
 
 Safetensors Safetensors::open(const std::filesystem::path& path) {
   Safetensors result;
-  auto file = MappedFile::open(path, opening);
+  auto file = InputFile::open(path, opening);
   HeaderReader header(*file);
   header.read();
   file->check_unchanged(opening);

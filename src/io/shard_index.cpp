@@ -1,8 +1,8 @@
 #include "io/shard_index.h"
 
 #include "core/fail.h"
+#include "io/input_file.h"
 #include "io/json.h"
-#include "io/mapped_file.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 #include "core/fail.h"
@@ -19,18 +20,36 @@ std::vector<double> plain_periods(int dims, double theta) {
   return wavelengths;
 }
 
+// A number that the fields of a rotation lead to, as float32. Extreme ones,
+// each in its range, may still multiply to one that is not.
+float narrow(double wide, const char* what) {
+  const auto value = static_cast<float>(wide);
+  if (!(value >= std::numeric_limits<float>::min()) || !std::isfinite(value))
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] the fields of the rotary position embedding make {} "
+        "{}, which is no positive float32; rope_theta and the numbers of its "
+        "scaling do not belong together",
+        what,
+        wide);
+  return value;
+}
+
 std::vector<float> narrow(const std::vector<double>& wide) {
-  return {wide.begin(), wide.end()};
+  // Shorter ones turn by more than a float32 at the last of 2^31 positions.
+  constexpr double shortest = 1e-28;
+  std::vector<float> values;
+  for (const double value : wide)
+    values.push_back(narrow(value < shortest ? 0 : value, "a wavelength of"));
+  return values;
 }
 
 // Llama 3.1: slow turns are stretched, fast ones kept, a ramp between them.
 std::vector<float> llama3_periods(
-    const ConfigReader& scaling, int dims, float theta) {
+    const ConfigReader& scaling, int dims, float theta, double context) {
   const double factor = scaling.positive("factor");
   const double low = scaling.positive("low_freq_factor");
   const double high = scaling.positive("high_freq_factor");
-  const double context =
-      scaling.integer("original_max_position_embeddings", 1, limits::dim);
   auto wavelengths = plain_periods(dims, theta);
   for (auto& period : wavelengths) {
     const double wavelength = 2 * std::numbers::pi * period;
@@ -44,6 +63,11 @@ std::vector<float> llama3_periods(
   return narrow(wavelengths);
 }
 
+// Where transformers takes null and 0 for absent.
+bool given(const ConfigReader& scaling, const char* field) {
+  return scaling.has(field) && scaling.json()[field] != 0;
+}
+
 // YaRN (Peng et al., 2023).
 void set_yarn(
     nn::Rope& rope, const ConfigReader& scaling, double factor, int context) {
@@ -53,20 +77,23 @@ void set_yarn(
   double attention = 0;
   if (scaling.has("attention_factor"))
     attention = scaling.positive("attention_factor");
-  else if (scaling.has("mscale") && scaling.has("mscale_all_dim"))
+  else if (given(scaling, "mscale") && given(scaling, "mscale_all_dim"))
     attention = mscale(factor, scaling.positive("mscale")) /
                 mscale(factor, scaling.positive("mscale_all_dim"));
   else
     attention = mscale(factor, 1);
-  rope.attention_factor = static_cast<float>(attention);
+  rope.attention_factor = narrow(attention, "an attention factor of");
 
   // The dimension that turns so many times within the context.
   const auto dimension = [&](double turns) {
     return rope.dims * std::log(context / (turns * 2 * std::numbers::pi)) /
            (2 * std::log(static_cast<double>(rope.theta)));
   };
-  double first = dimension(scaling.positive("beta_fast", 32.0f));
-  double last = dimension(scaling.positive("beta_slow", 1.0f));
+  const auto turns = [&](const char* field, float usual) {
+    return given(scaling, field) ? scaling.positive(field) : usual;
+  };
+  double first = dimension(turns("beta_fast", 32.0f));
+  double last = dimension(turns("beta_slow", 1.0f));
   if (scaling.boolean("truncate", true)) {
     first = std::floor(first);
     last = std::ceil(last);
@@ -90,10 +117,11 @@ void set_longrope(
   const auto pairs = static_cast<size_t>(rope.dims / 2);
   const auto plain = plain_periods(rope.dims, rope.theta);
   const auto stretched = [&](const char* field) {
-    auto wavelengths = scaling.numbers(field, pairs);
+    const auto factors = scaling.numbers(field, pairs);
+    auto wavelengths = plain;
     for (size_t i = 0; i < pairs; ++i)
-      wavelengths[i] = static_cast<float>(wavelengths[i] * plain[i]);
-    return wavelengths;
+      wavelengths[i] *= static_cast<double>(factors[i]);
+    return narrow(wavelengths);
   };
   rope.wavelengths = stretched("short_factor");
   rope.longer = {original, stretched("long_factor")};
@@ -103,8 +131,9 @@ void set_longrope(
   if (scaling.has("attention_factor"))
     rope.attention_factor = scaling.positive("attention_factor");
   else if (factor > 1)
-    rope.attention_factor = static_cast<float>(
-        std::sqrt(1 + std::log(factor) / std::log(original)));
+    rope.attention_factor = narrow(
+        std::sqrt(1 + std::log(factor) / std::log(original)),
+        "an attention factor of");
 }
 
 }  // namespace
@@ -120,12 +149,19 @@ nn::Rope rope_of(
   if (defaults.kind && json.contains(defaults.kind))
     json = ConfigReader(json).object(defaults.kind).json();
   // What the newer object does not say, the older fields do.
-  for (const char* field :
-       {"rope_theta",
-        "partial_rotary_factor",
-        "original_max_position_embeddings"})
-    if (!json.contains(field) && config.has(field))
+  for (const char* field : {"rope_theta", "partial_rotary_factor"})
+    if (!json.contains(field) && config.json().contains(field))
       json[field] = config.json()[field];
+  // Null beside the object is not a part of it: all of d_head turns.
+  const bool whole = config.null("partial_rotary_factor");
+  if (whole && json["partial_rotary_factor"].is_null())
+    json["partial_rotary_factor"] = 1;
+  // This one counts more beside the object than in it (Phi-3).
+  if (config.json().contains("original_max_position_embeddings"))
+    json["original_max_position_embeddings"] =
+        config.json()["original_max_position_embeddings"];
+  else if (defaults.original > 0)
+    json["original_max_position_embeddings"] = defaults.original;
   const ConfigReader scaling(json);
 
   nn::Rope rope;
@@ -140,26 +176,38 @@ nn::Rope rope_of(
         part,
         d_head);
 
-  const auto type = scaling.has("rope_type")
-                        ? scaling.text("rope_type")
-                        : scaling.text_or("type", "default");
+  const auto older = scaling.text_or("type", "default");
+  auto type = scaling.text_or("rope_type", older.c_str());
+  // Some Phi-3 say "yarn" and mean their lists of factors.
+  if (type == "yarn" && scaling.has("long_factor")) type = "longrope";
   const int original = scaling.integer_or(
       "original_max_position_embeddings", context, 1, limits::dim);
   rope.kind = type;
+  narrow(plain_periods(rope.dims, rope.theta));  // refuses what cannot turn
   if (type == "default") return rope;
   if (scaling.has("factor"))
     rope.max_positions = static_cast<int>(std::min<double>(
         static_cast<double>(scaling.positive("factor")) * original, 1 << 30));
   if (type == "linear") {
     rope.scale = 1.0f / scaling.positive("factor");
+    narrow(std::vector{1.0 / static_cast<double>(rope.scale)});
   } else if (type == "dynamic") {
     rope.dynamic = {scaling.positive("factor"), original};
+    const double stretch = rope.dynamic->factor * rope.dynamic->factor;
+    if (rope.dims <= 2)
+      fail(
+          ErrorKind::bad_data,
+          "[config.json] dynamic rope scaling needs more than the 2 turning "
+          "dimensions that this model has");
+    narrow(
+        rope.theta * std::pow(stretch + 1, rope.dims / (rope.dims - 2.0)),
+        "a base of");
   } else if (type == "llama3") {
-    rope.wavelengths = llama3_periods(scaling, rope.dims, rope.theta);
+    rope.wavelengths = llama3_periods(scaling, rope.dims, rope.theta, original);
   } else if (type == "yarn") {
-    const double factor = scaling.has("factor")
-                              ? static_cast<double>(scaling.positive("factor"))
-                              : static_cast<double>(context) / original;
+    const double factor = scaling.null("factor")
+                              ? static_cast<double>(context) / original
+                              : static_cast<double>(scaling.positive("factor"));
     set_yarn(rope, scaling, factor, original);
   } else if (type == "longrope" || type == "su") {
     set_longrope(rope, scaling, original, context);
@@ -190,9 +238,16 @@ nn::Activation activation_of(
 }
 
 std::vector<int> windows_of(
-    const ConfigReader& config, int n_layers, bool (*otherwise)(int layer)) {
-  if (!config.has("sliding_window")) return {};
-  const int window = config.integer("sliding_window", 1, limits::dim);
+    const ConfigReader& config,
+    int n_layers,
+    int usual,
+    bool (*otherwise)(int layer)) {
+  const int window =
+      config.null("sliding_window") ||
+              (usual == 0 && !config.json().contains("sliding_window"))
+          ? 0
+          : config.integer_or("sliding_window", usual, 1, limits::dim);
+  if (window == 0) return {};
   std::vector<int> windows(static_cast<size_t>(n_layers), 0);
   std::vector<std::string> types;
   if (config.has("layer_types"))
@@ -209,6 +264,11 @@ std::vector<int> windows_of(
           printable(types[at]));
   }
   return windows;
+}
+
+float softcap_of(const ConfigReader& config, const char* field, float usual) {
+  if (config.null(field)) return 0;
+  return usual > 0 || config.has(field) ? config.positive(field, usual) : 0;
 }
 
 void check_heads(const DecoderConfig& c) {
@@ -235,20 +295,26 @@ DecoderConfig common_config(
   c.d_model = config.integer("hidden_size", 1, limits::d_model);
   c.n_layers = config.integer("num_hidden_layers", 1, limits::layers);
   c.n_heads = config.integer("num_attention_heads", 1, limits::heads);
-  c.n_kv_heads = config.integer_or(
-      "num_key_value_heads",
-      defaults.kv_heads > 0 ? defaults.kv_heads : c.n_heads,
-      1,
-      limits::heads);
-  if (!config.has("head_dim") && c.d_model % c.n_heads != 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] hidden_size {} is no multiple of num_attention_heads "
-        "{}, and there is no head_dim",
-        c.d_model,
-        c.n_heads);
-  c.d_head =
-      config.integer_or("head_dim", c.d_model / c.n_heads, 1, limits::d_model);
+  c.n_kv_heads = defaults.kv_heads > 0 ? defaults.kv_heads : c.n_heads;
+  if (config.null("num_key_value_heads"))
+    c.n_kv_heads = c.n_heads;
+  else
+    c.n_kv_heads = config.integer_or(
+        "num_key_value_heads", c.n_kv_heads, 1, limits::heads);
+  if (config.has("head_dim")) {
+    c.d_head = config.integer("head_dim", 1, limits::d_model);
+  } else if (defaults.d_head > 0 && !config.null("head_dim")) {
+    c.d_head = defaults.d_head;
+  } else {
+    if (c.d_model % c.n_heads != 0)
+      fail(
+          ErrorKind::bad_data,
+          "[config.json] hidden_size {} is no multiple of num_attention_heads "
+          "{}, and there is no head_dim",
+          c.d_model,
+          c.n_heads);
+    c.d_head = c.d_model / c.n_heads;
+  }
   if (c.d_head % 2 != 0)
     fail(
         ErrorKind::bad_data,
@@ -257,9 +323,9 @@ DecoderConfig common_config(
         c.d_head,
         config.has("head_dim") ? "" : " (hidden_size / num_attention_heads)");
   c.d_mlp = config.integer("intermediate_size", 1, limits::d_mlp);
-  c.context =
-      config.integer_or("max_position_embeddings", 2048, 1, limits::dim);
-  c.norm.eps = config.positive("rms_norm_eps", 1e-6f);
+  c.context = config.integer_or(
+      "max_position_embeddings", defaults.context, 1, limits::dim);
+  c.norm.eps = config.positive("rms_norm_eps", defaults.eps);
   c.qk_norm_config = c.norm;
   c.rope = rope_of(config, c.d_head, c.context, {.theta = defaults.theta});
   c.context = std::max(c.context, c.rope.max_positions);
@@ -269,7 +335,7 @@ DecoderConfig common_config(
   return c;
 }
 
-DecoderConfig gpt_config(const ConfigReader& config, bool tied) {
+DecoderConfig gpt_config(const ConfigReader& config, bool tied, int context) {
   DecoderConfig c;
   c.model_type = config.text("model_type");
   c.vocab = config.integer("vocab_size", 1, limits::vocab);
@@ -283,8 +349,9 @@ DecoderConfig gpt_config(const ConfigReader& config, bool tied) {
         c.d_model,
         c.n_heads);
   c.d_head = c.d_model / c.n_heads;
-  c.d_mlp = config.integer_or("n_inner", 4 * c.d_model, 1, limits::d_mlp);
-  c.context = config.integer_or("n_positions", 1024, 1, limits::dim);
+  c.d_mlp = config.has("n_inner") ? config.integer("n_inner", 1, limits::d_mlp)
+                                  : 4 * c.d_model;
+  c.context = config.integer_or("n_positions", context, 1, limits::dim);
   c.norm = layer_norm(config, "layer_norm_epsilon", true);
   c.activation = activation_of(config, "activation_function", "gelu_new");
   c.gated = false;

@@ -10,19 +10,28 @@
 
 namespace mlxterp {
 
-/** The fields that most families share, under their common names: sizes, heads,
- * RMS norm, SiLU, the rotation. A family then says what it does otherwise.
- * Defaults are those of the family in transformers: configs leave them out. */
+/** What a family means by a field that its config.json leaves out: the defaults
+ * of its config class in transformers, since whoever saves a config may leave
+ * them out. tests/parity/defaults.json holds all of them. */
 struct CommonDefaults {
   bool tied = false;
   float theta = 10000.0f;
   int kv_heads = 0;  ///< 0: as many as heads.
+  int d_head = 0;    ///< 0: hidden_size / num_attention_heads.
+  int context = 2048;
+  float eps = 1e-6f;  ///< Of RMS norm.
 };
+
+/** The fields that most families share, under their common names: sizes, heads,
+ * RMS norm, SiLU, the rotation. A family then says what it does otherwise. The
+ * sizes vocab_size, hidden_size, num_hidden_layers, num_attention_heads and
+ * intermediate_size have no default here though they have one in transformers,
+ * that of the family's first model: a config without them is a broken one. */
 DecoderConfig common_config(
     const ConfigReader& config, const CommonDefaults& defaults = {});
 
 /** The same under the names of GPT-2 and GPT-J. */
-DecoderConfig gpt_config(const ConfigReader& config, bool tied);
+DecoderConfig gpt_config(const ConfigReader& config, bool tied, int context);
 
 /** LayerNorm with the eps of that field. */
 nn::NormConfig layer_norm(
@@ -35,6 +44,8 @@ nn::Activation activation_of(
 struct RopeDefaults {
   float theta = 10000.0f;
   float part = 1.0f;  ///< Of d_head that turns.
+  /** original_max_position_embeddings; 0: the context. */
+  int original = 0;
   /** Which of several rotations in rope_parameters; none: there is one. */
   const char* kind = nullptr;
 };
@@ -48,9 +59,16 @@ nn::Rope rope_of(
     const RopeDefaults& defaults = {});
 
 /** The windows of layers whose layer_types say "sliding_attention". Without
- * layer_types: what `otherwise(layer)` says. */
+ * layer_types: what `otherwise(layer)` says. Without sliding_window: `usual`, 0
+ * for none. */
 std::vector<int> windows_of(
-    const ConfigReader& config, int n_layers, bool (*otherwise)(int layer));
+    const ConfigReader& config,
+    int n_layers,
+    int usual,
+    bool (*otherwise)(int layer));
+
+/** A soft cap; null is none, 0. */
+float softcap_of(const ConfigReader& config, const char* field, float usual);
 
 /** Throws bad_data where heads do not divide as they must. */
 void check_heads(const DecoderConfig& config);

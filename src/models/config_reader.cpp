@@ -1,8 +1,9 @@
 #include "models/config_reader.h"
 
-#include <cmath>
+#include <limits>
 
 #include "core/fail.h"
+#include "io/json.h"
 
 namespace mlxterp {
 
@@ -13,10 +14,20 @@ std::string shown(const nlohmann::json& value) {
       value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace), 60);
 }
 
+// As the float32 it becomes. Below the normal floats 1 / x is infinite.
+std::optional<float> positive_float(const nlohmann::json& value) {
+  if (!value.is_number()) return std::nullopt;
+  const double wide = value.get<double>();
+  if (!(wide >= std::numeric_limits<float>::min() &&
+        wide <= std::numeric_limits<float>::max()))
+    return std::nullopt;
+  return static_cast<float>(wide);
+}
+
 }  // namespace
 
 ConfigReader::ConfigReader(const std::string& text) {
-  json_ = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  json_ = parse_json(text, "config.json", "the text");
   if (!json_.is_object())
     fail(
         ErrorKind::bad_data,
@@ -29,8 +40,12 @@ bool ConfigReader::has(const char* field) const {
   return found != json_.end() && !found->is_null();
 }
 
+bool ConfigReader::null(const char* field) const {
+  return stated(field) && !has(field);
+}
+
 const nlohmann::json& ConfigReader::at(const char* field) const {
-  if (!has(field))
+  if (!stated(field))
     fail(ErrorKind::bad_data, "[config.json] the field '{}' is missing", field);
   return json_[field];
 }
@@ -55,25 +70,34 @@ int ConfigReader::integer(const char* field, int least, int most) const {
 
 int ConfigReader::integer_or(
     const char* field, int fallback, int least, int most) const {
-  return has(field) ? integer(field, least, most) : fallback;
+  if (stated(field)) return integer(field, least, most);
+  if (fallback < least || fallback > most)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] '{}' is missing, which means {}; expected a whole "
+        "number from {} to {}",
+        field,
+        fallback,
+        least,
+        most);
+  return fallback;
 }
 
 float ConfigReader::positive(
     const char* field, std::optional<float> fallback) const {
-  if (fallback && !has(field)) return *fallback;
+  if (fallback && !stated(field)) return *fallback;
   const auto& value = at(field);
-  const double number = value.is_number() ? value.get<double>() : 0.0;
-  if (!std::isfinite(static_cast<float>(number)) || number <= 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] '{}' is {}; expected a finite number above 0",
-        field,
-        shown(value));
-  return static_cast<float>(number);
+  if (const auto number = positive_float(value)) return *number;
+  fail(
+      ErrorKind::bad_data,
+      "[config.json] '{}' is {}; expected a number above 0 that float32 can "
+      "hold (about 1e-38 to 3e38)",
+      field,
+      shown(value));
 }
 
 bool ConfigReader::boolean(const char* field, bool fallback) const {
-  if (!has(field)) return fallback;
+  if (!stated(field)) return fallback;
   const auto& value = at(field);
   if (!value.is_boolean())
     fail(
@@ -89,14 +113,13 @@ std::vector<float> ConfigReader::numbers(
   const auto& value = at(field);
   std::vector<float> all;
   if (value.is_array() && value.size() == count)
-    for (const auto& number : value)
-      if (number.is_number() && std::isfinite(number.get<float>()) &&
-          number.get<float>() > 0)
-        all.push_back(number.get<float>());
+    for (const auto& each : value)
+      if (const auto number = positive_float(each)) all.push_back(*number);
   if (all.size() != count)
     fail(
         ErrorKind::bad_data,
-        "[config.json] '{}' is {}; expected {} numbers above 0",
+        "[config.json] '{}' is {}; expected {} numbers above 0 that float32 "
+        "can hold",
         field,
         shown(value),
         count);
@@ -120,6 +143,25 @@ std::vector<std::string> ConfigReader::texts(
   return all;
 }
 
+std::vector<bool> ConfigReader::booleans(
+    const char* field, size_t count) const {
+  const auto& value = at(field);
+  std::vector<bool> all;
+  if (value.is_array() && value.size() == count)
+    for (const auto& flag : value)
+      if (flag.is_boolean() || flag == 0 || flag == 1)
+        all.push_back(flag.is_boolean() ? flag.get<bool>() : flag == 1);
+  if (all.size() != count)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] '{}' is {}; expected {} entries, each true or false, 1 "
+        "or 0",
+        field,
+        shown(value),
+        count);
+  return all;
+}
+
 ConfigReader ConfigReader::object(const char* field) const {
   if (!has(field)) return ConfigReader(nlohmann::json::object());
   const auto& value = at(field);
@@ -134,7 +176,7 @@ ConfigReader ConfigReader::object(const char* field) const {
 
 std::string ConfigReader::text_or(
     const char* field, const char* fallback) const {
-  return has(field) ? text(field) : fallback;
+  return stated(field) ? text(field) : fallback;
 }
 
 std::string ConfigReader::text(const char* field) const {

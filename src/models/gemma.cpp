@@ -1,6 +1,7 @@
 // models/gemma.cpp: Gemma (2024), Gemma 2 (2024) and Gemma 3's text part
 // (2025), Google DeepMind.
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/fail.h"
@@ -11,9 +12,11 @@ namespace mlxterp {
 
 namespace {
 
-DecoderConfig gemma(const std::string& json) {
-  const ConfigReader config(json);
-  auto c = common_config(config, {.tied = true});
+// What all three have in common; the later ones say more.
+DecoderConfig any_gemma(const ConfigReader& config, CommonDefaults defaults) {
+  defaults.tied = true;
+  defaults.d_head = 256;
+  auto c = common_config(config, defaults);
   c.norm.plus_one = true;
   c.qk_norm_config.plus_one = true;
   c.embed_scale = std::sqrt(static_cast<float>(c.d_model));
@@ -28,9 +31,13 @@ DecoderConfig gemma(const std::string& json) {
   return c;
 }
 
+DecoderConfig gemma(const std::string& json) {
+  return any_gemma(ConfigReader(json), {.kv_heads = 16, .context = 8192});
+}
+
 // Both later ones: norms behind each part, another scale, soft caps.
-DecoderConfig later(const ConfigReader& config, const std::string& json) {
-  auto c = gemma(json);
+DecoderConfig later(const ConfigReader& config, int context) {
+  auto c = any_gemma(config, {.kv_heads = 4, .context = context});
   c.activation =
       activation_of(config, "hidden_activation", "gelu_pytorch_tanh");
   c.post_norms = true;
@@ -41,37 +48,35 @@ DecoderConfig later(const ConfigReader& config, const std::string& json) {
 
 DecoderConfig gemma2(const std::string& json) {
   const ConfigReader config(json);
-  auto c = later(config, json);
-  c.windows = windows_of(config, c.n_layers, [](int i) { return i % 2 == 0; });
-  if (config.has("attn_logit_softcapping"))
-    c.attention_softcap = config.positive("attn_logit_softcapping");
-  if (config.has("final_logit_softcapping"))
-    c.logit_softcap = config.positive("final_logit_softcapping");
+  auto c = later(config, 8192);
+  c.windows =
+      windows_of(config, c.n_layers, 4096, [](int i) { return i % 2 == 0; });
+  c.attention_softcap = softcap_of(config, "attn_logit_softcapping", 50.0f);
+  c.logit_softcap = softcap_of(config, "final_logit_softcapping", 30.0f);
   return c;
 }
 
 DecoderConfig gemma3(const std::string& json) {
   const ConfigReader config(json);
-  auto c = later(config, json);
+  auto c = later(config, 131'072);
   c.qk_norm = nn::AttentionConfig::QkNorm::head;
-  c.windows = windows_of(config, c.n_layers, [](int) { return true; });
+  c.windows = windows_of(config, c.n_layers, 4096, [](int) { return true; });
   if (!config.has("layer_types")) {
     // Every sixth layer sees the whole prompt.
     const int every = config.integer_or("sliding_window_pattern", 6, 1, 512);
     for (size_t i = 0; i < c.windows.size(); ++i)
       if ((i + 1) % static_cast<size_t>(every) == 0) c.windows[i] = 0;
   }
-  if (config.has("final_logit_softcapping"))
-    c.logit_softcap = config.positive("final_logit_softcapping");
+  c.logit_softcap = softcap_of(config, "final_logit_softcapping", 0);
   // Layers with a window turn by a theta of their own, never stretched.
+  const int own =
+      config.integer_or("max_position_embeddings", 131'072, 1, limits::dim);
   c.rope = rope_of(
-      config,
-      c.d_head,
-      c.context,
-      {.theta = 1'000'000.0f, .kind = "full_attention"});
+      config, c.d_head, own, {.theta = 1'000'000.0f, .kind = "full_attention"});
+  c.context = std::max(own, c.rope.max_positions);
   if (config.object("rope_parameters").has("sliding_attention")) {
     c.local_rope =
-        rope_of(config, c.d_head, c.context, {.kind = "sliding_attention"});
+        rope_of(config, c.d_head, own, {.kind = "sliding_attention"});
   } else {
     c.local_rope = nn::Rope{
         .dims = c.d_head,

@@ -9,7 +9,7 @@ namespace {
 
 DecoderConfig gpt2(const std::string& json) {
   const ConfigReader config(json);
-  auto c = gpt_config(config, /*tied=*/true);
+  auto c = gpt_config(config, /*tied=*/true, /*context=*/1024);
   c.positions = c.context;
   c.qkv_bias = c.attn_out_bias = true;
   if (!config.boolean("scale_attn_weights", true)) c.attention_scale = 1.0f;

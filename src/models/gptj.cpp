@@ -9,11 +9,11 @@ namespace {
 
 DecoderConfig gptj(const std::string& json) {
   const ConfigReader config(json);
-  auto c = gpt_config(config, /*tied=*/false);
+  auto c = gpt_config(config, /*tied=*/false, /*context=*/2048);
   c.parallel = c.shared_norm = true;
-  c.rope = {
-      .dims = config.integer_or("rotary_dim", c.d_head, 2, c.d_head),
-      .interleaved = true};
+  c.rope = {.dims = c.d_head, .interleaved = true};  // null: all of it turns
+  if (!config.null("rotary_dim"))
+    c.rope.dims = config.integer_or("rotary_dim", 64, 2, c.d_head);
   if (c.rope.dims % 2 != 0)
     fail(
         ErrorKind::bad_data,

@@ -17,8 +17,8 @@ DecoderConfig llama(const std::string& json) {
 
 DecoderConfig mistral(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config);
-  c.windows = windows_of(config, c.n_layers, [](int) { return true; });
+  auto c = common_config(config, {.kv_heads = 8, .context = 131'072});
+  c.windows = windows_of(config, c.n_layers, 4096, [](int) { return true; });
   return c;
 }
 

@@ -8,6 +8,7 @@
 #include "core/fail.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
+#include "mlx/random.h"
 #include "mlx/transforms.h"
 #include "mlxterp/models/family.h"
 #include "models/loadable.h"
@@ -64,6 +65,20 @@ struct Job {
   bool by_head = false;
 };
 
+// A new Decoder draws its parameters from MLX's global random state, which
+// makes a chain of keys, one for each, that nothing evaluates: it would hold
+// memory for ever, and what is drawn later would depend on what was loaded.
+class KeepRandomState {
+ public:
+  KeepRandomState() = default;
+  ~KeepRandomState() { mx::random::KeySequence::default_() = before_; }
+  KeepRandomState(const KeepRandomState&) = delete;
+  KeepRandomState& operator=(const KeepRandomState&) = delete;
+
+ private:
+  mx::random::KeySequence before_ = mx::random::KeySequence::default_();
+};
+
 class Loader {
  public:
   Loader(const Checkpoint& checkpoint, const Family& family)
@@ -89,6 +104,15 @@ class Loader {
     }
     const auto missing = missing_tensors();
     const auto file = printable(checkpoint_.path().string());
+    if (const auto prefix = prefix_of(missing); !prefix.empty())
+      fail(
+          ErrorKind::bad_data,
+          "[load] the tensors of {} stand under '{}', as those of the text "
+          "part "
+          "do in a model of text and images; such models are not read: save "
+          "the text part alone, without the prefix",
+          file,
+          printable(prefix));
     if (!missing.empty())
       fail(
           ErrorKind::bad_data,
@@ -151,6 +175,24 @@ class Loader {
               slot.from.size() > 1 ? names.of_part(path, i) : names.of(path));
     }
     return {all.begin(), all.end()};
+  }
+
+  // What stands before the name of every missing tensor in the file.
+  std::string prefix_of(const std::vector<std::string>& missing) const {
+    if (missing.empty()) return "";
+    std::set<std::string_view> names;
+    for (const auto& tensor : checkpoint_.tensors())
+      names.insert(tensor.name);
+    const auto end = "." + missing.front();
+    const auto first = std::ranges::find_if(
+        names, [&](std::string_view name) { return name.ends_with(end); });
+    if (first == names.end()) return "";
+    const std::string prefix(
+        first->substr(0, first->size() - missing.front().size()));
+    const bool all = std::ranges::all_of(missing, [&](const auto& name) {
+      return names.contains(prefix + name);
+    });
+    return all ? prefix : "";
   }
 
   // Which of two is meant, nobody can tell.
@@ -241,6 +283,9 @@ class Loader {
   // One of a stack: layers.0.mlp.experts.3.up_proj.weight is number 3 of
   // layers.0.mlp.experts.up_proj.weight.
   bool part(const TensorInfo& tensor, const std::string& path) {
+    // No path of a Decoder is deeper; each step is a look-up of its own.
+    constexpr std::ptrdiff_t deepest = 16;
+    if (std::ranges::count(path, '.') > deepest) return false;
     for (size_t begin = path.find('.'); begin != path.npos;
          begin = path.find('.', begin + 1)) {
       const auto end = path.find('.', begin + 1);
@@ -323,9 +368,15 @@ class Loader {
 
 }  // namespace
 
+void check_tensors(const Checkpoint& checkpoint) {
+  const KeepRandomState keep;
+  Loader(checkpoint, family_of(checkpoint.config())).plan();
+}
+
 std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options) {
   check_loadable(checkpoint, options);
+  const KeepRandomState keep;
   Loader loader(checkpoint, family_of(checkpoint.config()));
   loader.plan();
   auto how = options;

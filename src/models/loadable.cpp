@@ -38,6 +38,18 @@ void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
         printable(checkpoint.path().string()),
         bytes / 1e9,
         limit / 1e9);
+  // A pass that cannot have its memory would end the process.
+  constexpr double for_a_pass = 1e9;
+  const auto left = static_cast<double>(address_space_left());
+  if (bytes + for_a_pass > left)
+    fail(
+        ErrorKind::environment,
+        "[load] the weights of {} take {:.1f} GB and a pass about {:.1f} GB "
+        "beside them; `ulimit -v` leaves this process {:.1f} GB, raise it",
+        printable(checkpoint.path().string()),
+        bytes / 1e9,
+        for_a_pass / 1e9,
+        left / 1e9);
 }
 
 }  // namespace

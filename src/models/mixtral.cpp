@@ -28,15 +28,17 @@ nn::MoEConfig experts(
 
 DecoderConfig mixtral(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config, {.theta = 1'000'000.0f});
-  c.windows = windows_of(config, c.n_layers, [](int) { return true; });
+  auto c = common_config(
+      config,
+      {.theta = 1'000'000.0f, .kv_heads = 8, .context = 131'072, .eps = 1e-5f});
+  c.windows = windows_of(config, c.n_layers, 0, [](int) { return true; });
   c.moe = experts(config, c, "num_local_experts", 8, 2);
   return c;
 }
 
 DecoderConfig olmoe(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config);
+  auto c = common_config(config, {.context = 4096, .eps = 1e-5f});
   if (config.has("clip_qkv"))
     fail(ErrorKind::bad_data, "[config.json] 'clip_qkv' is not supported");
   c.qkv_bias = c.attn_out_bias = config.boolean("attention_bias", false);

@@ -9,7 +9,7 @@ namespace {
 
 DecoderConfig olmo2(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config);
+  auto c = common_config(config, {.eps = 1e-5f});
   c.qkv_bias = c.attn_out_bias = config.boolean("attention_bias", false);
   c.pre_norms = false;
   c.post_norms = true;

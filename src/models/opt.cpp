@@ -24,9 +24,10 @@ DecoderConfig opt(const std::string& json) {
         "[config.json] hidden_size {} is no multiple of num_attention_heads {}",
         c.d_model,
         c.n_heads);
-  if (config.integer_or("word_embed_proj_dim", c.d_model, 1, limits::d_model) !=
-          c.d_model ||
-      !config.boolean("do_layer_norm_before", true) ||
+  const bool projects =
+      config.has("word_embed_proj_dim") &&
+      config.integer("word_embed_proj_dim", 1, limits::d_model) != c.d_model;
+  if (projects || !config.boolean("do_layer_norm_before", true) ||
       !config.boolean("layer_norm_elementwise_affine", true) ||
       config.boolean("_remove_final_layer_norm", false))
     fail(

@@ -9,12 +9,17 @@ namespace mlxterp {
 
 OriginalNames::OriginalNames(const Checkpoint& checkpoint, const Family& family)
     : family_(family) {
+  std::string names;  // each between dots, a line each
   for (const auto& tensor : checkpoint.tensors())
-    names_ += fmt::format(".{}.\n", tensor.name);
+    names += fmt::format(".{}.\n", tensor.name);
+  for (const auto& [from, to] : family.renames)
+    for (const auto components : {from, to})
+      known_[components] =
+          names.find(fmt::format(".{}.", components)) != std::string::npos;
 }
 
 bool OriginalNames::has(std::string_view components) const {
-  return names_.find(fmt::format(".{}.", components)) != std::string::npos;
+  return known_.at(components);
 }
 
 std::string OriginalNames::of(std::string path) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -27,11 +28,11 @@ class OriginalNames {
   std::string of_part(std::string path, size_t index) const;
 
  private:
-  /** Whether some tensor's name has these components. */
+  /** Whether some tensor's name has these components of a rename. */
   bool has(std::string_view components) const;
 
   const Family& family_;
-  std::string names_;  // each between dots, a line each
+  std::map<std::string_view, bool> known_;
 };
 
 }  // namespace mlxterp

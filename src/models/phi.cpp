@@ -1,6 +1,9 @@
 // models/phi.cpp: Phi-1.5 and Phi-2 (Li et al., 2023), Phi-3 (Abdin et al.,
 // 2024).
 
+#include <algorithm>
+
+#include "core/fail.h"
 #include "models/common.h"
 
 namespace mlxterp {
@@ -24,8 +27,16 @@ DecoderConfig phi(const std::string& json) {
 
 DecoderConfig phi3(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config);
-  c.windows = windows_of(config, c.n_layers, [](int) { return true; });
+  if (config.null("partial_rotary_factor"))
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] 'partial_rotary_factor' is null; give a number or leave "
+        "it out");
+  constexpr int usual = 4096;
+  auto c = common_config(config, {.context = usual, .eps = 1e-5f});
+  c.rope = rope_of(config, c.d_head, c.context, {.original = usual});
+  c.context = std::max(c.context, c.rope.max_positions);
+  c.windows = windows_of(config, c.n_layers, 0, [](int) { return true; });
   return c;
 }
 

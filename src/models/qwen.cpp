@@ -14,7 +14,7 @@ namespace {
 // Layers from max_window_layers on have the window, where one is used at all.
 std::vector<int> windows(const ConfigReader& config, int n_layers) {
   if (!config.boolean("use_sliding_window", false)) return {};
-  auto all = windows_of(config, n_layers, [](int) { return true; });
+  auto all = windows_of(config, n_layers, 4096, [](int) { return true; });
   if (all.empty() || config.has("layer_types")) return all;
   const int first =
       config.integer_or("max_window_layers", 28, 0, limits::layers);
@@ -24,43 +24,58 @@ std::vector<int> windows(const ConfigReader& config, int n_layers) {
 
 DecoderConfig qwen2(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config);
+  auto c = common_config(config, {.kv_heads = 32, .context = 32'768});
   c.qkv_bias = true;
   c.windows = windows(config, c.n_layers);
   return c;
 }
 
-DecoderConfig qwen3(const std::string& json) {
-  const ConfigReader config(json);
-  auto c = common_config(config);
+DecoderConfig any_qwen3(
+    const ConfigReader& config, const CommonDefaults& defaults) {
+  auto c = common_config(config, defaults);
   c.qkv_bias = c.attn_out_bias = config.boolean("attention_bias", false);
   c.qk_norm = nn::AttentionConfig::QkNorm::head;
+  return c;
+}
+
+DecoderConfig qwen3(const std::string& json) {
+  const ConfigReader config(json);
+  auto c =
+      any_qwen3(config, {.kv_heads = 32, .d_head = 128, .context = 32'768});
   c.windows = windows(config, c.n_layers);
   return c;
 }
 
 DecoderConfig qwen3_moe(const std::string& json) {
   const ConfigReader config(json);
-  auto c = qwen3(json);
+  auto c = any_qwen3(config, {.kv_heads = 4, .context = 32'768});
   // Here every layer has the window, where one is used.
   if (config.boolean("use_sliding_window", false))
-    c.windows = windows_of(config, c.n_layers, [](int) { return true; });
-  const char* experts =
-      config.has("num_experts") ? "num_experts" : "num_local_experts";
+    c.windows = windows_of(config, c.n_layers, 4096, [](int) { return true; });
+  const char* experts = config.json().contains("num_experts")
+                            ? "num_experts"
+                            : "num_local_experts";
   c.moe = {
       .d_model = c.d_model,
-      .d_mlp = config.integer("moe_intermediate_size", 1, limits::d_mlp),
-      .n_experts = config.integer(experts, 1, limits::heads),
+      .d_mlp =
+          config.integer_or("moe_intermediate_size", 768, 1, limits::d_mlp),
+      .n_experts = config.integer_or(experts, 128, 1, limits::heads),
       .normalize = config.boolean("norm_topk_prob", false),
       .activation = c.activation,
   };
-  c.moe->top_k = config.integer("num_experts_per_tok", 1, c.moe->n_experts);
+  c.moe->top_k =
+      config.integer_or("num_experts_per_tok", 8, 1, c.moe->n_experts);
   // Every decoder_sparse_step-th layer chooses, unless it is listed as an MLP.
   const int step =
       config.integer_or("decoder_sparse_step", 1, 1, limits::layers);
   c.dense.assign(static_cast<size_t>(c.n_layers), false);
   for (int i = 0; i < c.n_layers; ++i)
     c.dense[static_cast<size_t>(i)] = (i + 1) % step != 0;
+  if (config.has("mlp_only_layers") &&
+      !config.json()["mlp_only_layers"].is_array())
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] 'mlp_only_layers' is no list of layers");
   if (config.has("mlp_only_layers"))
     for (const auto& layer : config.json()["mlp_only_layers"]) {
       if (!layer.is_number_unsigned() ||

@@ -8,7 +8,7 @@ namespace {
 
 DecoderConfig stablelm(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config);
+  auto c = common_config(config, {.kv_heads = 32, .context = 4096});
   c.norm = layer_norm(config, "layer_norm_eps", true);
   c.qkv_bias = config.boolean("use_qkv_bias", false);
   c.parallel = config.boolean("use_parallel_residual", false);

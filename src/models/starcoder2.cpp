@@ -8,12 +8,13 @@ namespace {
 
 DecoderConfig starcoder2(const std::string& json) {
   const ConfigReader config(json);
-  auto c = common_config(config, {.tied = true, .kv_heads = 2});
+  auto c =
+      common_config(config, {.tied = true, .kv_heads = 2, .context = 4096});
   c.norm = layer_norm(config, "norm_epsilon", true);
   c.activation = activation_of(config, "hidden_act", "gelu_pytorch_tanh");
   c.gated = false;
   c.qkv_bias = c.attn_out_bias = c.mlp_bias = config.boolean("use_bias", true);
-  c.windows = windows_of(config, c.n_layers, [](int) { return true; });
+  c.windows = windows_of(config, c.n_layers, 0, [](int) { return true; });
   return c;
 }
 

@@ -1,5 +1,6 @@
 #include "mlxterp/nn/norm.h"
 
+#include "core/fail.h"
 #include "mlx/device.h"
 #include "mlx/fast.h"
 #include "mlx/ops.h"
@@ -70,6 +71,14 @@ mx::array Norm::gain() const {
 }
 
 mx::array Norm::forward(const mx::array& x, Pass& pass) const {
+  // Our kernel takes its rows by the gain's length, whatever x says.
+  if (x.ndim() == 0 || x.shape(-1) != weight.shape(-1))
+    fail(
+        ErrorKind::usage,
+        "[Norm] site '{}' is given {} features; the norm has {}",
+        site_name(input_slot),
+        x.ndim() == 0 ? 0 : x.shape(-1),
+        weight.shape(-1));
   // `this` outlives the closures: a trace keeps its model alive.
   const auto divided = [this, x](const mx::array& by) {
     return mx::astype(mx::divide(centered(x), by), x.dtype());

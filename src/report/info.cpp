@@ -6,6 +6,7 @@
 #include "core/fail.h"
 #include "mlx/device.h"
 #include "mlxterp/models/family.h"
+#include "mlxterp/models/load.h"
 #include "mlxterp/report/trace.h"
 #include "report/json.h"
 
@@ -360,6 +361,7 @@ ModelInfo model_info(
     const Checkpoint& checkpoint,
     std::string model_name,
     std::optional<mx::Dtype> dtype) {
+  check_tensors(checkpoint);
   const auto stretch = stretch_of(checkpoint);
   ModelInfo out{
       .model = std::move(model_name),
@@ -369,8 +371,9 @@ ModelInfo model_info(
       .rope_original_context = stretch.original,
       .format = checkpoint.gguf() ? "GGUF" : "safetensors",
       .weights = weigh(checkpoint, dtype)};
-  if (const auto tokenizer = Tokenizer::load(checkpoint))
-    out.tokenizer = tokenizer_info(*tokenizer);
+  const auto [tokenizer, reason] = Tokenizer::find(checkpoint);
+  out.no_tokenizer = reason;
+  if (tokenizer) out.tokenizer = tokenizer_info(*tokenizer);
   return out;
 }
 

@@ -6,28 +6,10 @@ namespace mlxterp::report {
 
 std::vector<std::string> labels(
     const InterpretableModel& model, const std::vector<int>& ids) {
-  // An embedding may have more rows than the tokenizer has tokens.
-  const auto known = [&](int id) {
-    return model.has_tokenizer() && id >= 0 &&
-           id < model.tokenizer().vocab_size();
-  };
+  if (model.has_tokenizer()) return model.tokenizer().labels(ids);
   std::vector<std::string> names;
-  std::vector<int> run;  // neighbours may share a character
-  const auto flush = [&] {
-    if (run.empty()) return;
-    for (auto& text : model.tokenizer().labels(run))
-      names.push_back(std::move(text));
-    run.clear();
-  };
-  for (const int id : ids) {
-    if (known(id)) {
-      run.push_back(id);
-      continue;
-    }
-    flush();
+  for (const int id : ids)
     names.push_back(fmt::format("#{}", id));
-  }
-  flush();
   return names;
 }
 

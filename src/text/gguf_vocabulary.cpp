@@ -269,8 +269,32 @@ class Vocabulary {
     return types_ ? static_cast<TokenType>((*types_)[id]) : TokenType::normal;
   }
 
+  // Phi-3's control tokens take the white space behind them along, which no key
+  // of the file says. llama.cpp knows the models by their name; they are also
+  // those of the architecture that have pieces.
+  bool is_phi3() const {
+    const auto text = [&](const char* key) {
+      const auto* value = find<std::string>(metadata_, key);
+      std::string lower = value ? *value : "";
+      std::ranges::transform(lower, lower.begin(), [](unsigned char c) {
+        return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
+      });
+      return lower;
+    };
+    if (text("general.architecture") == "phi3" &&
+        text("tokenizer.ggml.model") == "llama")
+      return true;
+    const auto name = text("general.name");
+    return name.find("phi-3") != name.npos || name.find("phi3") != name.npos;
+  }
+
+  static bool strips_right(std::string_view token) {
+    return token != "<unk>" && token != "<s>" && token != "<|endoftext|>";
+  }
+
   // Control tokens and those a model's makers put beside the trained ones.
   std::string added_tokens() const {
+    const bool takes_spaces = is_phi3();
     std::string out = "[";
     for (size_t i = 0; i < tokens_.size(); i++) {
       const TokenType kind = type(i);
@@ -282,8 +306,9 @@ class Vocabulary {
       out += fmt::format(R"({{"id":{},"content":)", i);
       append_json(out, tokens_[i]);
       out += fmt::format(
-          R"(,"single_word":false,"lstrip":false,"rstrip":false,)"
+          R"(,"single_word":false,"lstrip":false,"rstrip":{},)"
           R"("normalized":false,"special":{}}})",
+          takes_spaces && strips_right(tokens_[i]),
           special);
     }
     return out + "]";

@@ -10,10 +10,12 @@
 #include "core/fail.h"
 #include "core/utf8.h"
 #include "io/json.h"
+#include "io/model_folder.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/gguf.h"
 #include "text/gguf_vocabulary.h"
+#include "text/tokenizer_files.h"
 
 namespace mlxterp {
 
@@ -143,17 +145,26 @@ void check(
 }  // namespace
 
 struct Tokenizer::Handle {
-  explicit Handle(std::string_view text) {
+  explicit Handle(std::string_view text, const std::string& added = "") {
     if (text.size() > limits::tokenizer_bytes)
       fail(
           ErrorKind::bad_data,
           "[Tokenizer::from_json] the text has {} bytes, the limit is {}; is "
-          "it "
-          "a tokenizer.json?",
+          "it a tokenizer.json?",
           text.size(),
           limits::tokenizer_bytes);
     check(
-        tkc_new(text.data(), text.size(), limits::vocab, &crate),
+        tkc_new(
+            text.data(),
+            text.size(),
+            added.data(),
+            added.size(),
+            {.vocabulary = limits::vocab,
+             .steps = limits::tokenizer_steps,
+             .pattern_bytes = limits::tokenizer_pattern_bytes,
+             .text_bytes = limits::tokenizer_text_bytes,
+             .seconds = limits::tokenizer_seconds},
+            &crate),
         "Tokenizer::from_json",
         "this is no tokenizer.json that can be used",
         "export the tokenizer again");
@@ -197,7 +208,7 @@ struct Tokenizer::Handle {
         spelling == Spelling::byte_level
             ? utf8(alphabet[byte])
             : byte_name(static_cast<unsigned char>(byte)));
-    return id && !token(*id).added ? *id : -1;
+    return id && !token(*id)->added ? *id : -1;
   }
 
   std::optional<int> token_id(std::string_view text) const {
@@ -209,15 +220,17 @@ struct Tokenizer::Handle {
     return id < 0 ? std::nullopt : std::optional(static_cast<int>(id));
   }
 
-  tkc_token_info token(int id) const {
+  std::optional<tkc_token_info> token(int id) const {
     tkc_token_info info{};
     if (id < 0 || !tkc_token(crate, static_cast<size_t>(id), &info))
-      fail(
-          ErrorKind::out_of_range,
-          "[Tokenizer] no token has the id {}; ids run from 0 to {}",
-          id,
-          size - 1);
+      return std::nullopt;
     return info;
+  }
+
+  // What stands for a token wherever tokens are shown.
+  std::string shown(int id) const {
+    const auto info = token(id);
+    return info ? bytes(*info) : fmt::format("<id {}>", id);
   }
 
   // The bytes one token stands for.
@@ -305,15 +318,12 @@ std::optional<Tokenizer> Tokenizer::load(const Checkpoint& checkpoint) {
     if (!gguf->metadata().contains("tokenizer.ggml.model")) return std::nullopt;
     return from_gguf(*gguf);
   }
+  const ModelFolder folder(checkpoint.path(), "Tokenizer::load");
   const auto read = [&](const char* name) -> std::optional<std::string> {
-    const std::filesystem::path path = checkpoint.path() / name;
-    if (!std::filesystem::exists(path)) return std::nullopt;
-    return read_text(path, limits::tokenizer_bytes, "Tokenizer::load");
+    if (!folder.has(name)) return std::nullopt;
+    return read_text(
+        folder.file(name), limits::tokenizer_bytes, "Tokenizer::load");
   };
-  const auto text = read("tokenizer.json");
-  if (!text) return std::nullopt;
-  auto handle = std::make_shared<Handle>(*text);
-
   const auto parse = [&](std::string_view object, const char* name) {
     json value = parse_json(object, "Tokenizer::load", name);
     if (!value.is_object())
@@ -323,10 +333,24 @@ std::optional<Tokenizer> Tokenizer::load(const Checkpoint& checkpoint) {
           name);
     return value;
   };
-  json names = json::object();
-  if (const auto config = read("tokenizer_config.json"))
-    names = parse(*config, "tokenizer_config.json");
   const json ids = parse(checkpoint.config(), "config.json");
+  const json model_type = ids.value("model_type", json());
+  const auto files = read_tokenizer_files(
+      checkpoint.path(),
+      model_type.is_string() ? model_type.get<std::string>() : "");
+  if (!files) return std::nullopt;
+  const json& names = files->names;
+  auto handle =
+      std::make_shared<Handle>(files->tokenizer_json, files->added.dump());
+  for (const auto& [token, stated] : files->ids)
+    if (const auto id = handle->token_id(token); id != stated)
+      fail(
+          ErrorKind::bad_data,
+          "[Tokenizer::load] the files beside tokenizer.json give '{}' the id "
+          "{}, its vocabulary {}; download the tokenizer again",
+          printable(token),
+          stated,
+          id ? std::to_string(*id) : "none");
   // A name, as itself or as an object's "content", goes before config.json's
   // id, which may be a list of which the first counts.
   const auto find = [&](const char* role) -> std::optional<int> {
@@ -351,6 +375,15 @@ std::optional<Tokenizer> Tokenizer::load(const Checkpoint& checkpoint) {
   Tokenizer tokenizer;
   tokenizer.handle_ = std::move(handle);
   return tokenizer;
+}
+
+Tokenizer::Found Tokenizer::find(const Checkpoint& checkpoint) {
+  try {
+    return {load(checkpoint), ""};
+  } catch (const Error& error) {
+    if (error.kind() != ErrorKind::bad_data) throw;
+    return {std::nullopt, error.what()};
+  }
 }
 
 std::vector<int> Tokenizer::encode(
@@ -395,15 +428,9 @@ std::string Tokenizer::decode(
     std::span<const int> ids, bool with_special) const {
   std::string out;
   std::vector<uint32_t> crate_ids;
-  for (const int id : ids) {
-    const tkc_token_info info = handle_->token(id);
-    if (info.special && !with_special) continue;
-    if (handle_->spelling == Spelling::other)
-      crate_ids.push_back(static_cast<uint32_t>(id));
-    else
-      out += handle_->bytes(info);
-  }
-  if (handle_->spelling == Spelling::other) {
+  // What the crate makes of the ids that wait for it.
+  const auto decoded = [&]() -> std::string {
+    if (crate_ids.empty()) return "";
     tkc_text text{};
     check(
         tkc_decode(
@@ -412,9 +439,23 @@ std::string Tokenizer::decode(
         "the tokenizer failed on these ids");
     const std::unique_ptr<tkc_text, void (*)(tkc_text*)> owner(
         &text, [](tkc_text* owned) { tkc_free_text(*owned); });
+    crate_ids.clear();
     return {text.data, text.length};
+  };
+  for (const int id : ids) {
+    const auto info = handle_->token(id);
+    if (info && info->special && !with_special) continue;
+    if (info && handle_->spelling == Spelling::other) {
+      crate_ids.push_back(static_cast<uint32_t>(id));
+      continue;
+    }
+    out += decoded();
+    out += handle_->shown(id);
   }
-  if (handle_->strip_space && out.starts_with(' ')) out.erase(0, 1);
+  out += decoded();
+  if (handle_->strip_space && handle_->spelling != Spelling::other &&
+      out.starts_with(' '))
+    out.erase(0, 1);
   return out;
 }
 
@@ -422,7 +463,7 @@ std::vector<std::string> Tokenizer::labels(std::span<const int> ids) const {
   std::string text;
   std::vector<size_t> owner;  // the token of each byte
   for (size_t i = 0; i < ids.size(); i++) {
-    text += handle_->bytes(handle_->token(ids[i]));
+    text += handle_->shown(ids[i]);
     owner.resize(text.size(), i);
   }
   std::vector<std::string> labels(ids.size());
@@ -441,7 +482,7 @@ std::vector<std::string> Tokenizer::labels(std::span<const int> ids) const {
 
 int Tokenizer::single_token(std::string_view text) const {
   if (const auto id = handle_->token_id(text))
-    if (handle_->token(*id).added) return *id;
+    if (handle_->token(*id)->added) return *id;
   // Encoding might put a space in front of a SentencePiece text, so its piece
   // is looked up as it is written.
   if (handle_->spelling == Spelling::sentence_piece) {

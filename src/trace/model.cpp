@@ -70,7 +70,11 @@ InterpretableModel InterpretableModel::load(
   const auto checkpoint =
       Checkpoint::open(find_model(model, {.progress = options.progress}));
   auto decoder = load_decoder(checkpoint, options);
-  auto tokenizer = Tokenizer::load(checkpoint);
+  auto [tokenizer, reason] = Tokenizer::find(checkpoint);
+  if (!reason.empty() && options.warn)
+    options.warn(fmt::format(
+        "this model takes token ids only, its tokenizer cannot be used: {}",
+        reason));
   if (tokenizer && tokenizer->vocab_size() > decoder->config().vocab &&
       options.warn)
     options.warn(fmt::format(
@@ -284,7 +288,8 @@ const Tokenizer& InterpretableModel::tokenizer() const {
   if (!tokenizer_)
     fail(
         ErrorKind::usage,
-        "[model] it came without a tokenizer; give token ids instead of text");
+        "[model] it came without a tokenizer that can be used; give token ids "
+        "instead of text");
   return *tokenizer_;
 }
 

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <set>
 
 #include "mlx/ops.h"
@@ -160,20 +161,53 @@ TEST(Ablate, Misuse) {
   const AblateOptions good{
       .prompts = prompt,
       .metric = logit(4),
-      .data = Inputs(Inputs::Rows{prompt, prompt})};
-  auto options = good;
-  options.site = "pattern";
-  EXPECT_THROW(ablate(model, options), Error);
-  options = good;
-  options.data = {};
-  EXPECT_THROW(ablate(model, options), Error);  // a mean over itself
-  options.data = Inputs(Inputs::Rows{{1, 2}, {3, 4}});
-  EXPECT_THROW(ablate(model, options), Error);  // too short
-  options = good;
-  options.ablation = Ablation::resample;
-  EXPECT_THROW(ablate(model, options), Error);  // no other prompt
-  options.samples = 0;
-  EXPECT_THROW(ablate(model, options), Error);
+      .data = Inputs(Inputs::Rows{prompt, {9, 8, 7, 6, 5, 4, 3}})};
+  const auto with = [&](auto change) -> std::string {
+    auto options = good;
+    change(options);
+    try {
+      ablate(model, options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  const auto expect = [](const std::string& said, const char* part) {
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  // Each is right but for one thing.
+  EXPECT_EQ(with([](auto&) {}), "nothing");
+  EXPECT_EQ(with([](auto& o) { o.ablation = Ablation::resample; }), "nothing");
+  expect(
+      with([](auto& o) { o.site = "pattern"; }),
+      "'attn.pattern' cannot be ablated");
+  expect(
+      with([](auto& o) { o.site = "resid_post"; }),
+      "'resid_post' cannot be ablated");
+  expect(
+      with([](auto& o) { o.data = std::nullopt; }),
+      "a mean over 1 prompt changes nothing");
+  expect(
+      with([](auto& o) {
+        o.data = std::nullopt;
+        o.ablation = Ablation::resample;
+      }),
+      "resampling over 1 prompt changes nothing");
+  expect(
+      with([](auto& o) {
+        o.data = Inputs(Inputs::Rows{{1, 2}, {3, 4}});
+      }),
+      "prompt 0 has 7 tokens, and no prompt of the data is as long");
+  expect(
+      with([](auto& o) {
+        o.data = Inputs(Inputs::Rows{prompt, prompt});
+        o.ablation = Ablation::resample;
+      }),
+      "no other prompt of the data is as long");
+  for (const int samples : {0, -1})
+    expect(
+        with([&](auto& o) { o.samples = samples; }),
+        "samples; take one at least");
 }
 
 // One pass a cell and sample, mlp_out restored.
@@ -189,9 +223,14 @@ void expect_plain(
   const auto run =
       model.run(ids, {.save = {"layers.0.resid_pre", "layers.*.mlp_out"}});
   const auto clean = run["layers.0.resid_pre"];
-  const auto sigma =
-      options.noise *
-      mx::sqrt(mx::var(model.decoder().embed.weight)).item<float>();
+  // Of what the embedding gives, whatever the model multiplies it by.
+  std::vector<int> every(static_cast<size_t>(model.decoder().config().vocab));
+  std::iota(every.begin(), every.end(), 0);
+  Pass pass;
+  const auto given = model.decoder().embedded(
+      mx::array(every.data(), {1, static_cast<int>(every.size())}, mx::int32),
+      pass);
+  const auto sigma = options.noise * mx::sqrt(mx::var(given)).item<float>();
   std::vector<float> where(ids.size());
   for (const int p : subject)
     where[static_cast<size_t>(p)] = sigma;
@@ -264,6 +303,33 @@ TEST(CausalTrace, EqualsPlainEdits) {
        .positions = {2, 3, -1}},
       model.tokenizer().single_token(" Paris"),
       {1, 2, 3});
+}
+
+// Gemma scales what it embeds, Granite multiplies it behind that.
+TEST(CausalTrace, NoiseIsAsLoudAsTheModelEmbeds) {
+  const auto tokenizer = InterpretableModel::load("demo").tokenizer();
+  for (const auto& [scale, factor] :
+       {std::pair{4.9f, 1.0f}, {1.0f, 12.0f}, {0.5f, 3.0f}}) {
+    auto config = test::tiny_config();
+    config.vocab = tokenizer.vocab_size();
+    config.embed_scale = scale;
+    config.embed_factor = factor;
+    const InterpretableModel model(
+        test::tiny_decoder(config), tokenizer, families()[0].renames);
+    expect_plain(
+        model,
+        {.prompt = "The Eiffel Tower is in",
+         .subject = "Eiffel Tower",
+         .metric = logit(7),
+         .site = "mlp_out",
+         .window = 1,
+         .samples = 2,
+         .seed = 4,
+         .layers = {0, 1, 2},
+         .positions = {1, 3, -1}},
+        7,
+        {1, 2, 3});
+  }
 }
 
 // Of several runs at once, also where scores are capped. At a single position

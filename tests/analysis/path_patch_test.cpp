@@ -154,18 +154,44 @@ TEST(PathPatch, OnlySendersBelowReach) {
 
 TEST(PathPatch, Misuse) {
   const auto model = test::tiny_model();
-  PathPatchOptions options{
-      .clean = clean, .corrupt = corrupt, .metric = logit(4)};
-  options.receivers = {{.layer = 3}};
-  EXPECT_THROW(path_patch(model, options), Error);
-  options.receivers = {{.layer = 0, .head = 2, .input = Input::k}};
-  EXPECT_THROW(path_patch(model, options), Error);
-  options.receivers = {};
-  options.senders = "resid_pre";
-  EXPECT_THROW(path_patch(model, options), Error);
-  options.senders = "z";
-  options.corrupt = std::vector{1, 2};
-  EXPECT_THROW(path_patch(model, options), Error);
+  const auto with = [&](auto change) -> std::string {
+    PathPatchOptions options{
+        .clean = clean, .corrupt = corrupt, .metric = logit(4)};
+    change(options);
+    try {
+      path_patch(model, options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "nothing";
+  };
+  const auto expect = [](const std::string& said, const char* part) {
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  EXPECT_EQ(with([](auto&) {}), "nothing");
+  expect(
+      with([](auto& o) { o.receivers = {{.layer = 3}}; }),
+      "receiver q of layer 3, head 0 is out of range; there are 3 layers and 6 "
+      "heads");
+  expect(
+      with([](auto& o) {
+        o.receivers = {{.layer = 0, .head = 2, .input = Input::k}};
+      }),
+      "receiver k of layer 0, head 2 is out of range; there are 3 layers and 2 "
+      "kv heads");
+  expect(
+      with([](auto& o) { o.senders = "resid_pre"; }),
+      "senders 'resid_pre' are neither heads (z) nor MLPs (mlp_out)");
+  expect(
+      with([](auto& o) {
+        o.corrupt = std::vector{1, 2};
+      }),
+      "pair 0: the clean prompt has 7 tokens, the corrupted one 2");
+  expect(
+      with([](auto& o) {
+        o.corrupt = Inputs::Rows{corrupt, corrupt};
+      }),
+      "1 clean and 2 corrupted prompts");
 }
 
 }  // namespace

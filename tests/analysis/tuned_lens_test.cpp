@@ -29,15 +29,17 @@ std::vector<int> text(int n, uint64_t seed) {
   return {drawn.data<int>(), drawn.data<int>() + n};
 }
 
-TunedLens shifted(int layers, int d_model) {
+// But for the last layer, or that too.
+TunedLens shifted(int layers, int d_model, bool last = false) {
   TunedLens lens(layers, d_model);
   mx::random::seed(3);
-  for (auto& weight : lens.weights)
+  for (int i = 0; i < (last ? layers : layers - 1); ++i) {
+    auto& weight = lens.weights[static_cast<size_t>(i)];
     weight = mx::add(
         weight,
         mx::multiply(mx::array(0.1f), mx::random::normal(weight.shape())));
-  for (auto& bias : lens.biases)
-    bias = mx::random::normal(bias.shape());
+    lens.biases[static_cast<size_t>(i)] = mx::random::normal({d_model});
+  }
   for (auto* all : {&lens.weights, &lens.biases})
     mx::eval(*all);
   return lens;
@@ -81,9 +83,11 @@ TEST(TunedLens, StepsFollowTheDefinition) {
        .length = 16,
        .on_step = [&](int, float loss) { losses.push_back(loss); }});
 
-  TunedLens plain(3, 24);
-  std::vector<mx::array> parameters = plain.weights, velocity;
-  parameters.insert(parameters.end(), plain.biases.begin(), plain.biases.end());
+  // Of layers 0 and 1; the last one is the model.
+  const TunedLens plain(3, 24);
+  std::vector<mx::array> parameters = {
+      plain.weights[0], plain.weights[1], plain.biases[0], plain.biases[1]};
+  std::vector<mx::array> velocity;
   for (int step = 0; step < 3; ++step) {
     const std::vector<int> some(
         ids.begin() + 16 * step, ids.begin() + 16 * (step + 1));
@@ -95,12 +99,12 @@ TEST(TunedLens, StepsFollowTheDefinition) {
     const auto log_p = log_softmax(run["logits"]);
     const auto loss = [&](const std::vector<mx::array>& all) {
       auto sum = mx::array(0.0f);
-      for (size_t i = 0; i < 3; ++i) {
+      for (size_t i = 0; i < 2; ++i) {
         Pass pass;
         const auto h = run["layers." + std::to_string(i) + ".resid_post"];
         const auto log_q = log_softmax(decoder.unembed(
             decoder.ln_final(
-                mx::add(mx::matmul(h, mx::transpose(all[i])), all[i + 3]),
+                mx::add(mx::matmul(h, mx::transpose(all[i])), all[i + 2]),
                 pass),
             pass));
         sum = mx::add(
@@ -108,17 +112,17 @@ TEST(TunedLens, StepsFollowTheDefinition) {
             mx::mean(mx::sum(
                 mx::multiply(mx::exp(log_p), mx::subtract(log_p, log_q)), -1)));
       }
-      return std::vector<mx::array>{mx::divide(sum, mx::array(3.0f))};
+      return std::vector<mx::array>{mx::divide(sum, mx::array(2.0f))};
     };
     auto [value, slopes] =
-        mx::value_and_grad(loss, std::vector{0, 1, 2, 3, 4, 5})(parameters);
+        mx::value_and_grad(loss, std::vector{0, 1, 2, 3})(parameters);
     auto squares = mx::array(0.0f);
     for (const auto& slope : slopes)
       squares = mx::add(squares, mx::sum(mx::square(slope)));
     const float norm = std::sqrt(squares.item<float>());
     const float factor = norm > clip ? clip / (norm + 1e-6f) : 1;
     const float now = rate * (1 - static_cast<float>(step) / 3);
-    for (size_t i = 0; i < 6; ++i) {
+    for (size_t i = 0; i < 4; ++i) {
       const auto g = mx::multiply(slopes[i], mx::array(factor));
       if (step == 0)
         velocity.push_back(g);
@@ -134,10 +138,12 @@ TEST(TunedLens, StepsFollowTheDefinition) {
     EXPECT_NEAR(
         losses[static_cast<size_t>(step)], value[0].item<float>(), 1e-5);
   }
-  for (size_t i = 0; i < 3; ++i) {
+  for (size_t i = 0; i < 2; ++i) {
     test::expect_close(lens.weights[i], parameters[i], 1e-5, 24 * 24, "weight");
-    test::expect_close(lens.biases[i], parameters[i + 3], 1e-5, 24, "bias");
+    test::expect_close(lens.biases[i], parameters[i + 2], 1e-5, 24, "bias");
   }
+  test::expect_identical(lens.weights[2], mx::eye(24), "the last weight");
+  test::expect_identical(lens.biases[2], mx::zeros({24}), "the last bias");
   EXPECT_GT(test::max_difference(lens.biases[0], mx::zeros({24})), 1e-3);
 }
 
@@ -150,6 +156,37 @@ TEST(TunedLens, LearnsAndGeneralises) {
     EXPECT_LT(scores.tuned[i].kl, 0.8f * scores.logit[i].kl) << i;
     EXPECT_GT(scores.tuned[i].agreement, scores.logit[i].agreement) << i;
   }
+  // Trained or not, the last layer is the model.
+  EXPECT_EQ(scores.tuned[2].kl, scores.logit[2].kl);
+  EXPECT_EQ(scores.tuned[2].agreement, 1);
+}
+
+// What the model says is in the last row, whatever stands in the translators.
+TEST(TunedLens, LeavesTheLastLayerAsItIs) {
+  const auto model = test::tiny_model();
+  const auto lens = shifted(3, 24, /*last=*/true);
+  const std::vector<int> prompt = {5, 17, 3, 96, 0};
+  const auto plain = logit_lens(model, prompt);
+  const auto tuned = logit_lens(model, prompt, {.tuned = &lens});
+  ASSERT_EQ(tuned.rows(), 3u);
+  ASSERT_EQ(tuned.top_logits.size(), plain.top_logits.size());
+  const auto logits = model(prompt);
+  for (size_t column = 0; column < prompt.size(); ++column) {
+    const auto cell = tuned.cell(2, column) * tuned.top_k;
+    EXPECT_EQ(tuned.winner(2, column), plain.winner(2, column));
+    EXPECT_NEAR(
+        tuned.top_logits[cell],
+        mx::max(mx::take(logits, static_cast<int>(column), 1)).item<float>(),
+        1e-5);
+  }
+  // And the layers below are translated.
+  EXPECT_GT(std::abs(tuned.top_logits[0] - plain.top_logits[0]), 1e-3);
+  const auto scores = evaluate_lens(model, text(60, 1), &lens, 60);
+  EXPECT_NEAR(scores.tuned[2].kl, 0, 1e-5);
+  EXPECT_GT(scores.tuned[0].kl, 1e-3);
+  const auto h = mx::random::normal({4, 24});
+  test::expect_identical(lens(h, 2), h, "last layer");
+  EXPECT_GT(test::max_difference(lens(h, 1), h), 1e-2);
 }
 
 TEST(TunedLens, ComesBackFromItsFiles) {
@@ -166,31 +203,36 @@ TEST(TunedLens, ComesBackFromItsFiles) {
     }
   }
   EXPECT_THROW(lens.save(folder / "lens.npz"), Error);
-  lens.save(folder / "lens", /*overwrite=*/true);
+  lens.save(
+      folder / "lens",
+      /*overwrite=*/true);
+  // Nothing is said of a last layer that is the identity.
+  TunedLens::load(folder / "lens", [](std::string_view sentence) {
+    ADD_FAILURE() << sentence;
+  });
 }
 
 // Files of mlxterp 0.1: TunedLens(2, 3) with weight[i] = arange(9) / 8 + i and
-// bias[i] = arange(3) - i, saved.
+// bias[i] = arange(3) - i, saved. It trained the last layer too.
 TEST(TunedLens, ReadsUpstreamsFiles) {
-  const auto lens =
-      TunedLens::load(MLXTERP_SOURCE_DIR "/tests/analysis/fixtures/lens.npz");
+  std::vector<std::string> told;
+  const auto lens = TunedLens::load(
+      MLXTERP_SOURCE_DIR "/tests/analysis/fixtures/lens.npz",
+      [&](std::string_view sentence) { told.emplace_back(sentence); });
   ASSERT_EQ(lens.layers(), 2);
-  for (int i = 0; i < 2; ++i) {
-    const auto at = static_cast<size_t>(i);
-    test::expect_identical(
-        lens.weights[at],
-        mx::add(
-            mx::reshape(
-                mx::divide(mx::arange(9.0f, mx::float32), mx::array(8.0f)),
-                {3, 3}),
-            mx::array(static_cast<float>(i))),
-        "weight");
-    test::expect_identical(
-        lens.biases[at],
-        mx::subtract(
-            mx::arange(3.0f, mx::float32), mx::array(static_cast<float>(i))),
-        "bias");
-  }
+  test::expect_identical(
+      lens.weights[0],
+      mx::reshape(
+          mx::divide(mx::arange(9.0f, mx::float32), mx::array(8.0f)), {3, 3}),
+      "weight");
+  test::expect_identical(lens.biases[0], mx::arange(3.0f, mx::float32), "bias");
+  test::expect_identical(lens.weights[1], mx::eye(3), "the last weight");
+  test::expect_identical(lens.biases[1], mx::zeros({3}), "the last bias");
+  ASSERT_EQ(told.size(), 1u);
+  EXPECT_NE(
+      told[0].find("a translator for layer 1, the last one; it is not used"),
+      std::string::npos)
+      << told[0];
 }
 
 TEST(TunedLens, RefusesBadFiles) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "mlxterp/io/safetensors.h"
+#include "mlxterp/view/terminal.h"
 #include "tests/cli/program.h"
 
 namespace mlxterp {
@@ -68,10 +69,19 @@ TEST_F(AttributionCli, AgreesWithTheExactSweepAndWritesFiles) {
 }
 
 TEST_F(AttributionCli, ShowsAGridIn80Columns) {
-  const auto outcome = run(with({"--layers", "28,29"}));
+  const auto outcome = run(with({"--layers", "28,29", "--compare-cost"}));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("\n   29 "), std::string::npos);
   EXPECT_NE(outcome.out.find("forward passes"), std::string::npos);
+  // What stands above the grid are sentences that the terminal wraps.
+  const auto grid = outcome.out.substr(outcome.out.find("\n\n") + 2);
+  size_t lines = 0;
+  for (size_t at = 0, end = 0; at < grid.size(); at = end + 1, ++lines) {
+    end = std::min(grid.find('\n', at), grid.size());
+    EXPECT_LE(view::display_width(grid.substr(at, end - at)), 80u)
+        << grid.substr(at, end - at);
+  }
+  EXPECT_GE(lines, 5u);
   EXPECT_NE(
       run({"attribute", "--help"}).out.find("Example:"), std::string::npos);
 }
@@ -118,7 +128,7 @@ TEST_F(AttributionCli, DlaSumsToTheLogitDifference) {
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto out = json::parse(outcome.out);
   EXPECT_NEAR(out["sum"].get<double>(), 6.1196, 1e-3);
-  EXPECT_NEAR(out["sum"].get<double>(), out["says"].get<double>(), 1e-4);
+  EXPECT_NEAR(out["sum"].get<double>(), out["model_logit"].get<double>(), 1e-4);
   EXPECT_EQ(out["parts"].size(), 1u + 30 * (9 + 1));
   EXPECT_EQ(out["parts"][1]["name"], "L0H0");
   EXPECT_EQ(out["accumulated"].size(), 31u);

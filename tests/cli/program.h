@@ -35,7 +35,7 @@ struct Outcome {
 };
 
 /** A test with a folder of its own and the demo model at hand. */
-class Program : public testing::Test {
+class Program : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(std::filesystem::exists(demo_model_path()))

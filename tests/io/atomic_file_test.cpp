@@ -98,8 +98,9 @@ TEST(AtomicFile, AFullDiskIsAnErrorAndLeavesNothing) {
   const auto old = folder.write("a", "old");
   testing::expect_refused(
       [&] {
-        // As a full disk does: some bytes fit, then none.
-        std::signal(SIGXFSZ, SIG_IGN);
+        // As a full disk does: some bytes fit, then none. The signal that
+        // comes with it would end the process.
+        std::signal(SIGXFSZ, SIG_DFL);
         const struct rlimit limit { 100'000, 100'000 };
         ::setrlimit(RLIMIT_FSIZE, &limit);
         write_file_atomically(old, std::string(1'000'000, 'x'), true);
@@ -109,6 +110,26 @@ TEST(AtomicFile, AFullDiskIsAnErrorAndLeavesNothing) {
       {"File too large", "/a'"});
   EXPECT_EQ(read_file(old), "old");
   EXPECT_EQ(folder.files(), 1u);
+}
+
+TEST(AtomicFile, ALimitOnFilesStaysTheCallersAffair) {
+  const TempFolder folder;
+  testing::expect_accepted([&]() -> std::string {
+    static volatile std::sig_atomic_t raised = 0;
+    std::signal(SIGXFSZ, [](int) { raised = 1; });
+    const struct rlimit limit { 1000, 1000 };
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    try {
+      write_file_atomically(folder / "a", std::string(5000, 'x'));
+      return "";
+    } catch (const Error&) {
+      if (raised) throw;  // not for what the library itself wrote
+    }
+    std::raise(SIGXFSZ);
+    if (!raised) throw std::runtime_error("the signal is still blocked");
+    return "fine";
+  });
+  EXPECT_EQ(folder.files(), 0u);
 }
 
 TEST(AtomicFile, KilledBeforeCommitTheOldFileStays) {

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <functional>
+#include <thread>
 
 #include "io/half.h"
 #include "mlxterp/core/limits.h"
@@ -57,7 +58,11 @@ void expect_all_refused(const std::vector<BadFile>& files, Reader read) {
     const auto path = folder.write("bad-file", file.bytes);
     auto says = file.says;
     says.push_back("bad-file");
-    expect_refused([&] { return read(path); }, ErrorKind::bad_data, says);
+    expect_refused(
+        [&] { return read(path); },
+        ErrorKind::bad_data,
+        says,
+        file.bytes.size());
   }
 }
 
@@ -103,13 +108,13 @@ TEST(BadSafetensors, HeadsThatAreNone) {
           {"four bytes", "abcd", {"4 bytes"}},
           {"length 2^63",
            safetensors_bytes("{}", "", uint64_t{1} << 63),
-           {"9223372036854775808", "100000000"}},
+           {"9223372036854775808", "33554432"}},
           {"length one above the limit",
-           safetensors_bytes("{}", "", 100'000'001),
-           {"100000001"}},
+           safetensors_bytes("{}", "", limits::safetensors_header_bytes + 1),
+           {"33554433"}},
           {"length at the limit, file shorter",
-           safetensors_bytes("{}", "", 100'000'000),
-           {"100000000", "incomplete"}},
+           safetensors_bytes("{}", "", limits::safetensors_header_bytes),
+           {"33554432", "incomplete"}},
           {"length beyond the file",
            safetensors_bytes("{}", "", 100),
            {"incomplete"}},
@@ -297,7 +302,6 @@ TEST(BadPaths, OddNamesOfGoodFiles) {
         read_safetensors(folder.write(name, safetensors_bytes("{}", ""))), "0");
 }
 
-// A page of a shorter file cannot be touched: that would be a SIGBUS.
 TEST(BadFiles, TruncatedAfterItWasOpened) {
   const TempFolder folder;
   const size_t n = 100'000;
@@ -326,6 +330,41 @@ TEST(BadFiles, TruncatedAfterItWasOpened) {
       },
       ErrorKind::bad_data,
       {"changed", "now 0", "w.gguf"});
+}
+
+// At whatever moment it happens: were the file mapped, touching a page that is
+// gone would end the process.
+TEST(BadFiles, TruncatedWhileItIsRead) {
+  const TempFolder folder;
+  const size_t n = 8'000'000;
+  std::string head = with_shape(fmt::format("[{}]", n), 0);
+  const uint64_t size = head.size() + 4 * n;
+  testing::gguf::File made;
+  made.tensors = {testing::gguf::tensor("w", {n}, 1, 0)};
+  made.data = std::string(2 * n, '\0');
+  const auto gguf_bytes = made.bytes();
+  for (int i = 0; i < 12; ++i) {
+    const bool gguf = i % 2 == 1;
+    const auto path =
+        folder.write(fmt::format("{}", i), gguf ? gguf_bytes : head);
+    if (!gguf) std::filesystem::resize_file(path, size);
+    const auto outcome = testing::run_apart([&]() -> std::string {
+      std::thread other([&] {
+        ::usleep(static_cast<useconds_t>(i) * 1000);
+        std::filesystem::resize_file(path, 300);
+      });
+      std::string what = "read";
+      try {
+        gguf ? read_gguf(path) : read_safetensors(path);
+      } catch (const Error& error) {
+        EXPECT_EQ(error.kind(), ErrorKind::bad_data) << error.what();
+        what = error.what();
+      }
+      other.join();
+      return what;
+    });
+    EXPECT_EQ(outcome.end, testing::Outcome::End::returned) << outcome.text;
+  }
 }
 
 TEST(BadFiles, WrittenToAfterItWasOpened) {
@@ -504,7 +543,28 @@ TEST(BadGguf, AnArrayOfTooMany) {
   expect_refused(
       [&] { return read_gguf(path); },
       ErrorKind::bad_data,
-      {"key.x", "134217729 elements", "bad-file"});
+      {"key.x", "16777217 elements", "bad-file"});
+  // Nor in several that are fine alone.
+  const uint64_t half = limits::gguf_array_elements / 2 + 1;
+  const auto two = folder.write(
+      "two-arrays",
+      types::File{
+          .entries =
+              {types::entry(
+                   "key.x",
+                   types::array,
+                   raw(uint32_t{types::uint8}) + raw(half) +
+                       std::string(half, '\1')),
+               types::entry(
+                   "key.y",
+                   types::array,
+                   raw(uint32_t{types::uint8}) + raw(half) +
+                       std::string(half, '\1'))}}
+          .bytes());
+  expect_refused(
+      [&] { return read_gguf(two); },
+      ErrorKind::bad_data,
+      {"key.y", "8388609 elements", "16777216 in all", "two-arrays"});
 }
 
 TEST(BadGguf, TensorsThatLie) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "io/gguf_keys.h"
 #include "mlxterp/io/checkpoint.h"
 #include "tests/bad_input.h"
 #include "tests/io/file_bytes.h"
@@ -111,6 +112,7 @@ TEST(GgufArchitectures, Gemma3sWindowsAndRotations) {
   model.set("block_count", 62);
   model.set("attention.key_length", 4);
   EXPECT_EQ(model.config()["query_pre_attn_scalar"], 6);
+  EXPECT_TRUE(model.config()["sliding_window"].is_null());
   EXPECT_FALSE(model.config().contains("layer_types"));
   EXPECT_FALSE(model.config().contains("final_logit_softcapping"));
   model.set("block_count", 7);
@@ -173,6 +175,144 @@ TEST(GgufArchitectures, StretchesOfTheRotationInTensors) {
   model.vectors["rope_factors_short.weight"][1] = 1;
   model.set_real("rope.scaling.factor", 8);
   model.refused({"scales its rotation twice"});
+}
+
+TEST(GgufArchitectures, YarnAsTheConverterWritesIt) {
+  Model model("qwen2");
+  model.metadata["type"] = word("qwen2.rope.scaling.type", "yarn");
+  model.set_real("rope.scaling.factor", 4);
+  model.set("rope.scaling.original_context_length", 8);
+  const json plain = {
+      {"rope_type", "yarn"},
+      {"factor", 4.0},
+      {"original_max_position_embeddings", 8}};
+  EXPECT_EQ(model.config()["rope_scaling"], plain);
+  model.set_real("rope.scaling.yarn_beta_fast", 24);
+  model.set_real("rope.scaling.yarn_beta_slow", 0.5f);
+  model.set_real("rope.scaling.yarn_attn_factor", 1.25f);
+  auto said = plain;
+  said["beta_fast"] = 24.0;
+  said["beta_slow"] = 0.5;
+  said["attention_factor"] = 1.25;
+  EXPECT_EQ(model.config()["rope_scaling"], said);
+  model.set_real("rope.scaling.attn_factor", 2);
+  said["attention_factor"] = 2.5;
+  EXPECT_EQ(model.config()["rope_scaling"], said);
+  // Without one of its own it is YaRN's, 1 + ln(4) / 10.
+  model.metadata.erase("rope.scaling.yarn_attn_factor");
+  EXPECT_NEAR(
+      model.config()["rope_scaling"]["attention_factor"].get<double>(),
+      2 * 1.1386294361,
+      1e-9);
+  for (const float unset : {-1.0f, 1.0f}) {
+    model.set_real("rope.scaling.yarn_ext_factor", unset);
+    EXPECT_EQ(model.config()["rope_scaling"]["beta_fast"], 24.0);
+  }
+  model.set_real("rope.scaling.yarn_ext_factor", 0.5f);
+  model.refused({"yarn_ext_factor", "0.5"});
+}
+
+// A factor without a name is a linear one, as llama.cpp has it.
+TEST(GgufArchitectures, AScalingWithoutAType) {
+  Model model("qwen2");
+  model.set_real("rope.scaling.factor", 4);
+  EXPECT_EQ(
+      model.config()["rope_scaling"],
+      (json{{"rope_type", "linear"}, {"factor", 4.0}}));
+  model.set_real("rope.scaling.attn_factor", 2);
+  model.refused({"rope.scaling.attn_factor 2", "linear"});
+}
+
+// Every key of llama.cpp's, in every architecture: it is said to be harmless,
+// or another value of it makes another config, or it is refused by its name.
+TEST(GgufArchitectures, NoKeyIsIgnored) {
+  size_t read = 0, refused = 0, harmless = 0;
+  for (const std::string name :
+       {"llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "gpt2"})
+    for (const GgufKey& rule : gguf_keys()) {
+      const auto key = name + "." + std::string(rule.field);
+      SCOPED_TRACE(key);
+      Model model(name);
+      model.set("attention.key_length", 6);
+      if (name == "gpt2") {
+        model.metadata.erase("attention.key_length");
+        model.set_real("attention.layer_norm_epsilon", 1e-5f);
+      }
+      model.set("block_count", 7);
+      model.metadata["type"] = word(name + ".rope.scaling.type", "yarn");
+      model.set_real("rope.scaling.factor", 4);
+      if (name == "gpt2") {
+        model.metadata.erase("type");
+        model.metadata.erase("rope.scaling.factor");
+      }
+      if (name.starts_with("gemma")) model.set("attention.sliding_window", 8);
+      if (rule.field == "rope.scale_linear") {  // an older name of the factor
+        model.metadata.erase("type");
+        model.metadata.erase("rope.scaling.factor");
+      }
+      // A number, of the kind the file takes; else 3 as an integer.
+      const auto outcome = [&](auto... value) -> std::string {
+        try {
+          auto changed = model;
+          changed.metadata.erase(std::string(rule.field));
+          if (rule.field.ends_with("rms_epsilon"))
+            changed.metadata.erase("eps");
+          if (rule.field == "rope.scaling.type") changed.metadata.erase("type");
+          (changed.metadata.emplace(std::string(rule.field) + "?", value(key)),
+           ...);
+          return changed.config().dump();
+        } catch (const Error& error) {
+          EXPECT_EQ(error.kind(), ErrorKind::bad_data);
+          return error.what();
+        }
+      };
+      const auto plain = model.config().dump();
+      bool changes = false, named = false;
+      for (const auto& said :
+           {outcome([](auto k) { return number(k, 3); }),
+            outcome([](auto k) { return real(k, 3.5f); }),
+            outcome([](auto k) { return word(k, "linear"); })}) {
+        changes |= said[0] == '{' && said != plain;
+        if (said[0] == '{') continue;
+        named |= said.find(key) != said.npos;
+        named |= said.find("which no gemma3 does") != said.npos ||
+                 said.find("vocab_size") != said.npos ||
+                 said.find("mixture") != said.npos ||
+                 said.find("fewer key heads") != said.npos ||
+                 said.find("key heads, which do not divide") != said.npos ||
+                 said.find("keys of 6 and values of 3") != said.npos;
+      }
+      if (rule.use == GgufKey::Use::harmless) {
+        EXPECT_FALSE(changes || named);
+        ++harmless;
+      } else if (
+          name == "gpt2" && (rule.field == "rope.dimension_count" ||
+                             rule.field.ends_with("rms_epsilon"))) {
+        ++harmless;  // nothing turns, and there is no such norm
+      } else {
+        EXPECT_TRUE(changes || named);
+        ++(changes ? read : refused);
+      }
+    }
+  EXPECT_GE(read, 7 * 12u);
+  EXPECT_GE(refused, 7 * 50u);
+  EXPECT_EQ(harmless, 7 * 6u + 2);
+}
+
+// Some converters write what a model does not have as what changes nothing.
+TEST(GgufArchitectures, NeutralValuesAreNoReasonToRefuse) {
+  Model model("llama");
+  model.set("expert_used_count", 0);
+  model.set_real("attention.clamp_kqv", 0);
+  model.set_real("logit_scale", 1);
+  model.metadata["causal"] =
+      entry("llama.attention.causal", testing::gguf::boolean, "\1");
+  EXPECT_EQ(model.config()["model_type"], "llama");
+  model.metadata["causal"] = entry(
+      "llama.attention.causal",
+      testing::gguf::boolean,
+      std::string_view("\0", 1));
+  model.refused({"llama.attention.causal", "false"});
 }
 
 TEST(GgufArchitectures, WhatIsMissingIsNamed) {

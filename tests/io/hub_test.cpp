@@ -3,7 +3,9 @@
 #include "mlxterp/io/hub.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -11,6 +13,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -609,6 +612,21 @@ TEST_F(Hub, DamagedCaches) {
   EXPECT_EQ(testing::read_file(repo() / "refs/main"), commit);
 }
 
+TEST_F(Hub, ABranchOfTheCacheThatIsNoFile) {
+  put_model();
+  get();
+  const auto branch = repo() / "refs/main";
+  fs::remove(branch);
+  ASSERT_EQ(::mkfifo(branch.c_str(), 0600), 0);
+  for (const char* offline : {"0", "1"}) {
+    set("HF_HUB_OFFLINE", offline);
+    refused(ErrorKind::environment, {"refs/main", "a pipe"});
+  }
+  fs::remove(branch);
+  fs::create_symlink("main", branch);
+  refused(ErrorKind::environment, {"refs/main"});
+}
+
 TEST_F(Hub, WrongSizes) {
   put_model();
   for (const int size : {1000, 299'999, 300'001, 1'000'000}) {
@@ -707,6 +725,25 @@ TEST_F(Hub, HostileAnswers) {
   refused(ErrorKind::bad_data, {"nested"});
   answers(std::string(limits::hub_answer_bytes + 1, ' '));
   refused(ErrorKind::bad_data, {"bytes"});
+}
+
+TEST_F(Hub, AListingOfManyFiles) {
+  put_model();
+  std::string files = R"([{"rfilename":"config.json"})";
+  for (int i = 1; i < 199'000; ++i)
+    files += fmt::format(R"(,{{"rfilename":"folder/file {}"}})", i);
+  const auto answer = [&](const std::string& all) {
+    rule(
+        {{"path", "/api/"},
+         {"body",
+          R"({"sha": ")" + commit + R"(", "siblings": )" + all + "]}"}});
+  };
+  answer(files);
+  const auto begin = std::clock();
+  refused(ErrorKind::bad_data, {"model.safetensors"});
+  answer(files + files.substr(files.find(",")));
+  refused(ErrorKind::bad_data, {"lists no files"});
+  EXPECT_LT(std::clock() - begin, 10 * CLOCKS_PER_SEC);
 }
 
 TEST_F(Hub, BusyServers) {
@@ -813,6 +850,24 @@ TEST_F(Hub, ProgressCanEndIt) {
   plan(json::object());
   get();
   expect_model();
+}
+
+// Also while nothing has arrived yet: a user wants to give up on a hub that
+// does not answer.
+TEST_F(Hub, ProgressCanEndTheListing) {
+  put_model();
+  rule({{"path", "/api/"}, {"stall", 60}});
+  struct Enough {};
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_THROW(
+      get("org/name",
+          {.progress =
+               [](std::string_view what, double) {
+                 EXPECT_NE(what.find("about org/name"), what.npos) << what;
+                 throw Enough();
+               }}),
+      Enough);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
 }
 
 TEST_F(Hub, FoldersThatCannotBeWritten) {

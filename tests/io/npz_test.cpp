@@ -99,5 +99,54 @@ TEST(Npz, RefusesBrokenFiles) {
   refused(flipped, {"'a'"});
 }
 
+// A little-endian number.
+template <typename T>
+std::string raw(T value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+/** A zip of entries that lie: each says that its few bytes unpack to `size`. */
+std::string bomb(uint32_t size, int entries) {
+  std::string locals, directory;
+  const std::string packed("\x03\0", 2);  // deflate of nothing
+  for (int i = 0; i < entries; ++i) {
+    const auto name = std::to_string(i) + ".npy";
+    const auto head =
+        raw<uint16_t>(20) + raw<uint16_t>(0) + raw<uint16_t>(8) +
+        raw<uint32_t>(1 << 21 | 1 << 16) + raw<uint32_t>(0) + raw<uint32_t>(2) +
+        raw(size) + raw(static_cast<uint16_t>(name.size())) + raw<uint16_t>(0);
+    directory += "PK\1\2" + raw<uint16_t>(20) + head + raw<uint16_t>(0) +
+                 raw<uint16_t>(0) + raw<uint16_t>(0) + raw<uint32_t>(0) +
+                 raw(static_cast<uint32_t>(locals.size())) + name;
+    locals += "PK\3\4" + head + name + packed;
+  }
+  return locals + directory + "PK\5\6" + raw<uint32_t>(0) +
+         raw(static_cast<uint16_t>(entries)) +
+         raw(static_cast<uint16_t>(entries)) +
+         raw(static_cast<uint32_t>(directory.size())) +
+         raw(static_cast<uint32_t>(locals.size())) + raw<uint16_t>(0);
+}
+
+TEST(Npz, RefusesWhatUnpacksToFarMore) {
+  const TempFolder folder;
+  for (const auto& [size, entries] :
+       {std::pair{4'000'000'000u, 1},
+        std::pair{600'000'000u, 1},
+        std::pair{100'000'000u, 30},
+        std::pair{20'000u, 60'000}}) {
+    SCOPED_TRACE(size);
+    const auto bytes = bomb(size, entries);
+    const auto path = folder.write("bomb.npz", bytes);
+    testing::expect_refused(
+        [&] {
+          load_npz(path);
+          return std::string();
+        },
+        ErrorKind::bad_data,
+        {"bomb.npz"},
+        bytes.size());
+  }
+}
+
 }  // namespace
 }  // namespace mlxterp

@@ -6,11 +6,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 
 #include "mlx/ops.h"
+#include "mlx/random.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/safetensors.h"
 #include "tests/compare.h"
@@ -138,6 +140,43 @@ TEST_F(Load, ATiedMatrixMayStandTwice) {
   load();
   tensors_.emplace("lm_head.weight", tensors_.at("model.embed_tokens.weight"));
   load();
+}
+
+// What is drawn later does not depend on what was loaded, and no chain of keys
+// that nothing evaluates stays behind.
+TEST_F(Load, LeavesMlxsRandomStateAlone) {
+  load();  // writes the files
+  const auto draw = [] { return mx::random::uniform({8}); };
+  mx::random::seed(3);
+  draw();
+  const auto expected = draw();
+  mx::random::seed(3);
+  draw();
+  const auto decoder = load();
+  check_tensors(Checkpoint::open(folder_));
+  tensors_.erase("lm_head.weight");
+  EXPECT_THROW(load(), Error);
+  test::expect_identical(draw(), expected, "what is drawn next");
+}
+
+// Every number in a name is looked up as one of an expert.
+TEST_F(Load, NamesOfManyNumbersAreRefusedSoon) {
+  std::string name;
+  while (name.size() < 900)
+    name += "1.";
+  for (int i = 0; i < 2000; ++i)
+    tensors_.emplace(name + std::to_string(i), mx::array(1.0f));
+  tensors_.erase("lm_head.weight");
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    load();
+    ADD_FAILURE() << "it was loaded";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("lm_head"), std::string::npos);
+  }
+  const std::chrono::duration<double> took =
+      std::chrono::steady_clock::now() - start;
+  EXPECT_LT(took.count(), 30);
 }
 
 // Which of two tensors an expert is made of, nobody can tell.

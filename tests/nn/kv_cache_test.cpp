@@ -126,6 +126,46 @@ TEST(KvCache, EditsOfTheNewPositionsReachThoseBehindThem) {
       "edited");
 }
 
+// Positions count from the beginning of the prompt, whatever piece they are in.
+TEST(KvCache, EditsAtPositionsAreThoseOfTheWholePrompt) {
+  const auto model = test::tiny_model();
+  const auto at = [](std::vector<int> positions) {
+    return std::vector<Edit>{
+        {"layers.1.mlp_out", at_positions(std::move(positions), scale(-3.0f))}};
+  };
+  const std::vector<int> head(prompt.begin(), prompt.begin() + 5);
+  const std::vector<int> rest(prompt.begin() + 5, prompt.end());
+  for (const int position : {5, 6, 7}) {
+    const auto whole = model.run(
+        prompt, {.save = {"logits"}, .edits = at({position})})["logits"];
+    KvCache cache;
+    (void)model.run(head, {.save = {}, .cache = &cache});
+    const auto after = model.run(
+        rest, {.save = {"logits"}, .edits = at({position}), .cache = &cache});
+    test::expect_close(
+        after["logits"],
+        mx::take(whole, mx::arange(5, 8), 1),
+        1e-5,
+        3 * 97,
+        "position " + std::to_string(position));
+    EXPECT_GT(
+        test::max_difference(
+            whole, model.run(prompt, {.save = {"logits"}})["logits"]),
+        1e-3);
+  }
+  // A position that the piece does not hold is an error, not another one.
+  KvCache cache;
+  (void)model.run(head, {.save = {}, .cache = &cache});
+  for (const int position : {0, 4, 8})
+    EXPECT_THROW(
+        (void)model.run(
+            rest,
+            {.save = {"logits"}, .edits = at({position}), .cache = &cache}),
+        Error)
+        << position;
+  EXPECT_EQ(cache.positions(), 5);
+}
+
 TEST(KvCache, ABatchOfOneLength) {
   const auto model = test::tiny_model();
   KvCache cache;

@@ -164,5 +164,53 @@ TEST(OwnModule, MisuseIsAnError) {
   EXPECT_THROW(Twice{}, Error);
 }
 
+// A root over a block that somebody else owns.
+struct Around : nn::Module {
+  Block& block;
+  Around(Block& inner, std::string end) : block(inner) {
+    add("layers.0", inner);
+    alias("end", std::move(end));
+  }
+  mx::array forward(const mx::array& x, Pass& pass) const override {
+    return block(x, pass);
+  }
+};
+
+// What could not be numbered stays free, to be part of another model.
+TEST(OwnModule, ATreeThatWasRefusedCanBePutRight) {
+  Block block(4);
+  const auto made = [&](const std::string& end) {
+    return InterpretableModel(std::make_shared<Around>(block, end));
+  };
+  const auto message = [&](const std::string& end) -> std::string {
+    try {
+      made(end);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::usage) << error.what();
+      return error.what();
+    }
+    return "nothing";
+  };
+  const auto expect = [](const std::string& said, const char* part) {
+    EXPECT_NE(said.find(part), std::string::npos) << said;
+  };
+  for (int i = 0; i < 2; ++i)
+    expect(
+        message("layers.0.nowhere.output"),
+        "'end' is an alias of 'layers.0.nowhere.output', which is no site");
+  const auto model = made("layers.0.mlp.output");
+  const auto x = mx::reshape(mx::arange(8, mx::float32), {2, 4});
+  Pass plain;
+  const auto wanted = block.mlp(block.attn(x, plain), plain);
+  expect_identical(model.run(x, {.save = {"end"}})["end"], wanted, "end");
+  // Another root with the block in the same place is another model of it.
+  const auto again = made("layers.0.output");
+  expect_identical(
+      again.run(x, {.save = {"layers.0.mlp"}})["layers.0.mlp"],
+      wanted,
+      "again");
+  expect_identical(model.run(x, {.save = {"end"}})["end"], wanted, "end");
+}
+
 }  // namespace
 }  // namespace mlxterp

@@ -118,6 +118,9 @@ def test_an_edit_means_the_same(native, wrapped, shell, name):
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
     _, told = shell("--edit", f"{site}={words}")
     np.testing.assert_allclose(np.array(told)[0], ours, atol=1e-5)
+    if "FILE" not in words:
+        read = logits(wrapped, [IDS], {site: iv.parse(words)})[0]
+        np.testing.assert_allclose(read, theirs, atol=1e-6)
     if name in ("replace_with", "at_positions"):
         return  # of as many positions; position 1 and -1 of a short row
     both = logits(native, [IDS, SHORT], {site: edit})
@@ -158,6 +161,8 @@ def test_a_metric_means_the_same(native, wrapped, shell, words):
     plain = logits(wrapped, [IDS], {})[0][-1]
     found = sweeps.ablate(native, [IDS], metric, "z", ablation="zero", layers=[0])
     assert found.clean == pytest.approx(float(definition(plain)), abs=1e-4)
+    read = sweeps.ablate(native, [IDS], words, "z", ablation="zero", layers=[0])
+    assert mx.array_equal(read.metric, found.metric)
     heads = [
         logits(wrapped, [IDS], {Z: iv.on_heads(head, iv.zero_out)})[0][-1]
         for head in range(4)

@@ -3,11 +3,13 @@ errors, Ctrl-C."""
 
 import copy
 import inspect
+import json
 import os
 import pickle
 import signal
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
@@ -402,3 +404,49 @@ def test_what_has_no_token_is_shown_by_its_number():
     assert bare.logit_lens([3, 9, 41])[1][2][0][0] == found.ids[-1, -1, 0].item()
     sweep = sweeps.ablate(bare, [3, 9, 41], (5, 9), ablation="zero", layers=[0])
     assert sweep.labels == ["#3", "#9", "#41"]
+
+
+def test_texts_are_read_as_the_shell_reads_them(model):
+    how = dict(layers=[20], heads=[4, 5])
+    receivers = [[(24, 6, "q")], ["24.6.q"], ["L24H6.q"]]
+    found = [
+        sweeps.path_patch(model, CLEAN, CORRUPT, MARY_JOHN, receivers=r, **how)
+        for r in receivers
+    ]
+    assert all(mx.array_equal(found[0].metric, it.metric) for it in found[1:])
+    text = sweeps.path_patch(
+        model, CLEAN, CORRUPT, "logit_diff( Mary, John)", receivers=["24.6.q"], **how
+    )
+    assert mx.array_equal(text.metric, found[0].metric)
+    with pytest.raises(mlxterp.UsageError, match="logit_diff"):
+        sweeps.ablate(model, CLEAN, "logits( Mary)", **how)
+
+
+def test_an_answer_without_its_space_is_warned_of(model):
+    how = dict(ablation="zero", layers=[20], heads=[4])
+    for metric in (("Mary", "John"), "logit_diff(Mary,John)"):
+        with pytest.warns(UserWarning, match="' Mary'"):
+            sweeps.ablate(model, CLEAN, metric, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sweeps.ablate(model, CLEAN, (" Mary", " John"), **how)
+
+
+def test_results_are_told_as_the_shell_tells_them(model):
+    how = dict(layers=[20], positions=[9, 10])
+    sweep = sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, **how)
+    told = json.loads(sweep.to_json())
+    assert told["site"] == "resid_pre" and len(told["tokens"]) == 14
+    assert "Activation patching" in sweep.to_html()
+    lens = lenses.lens(model, CLEAN, layers=[3, 29])
+    assert "<table" in lens.to_html() or "<!doctype" in lens.to_html().lower()
+    assert len(json.loads(lens.to_json())["tokens"]) == 14
+    traced = sweeps.causal_trace(model, CLEAN, "John", samples=1, **how).sweep
+    one = sweeps.ablate(model, CLEAN, MARY_JOHN, ablation="zero", layers=[20])
+    for found in (sweep, lens, traced, one):
+        again = pickle.loads(pickle.dumps(found))
+        assert again.to_json() == found.to_json()
+        assert again.to_html() == found.to_html()
+    estimate = sweeps.attribute(model, CLEAN, CORRUPT, MARY_JOHN, **how)["resid_pre"]
+    with pytest.raises(mlxterp.UsageError, match="estimate"):
+        estimate.to_json()

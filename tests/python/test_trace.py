@@ -309,7 +309,7 @@ def test_several_edits_by_setting_add_up(model):
     }
     with model.trace(ids(), interventions=edits):
         out = model.output.save()
-    assert gap(set_, out) == 0
+    assert gap(set_, out) < 1e-6
     assert gap(pattern, mx.full((1, 4, 6, 6), 1 / 6)) < 1e-7
 
 

@@ -39,10 +39,22 @@ def test_a_new_lens_changes_nothing():
 
 
 def test_a_translator_is_affine():
-    lens = TunedLens(1, 2)
+    lens = TunedLens(2, 2)
     lens.translators[0].weight = mx.array([[1.0, 2.0], [3.0, 4.0]])
     lens.translators[0].bias = mx.array([10.0, 20.0])
     assert lens(mx.array([1.0, -1.0]), 0).tolist() == [9.0, 19.0]
+
+
+def test_the_last_layer_is_the_model(model):
+    """Whatever stands in its translator."""
+    lens = TunedLens(3, 32)
+    for translator in lens.translators:
+        translator.bias = mx.arange(32.0)
+    states = mx.random.normal((4, 32), key=mx.random.key(0))
+    assert mx.array_equal(lens(states, 2), states)
+    assert mx.array_equal(lens(states, 1), states + mx.arange(32.0))
+    through, plain = model.tuned_lens("w1 w2 w3", lens), model.logit_lens("w1 w2 w3")
+    assert through[2] == plain[2] and through[1] != plain[1]
 
 
 @pytest.mark.parametrize("layer", [2, -1])
@@ -83,13 +95,13 @@ def reference_training(network, steps, size, rate=1.0, momentum=0.9, clip=1.0):
 
     def loss_of(flat, states, target):
         total = 0.0
-        for index, state in enumerate(states):
+        for index, state in enumerate(states[:-1]):  # the last is the model
             weight, bias = flat[2 * index], flat[2 * index + 1]
             normed = network.model.norm(state @ weight.T + bias)
             logits = network.model.embed_tokens.as_linear(normed)
             log_q = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             total = total + (mx.exp(target) * (target - log_q)).sum(-1).mean()
-        return total / layers
+        return total / (layers - 1)
 
     for step in range(steps):
         chunk = TOKENS[at : at + size]
@@ -233,8 +245,8 @@ def test_a_loss_that_is_nan_ends_the_training(model):
 
 def test_files_come_back_as_they_went(tmp_path):
     lens = TunedLens(2, 3)
-    lens.translators[1].weight = mx.arange(9.0).reshape(3, 3)
-    lens.translators[1].bias = mx.array([1.0, 2.0, 3.0])
+    lens.translators[0].weight = mx.arange(9.0).reshape(3, 3)
+    lens.translators[0].bias = mx.array([1.0, 2.0, 3.0])
     lens.save(str(tmp_path / "lens"))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lens.json", "lens.npz"]
     text = (tmp_path / "lens.json").read_text()
@@ -246,13 +258,14 @@ def test_files_come_back_as_they_went(tmp_path):
         "translators_1_bias",
         "translators_1_weight",
     ]
-    assert arrays["translators_1_weight"].tolist() == np.arange(9.0).reshape(
+    assert arrays["translators_0_weight"].tolist() == np.arange(9.0).reshape(
         3, 3
     ).tolist()
     again = TunedLens.load(str(tmp_path / "lens"))
     assert (again.num_layers, again.hidden_dim) == (2, 3)
     states = mx.random.normal((4, 3), key=mx.random.key(0))
-    assert mx.array_equal(again(states, 1), lens(states, 1))
+    for layer in (0, 1):
+        assert mx.array_equal(again(states, layer), lens(states, layer))
 
 
 def write_as_mlxterp_0_1(path, layers=2, width=3, **config):
@@ -269,10 +282,14 @@ def write_as_mlxterp_0_1(path, layers=2, width=3, **config):
 
 def test_files_of_mlxterp_0_1_are_read(tmp_path):
     write_as_mlxterp_0_1(tmp_path / "old")
-    lens = TunedLens.load(tmp_path / "old")
-    assert lens(mx.array([1.0, 2.0, 3.0]), 1).tolist() == [4.0, 7.0, 10.0]
+    with pytest.warns(UserWarning, match="for layer 1, the last one"):
+        lens = TunedLens.load(tmp_path / "old")
+    assert lens(mx.array([1.0, 2.0, 3.0]), 0).tolist() == [2.0, 4.0, 6.0]
+    # It trained the last layer too, which is the model.
+    assert lens(mx.array([1.0, 2.0, 3.0]), 1).tolist() == [1.0, 2.0, 3.0]
     # Any suffix stands for both files.
-    assert TunedLens.load(tmp_path / "old.npz").num_layers == 2
+    with pytest.warns(UserWarning):
+        assert TunedLens.load(tmp_path / "old.npz").num_layers == 2
 
 
 def test_files_that_are_not_there(tmp_path):

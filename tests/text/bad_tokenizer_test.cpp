@@ -186,6 +186,94 @@ TEST(BadTokenizerJson, RegexBombsEndSoon) {
   }
 }
 
+// Steps that each make a text longer, by a factor that multiplies.
+TEST(BadTokenizerJson, StepsThatMultiplyAreRefused) {
+  const auto sequence = [](const char* list, const json& step, int times) {
+    return json{
+        {"type", "Sequence"},
+        {list, std::vector<json>(static_cast<size_t>(times), step)}};
+  };
+  const json doubles = {
+      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  const json grows = {
+      {"type", "Replace"},
+      {"pattern", {{"Regex", ""}}},
+      {"content", std::string(1000, 'a')}};
+  const json bytes = {
+      {"type", "ByteLevel"},
+      {"add_prefix_space", true},
+      {"trim_offsets", false},
+      {"use_regex", false}};
+  size_t refused = 0;
+  const auto expect_bound = [&](const char* part, const json& step) {
+    expect_bad_json(with(part, step), {"its steps can make"});
+    ++refused;
+  };
+  expect_bound("/normalizer", sequence("normalizers", doubles, 40));
+  expect_bound("/normalizer", sequence("normalizers", grows, 9));
+  expect_bound("/normalizer", sequence("normalizers", bytes, 30));
+  expect_bound("/pre_tokenizer", sequence("pretokenizers", bytes, 30));
+  expect_bound("/decoder", sequence("decoders", doubles, 40));
+  expect_bound("/decoder", sequence("decoders", grows, 9));
+  EXPECT_EQ(refused, 6u);
+  expect_bad_json(
+      with(
+          "/normalizer",
+          sequence("normalizers", {{"type", "NFC"}}, limits::tokenizer_steps)),
+      {"more than 64 steps"});
+  expect_bad_json(
+      with(
+          "/pre_tokenizer",
+          split(std::string(limits::tokenizer_pattern_bytes + 1, 'a').c_str())),
+      {"16385 bytes"});
+  auto file = good();
+  auto& single = file["post_processor"]["single"];
+  while (single.size() <= limits::tokenizer_steps)
+    single.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  expect_bad_json(file.dump(), {"a template has 65 pieces"});
+
+  // One that is fine for a word is not for a long text.
+  const auto some = Tokenizer::from_json(
+      with("/normalizer", sequence("normalizers", doubles, 10)));
+  EXPECT_FALSE(some.encode("a").empty());
+  expect_refused(
+      [&] {
+        return std::to_string(some.encode(std::string(100'000, 'a')).size());
+      },
+      ErrorKind::bad_data,
+      {"its steps can make"});
+}
+
+// The size that a charsmap gives its trie is not believed.
+TEST(BadTokenizerJson, ACharsmapThatLies) {
+  for (const char* map : {"AAAAgAAAAAA=", "/////wAAAAA=", "", "AA", "?"})
+    expect_bad_json(
+        with(
+            "/normalizer",
+            {{"type", "Precompiled"}, {"precompiled_charsmap", map}}),
+        {"precompiled_charsmap"});
+}
+
+// Slow at every position of a text: each search is short enough, all are not.
+TEST(BadTokenizerJson, ManySlowSearchesEndSoon) {
+  const std::string text = with("/pre_tokenizer", split("(a|aa)+c|a|."));
+  const auto tokenizer = Tokenizer::from_json(text);
+  const double took = seconds([&] {
+    expect_refused(
+        [&] {
+          std::string prompt;
+          for (int i = 0; i < 2000; i++)
+            prompt += std::string(24, 'a') + " ";
+          return std::to_string(tokenizer.encode(prompt).size());
+        },
+        ErrorKind::bad_data,
+        {"Tokenizer::encode", "take too long"});
+  });
+  EXPECT_LT(took, 60);
+  // Others are as fast as before.
+  EXPECT_FALSE(Tokenizer::from_json(good().dump()).encode("a b c").empty());
+}
+
 TEST(BadTokenizerJson, TemplateWithAnIdThatIsNone) {
   json file = good();
   for (auto& token : file["post_processor"]["special_tokens"])

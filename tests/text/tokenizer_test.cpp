@@ -16,6 +16,7 @@
 #include "mlxterp/core/paths.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/gguf.h"
+#include "tests/temp_folder.h"
 #include "text/gguf_vocabulary.h"
 
 namespace mlxterp {
@@ -73,11 +74,10 @@ void expect_ids(const Tokenizer& tokenizer, const std::string& oracle) {
       continue;
     }
     EXPECT_EQ(
-        tokenizer.encode(texts[i], {.add_special = false}),
+        tokenizer.encode(
+            texts[i], {.parse_special = false, .add_special = false}),
         expected[i][0].get<Ids>());
-    EXPECT_EQ(
-        tokenizer.encode(texts[i], {.parse_special = true}),
-        expected[i][1].get<Ids>());
+    EXPECT_EQ(tokenizer.encode(texts[i]), expected[i][1].get<Ids>());
   }
 }
 
@@ -98,7 +98,8 @@ void expect_bytes(const Tokenizer& tokenizer, const std::string& oracle) {
   const json expected = json::parse(read(fixtures / (oracle + ".bytes.json")));
   ASSERT_EQ(expected.size(), strings.size());
   for (size_t i = 0; i < strings.size(); i++) {
-    const Ids ids = tokenizer.encode(strings[i], {.add_special = false});
+    const Ids ids = tokenizer.encode(
+        strings[i], {.parse_special = false, .add_special = false});
     EXPECT_EQ(ids, expected[i].get<Ids>()) << oracle << " " << i;
     // Metaspace adds no space before one, and takes it for its own.
     if (oracle.starts_with("metaspace") && strings[i].starts_with(' '))
@@ -199,12 +200,12 @@ TEST(Tokenizer, DemoModelTakesBytesOrNamesThem) {
   EXPECT_GT(named, 0);
 }
 
-TEST(Tokenizer, SpecialTokensInUserTextArePlainText) {
+TEST(Tokenizer, SpecialTokensAreThemselvesUnlessTurnedOff) {
   const std::string text = "<|im_start|>user";
-  const Ids plain = demo().encode(text);
+  const Ids plain = demo().encode(text, {.parse_special = false});
   EXPECT_EQ(std::count(plain.begin(), plain.end(), 1), 0);
   EXPECT_EQ(demo().decode(plain), text);
-  const Ids parsed = demo().encode(text, {.parse_special = true});
+  const Ids parsed = demo().encode(text);
   EXPECT_EQ(parsed.front(), 1);
   EXPECT_EQ(demo().decode(parsed), "user");
   EXPECT_EQ(demo().decode(parsed, true), text);
@@ -215,14 +216,15 @@ TEST(Tokenizer, HardStringsRoundTrip) {
   const Tokenizer pieces = from_json("sentencepiece");
   for (const std::string& text : strings()) {
     SCOPED_TRACE(json(text).dump(-1, ' ', true));
-    EXPECT_EQ(llama.decode(llama.encode(text)), text);
+    EXPECT_EQ(llama.decode(llama.encode(text, {.parse_special = false})), text);
     expect_labels(llama, text);
     expect_labels(pieces, text);
     // U+2581 is how SentencePiece writes a space, and it puts one after an
     // added token.
     if (text.find("\xE2\x96\x81") == std::string::npos &&
         text != "call <|tool|> now") {
-      EXPECT_EQ(pieces.decode(pieces.encode(text)), text);
+      EXPECT_EQ(
+          pieces.decode(pieces.encode(text, {.parse_special = false})), text);
     }
   }
 }
@@ -271,16 +273,31 @@ TEST(Tokenizer, MissingByteIsAnErrorWithItsOffset) {
   EXPECT_NE(message.find("0x04 at offset 2"), std::string::npos) << message;
 }
 
-TEST(Tokenizer, DecodeRefusesIdsThatAreNone) {
-  for (const int id : {-1, 49152, 1'000'000'000}) {
-    std::string message;
-    const Ids ids{504, id};
+// A row of the embedding that no token stands for, as many models have.
+TEST(Tokenizer, IdsWithoutATokenAreShownAsIds) {
+  for (const int id : {-1, 49152, 151'936, 1'000'000'000}) {
+    const auto name = "<id " + std::to_string(id) + ">";
+    EXPECT_EQ(demo().decode(Ids{504, id, 504}), "The" + name + "The");
     EXPECT_EQ(
-        kind_of([&] { demo().decode(ids); }, &message),
-        ErrorKind::out_of_range);
-    EXPECT_NE(message.find(std::to_string(id)), std::string::npos) << message;
-    EXPECT_THROW(demo().labels(ids), Error);
+        demo().labels(Ids{504, id, 504}),
+        (std::vector<std::string>{"The", name, "The"}));
   }
+  // A hole in a vocabulary whose text the crate makes.
+  const auto holes = Tokenizer::from_json(R"({"version":"1.0",
+    "added_tokens":[],"normalizer":null,
+    "pre_tokenizer":{"type":"Whitespace"},"post_processor":null,
+    "decoder":{"type":"WordPiece","prefix":"##","cleanup":false},
+    "model":{"type":"WordPiece","unk_token":"a",
+      "continuing_subword_prefix":"##","max_input_chars_per_word":100,
+      "vocab":{"a":0,"b":2}}})");
+  EXPECT_EQ(holes.vocab_size(), 3);
+  EXPECT_EQ(holes.labels(Ids{1}).front(), "<id 1>");
+  EXPECT_EQ(holes.decode(Ids{0, 1, 2}), "a<id 1>b");
+  // Half a character before it stays visible.
+  const auto llama = from_json("llama3");
+  const Ids ids = llama.encode("\xF0\x9F\xA5\x9D", {.add_special = false});
+  ASSERT_GT(ids.size(), 1u);
+  EXPECT_EQ(llama.labels(Ids{ids[0], -5})[1], "<id -5>");
 }
 
 TEST(Tokenizer, LabelsNeverSplitACharacter) {
@@ -363,35 +380,209 @@ TEST(Tokenizer, OtherVocabulariesUseTheCratesDecoder) {
   EXPECT_THROW(tokenizer.encode("\xFF"), Error);
 }
 
-TEST(Tokenizer, LoadFindsBosAndEosOfAFolder) {
-  const auto folder =
-      std::filesystem::temp_directory_path() /
-      ("mlxterp-text-" + std::to_string(std::random_device{}()));
-  std::filesystem::create_directory(folder);
-  const auto write = [&](const char* name, const std::string& text) {
-    std::ofstream(folder / name, std::ios::binary) << text;
+/** A folder with a config and a tensor, to put a tokenizer into. */
+struct Folder {
+  Folder() {
+    const std::string header =
+        R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
+    std::string weights;
+    for (size_t i = 0, n = header.size(); i < 8; i++, n >>= 8)
+      weights += static_cast<char>(n & 0xFF);
+    write("model.safetensors", weights + header + std::string(4, '\0'));
+    write("config.json", R"({"model_type":"llama","eos_token_id":[7,8]})");
+  }
+
+  void write(const char* name, const std::string& text) const {
+    temp.write(name, text);
+  }
+  std::optional<Tokenizer> load() const {
+    return Tokenizer::load(Checkpoint::open(temp.path()));
+  }
+
+  testing::TempFolder temp;
+};
+
+// The fixture's vocabulary with two more tokens that only the model knows, and
+// without those beside it.
+json bare_llama3() {
+  json file = json::parse(read(fixtures / "llama3.tokenizer.json"));
+  const auto size = file["model"]["vocab"].size();
+  file["added_tokens"] = json::array();
+  file["post_processor"] = nullptr;
+  file["model"]["vocab"]["<in>"] = size;
+  return file;
+}
+
+// Wherever transformers reads added tokens from, a prompt has them.
+TEST(Tokenizer, AddedTokensBesideTokenizerJson) {
+  const json file = bare_llama3();
+  const int in = file["model"]["vocab"]["<in>"];
+  const int next = static_cast<int>(file["model"]["vocab"].size());
+  const std::string text = "<in>a<new>";
+  const auto ids_with =
+      [&](const std::vector<std::pair<const char*, json>>& files) {
+        const Folder folder;
+        folder.write("tokenizer.json", file.dump());
+        for (const auto& [name, content] : files)
+          folder.write(name, content.dump());
+        return folder.load()->encode(text);
+      };
+  EXPECT_GT(ids_with({}).size(), 3u);
+  const int a = file["model"]["vocab"]["a"];
+  const Ids both{in, a, next};
+  const json decoder = {
+      {std::to_string(in), {{"content", "<in>"}, {"special", true}}},
+      {std::to_string(next), {{"content", "<new>"}, {"special", false}}}};
+  EXPECT_EQ(
+      ids_with(
+          {{"tokenizer_config.json", {{"added_tokens_decoder", decoder}}}}),
+      both);
+  EXPECT_EQ(
+      ids_with({{"added_tokens.json", {{"<in>", in}, {"<new>", next}}}}), both);
+  EXPECT_EQ(
+      ids_with(
+          {{"tokenizer_config.json",
+            {{"eos_token", "<in>"},
+             {"additional_special_tokens", {"<new>"}}}}}),
+      both);
+  EXPECT_EQ(
+      ids_with(
+          {{"special_tokens_map.json",
+            {{"eos_token", {{"content", "<in>"}, {"rstrip", true}}},
+             {"pad_token", "<new>"}}}}),
+      both);
+  // added_tokens_decoder says all there is; the older files are not read then.
+  const json one = {{std::to_string(in), {{"content", "<in>"}}}};
+  const auto ids = ids_with(
+      {{"tokenizer_config.json", {{"added_tokens_decoder", one}}},
+       {"added_tokens.json", {{"<new>", next}}}});
+  EXPECT_EQ(ids.front(), in);
+  EXPECT_GT(ids.size(), 3u);
+}
+
+TEST(Tokenizer, AddedTokensKeepTheirAttributes) {
+  const json file = bare_llama3();
+  const Folder folder;
+  folder.write("tokenizer.json", file.dump());
+  const int in = file["model"]["vocab"]["<in>"];
+  const json token = {{"content", "<in>"}, {"special", true}, {"rstrip", true}};
+  const json config = {{"added_tokens_decoder", {{std::to_string(in), token}}}};
+  folder.write("tokenizer_config.json", config.dump());
+  const auto tokenizer = folder.load();
+  const int a = file["model"]["vocab"]["a"];
+  EXPECT_EQ(tokenizer->encode("<in> \n a"), (Ids{in, a}));
+  EXPECT_EQ(tokenizer->control_tokens(), (Ids{in}));
+}
+
+TEST(Tokenizer, AnAddedTokenOfAnotherIdIsRefused) {
+  const Folder folder;
+  folder.write("tokenizer.json", bare_llama3().dump());
+  folder.write("added_tokens.json", R"({"<new>": 100000})");
+  std::string message;
+  EXPECT_EQ(kind_of([&] { folder.load(); }, &message), ErrorKind::bad_data);
+  EXPECT_NE(message.find("'<new>' the id 100000"), message.npos) << message;
+  const auto found = Tokenizer::find(Checkpoint::open(folder.temp.path()));
+  EXPECT_FALSE(found.tokenizer);
+  EXPECT_EQ(found.reason, message);
+}
+
+// GPT-2's files from before tokenizer.json, and OPT's, which begins with BOS.
+TEST(Tokenizer, VocabularyAndMergesWithoutTokenizerJson) {
+  const Tokenizer whole = with_pre("gpt-2");
+  const auto metadata = Gguf::open(fixtures / "bpe.gguf").metadata();
+  const auto& tokens =
+      std::get<std::vector<std::string>>(metadata.at("tokenizer.ggml.tokens"));
+  const auto& merges =
+      std::get<std::vector<std::string>>(metadata.at("tokenizer.ggml.merges"));
+  json vocabulary;
+  for (size_t i = 0; i < tokens.size(); i++)
+    vocabulary[tokens[i]] = i;
+  std::string lines = "#version: 0.2\n";
+  for (const auto& merge : merges)
+    lines += merge + "\n";
+  const Folder folder;
+  folder.write("vocab.json", vocabulary.dump());
+  EXPECT_FALSE(folder.load());
+  folder.write("merges.txt", lines);
+  // Which of the tokens are matched as a whole stands outside both files.
+  const std::string tool = "<|tool|>";
+  folder.write("added_tokens.json", json{{tool, vocabulary.at(tool)}}.dump());
+  const auto tokenizer = folder.load();
+  ASSERT_TRUE(tokenizer);
+  size_t compared = 0;
+  for (const auto& text : strings()) {
+    const EncodeOptions plain{.parse_special = false, .add_special = false};
+    Ids expected;
+    try {
+      expected = whole.encode(text, plain);
+    } catch (const Error&) {
+      continue;
+    }
+    EXPECT_EQ(tokenizer->encode(text, plain), expected) << text;
+    ++compared;
+  }
+  EXPECT_GT(compared, 400u);
+
+  const auto& bos = tokens.front();
+  folder.write(
+      "tokenizer_config.json",
+      json{
+          {"tokenizer_class", "GPT2Tokenizer"},
+          {"bos_token", bos},
+          {"add_bos_token", true}}
+          .dump());
+  EXPECT_EQ(folder.load()->encode("").front(), 0);
+  folder.write(
+      "tokenizer_config.json", R"({"tokenizer_class":"RobertaTokenizer"})");
+  std::string message;
+  EXPECT_EQ(kind_of([&] { folder.load(); }, &message), ErrorKind::bad_data);
+  EXPECT_NE(message.find("RobertaTokenizer"), message.npos) << message;
+}
+
+// What transformers' Phi-3 tokenizer does, and a GGUF file does not say.
+TEST(Tokenizer, Phi3sControlTokensTakeSpacesBehindThem) {
+  auto metadata = Gguf::open(fixtures / "spm.gguf").metadata();
+  const auto& tokens =
+      std::get<std::vector<std::string>>(metadata.at("tokenizer.ggml.tokens"));
+  const auto& types =
+      std::get<std::vector<int64_t>>(metadata.at("tokenizer.ggml.token_type"));
+  std::string control;
+  for (size_t i = 0; i < types.size(); i++)
+    if (types[i] == 3 && tokens[i] != "<s>") control = tokens[i];
+  ASSERT_FALSE(control.empty());
+  const auto encode = [&](const std::string& text) {
+    return Tokenizer::from_json(gguf_vocabulary(metadata).tokenizer_json)
+        .encode(text);
   };
-  const std::string header =
-      R"({"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})";
-  std::string weights;
-  for (size_t i = 0, n = header.size(); i < 8; i++, n >>= 8)
-    weights += static_cast<char>(n & 0xFF);
-  write("model.safetensors", weights + header + std::string(4, '\0'));
-  write("config.json", R"({"model_type":"llama","eos_token_id":[7,8]})");
-  EXPECT_FALSE(Tokenizer::load(Checkpoint::open(folder)));
+  metadata["general.architecture"] = std::string("llama");
+  EXPECT_NE(encode(control + " \n a"), encode(control + "a"));
+  metadata["general.name"] = std::string("Microsoft Phi-3 mini");
+  EXPECT_EQ(encode(control + " \n a"), encode(control + "a"));
+  metadata.erase("general.name");
+  metadata["general.architecture"] = std::string("phi3");
+  EXPECT_EQ(encode(control + " \n a"), encode(control + "a"));
+  EXPECT_NE(encode("<s> \n a"), encode("<s>a"));
+}
+
+TEST(Tokenizer, LoadFindsBosAndEosOfAFolder) {
+  const Folder folder;
+  const auto write = [&](const char* name, const std::string& text) {
+    folder.write(name, text);
+  };
+  EXPECT_FALSE(folder.load());
 
   write("tokenizer.json", read(fixtures / "llama3.tokenizer.json"));
   write(
       "tokenizer_config.json",
       R"({"bos_token":{"content":"<|begin_of_text|>"},"eos_token":null})");
-  const auto tokenizer = Tokenizer::load(Checkpoint::open(folder));
+  const auto tokenizer = folder.load();
   ASSERT_TRUE(tokenizer);
   EXPECT_EQ(tokenizer->bos(), tokenizer->single_token("<|begin_of_text|>"));
   EXPECT_EQ(tokenizer->eos(), 7);
   EXPECT_EQ(tokenizer->ends(), (Ids{7, 8}));
   // Chat models have more of them there.
   write("generation_config.json", R"({"eos_token_id":[8,9,-1,100000]})");
-  EXPECT_EQ(Tokenizer::load(Checkpoint::open(folder))->ends(), (Ids{7, 8, 9}));
+  EXPECT_EQ(folder.load()->ends(), (Ids{7, 8, 9}));
   std::vector<std::string> control;
   for (const int id : tokenizer->control_tokens())
     control.push_back(tokenizer->labels(Ids{id}).front());
@@ -399,7 +590,6 @@ TEST(Tokenizer, LoadFindsBosAndEosOfAFolder) {
       control,
       (std::vector<std::string>{
           "<|begin_of_text|>", "<|im_start|>", "<|im_end|>"}));
-  std::filesystem::remove_all(folder);
 }
 
 TEST(Tokenizer, SeveralThreadsEncodeAtOnce) {
@@ -416,8 +606,8 @@ TEST(Tokenizer, SeveralThreadsEncodeAtOnce) {
         const size_t at = (i * 7 + t) % texts.size();
         const Ids ids = tokenizer.encode(texts[at]);
         // Makes the tokenizer for special tokens on all threads at once.
-        tokenizer.encode(texts[at], {.parse_special = true});
-        wrong += ids != expected[at] || tokenizer.decode(ids) != texts[at];
+        const Ids plain = tokenizer.encode(texts[at], {.parse_special = false});
+        wrong += ids != expected[at] || tokenizer.decode(plain) != texts[at];
       }
     });
   for (std::thread& thread : threads)

@@ -15,11 +15,11 @@
 namespace mlxterp {
 
 /**
- * For each layer a translator, W h + b, from what the layer leaves in the
- * residual stream (layers.i.resid_post) to what the last one would leave there
- * (Belrose et al., 2023, "Eliciting Latent Predictions from Transformers with
- * the Tuned Lens"; the paper's h + A h + b is the same map). In float32. A
- * value.
+ * For each layer but the last a translator, W h + b, from what the layer leaves
+ * in the residual stream (layers.i.resid_post) to what the last one would leave
+ * there (Belrose et al., 2023, "Eliciting Latent Predictions from Transformers
+ * with the Tuned Lens"; the paper's h + A h + b is the same map). The last
+ * layer has none: it says what the model says. In float32. A value.
  */
 class TunedLens {
  public:
@@ -29,8 +29,8 @@ class TunedLens {
   int layers() const { return static_cast<int>(weights.size()); }
   int d_model() const { return d_model_; }
 
-  /** h [..., d_model] of a layer as the last layer's, in h's dtype; lazy.
-   * Throws out_of_range, usage. */
+  /** h [..., d_model] of a layer as the last layer's, in h's dtype; the last
+   * layer's as it is. Lazy. Throws out_of_range, usage. */
   mlx::core::array operator()(const mlx::core::array& h, int layer) const;
 
   /** Throws usage where it is a lens of another model's sizes. */
@@ -39,17 +39,24 @@ class TunedLens {
   /**
    * As mlxterp 0.1 has it: `path` with the suffix .npz, translators_{i}_weight
    * [d_model, d_model] and _bias [d_model], and with .json, {num_layers,
-   * hidden_dim}. Each appears whole or not at all.
+   * hidden_dim}. The last layer's is the identity. Each file appears whole or
+   * not at all.
    */
   void save(const std::filesystem::path& path, bool overwrite = false) const;
-  /** Throws bad_data where a translator is missing, of another shape, no
-   * floating-point numbers or not finite; environment. */
-  static TunedLens load(const std::filesystem::path& path);
+  /** A translator of the last layer, which mlxterp 0.1 trained too, is left
+   * out, and `warn` told so. Throws bad_data where a translator is missing, of
+   * another shape, no floating-point numbers or not finite; environment. */
+  static TunedLens load(
+      const std::filesystem::path& path, const Warn& warn = {});
 
-  std::vector<mlx::core::array> weights;  ///< [d_model, d_model] of each layer
-  std::vector<mlx::core::array> biases;   ///< [d_model]
+  /** [d_model, d_model] of each layer; the last is the identity, and unused. */
+  std::vector<mlx::core::array> weights;
+  std::vector<mlx::core::array> biases;  ///< [d_model]
 
  private:
+  /** Both lists are the caller's to set. Throws usage where they do not fit. */
+  void check_translator(size_t layer) const;
+
   int d_model_;
 };
 
@@ -61,19 +68,21 @@ struct TunedLensOptions {
   float clip = 1.0f;      ///< Of the norm of all gradients together.
   /** Tokens of a step: one stretch of the text, each step the next one. */
   int length = 2048;
-  /** Told after every step what it began with: mean KL over layers, nats. */
+  /** Told after every step what it began with: mean KL over the layers that are
+   * trained, nats. */
   std::function<void(int step, float loss)> on_step = {};
   Progress progress = {};
 };
 
 /**
- * Trains translators from the identity, on the mean over layers and positions
- * of the KL divergence from what the model says to what each layer says through
- * its translator, ln_final and unembed. One forward pass a step for the
- * residuals of all layers; then layers one by one and positions in chunks, so
- * that 256 MB of logits are there at a time. `ids` is one long text. The model
- * stays as it is. Evaluates. Throws usage where the text is shorter than one
- * stretch, or where the loss is no longer finite.
+ * Trains translators of all layers but the last from the identity, on the mean
+ * over layers and positions of the KL divergence from what the model says to
+ * what each layer says through its translator, ln_final and unembed. One
+ * forward pass a step for the residuals of all layers; then layers one by one
+ * and positions in chunks, so that 256 MB of logits are there at a time. `ids`
+ * is one long text. The model stays as it is. Evaluates. Throws usage where the
+ * text is shorter than one stretch, where the model has one layer, or where the
+ * loss is no longer finite.
  */
 TunedLens train_tuned_lens(
     const InterpretableModel& model,

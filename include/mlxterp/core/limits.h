@@ -10,7 +10,8 @@
 namespace mlxterp::limits {
 
 // safetensors
-inline constexpr uint64_t safetensors_header_bytes = 100'000'000;
+// A parsed header takes nearly thirty times its bytes; 200,000 tensors fit.
+inline constexpr uint64_t safetensors_header_bytes = 32ull << 20;
 inline constexpr size_t tensor_name_bytes = 1024;
 inline constexpr size_t tensors = 200'000;
 inline constexpr size_t tensor_dims = 8;
@@ -18,13 +19,17 @@ inline constexpr uint64_t dim = 2'147'483'647;  // MLX's shapes are int32
 
 // npz
 inline constexpr size_t npy_header_bytes = 65'536;
+// What it unpacks to: so many times the file, and so much more. Weights hardly
+// compress, a bomb does a thousandfold.
+inline constexpr uint64_t npz_ratio = 3;
+inline constexpr uint64_t npz_more_bytes = 512ull << 20;
 
 // GGUF
 inline constexpr uint64_t gguf_metadata = 65'536;
 inline constexpr uint64_t gguf_tensors = 65'536;
 inline constexpr uint64_t gguf_key_bytes = 65'535;
 inline constexpr uint64_t gguf_string_bytes = 16ull << 20;
-inline constexpr uint64_t gguf_array_elements = 1ull << 27;
+inline constexpr uint64_t gguf_array_elements = 1ull << 24;  // of all arrays
 inline constexpr uint32_t gguf_alignment_min = 8;
 inline constexpr uint32_t gguf_alignment_max = 65'536;
 
@@ -33,12 +38,19 @@ inline constexpr uint64_t config_bytes = 1ull << 20;
 inline constexpr uint64_t index_bytes = 64ull << 20;
 inline constexpr uint64_t tokenizer_bytes = 64ull << 20;
 inline constexpr int json_depth = 64;
+inline constexpr size_t json_values = 1 << 22;  // each takes about 100 bytes
 inline constexpr int layers = 512;
 inline constexpr int heads = 1024;
 inline constexpr int d_model = 65'536;
 inline constexpr int d_mlp = 1 << 20;
 inline constexpr int vocab = 1 << 22;
 inline constexpr size_t token_bytes = 1024;  // of one in a GGUF vocabulary
+inline constexpr size_t tokenizer_steps = 64;
+inline constexpr size_t tokenizer_pattern_bytes = 16'384;
+/** That a tokenizer's steps could make of a text. */
+inline constexpr size_t tokenizer_text_bytes = 64ull << 20;
+/** For its regular expressions over one text. */
+inline constexpr double tokenizer_seconds = 5;
 
 // Hugging Face hub
 inline constexpr uint64_t hub_answer_bytes = 32ull << 20;  // about a repository
@@ -47,7 +59,12 @@ inline constexpr uint64_t hub_file_bytes = 1ull << 40;
 inline constexpr size_t hub_name_bytes = 96;  // of an owner, a model, a file
 inline constexpr size_t hub_token_bytes = 4096;
 
-// what a user hands in
+// what a user hands in; a few bytes may ask for much work
 inline constexpr size_t prompt_bytes = 1ull << 20;
+inline constexpr size_t text_file_bytes = 64ull << 20;
+inline constexpr size_t prompts = 1ull << 20;  // the lines of such a file
+inline constexpr size_t pattern_bytes = 4096;
+inline constexpr size_t pattern_names = 10'000;    // its braces spelt out
+inline constexpr size_t pattern_searches = 1'024;  // of those, with a star
 
 }  // namespace mlxterp::limits

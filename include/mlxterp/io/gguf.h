@@ -15,7 +15,7 @@
 
 namespace mlxterp {
 
-class MappedFile;
+class InputFile;
 
 /** A metadata value. Integers of every width arrive as int64_t (a uint64
  * above its range is an error), floats as double. */
@@ -30,7 +30,7 @@ using GgufValue = std::variant<
     std::vector<std::string>>;
 
 /**
- * One GGUF file, mapped and fully checked when opened. Throws Error (bad_data,
+ * One GGUF file, open and fully checked. Throws Error (bad_data,
  * environment). Const members may be called from several threads.
  */
 class Gguf {
@@ -45,10 +45,10 @@ class Gguf {
    * F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K. */
   mlx::core::array read(const TensorInfo& tensor, mlx::core::Dtype dtype) const;
 
-  const MappedFile& file() const { return *file_; }
+  const InputFile& file() const { return *file_; }
 
  private:
-  std::shared_ptr<const MappedFile> file_;
+  std::shared_ptr<const InputFile> file_;
   std::map<std::string, GgufValue> metadata_;
   std::vector<TensorInfo> tensors_;
 };

@@ -14,10 +14,10 @@
 
 namespace mlxterp {
 
-class MappedFile;
+class InputFile;
 
 /**
- * One safetensors file, mapped and fully checked when opened: bounds, types,
+ * One safetensors file, open and fully checked: bounds, types,
  * overlaps, holes, duplicate names. Throws Error (bad_data, environment).
  * Const members may be called from several threads.
  */
@@ -34,10 +34,10 @@ class Safetensors {
    * Throws where the file shrank since it was opened. */
   mlx::core::array read(const TensorInfo& tensor) const;
 
-  const MappedFile& file() const { return *file_; }
+  const InputFile& file() const { return *file_; }
 
  private:
-  std::shared_ptr<const MappedFile> file_;
+  std::shared_ptr<const InputFile> file_;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
 };

@@ -26,6 +26,10 @@ struct LoadOptions {
   bool allow_not_finite = false;
 };
 
+/** Throws what load_decoder would of the names and shapes of the tensors,
+ * without reading a weight. */
+void check_tensors(const Checkpoint& checkpoint);
+
 /**
  * Builds the checkpoint's Decoder and reads every weight, evaluated. Throws
  * bad_data for a tensor that is missing, superfluous, of another shape than

@@ -46,12 +46,14 @@ struct ModelInfo {
   std::string format = {};  ///< GGUF or safetensors.
   WeightInfo weights = {};
   std::optional<TokenizerInfo> tokenizer = {};
+  /** Why one that came along cannot be read; empty: it can, or none came. */
+  std::string no_tokenizer = {};
   /** GFLOP/s of a float32 product here, where it was measured. */
   std::optional<double> matmul_gflops = {};
 };
 
 /** Reads the config, the names of the tensors and the tokenizer, no weights.
- * `dtype`: as LoadOptions. Throws bad_data. */
+ * `dtype`: as LoadOptions. Throws bad_data, also where loading would. */
 ModelInfo model_info(
     const Checkpoint& checkpoint,
     std::string model_name,

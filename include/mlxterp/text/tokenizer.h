@@ -16,9 +16,10 @@ class Checkpoint;
 class Gguf;
 
 struct EncodeOptions {
-  /** Read control tokens such as <|im_start|> in the text as themselves. Off:
-   * user text stays text. */
-  bool parse_special = false;
+  /** Read control tokens such as <|im_start|> in the text as themselves, as
+   * transformers, TransformerLens and mlx-lm do. Off: their names are text like
+   * any other, for text of others that must not control a model. */
+  bool parse_special = true;
   /** Add what the tokenizer adds around a text, such as a BOS token. */
   bool add_special = true;
 };
@@ -34,8 +35,15 @@ class Tokenizer {
   static Tokenizer from_json(std::string_view tokenizer_json);
   static Tokenizer from_gguf(const Gguf& gguf);
   /** The tokenizer that came with a checkpoint, or nothing where there is
-   * none (a folder without tokenizer.json). */
+   * none: a GGUF without a vocabulary, a folder with neither tokenizer.json nor
+   * vocab.json and merges.txt. Tokens that stand only in other files of the
+   * folder are added as transformers adds them. */
   static std::optional<Tokenizer> load(const Checkpoint& checkpoint);
+
+  struct Found;
+  /** The same for who can do without: what load() would throw of a vocabulary
+   * that is broken or not supported is the reason instead. */
+  static Found find(const Checkpoint& checkpoint);
 
   /** Token ids of `text`. Bytes that are not UTF-8 become the vocabulary's
    * single-byte tokens, or an error with the byte's offset where it has none.
@@ -44,12 +52,14 @@ class Tokenizer {
       std::string_view text, const EncodeOptions& options = {}) const;
 
   /** The exact bytes the ids stand for; control tokens are left out unless
-   * `with_special`. Not always valid UTF-8. */
+   * `with_special`. Not always valid UTF-8. An id without a token, of which
+   * published models have many (rows of the embedding that fill it up), is
+   * <id 151936>. */
   std::string decode(std::span<const int> ids, bool with_special = false) const;
 
   /** One label a token, for people: whole characters only. Where several
    * tokens share one character, the first carries it and the others show
-   * their bytes, as `<0x9F>`. */
+   * their bytes, as `<0x9F>`. An id without a token is `<id 151936>`. */
   std::vector<std::string> labels(std::span<const int> ids) const;
 
   /** The id of a text that is exactly one token (as it stands, no BOS); the
@@ -71,6 +81,11 @@ class Tokenizer {
 
  private:
   std::shared_ptr<const Handle> handle_;
+};
+
+struct Tokenizer::Found {
+  std::optional<Tokenizer> tokenizer;
+  std::string reason;  ///< Why there is none; empty where none came along.
 };
 
 }  // namespace mlxterp

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
+from collections.abc import Callable
+from functools import cache
 
 import mlx.core as mx
 
 from .. import _core
 from ..core.inputs import to_rows
 from ..errors import MlxterpError, UsageError
+from .metrics import as_metric
 
 
 def native(model, what: str) -> _core.Model:
@@ -19,12 +21,8 @@ def native(model, what: str) -> _core.Model:
         return model
     inner = getattr(getattr(model, "engine", model), "model", None)
     if isinstance(inner, _core.Model):
-        if getattr(model, "standing", None):
-            raise UsageError(
-                f"{what} runs in C++, which does not know the edits that stand on "
-                "this model; trace() and what is built on it do."
-            )
-        return inner
+        standing = getattr(model, "standing", None)
+        return inner.edited(standing) if standing else inner
     raise UsageError(
         f"{what} needs a model that mlxterp loaded itself, as in "
         "InterpretableModel('path or hub id'); this one wraps "
@@ -66,19 +64,9 @@ def several(values) -> list:
     return [values] if isinstance(values, (int, str)) else list(values)
 
 
-_ENUMS = {
-    "by": _core.Axis,
-    "direction": _core.Direction,
-    "ablation": _core.Ablation,
-    "unit": _core.Unit,
-    "measure": _core.HeadMeasure,
-    "value": _core.HeadValue,
-}
-
-
 def options(model, kind, progress=None, **fields):
-    """An option struct of C++'s with these fields: names become members of its
-    enumerations, one of several a list, None leaves a field as it is. Progress
+    """An option struct of C++'s with these fields: one of several becomes a list,
+    a text the metric it stands for, None leaves a field as it is. Progress
     is told to the function given, or shown by a bar."""
     usual, made = kind(), {"progress": progress or Bar()}
     for name, value in fields.items():
@@ -90,22 +78,24 @@ def options(model, kind, progress=None, **fields):
             value = list(value.items())
         elif isinstance(getattr(usual, name, None), list):
             value = several(value)
-        if name in _ENUMS:
-            member = partial(one_of, _ENUMS[name], what=name)
-            value = [*map(member, value)] if name == "by" else member(value)
+        elif name == "metric":
+            value = as_metric(value, native(model, "a metric"))
         made[name] = value
     return kind(**made)
 
 
-def one_of(kind, name, what: str):
-    """The member of a C++ enumeration by name. Raises UsageError."""
-    if isinstance(name, kind):
-        return name
-    known = [member.name for member in kind]
-    name = "pos" if name == "position" else name
-    if name not in known:
-        raise UsageError(f"{what} {name!r} is none of {', '.join(known)}")
-    return kind[name]
+class Report:
+    """A result's JSON and page, made when they are asked for, or copied."""
+
+    def __init__(self, json: Callable[[], str], html: Callable[[], str]):
+        self.json, self.html = cache(json), cache(html)
+
+    def __reduce__(self):
+        return _told, (self.json(), self.html())
+
+
+def _told(json: str, html: str) -> Report:
+    return Report(lambda: json, lambda: html)
 
 
 class Bar:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .. import _core
-from ._native import inputs, native, one_of, options, several
+from ..errors import UsageError
+from ._native import inputs, native, options, several
 
 
 @dataclass
@@ -33,11 +34,13 @@ def collect(
     (patterns too) at "all" real positions or the "last" of each prompt; padding
     is left out. Memory is what is kept and one batch. Evaluates. Sites of
     layout [batch, head, dest, src] are refused with UsageError."""
+    if positions not in ("all", "last"):
+        raise UsageError(f"positions {positions!r} is none of 'all', 'last'")
     chosen = options(
         model,
         _core.CollectOptions,
         progress,
-        positions=one_of(_core.Positions, positions, "positions"),
+        positions=_core.Positions[positions],
         batch_size=batch_size,
         edits=interventions,
     )

@@ -11,7 +11,8 @@ import mlx.nn as nn
 
 from .. import _core
 from ..core.optional import require
-from ._native import Bar, inputs, labels, native, options
+from ..errors import UsageError
+from ._native import Bar, Report, inputs, labels, native, options
 from .tuned_lens import TunedLens, train  # noqa: F401
 from .wrapped_lens import wrapped_lens
 
@@ -23,8 +24,8 @@ class Lens:
     `layers` names the rows (None: what enters layer 0), `positions` the columns.
     """
 
-    def __init__(self, inner: _core.Lens, labels: dict[int, str]):
-        self._inner, self._labels = inner, labels
+    def __init__(self, inner: _core.Lens, labels: dict[int, str], report: Report | None = None):
+        self._inner, self._labels, self._report = inner, labels, report
         self.layers: list[int | None] = inner.layers
         self.positions: list[int] = inner.positions
         self.prompt: list[int] = inner.ids
@@ -84,6 +85,20 @@ class Lens:
     def labels(self) -> list[str]:
         """The prompt's tokens, one string a column."""
         return [self._labels[self.prompt[i]] for i in self.positions]
+
+    def to_json(self) -> str:
+        """The answer of `mlxterp lens --json` (docs/json.md). Raises UsageError
+        for a wrapped model."""
+        return self._told().json()
+
+    def to_html(self) -> str:
+        """One page with the lens, which loads nothing. Raises as `to_json`."""
+        return self._told().html()
+
+    def _told(self) -> Report:
+        if self._report is None:
+            raise UsageError("of a wrapped model's lens there is no JSON and no page")
+        return self._report
 
     def _repr_html_(self) -> str:
         from ..view.figures import lens_table
@@ -147,7 +162,10 @@ def lens(
     tuned = None if tuned is None else tuned.native()
     found = _core.logit_lens(inner, inputs(model, prompt), chosen, tuned)
     seen = {*found.ids, *found.top_ids} - {-1}
-    return Lens(found, {i: labels(inner, [i])[0] for i in seen})
+    report = Report(
+        lambda: _core.lens_json(inner, found), lambda: _core.lens_page(inner, found)
+    )
+    return Lens(found, {i: labels(inner, [i])[0] for i in seen}, report)
 
 
 @dataclass

@@ -9,7 +9,6 @@ import mlx.core as mx
 from .. import _core
 from ..core.optional import require
 from ._native import native, options
-from .metrics import as_metric
 
 
 @dataclass
@@ -44,7 +43,7 @@ def logit_attribution(
         _core.LogitAttributionOptions,
         progress,
         prompts=prompts,
-        metric=as_metric(metric),
+        metric=metric,
         unit=unit,
     )
     found = _core.logit_attribution(native(model, "logit_attribution()"), chosen)

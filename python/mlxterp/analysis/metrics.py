@@ -8,6 +8,9 @@ token, when the metric is used.
 
 from __future__ import annotations
 
+import warnings
+
+from .. import _core
 from .._core import (
     Metric,
     custom,
@@ -37,16 +40,27 @@ __all__ = [
 ]
 
 
-def as_metric(metric) -> Metric:
-    """A metric as it is; a pair of tokens as their logit difference; a function
-    of logits as a metric of one's own. Raises UsageError."""
+def as_metric(metric, model: _core.Model) -> Metric:
+    """A metric as it is; text as the shell has it, `"logit_diff( Mary, John)"`;
+    a pair of tokens as their logit difference; a function of logits as a metric
+    of one's own. Warns of a token that is probably not meant, "Mary" for
+    " Mary". Raises UsageError."""
     if isinstance(metric, Metric):
         return metric
+    if isinstance(metric, str):
+        return _core.parse_metric(model, [metric], _warn)
     if callable(metric):
         return custom(getattr(metric, "__name__", "metric"), metric)
     if isinstance(metric, tuple) and len(metric) == 2:
+        if all(isinstance(token, str) for token in metric):
+            for sentence in _core.answer_warnings(model, list(metric)):
+                _warn(sentence)
         return logit_diff(*metric)
     raise UsageError(
-        "a metric is one of mlxterp.metrics, a pair (token, foil) or a function "
-        f"of logits, not {type(metric).__name__}"
+        "a metric is one of mlxterp.metrics, a text such as 'prob( Paris)', a pair "
+        f"(token, foil) or a function of logits, not {type(metric).__name__}"
     )
+
+
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=6)

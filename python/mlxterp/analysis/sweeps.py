@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import mlx.core as mx
 
 from .. import _core
 from ..core.optional import require
 from ..errors import UsageError
-from ._native import labels, native, one_of, options
-from .metrics import Metric, as_metric
+from ._native import Report, labels, native, options
+from .metrics import Metric
 
 Progress = Callable[[str, float], None]
 Numbers = "int | Sequence[int] | None"
@@ -38,8 +39,13 @@ class Sweep:
     in `axes`, in that order: [("layer", [0, 1, ...]), ("pos", [...])].
     """
 
-    def __init__(self, inner: _core.Sweep, labels: Sequence[str] = ()):
-        self._inner = inner
+    def __init__(
+        self,
+        inner: _core.Sweep,
+        labels: Sequence[str] = (),
+        report: Report | None = None,
+    ):
+        self._inner, self._report = inner, report
         self.axes: list[tuple[str, list[int]]] = inner.axes
         self.labels = list(labels)  #: Of the prompt's tokens; may be empty.
 
@@ -113,6 +119,21 @@ class Sweep:
             raise UsageError(f"backend {backend!r} is none of matplotlib, plotly")
         return heatmap(self, ax, cmap)
 
+    def to_json(self) -> str:
+        """The answer of the command of that name with --json (docs/json.md).
+        Raises UsageError for an estimate of `attribute`."""
+        return self._told().json()
+
+    def to_html(self) -> str:
+        """One page with the cells as a heatmap, which loads nothing. Raises as
+        `to_json`."""
+        return self._told().html()
+
+    def _told(self) -> Report:
+        if self._report is None:
+            raise UsageError("an estimate has no page; patch() has one of the site")
+        return self._report
+
     def _repr_html_(self) -> str:
         from ..view.figures import html_table
 
@@ -123,8 +144,12 @@ class Sweep:
         return f"Sweep({axes}; clean={self.clean:.4g}, corrupt={self.corrupt:.4g})"
 
 
-def _labelled(model, sweep: _core.Sweep) -> Sweep:
-    return Sweep(sweep, labels(model, sweep.ids))
+def _labelled(model, sweep: _core.Sweep, chosen=None, of=None) -> Sweep:
+    report = None
+    if chosen is not None:
+        told = cache(lambda: _core.report(model, chosen, of or sweep))
+        report = Report(lambda: told().to_json(), lambda: told().to_html())
+    return Sweep(sweep, labels(model, sweep.ids), report)
 
 
 def patch(
@@ -164,7 +189,7 @@ def patch(
         progress,
         clean=clean,
         corrupt=corrupt,
-        metric=as_metric(metric),
+        metric=metric,
         site=site,
         by=by,
         direction=direction,
@@ -176,7 +201,7 @@ def patch(
         plain=plain,
         memory=memory,
     )
-    return _labelled(inner, _core.patch(inner, chosen))
+    return _labelled(inner, _core.patch(inner, chosen), chosen)
 
 
 def ablate(
@@ -210,7 +235,7 @@ def ablate(
         _core.AblateOptions,
         progress,
         prompts=prompts,
-        metric=as_metric(metric),
+        metric=metric,
         site=site,
         by=by,
         ablation=ablation,
@@ -223,7 +248,7 @@ def ablate(
         neurons=neurons,
         memory=memory,
     )
-    return _labelled(inner, _core.ablate(inner, chosen))
+    return _labelled(inner, _core.ablate(inner, chosen), chosen)
 
 
 @dataclass
@@ -265,7 +290,7 @@ def causal_trace(
         progress,
         prompt=prompt,
         subject=subject,
-        metric=None if metric is None else as_metric(metric),
+        metric=metric,
         site=site,
         window=window,
         noise=noise,
@@ -276,21 +301,15 @@ def causal_trace(
         memory=memory,
     )
     found = _core.causal_trace(inner, chosen)
-    return CausalTrace(_labelled(inner, found.sweep), found.metric, found.subject)
+    return CausalTrace(_labelled(inner, found.sweep, chosen, found), found.metric, found.subject)
 
 
 def _receiver(receiver) -> _core.Receiver:
-    """(layer, head, "q" | "k" | "v"), or the same as text, "24.6.q"."""
-    parts = receiver.split(".") if isinstance(receiver, str) else receiver
-    try:
-        layer, head, which = parts
-        which = one_of(_core.ReceiverInput, which, "input")
-        return _core.Receiver(layer=int(layer), head=int(head), input=which)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"receiver {receiver!r} is not (layer, head, 'q' | 'k' | 'v'), as "
-            f"(24, 6, 'q') or '24.6.q': {error}"
-        ) from None
+    """(layer, head, "q" | "k" | "v"), or text as the shell has it."""
+    text = receiver
+    if not isinstance(receiver, str):
+        text = ".".join(map(str, receiver))
+    return _core.parse_receiver(text)
 
 
 def path_patch(
@@ -321,7 +340,7 @@ def path_patch(
         progress,
         clean=clean,
         corrupt=corrupt,
-        metric=as_metric(metric),
+        metric=metric,
         receivers=[*map(_receiver, receivers)],
         senders=senders,
         through_mlps=through_mlps,
@@ -330,7 +349,7 @@ def path_patch(
         heads=heads,
         memory=memory,
     )
-    return _labelled(inner, _core.path_patch(inner, chosen))
+    return _labelled(inner, _core.path_patch(inner, chosen), chosen)
 
 
 def attribute(
@@ -362,7 +381,7 @@ def attribute(
         progress,
         clean=clean,
         corrupt=corrupt,
-        metric=as_metric(metric),
+        metric=metric,
         sites=sites,
         by=by,
         direction=direction,

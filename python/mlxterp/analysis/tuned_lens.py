@@ -32,7 +32,8 @@ _PROBE = 10
 
 
 class TunedLens(nn.Module):
-    """One translator W h + b for each layer, the identity until trained.
+    """One translator W h + b for each layer, the identity until trained. The
+    last layer's stays so and is never applied: it says what the model says.
 
     Attributes:
         num_layers: How many layers the model has.
@@ -66,6 +67,8 @@ class TunedLens(nn.Module):
                 f"{self.hidden_dim}, these have {h.shape[-1]}: it was trained "
                 "on another model"
             )
+        if layer_idx == self.num_layers - 1:
+            return h
         return self.translators[layer_idx](h)
 
     def native(self) -> _core.TunedLens:
@@ -92,8 +95,11 @@ class TunedLens(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TunedLens:
-        """A lens that `save` wrote. Raises MissingFileError (a
-        FileNotFoundError), IoError, or BadDataError."""
+        """A lens that `save` wrote. A translator of the last layer, which
+        mlxterp 0.1 trained too, is left out with a UserWarning. Raises
+        MissingFileError (a FileNotFoundError), IoError, or BadDataError."""
+        if not Path(path).name:
+            raise UsageError(f"TunedLens: {os.fspath(path)!r} names no file.")
         for suffix in (".json", ".npz"):
             existing(Path(path).with_suffix(suffix))
         return cls.of(_core.TunedLens.load(os.fspath(path)))
@@ -256,13 +262,19 @@ def _trained(model, tokens, steps, learning_rate, momentum, clip, length, on_ste
     probe = mx.array([tokens[:_PROBE]])
     width = traced_layers(model, probe, layers[:1]).hidden[0].shape[-1]
     lens = TunedLens(len(layers), width)
+    trained = len(layers) - 1
+    if trained < 1:
+        raise UsageError(
+            "the model has one layer, which says what the model says; there is "
+            "nothing to train"
+        )
     optimizer = optim.SGD(learning_rate, momentum=momentum, nesterov=momentum > 0)
 
     def layer_loss(translator: dict, hidden: mx.array, target: mx.array) -> mx.array:
         states = mx.addmm(translator["bias"], hidden, translator["weight"].T)
         logits = project(norm(states)).astype(mx.float32)
         # Each layer bears its share of the mean over layers.
-        return kl_divergence(target, log_softmax(logits)) / len(layers)
+        return kl_divergence(target, log_softmax(logits)) / trained
 
     loss_and_gradient = mx.value_and_grad(layer_loss)
     chunks = _chunks(tokens, length)
@@ -272,11 +284,14 @@ def _trained(model, tokens, steps, learning_rate, momentum, clip, length, on_ste
         target = log_softmax(logits.astype(mx.float32))
         mx.eval(hidden, target)
         loss, gradients = 0.0, []
-        for translator, value in zip(lens.translators, hidden):
+        for translator, value in zip(lens.translators[:trained], hidden):
             part, gradient = loss_and_gradient(translator.parameters(), value, target)
             mx.eval(part, gradient)
             loss += part.item()
             gradients.append(gradient)
+        gradients.append(
+            tree_map(mx.zeros_like, lens.translators[trained].parameters())
+        )
         if loss != loss:
             raise BadDataError(
                 f"the loss is NaN at step {step}; try a smaller learning_rate, "

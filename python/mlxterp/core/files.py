@@ -36,5 +36,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def existing(path: Path) -> Path:
     """`path`, which is a file. Raises MissingFileError."""
     if not path.is_file():
-        raise MissingFileError(f"there is no file {path}")
+        shown = str(path).encode("utf-8", "backslashreplace").decode()
+        raise MissingFileError(f"there is no file {shown}")
     return path

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..errors import UsageError
+from ..errors import OutOfRangeError, UsageError
 
 
 def to_rows(inputs: Any, tokenizer: Any = None) -> list[list[int]] | mx.array:
@@ -17,7 +17,8 @@ def to_rows(inputs: Any, tokenizer: Any = None) -> list[list[int]] | mx.array:
 
     Text is encoded; one text, one list of ids or a 1-D array is one row. Raises
     UsageError for text without a tokenizer, for nothing at all, for ids that
-    are no integers or negative, and for any other kind of input.
+    are no integers or negative, and for any other kind of input;
+    OutOfRangeError for ids from 2**31 on.
     """
     if isinstance(inputs, mx.array):
         if inputs.ndim == 0 or inputs.size == 0:
@@ -72,4 +73,9 @@ def _ids(row: Any, where: str) -> list[int]:
             ) from None
     if min(ids) < 0:
         raise UsageError(f"In the inputs, {where} holds {min(ids)}, below 0.")
+    if max(ids) >= 2**31:
+        raise OutOfRangeError(
+            f"In the inputs, {where} holds {max(ids)}, which is no token id: "
+            "they end below 2**31."
+        )
     return ids

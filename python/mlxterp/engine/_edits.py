@@ -1,4 +1,5 @@
-"""Interventions as a pass applies them: checked, watched for NaN, counted."""
+"""Interventions as a pass applies them: checked, watched for NaN and
+infinities, counted."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ class Edit:
         self._number, self._lengths = number, lengths
         self._viewed = takes_view(fn)
         self.fired = False
-        self.guards: list[mx.array] = []  # lazy bools: NaN behind the edit
+        self.guards: list[mx.array] = []  # lazy bools: not finite by the edit
 
     def __call__(self, value: mx.array) -> mx.array:
         """The edited value. Raises UsageError where it is no array of the
@@ -47,7 +48,10 @@ class Edit:
                 f"expected {shown(value)}, got {shown(edited)}."
             )
         if edited is not value and mx.issubdtype(edited.dtype, mx.floating):
-            self.guards.append(mx.isnan(edited).any())
+            infinite = mx.isinf(edited) & mx.isfinite(value)
+            if self.site.endswith(".scores"):  # -inf there hides a position
+                infinite = infinite & (edited > 0)
+            self.guards.append((mx.isnan(edited) | infinite).any())
         return edited
 
     def _view(self, value: mx.array) -> SiteView:
@@ -61,11 +65,11 @@ class Edit:
         return SiteView(self.site, layout, self._lengths, self._number)
 
     def check(self):
-        """Raises UsageError where an evaluated guard saw a NaN."""
+        """Raises UsageError where an evaluated guard saw a NaN or an infinity."""
         if any(guard.item() for guard in self.guards):
             raise UsageError(
-                f"The intervention on '{self.site}' made a NaN: check its "
-                "arithmetic for 0/0, inf-inf or a scale beyond the dtype."
+                f"The intervention on '{self.site}' made a NaN or an infinity: "
+                "check its arithmetic for x/0, inf-inf or a scale beyond the dtype."
             )
 
 

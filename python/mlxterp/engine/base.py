@@ -41,7 +41,7 @@ class Pass(Protocol):
     def finish(self, kept: Sequence[mx.array]) -> None:
         """Lets go of every value, then evaluates `kept` together with the
         checks of the interventions, the GIL released. Raises UsageError
-        where an intervention made a NaN, naming its site."""
+        where an intervention made a NaN or an infinity, naming its site."""
 
 
 class Engine(Protocol):

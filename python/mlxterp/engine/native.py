@@ -90,7 +90,8 @@ class NativeModule:
     def update(self, parameters: dict) -> NativeModule:
         """Sets parameters below, a tree as `parameters()` gives or a part of
         it. For `mlx.nn.value_and_grad` and `mlx.optimizers`; never while a
-        pass runs on another thread. Raises UnknownNameError, UsageError."""
+        pass runs on another thread. Raises UnknownNameError, and UsageError for
+        values of another shape or dtype, NaN or infinite; then none is set."""
         start = f"{self._path}." if self._path else ""
         self._model.update([(start + p, v) for p, v in tree_flatten(parameters)])
         return self

@@ -6,6 +6,7 @@ import html
 
 from ..core.optional import require
 from ..errors import UsageError
+from ..visualization.labels import plotly_label
 
 
 def _grid(sweep):
@@ -58,11 +59,11 @@ def interactive(sweep, cmap: str = "RdBu_r"):
     go = require("plotly.graph_objects")
     (row_axis, rows), (column_axis, columns), values = _grid(sweep)
     most = _largest(values)
-    columns = [html.escape(str(c), quote=False) for c in columns]
+    columns = [plotly_label(str(c)) for c in columns]
     map_ = go.Heatmap(
         z=values,
         x=columns,
-        y=[html.escape(f"{row_axis} {r}", quote=False) for r in rows],
+        y=[plotly_label(f"{row_axis} {r}") for r in rows],
         zmin=-most,
         zmax=most,
         colorscale=cmap,

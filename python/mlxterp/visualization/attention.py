@@ -17,7 +17,7 @@ from .extract import (
     head_pattern,
     row_patterns,
 )
-from .labels import token_label
+from .labels import plotly_label, token_label
 
 __all__ = [
     "AttentionVisualizationConfig",
@@ -274,7 +274,7 @@ def _plotly_grid(
     figure = subplots.make_subplots(
         rows=rows,
         cols=columns,
-        subplot_titles=[_plain(name) for name, _ in heads],
+        subplot_titles=[plotly_label(name) for name, _ in heads],
         horizontal_spacing=0.05 if columns < 10 else 0.2 / columns,
         vertical_spacing=0.1 if rows < 6 else 0.5 / rows,
     )
@@ -285,7 +285,7 @@ def _plotly_grid(
         figure.add_trace(
             graph.Heatmap(
                 z=_masked(pattern, config),
-                text=[[f"{_plain(d)} → {_plain(s)}" for s in across] for d in down],
+                text=[[f"{plotly_label(d)} → {plotly_label(s)}" for s in across] for d in down],
                 hovertemplate="%{text}<br>%{z:.4f}<extra></extra>",
                 hoverinfo=None if config.hover_info else "skip",
                 colorscale=config.colorscale,
@@ -300,27 +300,22 @@ def _plotly_grid(
         where = {"row": index // columns + 1, "col": index % columns + 1}
         figure.update_xaxes(
             tickvals=list(range(len(across))),
-            ticktext=[_plain(token) for token in across],
+            ticktext=[plotly_label(token) for token in across],
             **where,
         )
         figure.update_yaxes(
             tickvals=list(range(len(down))),
-            ticktext=[_plain(token) for token in down],
+            ticktext=[plotly_label(token) for token in down],
             autorange="reversed",
             **where,
         )
     scale = 1 if len(heads) == 1 else 0.5
     figure.update_layout(
-        title=_plain(title) if title else None,
+        title=plotly_label(title) if title else None,
         width=config.figure_width * columns * scale,
         height=config.figure_height * rows * scale,
     )
     return figure
-
-
-def _plain(text: str) -> str:
-    """Text that plotly, which reads some HTML in its labels, shows as it is."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _circuitsvis(heads: list, tokens: Sequence[str], config: Any) -> Any:

@@ -2,22 +2,21 @@
 //! No panic leaves this library: each entry that might panic catches it and
 //! reports an error.
 
+mod bounds;
+
 use std::any::Any;
 use std::ffi::{c_char, CString};
 use std::panic::{catch_unwind, set_hook, AssertUnwindSafe};
 use std::slice;
 use std::sync::{Once, OnceLock};
 
+use bounds::{Bounds, TkcLimits};
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    DecoderWrapper, Encoding, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
+    AddedToken, DecoderWrapper, Encoding, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
     PreTokenizerWrapper, Token, Tokenizer, TokenizerBuilder, TokenizerImpl,
 };
-
-/// What one regex search may retry, about a second's worth. Oniguruma bounds a
-/// match at one position, but a search tries every position of the text.
-const RETRIES_IN_SEARCH: std::ffi::c_ulong = 100_000_000;
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -35,6 +34,7 @@ pub struct TkcTokenizer {
     parsing: OnceLock<Tokenizer>,
     vocabulary: Vec<Entry>,
     decoder: String,
+    bounds: Bounds,
 }
 
 #[repr(C)]
@@ -121,20 +121,30 @@ fn inner(tokenizer: &Tokenizer) -> Fallible<Option<Tokenizer>> {
 }
 
 impl TkcTokenizer {
-    fn new(json: &[u8], max_vocabulary: usize) -> Fallible<Self> {
+    fn new(json: &[u8], added: &[u8], limits: TkcLimits) -> Fallible<Self> {
+        let bounds = Bounds::of(json, limits)?;
         let mut plain = parse(json)?;
         // A prompt is never cut or padded silently.
         plain.with_truncation(None)?;
         plain.with_padding(None);
         plain.set_encode_special_tokens(true);
+        if !added.is_empty() {
+            for token in serde_json::from_slice::<Vec<AddedToken>>(added)? {
+                if token.special {
+                    plain.add_special_tokens([token])?;
+                } else {
+                    plain.add_tokens([token])?;
+                }
+            }
+        }
 
         let mut vocabulary = Vec::new();
         for (text, id) in plain.get_vocab(true) {
             let id = id as usize;
-            if id >= max_vocabulary {
+            if id >= limits.vocabulary {
                 return Err(format!(
                     "token {text:?} has the id {id}, the limit is {}",
-                    max_vocabulary.saturating_sub(1)
+                    limits.vocabulary.saturating_sub(1)
                 )
                 .into());
             }
@@ -158,7 +168,14 @@ impl TkcTokenizer {
             parsing: OnceLock::new(),
             vocabulary,
             decoder,
+            bounds,
         })
+    }
+
+    /// Of all tokens together, as the vocabulary spells them.
+    fn text_bytes(&self, ids: &[u32]) -> usize {
+        let text = |&id: &u32| self.vocabulary.get(id as usize)?.text.as_ref();
+        ids.iter().filter_map(text).map(|text| text.len() + 1).sum()
     }
 
     fn parsing(&self) -> &Tokenizer {
@@ -170,6 +187,20 @@ impl TkcTokenizer {
     }
 
     fn encode(
+        &self,
+        text: &[u8],
+        parse_special: bool,
+        add_special: bool,
+        byte_ids: &[i32],
+    ) -> Fallible<Vec<u32>> {
+        let bounds = &self.bounds;
+        bounds.encoding.check(text.len(), &bounds.limits)?;
+        bounds.watched(text.len(), || {
+            self.ids(text, parse_special, add_special, byte_ids)
+        })
+    }
+
+    fn ids(
         &self,
         text: &[u8],
         parse_special: bool,
@@ -254,23 +285,24 @@ fn prepare() {
     ONCE.call_once(|| {
         // The message travels in the error; stderr is not ours.
         set_hook(Box::new(|_| {}));
-        // SAFETY: sets one number, before this library's first search.
-        unsafe { onig_sys::onig_set_retry_limit_in_search(RETRIES_IN_SEARCH) };
+        bounds::prepare();
     });
 }
 
 /// # Safety
-/// `json` holds `length` bytes; `out` is writable.
+/// `json` holds `length` bytes, `added` `added_length`; `out` is writable.
 #[no_mangle]
 pub unsafe extern "C" fn tkc_new(
     json: *const u8,
     length: usize,
-    max_vocabulary: usize,
+    added: *const u8,
+    added_length: usize,
+    limits: TkcLimits,
     out: *mut *mut TkcTokenizer,
 ) -> *mut c_char {
     guarded(|| {
         prepare();
-        let tokenizer = TkcTokenizer::new(bytes(json, length), max_vocabulary)?;
+        let tokenizer = TkcTokenizer::new(bytes(json, length), bytes(added, added_length), limits)?;
         *out = Box::into_raw(Box::new(tokenizer));
         Ok(())
     })
@@ -392,9 +424,12 @@ pub unsafe extern "C" fn tkc_decode(
     out: *mut TkcText,
 ) -> *mut c_char {
     guarded(|| {
-        let text = (*tokenizer)
-            .plain
-            .decode(bytes(ids, count), !with_special)?;
+        let ids = bytes(ids, count);
+        let tokenizer = &*tokenizer;
+        let length = tokenizer.text_bytes(ids);
+        let bounds = &tokenizer.bounds;
+        bounds.decoding.check(length, &bounds.limits)?;
+        let text = bounds.watched(length, || tokenizer.plain.decode(ids, !with_special))?;
         let text = text.into_bytes().into_boxed_slice();
         *out = TkcText {
             length: text.len(),

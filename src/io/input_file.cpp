@@ -1,10 +1,10 @@
-#include "io/mapped_file.h"
+#include "io/input_file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 #include <utility>
@@ -15,7 +15,9 @@ namespace mlxterp {
 
 namespace {
 
-static_assert(sizeof(size_t) == 8, "files above 4 GiB need 64 bits");
+static_assert(sizeof(off_t) == 8, "files above 2 GiB need 64 bits");
+
+constexpr size_t largest_read = size_t{1} << 30;  // macOS refuses 2^31
 
 int64_t modified(const struct stat& status) {
 #ifdef __APPLE__
@@ -62,9 +64,9 @@ std::string quoted(const std::filesystem::path& path) {
   return fmt::format("'{}'", printable(path.native(), 400));
 }
 
-std::shared_ptr<const MappedFile> MappedFile::open(
+std::shared_ptr<const InputFile> InputFile::open(
     const std::filesystem::path& path, std::string_view caller) {
-  std::shared_ptr<MappedFile> file(new MappedFile(path));
+  std::shared_ptr<InputFile> file(new InputFile(path));
   struct stat status {};
   // Looked at before it is opened: opening a pipe waits, a device may act.
   if (::stat(path.c_str(), &status) != 0) fail_errno(errno, path, caller);
@@ -75,26 +77,66 @@ std::shared_ptr<const MappedFile> MappedFile::open(
   if (::fstat(file->descriptor_, &status) != 0) fail_errno(errno, path, caller);
   check_regular(status, path, caller);
 
-  file->size_ = static_cast<size_t>(status.st_size);
+  file->size_ = static_cast<uint64_t>(status.st_size);
   file->modified_ = modified(status);
-  if (file->size_ == 0) return file;  // nothing to map
-  void* data = ::mmap(
-      nullptr, file->size_, PROT_READ, MAP_PRIVATE, file->descriptor_, 0);
-  if (data == MAP_FAILED) fail_errno(errno, path, caller);
-  file->data_ = static_cast<const std::byte*>(data);
   return file;
 }
 
-MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+InputFile::~InputFile() {
   if (descriptor_ >= 0) ::close(descriptor_);
 }
 
-void MappedFile::check_unchanged(std::string_view caller) const {
+void InputFile::read(
+    uint64_t offset, std::span<std::byte> to, std::string_view caller) const {
+  while (!to.empty()) {
+    const ssize_t count = ::pread(
+        descriptor_,
+        to.data(),
+        std::min(to.size(), largest_read),
+        static_cast<off_t>(offset));
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_errno(errno, path_, caller);
+    if (count == 0) {
+      check_unchanged(caller);
+      fail_changed(caller, offset);
+    }
+    to = to.subspan(static_cast<size_t>(count));
+    offset += static_cast<uint64_t>(count);
+  }
+}
+
+std::string InputFile::text(
+    uint64_t offset, uint64_t bytes, std::string_view caller) const {
+  const uint64_t left = offset < size_ ? size_ - offset : 0;
+  std::string out(std::min(bytes, left), '\0');
+  read(offset, std::as_writable_bytes(std::span(out)), caller);
+  return out;
+}
+
+std::string InputFile::all(uint64_t limit, std::string_view caller) const {
+  if (size_ > limit)
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} has {} bytes, at most {} are read; it is not what its name "
+        "says",
+        caller,
+        quoted(path_),
+        size_,
+        limit);
+  auto out = text(0, size_, caller);
+  check_unchanged(caller);
+  return out;
+}
+
+void InputFile::check_unchanged(std::string_view caller) const {
   struct stat status {};
   if (::fstat(descriptor_, &status) != 0) fail_errno(errno, path_, caller);
-  const auto size = static_cast<size_t>(status.st_size);
-  if (size == size_ && modified(status) == modified_) return;
+  const auto size = static_cast<uint64_t>(status.st_size);
+  if (size != size_ || modified(status) != modified_)
+    fail_changed(caller, size);
+}
+
+void InputFile::fail_changed(std::string_view caller, uint64_t now) const {
   fail(
       ErrorKind::bad_data,
       "[{}] {} changed while it was in use (it had {} bytes, now {}); open it "
@@ -102,7 +144,29 @@ void MappedFile::check_unchanged(std::string_view caller) const {
       caller,
       quoted(path_),
       size_,
-      size);
+      now);
+}
+
+std::unique_ptr<std::FILE, InputFile::Close> InputFile::stream(
+    std::string_view caller) const {
+  const int copy = ::fcntl(descriptor_, F_DUPFD_CLOEXEC, 0);
+  std::unique_ptr<std::FILE, Close> stream(
+      copy < 0 ? nullptr : ::fdopen(copy, "rb"));
+  if (stream) return stream;
+  const int error = errno;
+  if (copy >= 0) ::close(copy);
+  fail_errno(error, path_, caller);
+}
+
+std::optional<std::string> text_of(
+    const std::filesystem::path& path,
+    uint64_t limit,
+    std::string_view caller) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0 &&
+      (errno == ENOENT || errno == ENOTDIR))
+    return std::nullopt;
+  return InputFile::open(path, caller)->all(limit, caller);
 }
 
 std::string looks_like(std::string_view bytes) {

@@ -1,0 +1,235 @@
+#include "arguments.h"
+
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <sstream>
+
+#include "mlx/utils.h"
+#include "mlxterp/core/blas.h"
+#include "mlxterp/core/limits.h"
+#include "mlxterp/io/hub.h"
+#include "mlxterp/spec/range.h"
+#include "mlxterp/view/terminal.h"
+#include "progress.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::cli {
+
+namespace {
+
+constexpr size_t most_bytes = 64u << 20;  // of a text
+
+// All of it, so that what never ends is refused in time.
+std::string read_whole(std::istream& in, const std::string& shown) {
+  std::string text;
+  char some[1 << 16];
+  while (in.read(some, sizeof some), in.gcount() > 0) {
+    text.append(some, static_cast<size_t>(in.gcount()));
+    if (text.size() > most_bytes)
+      usage(fmt::format(
+          "{} is longer than {} MB, the most that is read of a text",
+          shown,
+          most_bytes >> 20));
+  }
+  if (in.bad())
+    throw Error(ErrorKind::environment, fmt::format("cannot read {}", shown));
+  if (text.empty()) usage(fmt::format("{} is empty", shown));
+  return text;
+}
+
+}  // namespace
+
+void usage(const std::string& message) {
+  throw Error(ErrorKind::usage, message);
+}
+
+void ModelArguments::add_to(CLI::App& app) {
+  app.add_option(
+         "MODEL",
+         model,
+         "A .gguf file, a Hugging Face folder or id (org/name, "
+         "org/name/file.gguf), or 'demo'")
+      ->required();
+  app.add_option(
+      "--revision",
+      revision,
+      "Of a Hugging Face id: a branch, a tag or a commit");
+  app.add_option(
+      "--dtype", dtype, "Precision in memory: float32, float16 or bfloat16");
+  app.add_flag(
+      "--allow-nan",
+      allow_nan,
+      "Load weights that are NaN or infinite as well");
+  app.add_flag("--json", json, "Answer in JSON (docs/json.md)");
+}
+
+void ModelArguments::add_run_to(CLI::App& app) {
+  add_to(app);
+  add_list(
+      app,
+      "--edit",
+      edits,
+      "Edit every pass: SITE=EDIT, as 'layers.4.mlp_out=scale(0)'; again for "
+      "more (mlxterp trace --help lists edits)");
+}
+
+void ModelArguments::check() const {
+  static_cast<void>(precision());
+}
+
+std::optional<mx::Dtype> ModelArguments::precision() const {
+  if (dtype.empty()) return std::nullopt;
+  if (dtype == "float32") return mx::float32;
+  if (dtype == "float16") return mx::float16;
+  if (dtype == "bfloat16") return mx::bfloat16;
+  usage(fmt::format(
+      "--dtype '{}' is none of float32, float16, bfloat16",
+      view::escape(dtype)));
+}
+
+std::filesystem::path ModelArguments::path() const {
+  HubOptions options{.progress = progress()};
+  if (!revision.empty()) {
+    std::error_code error;
+    if (model == "demo" || std::filesystem::exists(model, error))
+      usage(fmt::format(
+          "--revision is for a Hugging Face id; '{}' is on this machine",
+          view::escape(model)));
+    options.revision = revision;
+  }
+  auto path = find_model(model, options);
+  end_progress();
+  return path;
+}
+
+InterpretableModel ModelArguments::load() const {
+  const auto parsed = spec::parse_edits(edits, edit_options());
+  auto loaded = load_unedited();
+  return parsed.empty() ? loaded : loaded.with(parsed);
+}
+
+InterpretableModel ModelArguments::load_unedited() const {
+  const auto found = blas();
+  if (found.slow && mx::default_device() == mx::Device::cpu)
+    warn(fmt::format(
+        "matrix products run on {}, many times slower than OpenBLAS; install "
+        "libopenblas-dev and build again",
+        found.name));
+  auto loaded = InterpretableModel::load(
+      path().string(),
+      {.dtype = precision(),
+       .progress = progress(),
+       .warn = warn,
+       .allow_not_finite = allow_nan});
+  end_progress();
+  return loaded;
+}
+
+void PromptArguments::add_to(CLI::App& app) {
+  app.add_option(
+      "PROMPT", text, "The text to run the model on; - reads it from stdin");
+  add_list(app, "--ids", ids, "Token ids in place of PROMPT: 504,414,46682");
+  add_special(app, special);
+}
+
+void add_special(CLI::App& app, bool& special) {
+  app.add_flag(
+      "--special,!--no-special",
+      special,
+      "Whether control tokens such as <|im_start|> in a prompt are read as "
+      "themselves, which is the default, or as text");
+}
+
+void PromptArguments::check() const {
+  if (text && !ids.empty()) usage("PROMPT and --ids: give one, not both");
+  if (!text && ids.empty()) usage("no PROMPT; give one, or --ids");
+}
+
+std::vector<int> PromptArguments::tokens(
+    const InterpretableModel& model) const {
+  if (!text) return spec::parse_numbers(ids, "--ids");
+  return encode(model, *text, special);
+}
+
+void ChoiceArguments::add_layers(CLI::App& app, const std::string& help) {
+  add_list(app, "--layers", layers, help);
+}
+
+void ChoiceArguments::add_positions(CLI::App& app) {
+  add_list(app, "--positions", positions, "Only these positions");
+}
+
+void ChoiceArguments::add_heads(CLI::App& app) {
+  add_list(app, "--heads", heads, "Only these heads");
+}
+
+void ChoiceArguments::add_neurons(CLI::App& app) {
+  add_list(app, "--neurons", neurons, "Only these neurons");
+}
+
+ChoiceArguments::Choice ChoiceArguments::parse() const {
+  Choice out;  // member by member: GCC 12 crashes where one of a list throws
+  out.layers = spec::parse_numbers(layers, "--layers");
+  out.positions = spec::parse_numbers(positions, "--positions");
+  out.heads = spec::parse_numbers(heads, "--heads");
+  out.neurons = spec::parse_numbers(neurons, "--neurons");
+  return out;
+}
+
+CLI::Option* add_list(
+    CLI::App& app,
+    const std::string& name,
+    std::vector<std::string>& values,
+    const std::string& help) {
+  return app.add_option(name, values, help)->allow_extra_args(false);
+}
+
+std::vector<int> encode(
+    const InterpretableModel& model, const std::string& text, bool special) {
+  if (text != "-")
+    return model.tokenizer().encode(text, {.parse_special = special});
+  auto whole = read_text(text);
+  if (whole.ends_with('\n')) whole.pop_back();  // an echo's
+  if (whole.ends_with('\r')) whole.pop_back();
+  return model.tokenizer().encode(whole, {.parse_special = special});
+}
+
+std::string read_text(const std::string& path) {
+  if (path == "-") return read_whole(std::cin, "stdin");
+  const auto shown = view::escape(path);
+  std::error_code error;
+  std::ifstream file(path, std::ios::binary);
+  if (!file || std::filesystem::is_directory(path, error))
+    throw Error(
+        ErrorKind::environment,
+        fmt::format("cannot read {}; is it a text file?", shown));
+  return read_whole(file, shown);
+}
+
+std::vector<std::string> read_lines(const std::string& path) {
+  std::istringstream text(read_text(path));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(text, line);) {
+    if (line.ends_with('\r')) line.pop_back();
+    if (!line.empty()) lines.push_back(line);
+  }
+  if (lines.empty())
+    usage(fmt::format(
+        "{} holds no prompt; write one on each line", view::escape(path)));
+  return lines;
+}
+
+spec::MetricOptions metric_options(std::string_view name) {
+  return {.name = name, .warn = warn};
+}
+
+spec::EditOptions edit_options() {
+  return {.name = "--edit", .read = spec::read_tensor};
+}
+
+}  // namespace mlxterp::cli

@@ -1,0 +1,79 @@
+#include "output.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "arguments.h"
+#include "interrupt.h"
+#include "mlxterp/io/atomic_file.h"
+#include "mlxterp/io/safetensors.h"
+#include "mlxterp/view/heatmap.h"
+#include "mlxterp/view/terminal.h"
+
+namespace mlxterp::cli {
+
+void check_output(const std::filesystem::path& path, bool force) {
+  std::error_code error;
+  const auto shown = view::escape(path.string());
+  if (path.empty()) usage("an empty name for the file to write");
+  if (std::filesystem::is_directory(path, error))
+    usage(fmt::format("{} is a folder; name a file", shown));
+  if (!force && std::filesystem::symlink_status(path, error).type() !=
+                    std::filesystem::file_type::not_found)
+    usage(fmt::format("{} exists; --force replaces it", shown));
+  auto folder = path.parent_path();
+  if (folder.empty()) folder = ".";
+  if (access(folder.c_str(), W_OK | X_OK) != 0)
+    throw Error(
+        ErrorKind::environment,
+        fmt::format("cannot write to {}: {}", shown, std::strerror(errno)));
+}
+
+void print(std::string_view text) {
+  const size_t written = std::fwrite(text.data(), 1, text.size(), stdout);
+  if (written != text.size() || std::fflush(stdout) != 0)
+    throw Error(
+        ErrorKind::environment,
+        fmt::format("cannot write the answer: {}", std::strerror(errno)));
+}
+
+void write_tensors(
+    const std::string& path,
+    const Tensors& tensors,
+    const report::Facts& facts,
+    bool force) {
+  auto metadata = report::metadata(facts);
+  metadata["mlxterp_version"] = MLXTERP_VERSION;
+  const Uninterrupted writing;
+  save_safetensors(path, tensors, metadata, force);
+}
+
+void write_page(const std::string& path, const std::string& page, bool force) {
+  const Uninterrupted writing;
+  write_file_atomically(path, page, force);
+}
+
+void Output::add_to(CLI::App& app) {
+  app.add_option("-o,--output", file, "Write the numbers as safetensors");
+  app.add_option("--html", page, "Write a page to look at");
+  app.add_flag("--force", force, "Replace the files if they exist");
+}
+
+void Output::check() const {
+  if (file) check_output(*file, force);
+  if (page) check_output(*page, force);
+}
+
+void Output::write(const Tensors& tensors, const report::Facts& facts) const {
+  if (file) write_tensors(*file, tensors, facts, force);
+}
+
+void Output::write(const report::Heatmap& map) const {
+  if (page) write_page(*page, view::heatmap_page(map), force);
+}
+
+}  // namespace mlxterp::cli

@@ -1,0 +1,53 @@
+// apps/mlxterp/output.h: where a command's answer and its files go.
+
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/report/facts.h"
+#include "mlxterp/report/heatmap.h"
+
+namespace mlxterp::cli {
+
+/** Throws where `path` exists and may not be replaced, or its folder cannot be
+ * written: before any long work. */
+void check_output(const std::filesystem::path& path, bool force);
+
+/** To stdout, whole; throws environment where it is full. */
+void print(std::string_view text);
+
+/** A file's tensors by their names. */
+using Tensors = std::vector<std::pair<std::string, mlx::core::array>>;
+
+/** Writes them as safetensors, with the facts and mlxterp_version as metadata.
+ */
+void write_tensors(
+    const std::string& path,
+    const Tensors& tensors,
+    const report::Facts& facts,
+    bool force);
+
+/** Writes a page, whole or not at all. */
+void write_page(const std::string& path, const std::string& page, bool force);
+
+/** -o, --html, --force. */
+struct Output {
+  std::optional<std::string> file, page;
+  bool force = false;
+
+  void add_to(CLI::App& app);
+  /** Throws where a file could not be written, before any long work. */
+  void check() const;
+  /** The files, where they are asked for. */
+  void write(const Tensors& tensors, const report::Facts& facts) const;
+  void write(const report::Heatmap& map) const;
+};
+
+}  // namespace mlxterp::cli

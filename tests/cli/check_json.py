@@ -1,0 +1,206 @@
+"""usage: check_json.py BINARY DOCS MODEL TOKENIZER_MODEL: runs every verb with
+--json and holds its answer against the shapes that DOCS (docs/json.md) gives.
+
+Fails where a field is missing, is not documented or is of another kind, where
+a verb has no shape or a shape no verb, and where a flat list is not as long as
+its axes say. MODEL has no tokenizer, TOKENIZER_MODEL has one.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+TOKEN = re.compile(r"\s*([A-Za-z_][\w-]*|[\[\]{}:,|=?*])")
+KINDS = {
+    "text": lambda v: isinstance(v, str),
+    "bool": lambda v: isinstance(v, bool),
+    "null": lambda v: v is None,
+    "number": lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
+    "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
+}
+
+
+class Parser:
+    """The blocks ```shape ... ``` of a page: {name: shape}."""
+
+    def __init__(self, text):
+        self.words, at = [], 0
+        while text[at:].strip():
+            found = TOKEN.match(text, at)
+            assert found, f"no shape: {text[at:at + 40]!r}"
+            self.words.append(found[1])
+            at = found.end()
+
+    def take(self, *wanted):
+        word = self.words.pop(0)
+        assert not wanted or word in wanted, f"{word!r} instead of {wanted}"
+        return word
+
+    def definitions(self):
+        out = {}
+        while self.words:
+            name = self.take()
+            self.take("=")
+            assert name not in out, f"{name} twice"
+            out[name] = self.shape()
+        return out
+
+    def shape(self):
+        any_of = [self.one()]
+        while self.words and self.words[0] == "|":
+            self.take("|")
+            any_of.append(self.one())
+        return ("any", any_of)
+
+    def one(self):
+        word = self.take()
+        if word == "[":
+            inner = self.shape()
+            self.take("]")
+            return ("list", inner)
+        if word != "{":
+            return ("name", word)
+        fields = {}
+        while True:
+            key = self.take()
+            optional = self.words[0] == "?" and bool(self.take("?"))
+            self.take(":")
+            fields[key] = (self.shape(), optional)
+            if self.take(",", "}") == "}":
+                return ("object", fields)
+
+
+def wrong(value, shape, known, where):
+    """What of `value` is not of that shape; nothing where all is."""
+    kind, inner = shape
+    if kind == "any":
+        answers = [wrong(value, one, known, where) for one in inner]
+        return [] if [] in answers else answers[-1 if value is not None else 0]
+    if kind == "name":
+        if inner in KINDS:
+            return [] if KINDS[inner](value) else [f"{where} is no {inner}"]
+        return wrong(value, known[inner], known, where)
+    if kind == "list":
+        if not isinstance(value, list):
+            return [f"{where} is no list"]
+        return [e for i, v in enumerate(value)
+                for e in wrong(v, inner, known, f"{where}[{i}]")]
+    if not isinstance(value, dict):
+        return [f"{where} is no object"]
+    if "*" in inner:
+        return [e for k, v in value.items()
+                for e in wrong(v, inner["*"][0], known, f"{where}.{k}")]
+    out = [f"{where}.{k} is not documented" for k in value if k not in inner]
+    for key, (one, optional) in inner.items():
+        if key in value:
+            out += wrong(value[key], one, known, f"{where}.{key}")
+        elif not optional:
+            out.append(f"{where}.{key} is missing")
+    return out
+
+
+def lengths(value, where):
+    """What of a sweep's lists does not have the length of its axes."""
+    if isinstance(value, list):
+        return [e for i, v in enumerate(value) for e in lengths(v, f"{where}[{i}]")]
+    if not isinstance(value, dict):
+        return []
+    out = [e for k, v in value.items() for e in lengths(v, f"{where}.{k}")]
+    if "axes" in value:
+        if [len(axis["values"]) for axis in value["axes"]] != value["shape"]:
+            out.append(f"{where}.shape is not that of its axes")
+        cells = math.prod(value["shape"])
+        for key in ("effect", "spread"):
+            if len(value[key]) != cells:
+                out.append(f"{where}.{key} is not {cells} long")
+        if value["cells"] != cells or not 0 <= value["computed"]:
+            out.append(f"{where}.cells is not {cells}")
+    return out
+
+
+def runs(model, worded, folder):
+    """(shape, arguments) of each verb, with its options that add fields."""
+    pair = ["--clean-ids", "3,4,5,6,7", "--corrupt-ids", "3,9,5,6,8"]
+    by_id = ["--metric", "logit_diff(id:5,id:9)"]
+    data = os.path.join(folder, "data.txt")
+    with open(data, "w") as file:
+        file.write("one two three four\nfive six seven eight nine ten\n" * 40)
+    lens = os.path.join(folder, "lens")
+    tensors = os.path.join(folder, "out.safetensors")
+    edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
+    return [
+        ("info", ["info", model]),
+        ("info", ["info", worded]),
+        ("sites", ["sites", model]),
+        ("sites", ["sites", model, "layers.1.attn.*"]),
+        ("trace", ["trace", model, "--ids", "3,4,5", "--track", "id:7",
+                   "--metric", "prob(id:7)", "--save", "layers.*.attn.scores",
+                   "-o", tensors, *edit]),
+        ("trace", ["trace", worded, "one two"]),
+        ("lens", ["lens", model, "--ids", "3,4,5", "--embed"]),
+        ("lens", ["lens", worded, "one two", "--track", "id:7", *edit]),
+        ("patch", ["patch", model, *pair, *by_id, "--compare-cost"]),
+        ("patch", ["patch", worded, "--task", "induction", "--n", "2", "--by",
+                   "layer,head", "--site", "z", "--raw"]),
+        ("ablate", ["ablate", worded, "one two three", "--data", data,
+                    "--metric", "prob(id:5)"]),
+        ("ablate", ["ablate", model, "--ids", "3,4,5", "--how", "zero",
+                    "--by", "neuron", "--site", "mlp_out", *by_id]),
+        ("causal-trace", ["causal-trace", worded, "one two three four",
+                          "--subject", "two", "--samples", "2"]),
+        ("path-patch", ["path-patch", worded, "--clean", "a b c",
+                        "--corrupt", "a d c", *by_id,
+                        "--receiver", "2.1.q", "--raw"]),
+        ("attribute", ["attribute", model, *pair, *by_id, "--site",
+                       "z,resid_pre", "--by", "layer,pos", "--exact"]),
+        ("dla", ["dla", model, "--ids", "3,4,5", *by_id, "--unit", "head"]),
+        ("tuned-lens-train", ["tuned-lens", "train", worded, "--text", data,
+                              "--steps", "2", "--length", "16", "-o", lens,
+                              "--eval", data, "--eval-length", "32"]),
+        ("tuned-lens-eval", ["tuned-lens", "eval", worded, "--text", data,
+                             "--lens", lens, "--eval-length", "32"]),
+        ("heads", ["heads", model, "--ids", "3,4,5", "--weights"]),
+        ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
+                   "--ablate", "1", "--draws", "1"]),
+        ("tasks", ["tasks", worded, "induction", "--n", "2"]),
+        ("verify", ["verify", model, "--ids", "3,4,5"]),
+    ]
+
+
+def main():
+    binary, docs, model, worded = sys.argv[1:]
+    with open(docs, encoding="utf-8") as file:
+        blocks = re.findall(r"^```shape\n(.*?)^```", file.read(), re.S | re.M)
+    known = Parser("\n".join(blocks)).definitions()
+    helped = subprocess.run(
+        [binary, "--help"], capture_output=True, text=True, check=True).stdout
+    listed = helped.split("Subcommands:\n")[1].split("\n\n")[0]
+    verbs = set(re.findall(r"^  ([a-z-]+)", listed, re.M))
+    failed, seen = [], set()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, arguments in runs(model, worded, folder):
+            ran = subprocess.run(
+                [binary, *arguments, "--json"], capture_output=True, text=True)
+            where = " ".join(arguments[:2])
+            # verify answers too where a check failed.
+            if ran.returncode not in ((0, 3) if name == "verify" else (0,)):
+                failed.append(f"{where}: exit {ran.returncode}: {ran.stderr}")
+                continue
+            answer = json.loads(ran.stdout)
+            seen.add(name)
+            failed += [f"{where}: {error}" for error in
+                       wrong(answer, known[name], known, name)
+                       + lengths(answer, name)]
+    missing = {v for v in verbs if not any(s == v or s.startswith(v + "-") for s in seen)}
+    if missing or len(verbs) < 14:
+        failed.append(f"of the verbs {sorted(verbs)} these did not run: {sorted(missing)}")
+    print("\n".join(failed[:40]) if failed else f"{len(verbs)} verbs as documented")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
