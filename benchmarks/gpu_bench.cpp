@@ -141,7 +141,7 @@ int main(int argc, char** argv) {
   some.positions = {0, 9, 18, 31};
   some.layers = {0, 5, 15};
   const auto fast = patch(model, some);
-  some.plain = true;
+  some.one_pass_per_cell = true;
   const auto slow = patch(model, some);
   float worst = 0, size = 0;
   for (size_t i = 0; i < fast.cells(); ++i) {

@@ -44,7 +44,7 @@ AttributeOptions attribute_options(
       .positions = pairs.positions,
       .heads = pairs.heads,
       .neurons = pairs.neurons,
-      .aligned = pairs.aligned,
+      .position_map = pairs.position_map,
       .progress = pairs.progress};
 }
 

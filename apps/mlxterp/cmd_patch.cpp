@@ -32,7 +32,7 @@ void run(const Arguments& arguments) {
     style.task = task.task;
   }
   options.site = site;
-  options.plain = one_pass_per_cell;
+  options.one_pass_per_cell = one_pass_per_cell;
   options.memory = sweep.bytes();
   run_sweep(sweep, model, [&] {
     return report::sweep_report(model, options, patch(model, options), style);

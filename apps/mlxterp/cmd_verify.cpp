@@ -8,8 +8,8 @@
 #include <memory>
 
 #include "arguments.h"
+#include "mlxterp/analysis/verify.h"
 #include "mlxterp/report/verify.h"
-#include "mlxterp/trace/verify.h"
 #include "mlxterp/view/terminal.h"
 #include "output.h"
 #include "progress.h"

@@ -113,7 +113,7 @@ PatchOptions PairArguments::options(const InterpretableModel& model) const {
   out.positions = positions;
   out.heads = heads;
   out.neurons = neurons;
-  out.aligned = map;
+  out.position_map = map;
   out.progress = progress();
   return out;
 }

@@ -65,6 +65,7 @@ def on_neurons(neurons: int | Sequence[int], inner: Callable) -> Intervention:
     `inner` on some entries of the last axis only. Negative ones count from the end.
     """
 class Model:
+    def attach(self, site: str, run: Callable, parts: Sequence[str], mode: str, name: str, by_position: bool = False) -> Model: ...
     @staticmethod
     def load(path: str, dtype: mlx.core.Dtype | None = None, progress: Callable | None = None, warn: Callable | None = None, verify: bool = False, revision: str = 'main') -> Model: ...
     @property

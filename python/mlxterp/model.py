@@ -21,7 +21,6 @@ from .core.inputs import to_rows
 from .core.proxy import part, read, wrapped, write
 from .core.tokenization import TokenizerMixin
 from .core.trace import OUTPUT, planned
-from .engine.attached import Attached
 from .engine.base import Engine
 from .engine.native import NativeEngine
 from .engine.wrapped import WrappedEngine
@@ -152,23 +151,35 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return self._handle(standing=[*self.standing, *edits])
 
     def attach(
-        self, site: str, module: Any, mode: str = "read", name: str = "attached"
+        self,
+        site: str,
+        module: Callable[[mx.array], mx.array],
+        mode: str = "read",
+        name: str = "attached",
+        by_position: bool = False,
     ) -> InterpretableModel:
         """A handle on the same model with a module attached: in its passes an
         `mlx.nn.Module`, or a function of an mx.array, is given the value of a
-        site. What happens inside are sites, `<site>.<name>.<part>`, to read and
-        to edit. This one stays as it is. Raises UnknownNameError, UsageError.
+        site. What happens inside are sites, `<site>.<name>.<part>`, to read, to
+        edit and to sweep. This one stays as it is. Raises UnknownNameError,
+        UsageError.
 
         mode: "read" leaves the value as it is, "replace" puts what the module
             returns in its place, "replace_with_error" adds what that misses of
             the value where nothing inside is edited, the site `error`.
         name: in the names of sites.
+        by_position: what it returns at a position depends on that position
+            alone, as a sparse autoencoder's does. Sweeps of a native model then
+            go on computing only what changes; else they run whole sequences.
         """
-        return self._handle(engine=Attached(self.engine, site, module, mode, name))
+        engine = self.engine.attach(
+            site, module, mode, name, by_position, self.standing
+        )
+        return self._handle(engine=engine, standing=[])
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, **changes)
+        other.__dict__.update(self.__dict__, _from=None, **changes)
         other.layers = other._find_layers()
         return other
 
@@ -194,12 +205,12 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
 
     def __reduce__(self):
         """A model on disk or a hub is loaded again by its path."""
-        path, revision = self._from
-        if self.standing or isinstance(self.engine, Attached):
+        if self._from is None:
             raise UsageError(
                 "a handle with edits or attached modules is not copied: pickle the "
                 "plain model, and make the handle of its copy"
             )
+        path, revision = self._from
         if not isinstance(path, (str, os.PathLike)):
             raise UsageError(
                 f"this model wraps {type(self.model).__name__}, which pickle cannot "

@@ -199,6 +199,7 @@ auto run(const Model& model, const Options& options) {
   return analysis(model.model, own);
 }
 
+void bind_attach(nb::class_<Model>& model);
 void bind_blas(nb::module_& m);
 void bind_errors(nb::module_& m);
 void bind_interventions(nb::module_& m);

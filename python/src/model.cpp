@@ -11,6 +11,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
+#include "mlxterp/analysis/verify.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/hub.h"
@@ -49,8 +50,12 @@ Model load(
   nb::gil_scoped_release no_gil;
   const auto found = find_model(path, {.revision = revision, .progress = told});
   auto model = InterpretableModel::load(
-      found.string(),
-      {.dtype = dtype, .progress = told, .warn = warned, .verify = verify});
+      found.string(), {.dtype = dtype, .progress = told, .warn = warned});
+  if (verify) {
+    VerifyOptions options;
+    options.progress = told;
+    require_verified(model, options);
+  }
   const auto checkpoint = Checkpoint::open(found);
   const auto& family = family_of(checkpoint.config());
   Names names;
@@ -125,7 +130,9 @@ Inputs inputs_of(const Ids& ids) {
 }
 
 void bind_model(nb::module_& m) {
-  nb::class_<Model>(m, "Model")
+  nb::class_<Model> model(m, "Model");
+  bind_attach(model);
+  model
       .def_static(
           "load",
           &load,

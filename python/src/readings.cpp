@@ -2,13 +2,13 @@
 // heads, and whether its sites mean what they say.
 
 #include "bind.h"
+#include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/tuned_lens.h"
+#include "mlxterp/analysis/verify.h"
 #include "mlxterp/spec/choice.h"
-#include "mlxterp/trace/collect.h"
-#include "mlxterp/trace/verify.h"
 
 namespace mlxterp::python {
 

@@ -79,8 +79,8 @@ void bind_sweeps(nb::module_& m) {
        {"positions", field(&PatchOptions::positions)},
        {"heads", field(&PatchOptions::heads)},
        {"neurons", field(&PatchOptions::neurons)},
-       {"aligned", field(&PatchOptions::aligned)},
-       {"plain", field(&PatchOptions::plain)},
+       {"position_map", field(&PatchOptions::position_map)},
+       {"one_pass_per_cell", field(&PatchOptions::one_pass_per_cell)},
        {"memory", field(&PatchOptions::memory)}});
   m.def("patch", &run<PatchOptions, &patch>);
 
@@ -167,7 +167,7 @@ void bind_sweeps(nb::module_& m) {
        {"positions", field(&AttributeOptions::positions)},
        {"heads", field(&AttributeOptions::heads)},
        {"neurons", field(&AttributeOptions::neurons)},
-       {"aligned", field(&AttributeOptions::aligned)}});
+       {"position_map", field(&AttributeOptions::position_map)}});
   nb::class_<Attribution>(m, "Attribution")
       .def_ro("site", &Attribution::site)
       .def_ro("sweep", &Attribution::sweep);

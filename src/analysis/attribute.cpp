@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <optional>
 #include <set>
 
+#include "analysis/gradient_tap.h"
+#include "analysis/int_array.h"
+#include "analysis/measured.h"
 #include "analysis/pairs.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
@@ -25,10 +27,6 @@ namespace {
 // Rows of one pass beyond which a larger one is no faster.
 constexpr int rows_that_pay = 1024;
 
-mx::array ints(const std::vector<int>& values) {
-  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
-}
-
 // Rows [from, to) of the first axis.
 mx::array rows(const mx::array& x, int from, int to) {
   auto first = mx::Shape(x.ndim(), 0), last = x.shape();
@@ -36,39 +34,6 @@ mx::array rows(const mx::array& x, int from, int to) {
   last[0] = to;
   return mx::slice(x, first, last);
 }
-
-// Adds to each watched value what is differentiated by: nothing. All gradients
-// are then those of one connected graph.
-class Probe final : public Observer {
- public:
-  Probe(size_t sites, const std::vector<SiteId>& watched)
-      : index_(sites, -1), values(watched.size()) {
-    for (size_t i = 0; i < watched.size(); ++i)
-      index_[static_cast<size_t>(watched[i])] = static_cast<int>(i);
-  }
-
-  mx::array at(SiteId site, mx::array value) override {
-    const int i = index(site);
-    if (i < 0) return value;
-    values[static_cast<size_t>(i)] = value;
-    const auto& added = (*nothings)[static_cast<size_t>(i)];
-    return mx::add(value, mx::astype(added, value.dtype()));
-  }
-  bool edits(SiteId site) const override { return index(site) >= 0; }
-  void offer(SiteId, std::function<mx::array()>) override {}
-
- private:
-  int index(SiteId site) const {
-    return site < 0 ? -1 : index_[static_cast<size_t>(site)];
-  }
-
-  std::vector<int> index_;  // by site, -1: not watched
-
- public:
-  /** Of one pass. */
-  const std::vector<mx::array>* nothings = nullptr;
-  std::vector<std::optional<mx::array>> values;
-};
 
 class Attributor {
  public:
@@ -85,7 +50,7 @@ class Attributor {
       it.grid = make_grid("attribute", model, of_site(name), it.site, pairs_);
       it.by_unit = it.site.heads > 0 || !options.neurons.empty() ||
                    std::ranges::count(options.by, Axis::neuron) > 0;
-      if (it.site.pattern && !options.aligned.empty())
+      if (it.site.pattern && !options.position_map.empty())
         fail(
             ErrorKind::usage,
             "[attribute] patterns of prompts that do not match position by "
@@ -195,7 +160,7 @@ class Attributor {
         .positions = options_.positions,
         .heads = options_.heads,
         .neurons = options_.neurons,
-        .aligned = options_.aligned};
+        .position_map = options_.position_map};
   }
 
   void check() const {
@@ -231,7 +196,7 @@ class Attributor {
     std::ranges::copy(pair.source, ids.begin());
     std::ranges::copy(pair.run, ids.begin() + length);
     const auto both = Stepper(model_, nullptr, lengths(pair, 1))
-                          .embed(mx::reshape(ints(ids), {2, length}));
+                          .embed(mx::reshape(int_array(ids), {2, length}));
     const auto source = rows(both, 0, 1), run = rows(both, 1, 2);
     if (options_.steps == 1) return {source, run};
     const auto way = mx::subtract(aligned(source, pair, run), run);
@@ -248,14 +213,14 @@ class Attributor {
   // `run` where none stands for it.
   static mx::array aligned(
       const mx::array& source, const Pair& pair, const mx::array& run) {
-    if (pair.aligned.empty()) return source;
+    if (pair.position_map.empty()) return source;
     std::vector<int> from;
     for (int p = 0; p < run.shape(1); ++p) {
       const bool real = p < static_cast<int>(pair.run.size());
       const int at = real ? pair.source_of(p) : -1;
       from.push_back(at < 0 ? source.shape(1) + p : at);
     }
-    return mx::take(mx::concatenate({source, run}, 1), ints(from), 1);
+    return mx::take(mx::concatenate({source, run}, 1), int_array(from), 1);
   }
 
   // Of the source, then of so many points on the way to the run.
@@ -265,64 +230,6 @@ class Attributor {
         static_cast<size_t>(lines) + 1, static_cast<int>(pair.run.size()));
     out.lengths[0] = static_cast<int>(pair.source.size());
     return out;
-  }
-
-  // The metric of each row of x, [row, pos, d_model]: float32 [row].
-  mx::array measured(
-      const mx::array& x,
-      const std::vector<int>& ids,
-      const Readout& metric,
-      const std::optional<mx::array>& reference) const {
-    const int n = static_cast<int>(ids.size());
-    if (!metric.every_position()) {
-      return metric.values(logits_at_end(x, n, metric), reference, {});
-    }
-    const int batch = x.shape(0), d_model = x.shape(2);
-    if (metric.whole_run) {
-      std::vector<mx::array> each;
-      for (int i = 0; i < batch; ++i)
-        each.push_back(metric.values(
-            mx::squeeze(
-                logits(mx::slice(x, {i, 0, 0}, {i + 1, n, d_model}), n, metric),
-                0),
-            reference,
-            {}));
-      return mx::concatenate(std::move(each), 0);
-    }
-    const auto all =
-        logits(mx::slice(x, {0, 0, 0}, {batch, n, d_model}), n, metric);
-    const auto read = mx::slice(all, {0, 0, 0}, {batch, n - 1, all.shape(2)});
-    std::vector<int> next;
-    for (int i = 0; i < batch; ++i)
-      next.insert(next.end(), ids.begin() + 1, ids.end());
-    const auto values =
-        metric.values(mx::reshape(read, {-1, all.shape(2)}), reference, next);
-    return mx::mean(mx::reshape(values, {batch, n - 1}), 1);
-  }
-
-  // [row, pos, d_model] of prompts of n tokens to [row, pos, column], float32.
-  mx::array logits(const mx::array& x, int n, const Readout& metric) const {
-    const PassRows rows{
-        .lengths = std::vector<int>(static_cast<size_t>(x.shape(0)), n)};
-    return mx::astype(
-        Stepper(model_, nullptr, rows).head(x, metric.columns()), mx::float32);
-  }
-
-  // At the position that the metric reads alone: [row, column].
-  mx::array logits_at_end(
-      const mx::array& x, int n, const Readout& metric) const {
-    const int at = metric.position_in(n);
-    // What edits the head may look at positions.
-    if (Stepper::edits_head(model_)) {
-      const auto whole = mx::slice(x, {0, 0, 0}, {x.shape(0), n, x.shape(2)});
-      return mx::take(logits(whole, n, metric), at, 1);
-    }
-    return mx::squeeze(
-        logits(
-            mx::slice(x, {0, at, 0}, {x.shape(0), at + 1, x.shape(2)}),
-            1,
-            metric),
-        1);
   }
 
   Parts parts_of(size_t index) const {
@@ -347,15 +254,15 @@ class Attributor {
       // The source runs along with the first.
       const int first = done == 0 ? 1 : 0;
       if (first) batch = mx::concatenate({source, batch}, 0);
-      Probe probe(model_.sites().size(), watched_);
+      GradientTap tap(model_.sites().size(), watched_);
       std::optional<mx::array> of_source;
       auto [values, grads] = mx::vjp(
           [&](const std::vector<mx::array>& added) {
-            probe.nothings = &added;
+            tap.zeros = &added;
             auto rows_in_pass = lengths(pair, lines);
             if (!first)
               rows_in_pass.lengths.erase(rows_in_pass.lengths.begin());
-            Stepper stepper(model_, &probe, rows_in_pass);
+            Stepper stepper(model_, &tap, rows_in_pass);
             auto x = batch;
             for (int i = 0; i < decoder_.config().n_layers; ++i)
               x = stepper.layer(i, x);
@@ -363,18 +270,25 @@ class Attributor {
               const int row = denoise ? 0 : 1;
               const auto& ids = denoise ? pair.source : pair.run;
               reference = mx::stop_gradient(logits_at_end(
-                  rows(x, row, row + 1), static_cast<int>(ids.size()), metric));
+                  model_,
+                  rows(x, row, row + 1),
+                  static_cast<int>(ids.size()),
+                  metric));
             }
             if (first)
-              of_source = mx::stop_gradient(
-                  measured(rows(x, 0, 1), pair.source, metric, reference));
+              of_source = mx::stop_gradient(measured(
+                  model_, rows(x, 0, 1), pair.source, metric, reference));
             return std::vector{measured(
-                rows(x, first, first + lines), pair.run, metric, reference)};
+                model_,
+                rows(x, first, first + lines),
+                pair.run,
+                metric,
+                reference)};
           },
           nothings,
           {mx::ones({lines})});
       if (first)
-        for (const auto& value : probe.values)
+        for (const auto& value : tap.values)
           differences.push_back(difference(value.value(), pair));
       if (gradients.empty())
         gradients = std::move(grads);
@@ -398,7 +312,7 @@ class Attributor {
       mx::eval(std::move(wanted));
       if (first) {
         parts.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
-        parts.source = pair.run == pair.source && pair.aligned.empty()
+        parts.source = pair.run == pair.source && pair.position_map.empty()
                            ? parts.run
                            : static_cast<double>(of_source->item<float>());
       }
@@ -489,36 +403,6 @@ class Attributor {
   std::vector<Readout> metrics_;
 };
 
-// Of equal values, the mean of their ranks.
-std::vector<double> ranks(const std::vector<double>& values) {
-  std::vector<size_t> order(values.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::sort(order, {}, [&](size_t i) { return values[i]; });
-  std::vector<double> out(values.size());
-  for (size_t i = 0; i < order.size();) {
-    size_t end = i;
-    while (end < order.size() && values[order[end]] == values[order[i]])
-      ++end;
-    const double rank = static_cast<double>(i + end - 1) / 2;
-    for (; i < end; ++i)
-      out[order[i]] = rank;
-  }
-  return out;
-}
-
-double correlation(const std::vector<double>& a, const std::vector<double>& b) {
-  const auto n = static_cast<double>(a.size());
-  const double mean_a = std::accumulate(a.begin(), a.end(), 0.0) / n;
-  const double mean_b = std::accumulate(b.begin(), b.end(), 0.0) / n;
-  double both = 0, of_a = 0, of_b = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    both += (a[i] - mean_a) * (b[i] - mean_b);
-    of_a += (a[i] - mean_a) * (a[i] - mean_a);
-    of_b += (b[i] - mean_b) * (b[i] - mean_b);
-  }
-  return both / std::sqrt(of_a * of_b);  // 0 / 0: NaN
-}
-
 }  // namespace
 
 std::vector<float> Attribution::attributions() const {
@@ -533,32 +417,6 @@ std::vector<float> Attribution::attributions() const {
 std::vector<Attribution> attribute(
     const InterpretableModel& model, const AttributeOptions& options) {
   return Attributor(model, options).attributions();
-}
-
-Agreement compare(const Sweep& exact, const Sweep& approximate, size_t worst) {
-  const auto same = [](const Sweep::Range& a, const Sweep::Range& b) {
-    return a.axis == b.axis && a.values == b.values;
-  };
-  if (!std::ranges::equal(exact.axes, approximate.axes, same) ||
-      exact.cells() != approximate.cells() || exact.cells() == 0)
-    fail(
-        ErrorKind::usage,
-        "[compare] the sweeps have {} and {} cells that are not the same; "
-        "sweep both by the same axes",
-        exact.cells(),
-        approximate.cells());
-  const std::vector<double> a(exact.metric.begin(), exact.metric.end());
-  const std::vector<double> b(
-      approximate.metric.begin(), approximate.metric.end());
-  Agreement out{correlation(a, b), correlation(ranks(a), ranks(b)), {}};
-  std::vector<size_t> order(a.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::ranges::stable_sort(
-      order, std::greater<>(), [&](size_t i) { return std::abs(a[i] - b[i]); });
-  for (size_t i = 0; i < std::min(worst, order.size()); ++i)
-    out.worst.push_back(
-        {order[i], exact.metric[order[i]], approximate.metric[order[i]]});
-  return out;
 }
 
 }  // namespace mlxterp

@@ -7,7 +7,7 @@
 #include "analysis/means.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
-#include "analysis/wavefront.h"
+#include "analysis/wavefront/wavefront.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"

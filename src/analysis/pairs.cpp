@@ -32,7 +32,7 @@ std::vector<Pair> make_pairs(
   const bool denoise = options.direction == Direction::denoise;
   std::vector<Pair> pairs;
   for (size_t i = 0; i < clean.size(); ++i) {
-    if (clean[i].size() != corrupt[i].size() && options.aligned.empty())
+    if (clean[i].size() != corrupt[i].size() && options.position_map.empty())
       fail(
           ErrorKind::usage,
           "[{}] pair {}: the clean prompt has {} tokens, the corrupted "
@@ -55,9 +55,9 @@ std::vector<Pair> make_pairs(
           corrupt[i].size());
     Pair pair{
         denoise ? corrupt[i] : clean[i], denoise ? clean[i] : corrupt[i], {}};
-    if (!options.aligned.empty()) {
-      pair.aligned.assign(pair.run.size(), -1);
-      for (const auto& [in_clean, in_corrupt] : options.aligned) {
+    if (!options.position_map.empty()) {
+      pair.position_map.assign(pair.run.size(), -1);
+      for (const auto& [in_clean, in_corrupt] : options.position_map) {
         const int at = denoise ? in_corrupt : in_clean;
         const int from = denoise ? in_clean : in_corrupt;
         if (at < 0 || from < 0 || static_cast<size_t>(at) >= pair.run.size() ||
@@ -71,7 +71,7 @@ std::vector<Pair> make_pairs(
               in_corrupt,
               clean[i].size(),
               corrupt[i].size());
-        pair.aligned[static_cast<size_t>(at)] = from;
+        pair.position_map[static_cast<size_t>(at)] = from;
       }
     }
     pairs.push_back(std::move(pair));
@@ -118,12 +118,12 @@ std::vector<Place> of_pair(const std::vector<Place>& cell, const Pair& pair) {
   std::vector<Place> out;
   for (auto place : cell) {
     if (place.to < 0) place.to = static_cast<int>(pair.run.size()) - 1;
-    if (pair.aligned.empty()) {
+    if (pair.position_map.empty()) {
       out.push_back(place);
       continue;
     }
     for (int p = place.from; p <= place.to; ++p)
-      if (pair.aligned[static_cast<size_t>(p)] >= 0)
+      if (pair.position_map[static_cast<size_t>(p)] >= 0)
         out.push_back({place.first_layer, place.last_layer, p, p, place.unit});
   }
   return out;

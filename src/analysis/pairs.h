@@ -16,10 +16,11 @@ namespace mlxterp {
 struct Pair {
   std::vector<int> run, source;
   /** By position of `run`, that of `source`, -1: none. Empty: the same. */
-  std::vector<int> aligned;
+  std::vector<int> position_map;
 
   int source_of(int position) const {
-    return aligned.empty() ? position : aligned[static_cast<size_t>(position)];
+    return position_map.empty() ? position
+                                : position_map[static_cast<size_t>(position)];
   }
   /** How many positions stand before the first where the two runs may differ:
    * same tokens, each aligned with itself. */

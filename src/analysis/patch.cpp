@@ -8,7 +8,7 @@
 #include "analysis/pairs.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
-#include "analysis/wavefront.h"
+#include "analysis/wavefront/wavefront.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 
@@ -36,7 +36,7 @@ class Patcher {
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
       const auto result =
-          options_.plain ? plainly(i, places) : together(i, places);
+          options_.one_pass_per_cell ? plainly(i, places) : together(i, places);
       averages.add(result.cells, options_.metric.name, "patch");
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
@@ -61,7 +61,7 @@ class Patcher {
     Wavefront wave{
         .model = model_,
         .runs = {{pair.run}, {pair.source}},
-        .aligned = pair.aligned,
+        .position_map = pair.position_map,
         .sites =
             {{.ids = site_.ids,
               .layout = site_.pattern ? Layout::heads : site_.layout,
@@ -146,7 +146,9 @@ class Patcher {
     for (int p = place.from; p <= place.to; ++p) {
       to.push_back(p);
       from.push_back(
-          pair.aligned.empty() ? p : pair.aligned[static_cast<size_t>(p)]);
+          pair.position_map.empty()
+              ? p
+              : pair.position_map[static_cast<size_t>(p)]);
     }
     const int axis = site_.layout == Layout::scores ? 2 : 1;
     const mx::array rows(

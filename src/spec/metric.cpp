@@ -1,6 +1,7 @@
 #include "mlxterp/spec/metric.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "spec/text.h"
 
@@ -85,9 +86,12 @@ std::string name_of(const std::vector<std::string>& texts) {
              : out;
 }
 
-bool by_number(std::string_view text) {
-  return text.starts_with("id:") &&
-         whole_number<int>(text.substr(3)).has_value();
+// The N of `id:N`; spaces around it are no part of a token, as after a comma.
+std::optional<int> by_number(std::string_view text) {
+  const auto from = text.find_first_not_of(' ');
+  if (from == text.npos || !text.substr(from).starts_with("id:")) return {};
+  text = text.substr(from + 3, text.find_last_not_of(' ') - from - 2);
+  return whole_number<int>(text);
 }
 
 // Where a leading space makes a difference: not to punctuation.
@@ -121,9 +125,8 @@ int parse_token(
         options.name,
         printable(text),
         text.size());
-  const int id = by_number(text)
-                     ? *whole_number<int>(std::string_view(text).substr(3))
-                     : model.tokenizer().single_token(text);
+  const auto number = by_number(text);
+  const int id = number ? *number : model.tokenizer().single_token(text);
   const int checked = Token(id).id(model);
   if (options.warn)
     for (const auto& sentence : answer_warnings(model, {text}))

@@ -5,7 +5,6 @@
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/io/hub.h"
-#include "mlxterp/trace/verify.h"
 #include "trace/overlay.h"
 
 namespace mx = mlx::core;
@@ -86,16 +85,6 @@ InterpretableModel InterpretableModel::load(
       std::move(decoder),
       std::move(tokenizer),
       family_of(checkpoint.config()).renames);
-  if (options.verify)
-    if (const auto failed =
-            failures(mlxterp::verify(loaded, {.progress = options.progress}));
-        !failed.empty())
-      fail(
-          ErrorKind::bad_data,
-          "[load] {} does not hold what every model must: {}; see mlxterp "
-          "verify",
-          printable(checkpoint.path().string()),
-          failed);
   return loaded;
 }
 

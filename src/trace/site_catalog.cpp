@@ -220,10 +220,24 @@ SiteCatalog SiteCatalog::extended(
     const std::string& name,
     const SiteCatalog& module,
     bool error) const {
+  const bool word = std::ranges::all_of(name, [](char c) {
+    return c == '_' || (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+           (c >= 'A' && c <= 'Z');
+  });
+  if (name.empty() || !word)
+    fail(
+        ErrorKind::usage,
+        "[attach] '{}' is no name for sites; take letters, digits and _",
+        printable(name));
   auto out = *this;
   const auto& base = (*this)[site];
   auto bases = base.aliases;
   bases.push_back(base.name);
+  // A module's path means its output.
+  constexpr std::string_view output = ".output";
+  for (size_t i = 0, n = bases.size(); i < n; ++i)
+    if (bases[i].ends_with(output))
+      bases.push_back(bases[i].substr(0, bases[i].size() - output.size()));
   for (const auto& taken : bases)
     if (contains(join(taken, name)))
       fail(

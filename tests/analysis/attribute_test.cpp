@@ -339,7 +339,7 @@ TEST(Attribute, PromptsOfOtherLengthsAreAligned) {
          .metric = logit_diff(4, 9),
          .direction = direction,
          .layers = {-1},
-         .aligned = pairs})[0];
+         .position_map = pairs})[0];
     const auto exact = patch(
         model,
         {.clean = longer,
@@ -348,7 +348,7 @@ TEST(Attribute, PromptsOfOtherLengthsAreAligned) {
          .metric = logit_diff(4, 9),
          .direction = direction,
          .layers = {-1},
-         .aligned = pairs});
+         .position_map = pairs});
     EXPECT_FLOAT_EQ(out.sweep.clean, exact.clean);
     EXPECT_FLOAT_EQ(out.sweep.corrupt, exact.corrupt);
     EXPECT_GT(largest(out.attributions()), 1e-3);

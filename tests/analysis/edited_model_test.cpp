@@ -153,7 +153,7 @@ TEST_P(EditedModel, EveryAnalysisEqualsEditsInEachPass) {
           .by = {Axis::layer, Axis::position},
           .metric = logit_diff(4, 9)};
       const auto fast = patch(edited, options);
-      options.plain = true;
+      options.one_pass_per_cell = true;
       expect_near(fast.metric, patch(edited, options).metric, site);
       // And one cell by hand, with the edits in the plain model's own passes.
       const auto corner = fast.metric.back();
@@ -307,6 +307,13 @@ TEST(Attach, AModuleIsReadReplacesAndKeepsItsError) {
   const auto twice = exact.attach("layers.0.mlp_out", code, {.name = "other"});
   EXPECT_TRUE(twice.sites().contains("layers.0.mlp_out.other.acts"));
   EXPECT_TRUE(twice.sites().contains(at + ".sae.acts"));
+  // A module's path means its output, and leads to what is attached there.
+  const auto whole = plain.attach("layers.1", code, {.name = "sae"});
+  EXPECT_EQ(
+      whole.sites().find("layers.1.sae.acts"),
+      whole.sites().find(at + ".sae.acts"));
+  for (const auto* name : {"", "a.b", "a b", "\u00e9"})
+    EXPECT_THROW((void)plain.attach(at, code, {.name = name}), Error) << name;
 }
 
 TEST(Attach, FeaturesAreSweptAsEverySiteIs) {
@@ -327,14 +334,13 @@ TEST(Attach, FeaturesAreSweptAsEverySiteIs) {
           .site = site,
           .metric = logit_diff(4, 9)};
       const auto fast = patch(model, options);
-      options.plain = true;
+      options.one_pass_per_cell = true;
       const auto slow = patch(model, options);
       ASSERT_EQ(fast.metric.size(), slow.metric.size());
       ASSERT_GT(fast.metric.size(), 10u);
       for (size_t i = 0; i < fast.metric.size(); ++i)
         EXPECT_NEAR(fast.metric[i], slow.metric[i], 1e-4) << site << " " << i;
     }
-    if (!by_position) continue;
     // And of the module's: one cell a feature and position.
     PatchOptions options{
         .clean = clean,
@@ -343,7 +349,7 @@ TEST(Attach, FeaturesAreSweptAsEverySiteIs) {
         .by = {Axis::neuron, Axis::position},
         .metric = logit_diff(4, 9)};
     const auto fast = patch(model, options);
-    options.plain = true;
+    options.one_pass_per_cell = true;
     const auto slow = patch(model, options);
     ASSERT_EQ(fast.metric.size(), 42u);
     for (size_t i = 0; i < fast.metric.size(); ++i)

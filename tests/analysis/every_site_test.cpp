@@ -111,7 +111,7 @@ TEST_P(EverySite, WalkedOrOnePassACell) {
         if (heads) options.heads = units;
         if (neurons) options.neurons = units;
         const auto fast = outcome(model, options);
-        options.plain = true;
+        options.one_pass_per_cell = true;
         const auto slow = outcome(model, options);
         const auto what = fmt::format(
             "{} by {} axes, {} first, {}",

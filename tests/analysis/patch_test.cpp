@@ -29,7 +29,7 @@ void expect_exact(
     double tolerance,
     const std::string& what) {
   const auto fast = patch(model, options);
-  options.plain = true;
+  options.one_pass_per_cell = true;
   const auto slow = patch(model, options);
   const double size = std::max(
       {1.0,
@@ -236,7 +236,7 @@ TEST(Patch, AlignedPromptsOfTwoLengths) {
            .site = site,
            .metric = logit(4),
            .direction = direction,
-           .aligned = {{0, 0}, {1, 1}, {3, 2}, {4, 3}, {6, 5}, {7, 6}}},
+           .position_map = {{0, 0}, {1, 1}, {3, 2}, {4, 3}, {6, 5}, {7, 6}}},
           1e-5,
           std::string("aligned ") + site);
 }
@@ -446,7 +446,7 @@ TEST(Patch, Misuse) {
             custom("shape", [](const mx::array& logits) { return logits; });
       }),
       "one number a row");
-  expect(with([](auto& o) { o.aligned = {{0, 9}}; }), "are out of range");
+  expect(with([](auto& o) { o.position_map = {{0, 9}}; }), "are out of range");
 }
 
 }  // namespace

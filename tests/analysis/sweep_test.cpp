@@ -87,7 +87,7 @@ TEST(Sweep, EitherDirectionIsThatOfPlainPasses) {
            .site = "mlp_out",
            .metric = metric,
            .direction = direction,
-           .plain = plain});
+           .one_pass_per_cell = plain});
       const auto what = fmt::format(
           "{}{}",
           direction == Direction::denoise ? "denoise" : "noise",
@@ -206,7 +206,7 @@ TEST(Sweep, KlDivergenceStartsFromTheCleanRun) {
            .corrupt = corrupt,
            .metric = kl_divergence(),
            .direction = direction,
-           .plain = plain});
+           .one_pass_per_cell = plain});
       EXPECT_NEAR(sweep.corrupt, wanted, 1e-5);
       EXPECT_NEAR(sweep.clean, 0, 1e-5);
     }

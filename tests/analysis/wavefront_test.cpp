@@ -1,7 +1,7 @@
 // The walk that all sweeps share, where patch() cannot reach: cells that begin
 // within a few positions are given the rows of the first, as on a GPU.
 
-#include "analysis/wavefront.h"
+#include "analysis/wavefront/wavefront.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

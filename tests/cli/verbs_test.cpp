@@ -122,7 +122,7 @@ TEST_F(Verbs, PatchOfPromptsOfTwoLengths) {
       {.clean = {3, 4, 5, 6},
        .corrupt = {3, 9, 9, 5, 6},
        .metric = logit(5),
-       .aligned = {{0, 0}, {2, 3}, {3, 4}}});
+       .position_map = {{0, 0}, {2, 3}, {3, 4}}});
   expect_sweep(answer(mapped), sweep, sweep.effect());
   const auto without = run(pair);
   EXPECT_EQ(without.code, 2);
@@ -669,7 +669,11 @@ TEST_F(Verbs, IdsNeedNoTokenizer) {
        "--corrupt-ids",
        "5,4",
        "--metric",
-       "logit(id:5)"}};
+       "logit(id:5)"},
+      {"verify",
+       MLXTERP_SOURCE_DIR "/tests/parity/families/llama-gqa",
+       "--ids",
+       "3,4"}};
   for (const auto& arguments : all) {
     const auto outcome = run(arguments);
     EXPECT_EQ(outcome.code, 0) << arguments[0] << ": " << outcome.err;

@@ -10,7 +10,10 @@ from mlxterp import (
     InterpretableModel,
     UnknownNameError,
     UsageError,
+    ablate,
+    attribute,
     lens,
+    patch,
     scale,
     zero_out,
 )
@@ -138,9 +141,12 @@ def test_what_an_attached_module_replaces(model, coder):
     inside = {f"{site}.attached.acts": lambda a: a * 3}
     wanted = out(model, {site: lambda x: coder.decode(coder.acts(coder.encode(x)) * 3)})
     assert near(out(replaced, inside), wanted)
-    # Behind what is edited at the site.
+    # Before what a pass edits at the site, behind what stood already.
     both = out(replaced, {site: scale(2.0)})
-    assert near(both, out(model, {site: lambda x: coder(x * 2)}))
+    assert near(both, out(model, {site: lambda x: coder(x) * 2}))
+    before = model.edited({site: scale(2.0)}).attach(site, coder, "replace")
+    assert near(out(before), out(model, {site: lambda x: coder(x * 2)}))
+    assert near(before(mx.array(ROWS)), out(before)) and not near(out(before), both)
 
 
 def test_what_it_misses_is_kept(model, coder):
@@ -181,6 +187,56 @@ def test_several_and_functions(model, coder):
     assert c.engine.match("layers.*.one.{acts,encode}") == [
         f"{c.engine.resolve('layers.0')}.one.{it}.output" for it in ("encode", "acts")
     ]
+
+
+@pytest.mark.parametrize("by_position", [False, True])
+def test_every_analysis_runs_on_it(by_position):
+    """Natively a module of Python's is one of C++'s model: lens, sweeps and
+    gradients see it and its sites."""
+    model = InterpretableModel(FOLDER)
+    mx.random.seed(5)
+    coder = Coder(model.engine.config["d_model"])
+    site = "layers.0.resid_post"
+    sae = model.attach(
+        site, coder, "replace_with_error", name="sae", by_position=by_position
+    )
+    acts = f"{site}.sae.acts"
+    clean, corrupt = [3, 4, 5, 6, 8], [3, 9, 5, 6, 8]
+    metric = "logit_diff(id:5,id:7)"
+    with model.trace(clean):
+        plain = model.output.save()
+    assert near(lens(sae, clean).logits[-1], lens(model, clean).logits[-1])
+    replaced = model.attach(site, coder, "replace")
+    assert near(
+        lens(replaced, clean, top_k=1).logits[-1].flatten(), out(replaced, x=[clean])[0].max(-1)
+    )
+
+    def read(edits):
+        logits = out(sae, edits, [clean])[0, -1]
+        return (logits[5] - logits[7]).item()
+
+    def without(unit):
+        return {acts: lambda a: mx.where(mx.arange(a.shape[-1]) == unit, 0, a)}
+
+    name = "resid_post.sae.acts"
+    ablated = ablate(sae, clean, metric, name, "neuron", "zero", layers=0)
+    wanted = [read(without(unit)) for unit in range(12)]
+    assert ablated.metric.shape == (12,) and len(set(wanted)) > 2
+    assert mx.abs(ablated.metric - mx.array(wanted)).max().item() < 1e-5
+    with sae.trace(corrupt):
+        other = sae[acts].save()
+    patched = patch(sae, corrupt, clean, metric, name, "pos", layers=0)
+    for pos in range(5):
+
+        def put(a, pos=pos):
+            at = (mx.arange(5) == pos)[None, :, None]
+            return mx.where(at, other, a)
+
+        assert abs(patched.metric[pos].item() - read({acts: put})) < 1e-5
+    found = attribute(sae, corrupt, clean, metric, name, "pos", layers=0)[name]
+    assert abs(found.clean - patched.clean) < 1e-5
+    assert mx.abs(found.metric - found.corrupt).max().item() > 0
+    assert near(out(model, x=[clean]), plain)
 
 
 def test_what_cannot_be_attached(model, coder):

@@ -191,7 +191,7 @@ def test_ctrl_c_ends_a_sweep(model):
     threading.Thread(target=press).start()
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, plain=True)
+        sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, one_pass_per_cell=True)
         time.sleep(5)  # were it done sooner, the signal comes here
     assert time.monotonic() - begin < 4
     # And the model is as before.
@@ -301,8 +301,8 @@ def test_each_argument_reaches_its_field(monkeypatch, model):
     given = dict(
         layers=[1, 2], positions=[3], heads=[4, 5], neurons=[6], memory=7, samples=8
     )
-    given |= dict(seed=9, steps=10, window=11, noise=1.5, plain=True, senders="mlp_out")
-    given |= dict(site="z", sites=["z", "q"], by=["head", "neuron"], aligned=[(0, 1)])
+    given |= dict(seed=9, steps=10, window=11, noise=1.5, one_pass_per_cell=True, senders="mlp_out")
+    given |= dict(site="z", sites=["z", "q"], by=["head", "neuron"], position_map=[(0, 1)])
     given |= dict(direction="noise", ablation="resample", through_mlps=False)
     given |= dict(subject="it", receivers=["24.6.q"])
     compared = 0

@@ -41,6 +41,7 @@ TEST(ParseMetric, ReadsEachKind) {
   EXPECT_EQ(parse_metric(model, {"kl"}).kind, Kind::kl_divergence);
   EXPECT_EQ(parse_metric(model, {"loss"}).kind, Kind::loss);
   EXPECT_EQ(token(parse_metric(model, {"logit(id:28)"})), 28);
+  EXPECT_EQ(token(parse_metric(model, {"logit( id:28 )"})), 28);
   // Brackets and a second comma are tokens as good as others.
   EXPECT_EQ(token(parse_metric(model, {"logit())"})), id_of(model, ")"));
   EXPECT_EQ(

@@ -14,8 +14,8 @@
 #include "mlx/compile.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "mlxterp/analysis/collect.h"
 #include "mlxterp/core/error.h"
-#include "mlxterp/trace/collect.h"
 #include "tests/compare.h"
 #include "tests/tiny_model.h"
 

@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "mlx/ops.h"
+#include "mlxterp/analysis/collect.h"
 #include "mlxterp/core/error.h"
-#include "mlxterp/trace/collect.h"
 #include "tests/compare.h"
 #include "tests/tiny_model.h"
 

@@ -28,8 +28,8 @@ struct AttributeOptions {
   int steps = 1;
   /** Only these; negative ones count from the end. Empty: all. */
   std::vector<int> layers = {}, positions = {}, heads = {}, neurons = {};
-  /** As PatchOptions::aligned; patterns need prompts of one length. */
-  std::vector<std::pair<int, int>> aligned = {};
+  /** As PatchOptions::position_map; patterns need prompts of one length. */
+  std::vector<std::pair<int, int>> position_map = {};
   Progress progress = {};
 };
 

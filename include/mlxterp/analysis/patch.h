@@ -30,9 +30,9 @@ struct PatchOptions {
   /** Pairs of a clean and a corrupted position that stand for each other, where
    * the prompts do not match position by position: the others are never
    * patched. Empty: the prompts have one length. */
-  std::vector<std::pair<int, int>> aligned = {};
+  std::vector<std::pair<int, int>> position_map = {};
   /** One forward pass a cell: slow, for comparison. */
-  bool plain = false;
+  bool one_pass_per_cell = false;
   /** Bytes that what is computed at once may take; 0: as many as pay off. */
   size_t memory = 0;
   Progress progress = {};

@@ -18,9 +18,6 @@ struct LoadOptions {
   std::optional<mlx::core::Dtype> dtype = std::nullopt;
   Progress progress = {};
   Warn warn = {};  ///< Gets Checkpoint::warnings().
-  /** Check what was loaded (see trace/verify.h) and throw bad_data with what
-   * fails. For InterpretableModel::load; load_decoder does not look at it. */
-  bool verify = false;
   /** Take weights that are NaN or infinite as they are, to look into a model
    * that is broken. */
   bool allow_not_finite = false;

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "mlxterp/trace/verify.h"
+#include "mlxterp/analysis/verify.h"
 
 namespace mlxterp::report {
 

@@ -35,9 +35,9 @@ std::vector<int> parse_numbers(
     const std::vector<std::string>& texts, std::string_view name = "numbers");
 
 /**
- * Pairs of positions that stand for each other, as PatchOptions::aligned takes
- * them: CLEAN:CORRUPT, each a number or a range of as many. "0..2:1..3,5:4" is
- * (0, 1), (1, 2), (2, 3), (5, 4). Throws usage.
+ * Pairs of positions that stand for each other, as PatchOptions::position_map
+ * takes them: CLEAN:CORRUPT, each a number or a range of as many.
+ * "0..2:1..3,5:4" is (0, 1), (1, 2), (2, 3), (5, 4). Throws usage.
  */
 std::vector<std::pair<int, int>> parse_position_map(
     const std::vector<std::string>& texts,

@@ -165,8 +165,8 @@ def patch(
     positions=None,
     heads=None,
     neurons=None,
-    aligned: Sequence[tuple[int, int]] = (),
-    plain: bool = False,
+    position_map: Sequence[tuple[int, int]] = (),
+    one_pass_per_cell: bool = False,
     memory: int = 0,
     progress: Progress | None = None,
 ) -> Sweep:
@@ -178,8 +178,8 @@ def patch(
     layer, pos, head, neuron; what is not named is patched at once. `direction`:
     "denoise" puts clean values into the corrupted run, "noise" the reverse.
     `layers`, `positions`, `heads`, `neurons`: only these; negative ones count
-    from the end. `aligned`: pairs of a clean and a corrupted position, for
-    prompts of different length. `plain`: one pass a cell, to compare with.
+    from the end. `position_map`: pairs of a clean and a corrupted position, for
+    prompts of different length. `one_pass_per_cell`: the slow way, to compare with.
     `memory`: bytes that what is computed at once may take; 0: what pays off.
     """
     inner = native(model, "patch()")
@@ -197,8 +197,8 @@ def patch(
         positions=positions,
         heads=heads,
         neurons=neurons,
-        aligned=list(aligned),
-        plain=plain,
+        position_map=list(position_map),
+        one_pass_per_cell=one_pass_per_cell,
         memory=memory,
     )
     return _labelled(inner, _core.patch(inner, chosen), chosen)
@@ -366,7 +366,7 @@ def attribute(
     positions=None,
     heads=None,
     neurons=None,
-    aligned: Sequence[tuple[int, int]] = (),
+    position_map: Sequence[tuple[int, int]] = (),
     progress: Progress | None = None,
 ) -> dict[str, Sweep]:
     """Attribution patching (Nanda, 2023; Syed et al., 2023): patch() to the
@@ -390,7 +390,7 @@ def attribute(
         positions=positions,
         heads=heads,
         neurons=neurons,
-        aligned=list(aligned),
+        position_map=list(position_map),
     )
     found = _core.attribute(inner, chosen)
     return {it.site: _labelled(inner, it.sweep) for it in found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -13,7 +14,6 @@ from ..errors import UnknownNameError, UsageError
 from .base import Engine, Intervention, Pass
 from .wrapped import WrappedEngine
 
-MODES = ("read", "replace", "replace_with_error")
 _ERROR = "error"
 
 
@@ -28,9 +28,45 @@ class _Function(nn.Module):
         return self._fn(x)
 
 
+def engine_of(module: Any, mode: str) -> WrappedEngine:
+    """What runs an attached module. Raises UsageError."""
+    if mode not in (modes := ("read", "replace", "replace_with_error")):
+        raise UsageError(f"attach: mode {mode!r} is none of {', '.join(modes)}.")
+    if not callable(module):
+        raise UsageError(
+            f"attach: a module or a function is needed, not {type(module).__name__}."
+        )
+    return WrappedEngine(
+        module if isinstance(module, nn.Module) else _Function(module), None
+    )
+
+
+class Run:
+    """An attached module as C++ runs it: see python/src/attach.cpp."""
+
+    def __init__(self, engine: WrappedEngine):
+        self._engine = engine
+        self.parts = [path for path, _ in engine.named_modules() if path]
+        self._called: list[str] | None = None  # of them, as the first pass did
+
+    def __call__(self, x: mx.array, tap: Callable | None) -> mx.array:
+        if tap is None:
+            return self._engine.forward(x)
+        if self._called is None:
+            keys = self._engine.run(x).keys()
+            called = [key.removeprefix("model.") for key in keys]
+            self._called = [path for path in called if path in self.parts]
+        taps = [
+            (f"{path}.{end}", partial(tap, path, end == "input"))
+            for path in self._called
+            for end in ("input", "output")
+        ]
+        return self._engine.run(x, taps).output
+
+
 class Attached:
     """The `Engine` of the contract: another one, in whose passes a module reads
-    the value of a site, behind the edits made there. What happens inside it is
+    the value of a site, before the edits of the pass. What happens inside it is
     sites too: `<site>.<name>.<part>`, `<site>.<name>` its output. The other
     engine stays as it is, and may have several.
 
@@ -48,16 +84,12 @@ class Attached:
         engine: Engine,
         site: str,
         module: Any,
-        mode: str = "read",
-        name: str = "attached",
+        mode: str,
+        name: str,
+        standing: Sequence[tuple[str, Intervention]] = (),
     ):
-        if mode not in MODES:
-            raise UsageError(f"attach: mode {mode!r} is none of {', '.join(MODES)}.")
-        if not callable(module):
-            raise UsageError(
-                f"attach: a module or a function is needed, not {type(module).__name__}."
-            )
-        self._engine, self._mode = engine, mode
+        self._module = engine_of(module, mode)
+        self._engine, self._mode, self._standing = engine, mode, list(standing)
         self._at = engine.resolve(site)
         if not name.isidentifier():
             raise UsageError(f"attach: {name!r} is no name for sites.")
@@ -65,9 +97,11 @@ class Attached:
         with suppress(UnknownNameError):
             engine.resolve(f"{site}.{name}")
             raise UsageError(f"attach: there is a '{site}.{name}' already.")
-        module = module if isinstance(module, nn.Module) else _Function(module)
-        self._module = WrappedEngine(module, None)
         self._missed = WrappedEngine(nn.Identity(), None)
+
+    def attach(self, site, module, mode, name, by_position, standing=()):
+        """As the contract says."""
+        return Attached(self, site, module, mode, name, standing)
 
     def __getattr__(self, name: str):
         if name.startswith("__"):
@@ -120,17 +154,14 @@ class Attached:
             # Exactly the value, where nothing is edited.
             return y + runs[1].output if missed else x + (y - plain)
 
-        # Behind what is edited at the site itself.
-        own = [it for it in others if it[0] == self._at]
-        others = [it for it in others if it[0] != self._at]
-        held = self._engine.run(inputs, [*own, (self._at, act), *others])
+        held = self._engine.run(inputs, [*self._standing, (self._at, act), *others])
         return AttachedPass(held, start, runs)
 
     def forward(self, *args, **kwargs):
         """The model with the module attached."""
-        if self._mode == "read" or len(args) != 1 or kwargs:
-            return self._engine.forward(*args, **kwargs)
-        return self.run(args[0]).output
+        if len(args) == 1 and not kwargs:
+            return self.run(args[0]).output
+        raise UsageError("A model with a module attached is called with inputs alone.")
 
     def _full(self, site: str) -> str:
         return f"{self._at}.{self._name}.{site}"

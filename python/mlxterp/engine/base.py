@@ -72,6 +72,18 @@ class Engine(Protocol):
     def forward(self, *args, **kwargs):
         """The plain model, untraced."""
 
+    def attach(
+        self,
+        site: str,
+        module: Callable,
+        mode: str,
+        name: str,
+        by_position: bool,
+        standing: Sequence[tuple[str, Intervention]] = (),
+    ) -> Engine:
+        """An engine with a module attached, behind edits that stand: see
+        `InterpretableModel.attach`. This one stays as it is."""
+
     def named_modules(self) -> list[tuple[str, object]]:
         """Dotted paths and modules, the model itself (`""`) first."""
 

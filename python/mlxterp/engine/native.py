@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
+from .attached import Run, engine_of
 from .base import Intervention
 
 # mlx-lm's attention has a module for the rotation; upstream keeps what its
@@ -262,6 +264,17 @@ class NativeEngine:
     def forward(self, ids: list[list[int]] | mx.array) -> mx.array:
         """Logits [batch, pos, vocab], lazy."""
         return self.model.forward(ids)
+
+    def attach(self, site, module, mode, name, by_position, standing=()):
+        """As the contract says: C++ runs it, so that every analysis does."""
+        run = Run(engine_of(module, mode))
+        model = self.model.edited(list(standing)) if standing else self.model
+        other = copy(self)
+        other.model = model.attach(
+            self.resolve(site), run, run.parts, mode, name, by_position
+        )
+        other.resolve = lru_cache(maxsize=4096)(other._resolve)
+        return other
 
     def named_modules(self) -> list[tuple[str, object]]:
         return [(path, NativeModule(self.model, path)) for path in self.model.paths]

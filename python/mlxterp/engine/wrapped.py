@@ -125,6 +125,12 @@ class WrappedEngine:
         with stepped_in(self._embeddings, checks):
             return self.module(*args, **kwargs)
 
+    def attach(self, site, module, mode, name, by_position, standing=()):
+        """As the contract says."""
+        from .attached import Attached
+
+        return Attached(self, site, module, mode, name, standing)
+
     def _padded(self, inputs: list[list[int]] | mx.array):
         """`padded`, where the module does not look at padding."""
         ids, lengths, ends = padded(inputs)

@@ -1,4 +1,4 @@
-#include "mlxterp/trace/verify.h"
+#include "mlxterp/analysis/verify.h"
 
 #include <algorithm>
 #include <cmath>
@@ -388,6 +388,15 @@ std::string failures(const std::vector<Check>& checks) {
           check.where,
           check.bound);
   return out;
+}
+
+void require_verified(
+    const InterpretableModel& model, const VerifyOptions& options) {
+  if (const auto failed = failures(verify(model, options)); !failed.empty())
+    fail(
+        ErrorKind::bad_data,
+        "[verify] the model does not hold what every model must: {}",
+        failed);
 }
 
 }  // namespace mlxterp

@@ -1,4 +1,4 @@
-// mlxterp/trace/verify.h: whether the sites of a model mean what they say.
+// mlxterp/analysis/verify.h: whether the sites of a model mean what they say.
 
 #pragma once
 
@@ -66,5 +66,9 @@ std::vector<Check> verify(
 
 /** The checks that failed, as one sentence; empty where none did. */
 std::string failures(const std::vector<Check>& checks);
+
+/** Throws bad_data, with the checks that failed, where one did. */
+void require_verified(
+    const InterpretableModel& model, const VerifyOptions& options = {});
 
 }  // namespace mlxterp

@@ -1,5 +1,5 @@
-// analysis/wavefront.h: many slightly changed runs of one model in one walk up
-// its layers.
+// analysis/wavefront/wavefront.h: many slightly changed runs of one model in
+// one walk up its layers.
 
 #pragma once
 
@@ -69,7 +69,7 @@ struct Wavefront {
   std::vector<Run> runs;
   /** For each position of run 0's prompt, that of the sources that it takes
    * values from; empty: the same. */
-  std::vector<int> aligned = {};
+  std::vector<int> position_map = {};
   std::vector<Site> sites;
   std::vector<Cell> cells;
   Readout metric;

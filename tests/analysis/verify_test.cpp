@@ -1,7 +1,7 @@
 // Every family holds what verify() checks, in every precision; models broken on
 // purpose do not, and the check that says so has the right name.
 
-#include "mlxterp/trace/verify.h"
+#include "mlxterp/analysis/verify.h"
 
 #include <gtest/gtest.h>
 
@@ -162,19 +162,19 @@ TEST(Verify, OneTokenIsEnough) {
       verify(test::tiny_model(), {.prompt = std::vector<int>{}}), Error);
 }
 
-TEST(Verify, OnLoadWhereAsked) {
+TEST(Verify, IsRequired) {
   const testing::TempFolder place;
   testing::TinyCheckpoint tiny;
   EXPECT_NO_THROW(
-      InterpretableModel::load(tiny.write(place).string(), {.verify = true}));
+      require_verified(InterpretableModel::load(tiny.write(place).string())));
   for (const auto* part : {"v_proj", "o_proj"})  // their product overflows
     tiny.fill(
         std::string("model.layers.1.self_attn.") + part + ".weight", 3e38f);
   const auto path = tiny.write(place).string();
-  EXPECT_NO_THROW(InterpretableModel::load(path));
+  const auto broken = InterpretableModel::load(path);
   try {
-    InterpretableModel::load(path, {.verify = true});
-    ADD_FAILURE() << "it was loaded";
+    require_verified(broken);
+    ADD_FAILURE() << "it passed";
   } catch (const Error& error) {
     EXPECT_EQ(error.kind(), ErrorKind::bad_data);
     EXPECT_NE(

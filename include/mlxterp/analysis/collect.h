@@ -1,4 +1,4 @@
-// mlxterp/trace/collect.h: activations of many prompts.
+// mlxterp/analysis/collect.h: activations of many prompts.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-#include "mlxterp/trace/collect.h"
+#include "mlxterp/analysis/collect.h"
 
 #include <algorithm>
 #include <cstring>

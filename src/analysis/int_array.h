@@ -1,0 +1,17 @@
+// analysis/int_array.h: numbers as MLX takes them.
+
+#pragma once
+
+#include <vector>
+
+#include "mlx/array.h"
+
+namespace mlxterp {
+
+/** [n], int32. */
+inline mlx::core::array int_array(const std::vector<int>& values) {
+  using namespace mlx::core;
+  return array(values.data(), {static_cast<int>(values.size())}, int32);
+}
+
+}  // namespace mlxterp
