@@ -31,7 +31,8 @@ struct PatchOptions {
    * the prompts do not match position by position: the others are never
    * patched. Empty: the prompts have one length. */
   std::vector<std::pair<int, int>> aligned = {};
-  /** One forward pass a cell: slow, for comparison. */
+  /** One forward pass a cell: slow, for comparison. So is any model that is no
+   * Decoder swept. */
   bool plain = false;
   /** Bytes that what is computed at once may take; 0: as many as pay off. */
   size_t memory = 0;
