@@ -195,6 +195,36 @@ inline const Inputs no_prompts = Inputs::Rows{};
 [[noreturn]] void fail_field(
     const char* options, const std::string& field, nb::handle value);
 
+/** What Python asks of every option struct. */
+struct AnyOptions {
+  virtual ~AnyOptions() = default;
+  virtual nb::object get(const std::string& field) const = 0;
+  virtual std::vector<std::string> names() const = 0;
+};
+
+/** An option struct with its fields. */
+template <typename Options>
+struct Bound : AnyOptions {
+  Options value;
+  std::shared_ptr<const Fields<Options>> fields;
+
+  Bound(Options initial, std::shared_ptr<const Fields<Options>> known)
+      : value(std::move(initial)), fields(std::move(known)) {}
+
+  nb::object get(const std::string& field) const override {
+    const auto found = fields->find(field);
+    if (found == fields->end() || !found->second.get)
+      throw nb::attribute_error(field.c_str());
+    return found->second.get(value);
+  }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> all;
+    for (const auto& [name, field] : *fields)
+      all.push_back(name);
+    return all;
+  }
+};
+
 /** An option struct, made by the names of its fields: `PatchOptions(site="z")`.
  * `progress` is a function of what is being done and how much of it is; Ctrl-C
  * ends the work with or without one. */
@@ -209,45 +239,30 @@ void bind_options(
       self.progress = progress_of(nb::cast<std::optional<nb::callable>>(f));
     };
   const auto known = std::make_shared<const Fields<Options>>(std::move(fields));
-  nb::class_<Options>(m, name)
-      .def(
-          "__init__",
-          [name, initial, known](Options* self, const nb::kwargs& given) {
-            auto made = initial;
-            if constexpr (requires { made.progress; })
-              made.progress = progress_of({});
-            for (const auto& [key, value] : given) {
-              const auto field = nb::cast<std::string>(key);
-              const auto found = known->find(field);
-              if (found == known->end()) fail_field(name, field, {});
-              try {
-                found->second.set(made, value);
-              } catch (const nb::cast_error&) {
-                fail_field(name, field, value);
-              }
-            }
-            new (self) Options(std::move(made));
-          })
-      .def(
-          "__getattr__",
-          [known](const Options& self, const std::string& name) {
-            const auto found = known->find(name);
-            if (found == known->end() || !found->second.get)
-              throw nb::attribute_error(name.c_str());
-            return found->second.get(self);
-          })
-      .def("__dir__", [known](const Options&) {
-        std::vector<std::string> names;
-        for (const auto& [name, field] : *known)
-          names.push_back(name);
-        return names;
+  nb::class_<Bound<Options>, AnyOptions>(m, name).def(
+      "__init__",
+      [name, initial, known](Bound<Options>* self, const nb::kwargs& given) {
+        auto made = initial;
+        if constexpr (requires { made.progress; })
+          made.progress = progress_of({});
+        for (const auto& [key, value] : given) {
+          const auto field = nb::cast<std::string>(key);
+          const auto found = known->find(field);
+          if (found == known->end()) fail_field(name, field, {});
+          try {
+            found->second.set(made, value);
+          } catch (const nb::cast_error&) {
+            fail_field(name, field, value);
+          }
+        }
+        new (self) Bound<Options>(std::move(made), known);
       });
 }
 
 /** An analysis that is a function of a model and its options. */
 template <typename Options, auto analysis>
-auto run(const Model& model, const Options& options) {
-  const Options own = options;  // another thread may change the user's
+auto run(const Model& model, const Bound<Options>& options) {
+  const Options own = options.value;
   nb::gil_scoped_release no_gil;
   return analysis(model.model, own);
 }

@@ -83,10 +83,10 @@ void bind_lens(nb::module_& m) {
       "logit_lens",
       [](const Model& model,
          const Ids& prompt,
-         const LensOptions& options,
+         const Bound<LensOptions>& options,
          const TunedLens* tuned) {
         const auto inputs = inputs_of(prompt);
-        auto own = options;
+        auto own = options.value;
         own.tuned = tuned;
         nb::gil_scoped_release no_gil;
         return logit_lens(model.model, inputs, own);
@@ -118,8 +118,8 @@ void bind_lens(nb::module_& m) {
       "train_tuned_lens",
       [](const Model& model,
          const std::vector<int>& ids,
-         const TunedLensOptions& options) {
-        const auto own = options;
+         const Bound<TunedLensOptions>& options) {
+        const auto own = options.value;
         nb::gil_scoped_release no_gil;
         return train_tuned_lens(model.model, ids, own);
       });
@@ -168,15 +168,11 @@ void bind_logits(nb::module_& m) {
       .def_prop_ro(
           "kind", [](const LogitPart& self) { return name(self.kind); })
       .def_prop_ro("name", &LogitPart::name);
-  bind_result(
-      m,
-      "LogitAttribution",
-      Member{"parts", &LogitAttribution::parts},
-      Member{"accumulated", &LogitAttribution::accumulated},
-      Member{"sum", &LogitAttribution::sum},
-      Member{"model", &LogitAttribution::model},
-      Member{"softcap", &LogitAttribution::softcap},
-      Member{"ids", &LogitAttribution::ids});
+  nb::class_<LogitAttribution>(m, "LogitAttribution")
+      .def_ro("parts", &LogitAttribution::parts)
+      .def_ro("accumulated", &LogitAttribution::accumulated)
+      .def_ro("sum", &LogitAttribution::sum)
+      .def_ro("model", &LogitAttribution::model);
   bind_options<LogitAttributionOptions>(
       m,
       "LogitAttributionOptions",
@@ -202,8 +198,9 @@ void bind_heads(nb::module_& m) {
        {"sequences", field(&RepeatedTokens::sequences)},
        {"seed", field(&RepeatedTokens::seed)}});
   m.def(
-      "repeated_tokens", [](const Model& model, const RepeatedTokens& options) {
-        return repeated_tokens(model.model, options);
+      "repeated_tokens",
+      [](const Model& model, const Bound<RepeatedTokens>& options) {
+        return repeated_tokens(model.model, options.value);
       });
   bind_options<HeadOptions>(
       m,
@@ -216,9 +213,11 @@ void bind_heads(nb::module_& m) {
        {"exclude_current", field(&HeadOptions::exclude_current)}});
   m.def(
       "head_scores",
-      [](const Model& model, const Ids& prompts, const HeadOptions& options) {
+      [](const Model& model,
+         const Ids& prompts,
+         const Bound<HeadOptions>& options) {
         const auto inputs = inputs_of(prompts);
-        const auto own = options;
+        const auto own = options.value;
         HeadScores found;
         {
           nb::gil_scoped_release no_gil;
@@ -230,11 +229,15 @@ void bind_heads(nb::module_& m) {
           all.emplace_back(name(kind), grid_of(found[kind]));
         return all;
       });
+  const Field<AblationOptions> tokens = {
+      [](AblationOptions& self, nb::handle value) {
+        self.tokens = nb::cast<const Bound<RepeatedTokens>&>(value).value;
+      }};
   bind_options<AblationOptions>(
       m,
       "AblationOptions",
       {},
-      {{"tokens", field(&AblationOptions::tokens)},
+      {{"tokens", tokens},
        {"heads", field(&AblationOptions::heads)},
        {"value",
         worded(
@@ -312,9 +315,9 @@ void bind_verify(nb::module_& m) {
       [](const Model& model,
          const Ids& prompts,
          const std::vector<std::string>& sites,
-         const CollectOptions& options) {
+         const Bound<CollectOptions>& options) {
         const auto inputs = inputs_of(prompts);
-        const auto own = options;
+        const auto own = options.value;
         std::optional<ActivationCache> found;
         {
           nb::gil_scoped_release no_gil;

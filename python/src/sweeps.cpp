@@ -131,12 +131,10 @@ void bind_sweeps(nb::module_& m) {
        {"layers", field(&CausalTraceOptions::layers)},
        {"positions", field(&CausalTraceOptions::positions)},
        {"memory", field(&CausalTraceOptions::memory)}});
-  bind_result(
-      m,
-      "CausalTrace",
-      Member{"sweep", &CausalTrace::sweep},
-      Member{"metric", &CausalTrace::metric},
-      Member{"subject", &CausalTrace::subject});
+  nb::class_<CausalTrace>(m, "CausalTrace")
+      .def_ro("sweep", &CausalTrace::sweep)
+      .def_ro("metric", &CausalTrace::metric)
+      .def_ro("subject", &CausalTrace::subject);
   m.def("causal_trace", &run<CausalTraceOptions, &causal_trace>);
 
   nb::class_<Receiver>(m, "Receiver").def("__repr__", &spec::spell);
@@ -176,11 +174,9 @@ void bind_sweeps(nb::module_& m) {
        {"heads", field(&AttributeOptions::heads)},
        {"neurons", field(&AttributeOptions::neurons)},
        {"aligned", field(&AttributeOptions::aligned)}});
-  bind_result(
-      m,
-      "Attribution",
-      Member{"site", &Attribution::site},
-      Member{"sweep", &Attribution::sweep});
+  nb::class_<Attribution>(m, "Attribution")
+      .def_ro("site", &Attribution::site)
+      .def_ro("sweep", &Attribution::sweep);
   m.def("attribute", &run<AttributeOptions, &attribute>);
 
   m.def("compare", [](const Sweep& exact, const Sweep& approximate, size_t n) {

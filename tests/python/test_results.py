@@ -10,37 +10,38 @@ import pytest
 from families import build, ids
 from mlxterp import InterpretableModel, _core, heads, lenses, logits, metrics, sweeps, tasks
 from mlxterp import visualization as viz
+from test_two_engines import FOLDERS
 
-CLEAN = "When Mary and John went to the store, John gave a drink to"
-CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
-DIFF = metrics.logit_diff(" Mary", " John")
+CLEAN, CORRUPT = [3, 4, 5, 6, 7], [3, 9, 5, 8, 7]
+DIFF = metrics.logit_diff(5, 9)
 
 
 @pytest.fixture(scope="module")
 def results():
-    """One of each class, by its class."""
-    model, wrapped = InterpretableModel("demo"), InterpretableModel(build("llama"))
-    few = dict(layers=[3], positions=[9])
-    task = tasks.make_task(model, "ioi", pairs=2)
-    sweep = sweeps.patch(model, CLEAN, CORRUPT, DIFF, **few)
-    guess = sweeps.attribute(model, CLEAN, CORRUPT, DIFF, **few)["resid_pre"]
+    """One at least of each class."""
+    model = InterpretableModel(FOLDERS / "llama-gqa")
+    wrapped, demo = InterpretableModel(build("llama")), InterpretableModel("demo")
+    task = tasks.make_task(demo, "ioi", pairs=1)
+    few = dict(layers=[29], positions=[-1])
+    traced = sweeps.causal_trace(demo, "John gave it", "John", samples=1, **few)
+    sweep = sweeps.patch(model, CLEAN, CORRUPT, DIFF)
+    guess = sweeps.attribute(model, CLEAN, CORRUPT, DIFF)["resid_pre"]
     parts = logits.logit_attribution(model, CLEAN, DIFF)
-    lens = lenses.lens(model, CLEAN, track=" Mary", layers=[3])
-    shown = mlxterp.verify(InterpretableModel("demo"))
-    ablation = heads.induction_ablation(model, draws=1, sequences=2, period=20)
-    found = [
+    lens = lenses.lens(model, CLEAN, track=7)
+    ablation = heads.induction_ablation(model, heads=1, draws=1, sequences=1, period=9)
+    return [
         sweep,
         sweep._inner,
         sweep._inner.__getstate__()[0][0],
-        sweeps.patch(wrapped, [1, 2], [3, 2], (5, 9), by="layer"),
+        sweeps.patch(wrapped, CLEAN, CORRUPT, DIFF, by="layer"),
         guess,
-        sweeps.causal_trace(model, CLEAN, "John", samples=1, **few),
-        sweeps.path_patch(model, CLEAN, CORRUPT, DIFF, layers=[3], heads=[2]),
+        traced,
+        sweeps.path_patch(model, CLEAN, CORRUPT, DIFF),
         sweeps.compare(sweep, guess, worst=1),
         lens,
         lens._inner,
-        lenses.lens(wrapped, [1, 2, 3]),
-        lenses.evaluate_lens(model, [1, 2, 3, 4], length=4)["logit"][0],
+        lenses.lens(wrapped, CLEAN),
+        lenses.evaluate_lens(model, CLEAN, length=5)["logit"][0],
         mlxterp.TunedLens(2, 4),
         parts,
         parts.parts[0],
@@ -48,15 +49,14 @@ def results():
         ablation.best,
         task,
         task.pairs[0],
-        tasks.score(model, task),
-        shown[0],
-        mlxterp.collect(model, CLEAN, "layers.3.resid_post"),
+        tasks.score(demo, task),
+        mlxterp.verify(model)[0],
+        mlxterp.collect(model, CLEAN, "layers.1.resid_post"),
         mlxterp.collect_activations(wrapped, ids(), ["layers.1"]),
         wrapped.run_with_cache(ids(), "hook_embed")[1],
         viz.HeadScore(1, 2, 0.5, "custom"),
         DIFF,
     ]
-    return found
 
 
 def told(value):
@@ -105,8 +105,7 @@ def test_every_class_of_the_extension_that_is_a_result_is_here(results):
     there = {type(it) for it in results}
     classes = [it for _, it in inspect.getmembers(_core, inspect.isclass)]
     own = {it for it in classes if "__setstate__" in vars(it)}
-    # Parts of these, and what has a class of its own in Python.
-    parts = {_core.Head, _core.Attribution, _core.CausalTrace, _core.LogitAttribution}
+    parts = {_core.Head}
     assert own - parts <= there
     named = {it.__name__ for it in own}
     assert named >= {"Sweep", "Lens", "Task", "TaskScores", "Check", "Metric", "Trial"}

@@ -19,6 +19,10 @@ class Collected:
     values: dict[str, mx.array]
     lengths: list[int]
 
+    def __repr__(self) -> str:
+        shapes = [f"{site} {value.shape}" for site, value in self.values.items()]
+        return f"Collected({', '.join(shapes)}; {len(self.lengths)} prompts)"
+
 
 def collect(
     model,

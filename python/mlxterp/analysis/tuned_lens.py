@@ -16,7 +16,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from .. import _core
-from ..errors import IoError, MissingFileError, OutOfRangeError, UsageError
+from ..errors import IoError, MissingFileError, UsageError
 from ._native import asked, inputs
 
 # A step on fewer tokens than this says little about the model.
@@ -48,20 +48,7 @@ class TunedLens(nn.Module):
         """The states [..., hidden_dim] of a layer, translated. Raises
         OutOfRangeError for a layer the lens has not, UsageError for states of
         another width."""
-        if not 0 <= layer_idx < self.num_layers:
-            raise OutOfRangeError(
-                f"layer {layer_idx} is out of range: the tuned lens has "
-                f"{self.num_layers} layers, 0 to {self.num_layers - 1}"
-            )
-        if h.shape[-1] != self.hidden_dim:
-            raise UsageError(
-                "the tuned lens is for hidden states of width "
-                f"{self.hidden_dim}, these have {h.shape[-1]}: it was trained "
-                "on another model"
-            )
-        if layer_idx == self.num_layers - 1:
-            return h
-        return self.translators[layer_idx](h)
+        return self.native()(h, layer_idx)
 
     def native(self) -> _core.TunedLens:
         """The same for the C++ engine."""
@@ -148,11 +135,6 @@ def train_tuned_lens(
     if not any(text.strip() for text in dataset):
         raise UsageError("every text of the dataset is empty or whitespace")
     tokens = model.encode(" ".join(dataset))
-    if len(tokens) < max_seq_len:
-        raise UsageError(
-            f"the dataset has {len(tokens)} tokens and max_seq_len asks for "
-            f"{max_seq_len}; pass more text or a smaller max_seq_len"
-        )
     if max_seq_len < _MIN_CHUNK:
         raise UsageError(
             f"max_seq_len must be at least {_MIN_CHUNK}, but is {max_seq_len}"

@@ -11,6 +11,10 @@ from ..errors import BadDataError, UnknownNameError, UsageError
 
 Projection = Callable[[mx.array], mx.array]
 
+NO_WINNER = (
+    "a logit is NaN, so no token is the most likely; look for the first layer whose "
+    "output has a NaN"
+)
 # Whose logits are held at a time.
 _ROWS = 128
 
@@ -73,9 +77,6 @@ def top_tokens(
         ids, scores = top_of(logits, max(1, min(top_k, logits.shape[-1])))
         ids, scores = ids[:, :top_k], scores[:, :top_k].astype(mx.float32)
         if mx.any(mx.isnan(logits)).item():
-            raise BadDataError(
-                "a logit is NaN, so no token is the most likely; look for the "
-                "first layer whose output has a NaN"
-            )
+            raise BadDataError(NO_WINNER)
         found += [list(zip(*row)) for row in zip(ids.tolist(), scores.tolist())]
     return found

@@ -36,6 +36,10 @@ class ActivationCache(Mapping):
                 return value
         raise UnknownNameError(f"'{name}' is not in this cache: {self.keys()}")
 
+    def get(self, name: str, default: mx.array | None = None) -> mx.array | None:
+        """The activation of that name, in full or short form, or `default`."""
+        return super().get(name, default)
+
     def keys(self) -> list[str]:
         """The names, in the order of the pass."""
         return list(self.activations)

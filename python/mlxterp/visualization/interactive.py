@@ -152,7 +152,7 @@ def display_interactive_attention(
 ) -> None:
     """Shows the page in a notebook. Raises as `interactive_attention`, and
     ImportError outside a notebook's Python."""
-    display = require("IPython.display", "ipython").display
+    display = require("IPython.display", "ipython, or use save_interactive_attention").display
     display(HtmlPage(interactive_attention(attention_patterns, tokens, config)))
 
 

@@ -29,27 +29,16 @@ from .names import hook_site
 PatchingMetric = Callable[[mx.array], mx.array]
 
 
-def _where(axes: tuple[str, ...], cell: tuple[int, ...]) -> tuple:
-    """A cell, behind its layer, as an index of the value."""
-    at = dict(zip(axes[1:], cell))
-    every = slice(None)
-    if "dest" in at or "src" in at or axes[-1] == "pattern":
-        return every, at.get("head", every), at.get("dest", every), at.get("src", every)
-    if "head" in at:
-        return every, at.get("pos", every), at["head"]
-    return every, at.get("pos", every)
-
-
 def _plain(model, corrupted, clean, metric, short, axes, shown) -> mx.array:
     """One pass a cell."""
-    if short == "pattern":
-        sizes = dict(zip(("head", "dest", "src"), clean[0].shape[1:]))
-    else:
-        sizes = dict(zip(("pos", "head"), clean[0].shape[1:3]))
-    ranges = [range(len(clean)), *(range(sizes[a]) for a in axes[1:] if a != "pattern")]
+    order = ("head", "dest", "src") if short == "pattern" else ("pos", "head")
+    sizes = dict(zip(order, clean[0].shape[1:]))
+    named = [axis for axis in axes[1:] if axis != "pattern"]
+    ranges = [range(len(clean)), *(range(sizes[axis]) for axis in named)]
     found = []
     for layer, *cell in product(*ranges):
-        at = _where(axes, tuple(cell))
+        chosen = dict(zip(named, cell))
+        at = slice(None), *(chosen.get(axis, slice(None)) for axis in order)
 
         def set_there(value, hook, layer=layer, at=at):
             if value.shape != clean[layer].shape:

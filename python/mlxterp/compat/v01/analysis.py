@@ -20,7 +20,7 @@ from ...analysis.lenses import lens
 from ...analysis.metrics import custom
 from ...analysis.sweeps import patch
 from ...analysis.tuned_lens import TunedLens, train_tuned_lens
-from ...analysis.unembed import output_projection, top_tokens
+from ...analysis.unembed import NO_WINNER, output_projection, top_tokens
 from ...core.inputs import to_rows
 from ...core.optional import require
 from ...errors import BadDataError, UsageError
@@ -197,15 +197,11 @@ class AnalysisMixin:
         """(ids, positions, rows of (id, logit)) of a lens."""
         at = None if position is None else [position]
         top_k = min(top_k, vocabulary(self))
-        found = lens(
-            self, text, layers=layers, positions=at, top_k=top_k, tuned=tuned
-        )
+        how = dict(layers=layers, positions=at, top_k=top_k, tuned=tuned)
+        found = lens(self, text, **how)
         ids, scores = found.ids.tolist(), found.logits.tolist()
         if any(it[0] < 0 for row in ids for it in row):
-            raise BadDataError(
-                "a logit is NaN, so no token is the most likely; look for the first "
-                "layer whose output has a NaN"
-            )
+            raise BadDataError(NO_WINNER)
         at = [found.layers.index(layer) for layer in layers]
         rows = [[*zip(*cell)] for i in at for cell in zip(ids[i], scores[i])]
         return found.prompt, found.positions, rows
