@@ -8,10 +8,10 @@ with model.trace("Hello", interventions={"layers.4": iv.scale(0.5)}):
 """
 
 import sys
-from types import SimpleNamespace
 
 from . import _core, visualization
 from ._blas import warn_where_slow
+from ._core import Intervention, Layout, SiteView
 from .analysis import heads, lenses, logits, metrics, sweeps, tasks, tuned_lens
 from .analysis.collecting import collect
 from .analysis.heads import head_circuits, head_scores, induction_ablation
@@ -41,10 +41,8 @@ from .core import (
     zero_out,
 )
 from .core.intervention import (
-    Intervention,
-    Layout,
-    SiteView,
     at_positions,
+    interventions,
     on_heads,
     on_neurons,
 )
@@ -66,20 +64,6 @@ for _module in (heads, lenses, logits, metrics, patching, sweeps, tasks, tuned_l
 warn_where_slow(_core.blas())
 
 __version__ = "0.1.0"
-
-interventions = SimpleNamespace(
-    zero_out=zero_out,
-    scale=scale,
-    add_vector=add_vector,
-    replace_with=replace_with,
-    clamp=clamp,
-    noise=noise,
-    compose=InterventionComposer,
-    parse=_core.parse_intervention,
-    at_positions=at_positions,
-    on_heads=on_heads,
-    on_neurons=on_neurons,
-)
 
 _NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
 

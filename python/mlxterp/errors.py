@@ -29,3 +29,7 @@ class BadDataError(MlxterpError, ValueError):
 
 class IoError(MlxterpError, OSError, ValueError):
     """A file or a server that cannot be read or written."""
+
+
+class MissingFileError(IoError, FileNotFoundError):
+    """A file that is not there."""

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -16,11 +17,14 @@ from . import _core
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
 from .compat.v01.analysis import AnalysisMixin
+from .compat.v01.habits import Lax
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
+from .core.habits import Strict
 from .core.inputs import to_rows
 from .core.proxy import part, read, wrapped, write
 from .core.tokenization import TokenizerMixin
 from .core.trace import OUTPUT, planned
+from .engine._nodes import layer_list
 from .engine.base import Engine
 from .engine.native import NativeEngine
 from .engine.wrapped import WrappedEngine
@@ -47,7 +51,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         embedding_path, norm_path, lm_head_path: where the embedding, the last
             norm and the unembedding are, if not in a usual place.
         strict: raise on names that mean nothing and on `.save()` outside a
-            trace; False ignores them, as mlxterp 0.1 in pure Python did.
+            trace; False has mlxterp 0.1's habits (`compat.v01.habits`) and, as
+            `model.interventions`, its interventions.
         special: where control tokens (`<|im_start|>`) in a text become what
             they are called, as transformers has it; False leaves them plain
             text, for text that is not trusted.
@@ -78,7 +83,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         if engine is None:
             engine = _engine_for(model, layer_attr, special, revision)
         self.engine = engine
-        self.strict = strict
+        self.habits: Strict = Strict() if strict else Lax()
         #: Edits at resolved sites that every pass makes first: see `edited`.
         self.standing: list[tuple[str, Callable]] = []
         # The wrapped module, or what the native engine runs.
@@ -98,14 +103,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             return LayerListProxy([], model=self)
         if not isinstance(self.model, nn.Module):
             return LayerListProxy([None] * self.engine.n_layers, name, model=self)
-        for path in (name, f"model.{name}"):
-            found = self.model
-            for part in path.split("."):
-                found = getattr(found, part, None)
-            if isinstance(found, (list, tuple, nn.Sequential)):
-                return LayerListProxy(
-                    found, name, model_ref=self.model, attr_path=path, model=self
-                )
+        if found := layer_list(self.model, name):
+            path, layers = found
+            return LayerListProxy(layers, name, self.model, path, model=self)
         lists = [
             key
             for key, value in (*self.model.items(), *_inner(self.model))
@@ -139,7 +139,6 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             tokenizer=self.tokenizer,
             interventions=interventions,
             interpretable_model=self,
-            strict=self.strict,
             activations=activations,
         )
 
@@ -147,7 +146,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         """A handle on the same model with edits that stand: each of its passes
         makes them before those of its own. This one stays as it is. Raises
         UnknownNameError, UsageError."""
-        edits = planned(self.engine, interventions)
+        edits = planned(self, interventions)
         return self._handle(standing=[*self.standing, *edits])
 
     def attach(
@@ -221,6 +220,16 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
 
     def _forward(self, inputs):
         return self(inputs)
+
+    @property
+    def strict(self) -> bool:
+        """Whether every slip is an error."""
+        return type(self.habits) is Strict
+
+    @property
+    def interventions(self) -> SimpleNamespace:
+        """`mlxterp.interventions`, with `strict=False` those of mlxterp 0.1."""
+        return self.habits.interventions
 
     @property
     def output(self) -> OutputProxy:

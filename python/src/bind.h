@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include <tuple>
+#include <string>
 #include <utility>
 
 #include <nanobind/nanobind.h>
@@ -71,22 +71,63 @@ std::vector<Edit> edits_of(const std::vector<PyEdit>& edits);
 /** Calls `f(what, done)`, or only asks whether Ctrl-C was pressed. */
 Progress progress_of(const std::optional<nb::callable>& f);
 
-/** Pickles and copies a value by its members. */
-template <auto... members, typename T>
-void bind_state(nb::class_<T>& bound) {
-  using State =
-      std::tuple<std::decay_t<decltype(std::declval<T&>().*members)>...>;
+/** A member of a result and its name in Python. */
+template <typename T, typename M>
+struct Member {
+  const char* name;
+  M T::*at;
+
+  /** As it is pickled: an enumeration as its number. */
+  nb::object stored(const T& self) const {
+    if constexpr (std::is_enum_v<M>)
+      return nb::int_(static_cast<int>(self.*at));
+    else
+      return nb::cast(self.*at);
+  }
+  void restore(T& self, nb::handle value) const {
+    if constexpr (std::is_enum_v<M>)
+      self.*at = static_cast<M>(nb::cast<int>(value));
+    else
+      self.*at = nb::cast<M>(value);
+  }
+};
+template <typename T, typename M>
+Member(const char*, M T::*) -> Member<T, M>;
+
+/** A value of these members, which Python reads, pickles, copies and shows.
+ * Of an enumeration the caller defines what is read. */
+template <typename T, typename... M>
+nb::class_<T> bind_result(
+    nb::module_& m, const char* name, Member<T, M>... members) {
+  nb::class_<T> bound(m, name);
+  const auto read = [&](const auto& member) {
+    using Value = std::decay_t<decltype(std::declval<T&>().*member.at)>;
+    if constexpr (!std::is_enum_v<Value>) bound.def_ro(member.name, member.at);
+  };
+  (read(members), ...);
   bound
       .def(
-          "__getstate__", [](const T& self) { return State(self.*members...); })
-      .def("__setstate__", [](T& self, State state) {
-        new (&self) T{};
-        std::apply(
-            [&](auto&... values) {
-              ((self.*members = std::move(values)), ...);
-            },
-            state);
+          "__getstate__",
+          [members...](const T& self) {
+            return nb::make_tuple(members.stored(self)...);
+          })
+      .def(
+          "__setstate__",
+          [members...](T& self, const nb::tuple& state) {
+            new (&self) T{};
+            size_t i = 0;
+            (members.restore(self, state[i++]), ...);
+          })
+      .def("__repr__", [name, members...](nb::handle self) {
+        nb::list shown;
+        const auto show = [&](const char* member) {
+          shown.append(
+              nb::str("{}={!r:.60}").format(member, self.attr(member)));
+        };
+        (show(members.name), ...);
+        return nb::str("{}({})").format(name, nb::str(", ").attr("join")(shown));
       });
+  return bound;
 }
 
 /** A field of an option struct: how Python sets it, and reads it if it can. */
@@ -98,26 +139,38 @@ struct Field {
 template <typename Options>
 using Fields = std::map<std::string, Field<Options>>;
 
+template <typename T>
+constexpr bool is_list = false;
+template <typename T>
+constexpr bool is_list<std::vector<T>> = true;
+
+/** Of a list, one value stands for a list of it. */
 template <typename Options, typename T>
 Field<Options> field(T Options::*member) {
   return {
       [member](Options& self, nb::handle value) {
+        if constexpr (is_list<T>)
+          if (typename T::value_type one;
+              !nb::isinstance<nb::list>(value) && nb::try_cast(value, one)) {
+            self.*member = {one};
+            return;
+          }
         self.*member = nb::cast<T>(value);
       },
       [member](const Options& self) { return nb::cast(self.*member); }};
 }
 
-/** A field whose values have words, which `parse` reads. */
+/** A field whose values are words, which `parse` reads and `word` writes. */
 template <typename Options, typename T, typename Parse>
-Field<Options> worded(T Options::*member, const char* name, Parse parse) {
-  auto made = field(member);
-  made.set = [member, name, parse](Options& self, nb::handle value) {
-    using Text = std::
-        conditional_t<std::is_enum_v<T>, std::string, std::vector<std::string>>;
-    if (!nb::try_cast<T>(value, self.*member))
-      self.*member = parse(nb::cast<Text>(value), name);
-  };
-  return made;
+Field<Options> worded(
+    T Options::*member, const char* name, Parse parse, const char* (*word)(T)) {
+  return {
+      [member, name, parse](Options& self, nb::handle value) {
+        self.*member = parse(nb::cast<std::string>(value), name);
+      },
+      [member, word](const Options& self) {
+        return nb::cast(word(self.*member));
+      }};
 }
 
 /** A field of prompts: texts, rows of ids or an array. */
@@ -142,6 +195,36 @@ inline const Inputs no_prompts = Inputs::Rows{};
 [[noreturn]] void fail_field(
     const char* options, const std::string& field, nb::handle value);
 
+/** What Python asks of every option struct. */
+struct AnyOptions {
+  virtual ~AnyOptions() = default;
+  virtual nb::object get(const std::string& field) const = 0;
+  virtual std::vector<std::string> names() const = 0;
+};
+
+/** An option struct with its fields. */
+template <typename Options>
+struct Bound : AnyOptions {
+  Options value;
+  std::shared_ptr<const Fields<Options>> fields;
+
+  Bound(Options initial, std::shared_ptr<const Fields<Options>> known)
+      : value(std::move(initial)), fields(std::move(known)) {}
+
+  nb::object get(const std::string& field) const override {
+    const auto found = fields->find(field);
+    if (found == fields->end() || !found->second.get)
+      throw nb::attribute_error(field.c_str());
+    return found->second.get(value);
+  }
+  std::vector<std::string> names() const override {
+    std::vector<std::string> all;
+    for (const auto& [name, field] : *fields)
+      all.push_back(name);
+    return all;
+  }
+};
+
 /** An option struct, made by the names of its fields: `PatchOptions(site="z")`.
  * `progress` is a function of what is being done and how much of it is; Ctrl-C
  * ends the work with or without one. */
@@ -156,45 +239,30 @@ void bind_options(
       self.progress = progress_of(nb::cast<std::optional<nb::callable>>(f));
     };
   const auto known = std::make_shared<const Fields<Options>>(std::move(fields));
-  nb::class_<Options>(m, name)
-      .def(
-          "__init__",
-          [name, initial, known](Options* self, const nb::kwargs& given) {
-            auto made = initial;
-            if constexpr (requires { made.progress; })
-              made.progress = progress_of({});
-            for (const auto& [key, value] : given) {
-              const auto field = nb::cast<std::string>(key);
-              const auto found = known->find(field);
-              if (found == known->end()) fail_field(name, field, {});
-              try {
-                found->second.set(made, value);
-              } catch (const nb::cast_error&) {
-                fail_field(name, field, value);
-              }
-            }
-            new (self) Options(std::move(made));
-          })
-      .def(
-          "__getattr__",
-          [known](const Options& self, const std::string& name) {
-            const auto found = known->find(name);
-            if (found == known->end() || !found->second.get)
-              throw nb::attribute_error(name.c_str());
-            return found->second.get(self);
-          })
-      .def("__dir__", [known](const Options&) {
-        std::vector<std::string> names;
-        for (const auto& [name, field] : *known)
-          names.push_back(name);
-        return names;
+  nb::class_<Bound<Options>, AnyOptions>(m, name).def(
+      "__init__",
+      [name, initial, known](Bound<Options>* self, const nb::kwargs& given) {
+        auto made = initial;
+        if constexpr (requires { made.progress; })
+          made.progress = progress_of({});
+        for (const auto& [key, value] : given) {
+          const auto field = nb::cast<std::string>(key);
+          const auto found = known->find(field);
+          if (found == known->end()) fail_field(name, field, {});
+          try {
+            found->second.set(made, value);
+          } catch (const nb::cast_error&) {
+            fail_field(name, field, value);
+          }
+        }
+        new (self) Bound<Options>(std::move(made), known);
       });
 }
 
 /** An analysis that is a function of a model and its options. */
 template <typename Options, auto analysis>
-auto run(const Model& model, const Options& options) {
-  const Options own = options;  // another thread may change the user's
+auto run(const Model& model, const Bound<Options>& options) {
+  const Options own = options.value;
   nb::gil_scoped_release no_gil;
   return analysis(model.model, own);
 }
@@ -204,6 +272,7 @@ void bind_blas(nb::module_& m);
 void bind_errors(nb::module_& m);
 void bind_interventions(nb::module_& m);
 void bind_model(nb::module_& m);
+void bind_engine(nb::class_<Model>& model);
 void bind_pass(nb::module_& m);
 void bind_metrics(nb::module_& m);
 void bind_sweeps(nb::module_& m);

@@ -55,7 +55,10 @@ void fail_field(
           "[{}] {} cannot be {:.80}", options, field, nb::repr(value).c_str()));
 }
 
-void bind_errors(nb::module_&) {
+void bind_errors(nb::module_& m) {
+  nb::class_<AnyOptions>(m, "Options")
+      .def("__getattr__", &AnyOptions::get)
+      .def("__dir__", &AnyOptions::names);
   nb::register_exception_translator([](const std::exception_ptr& error, void*) {
     try {
       std::rethrow_exception(error);

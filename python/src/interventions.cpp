@@ -5,6 +5,7 @@
 #include "bind.h"
 #include "core/glob.h"
 #include "mlxterp/core/error.h"
+#include "trace/overlay.h"
 
 namespace mlxterp::python {
 
@@ -192,7 +193,18 @@ void bind_interventions(nb::module_& m) {
           },
           nb::arg("x"),
           nb::arg("at") = nb::none());
-  m.def("takes_view", &takes_view, nb::arg("function"));
+  m.def(
+      "apply_edit",
+      [](const Intervention& edit, nb::handle value, const View& at) {
+        const auto x = nb::cast<mx::array>(value);
+        const auto y = apply_edit(edit, x, at);
+        return y.id() == x.id() ? nb::borrow(value) : nb::cast(y);
+      },
+      nb::arg("edit"),
+      nb::arg("value"),
+      nb::arg("at"),
+      "The edited value; itself where it is not changed. Raises UsageError where "
+      "it is no array of the same shape and dtype.");
 
   m.def("expand_braces", &expand_braces, nb::arg("pattern"));
   m.def("glob_matches", &glob_matches, nb::arg("pattern"), nb::arg("name"));

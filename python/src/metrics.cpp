@@ -3,6 +3,7 @@
 #include "bind.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/tasks.h"
+#include "mlxterp/core/error.h"
 
 namespace mlxterp::python {
 
@@ -28,6 +29,26 @@ Tokens tokens_of(const PyTokens& tokens) {
   return checked_text(std::get<std::string>(tokens));
 }
 
+nb::tuple state_of(const Metric& self) {
+  if (self.kind == Metric::Kind::custom)
+    throw Error(
+        ErrorKind::usage,
+        "[metric] '" + self.name +
+            "' is a function, which is not copied; make it again");
+  const auto list = [](const Tokens& tokens) {
+    std::vector<PyToken> all;
+    for (const auto& token : tokens.each())
+      all.push_back(token.value());
+    return all;
+  };
+  return nb::make_tuple(
+      static_cast<int>(self.kind),
+      self.name,
+      list(self.token),
+      list(self.foil),
+      self.position);
+}
+
 template <auto ids>
 std::vector<std::vector<int>> ids_of(const Task& task) {
   std::vector<std::vector<int>> rows;
@@ -49,7 +70,16 @@ void bind_metrics(nb::module_& m) {
   nb::class_<Metric>(m, "Metric")
       .def_ro("name", &Metric::name)
       .def_rw("position", &Metric::position)
-      .def("__repr__", [](const Metric& self) { return self.name; });
+      .def("__repr__", [](const Metric& self) { return self.name; })
+      .def("__getstate__", &state_of)
+      .def("__setstate__", [](Metric& self, const nb::tuple& state) {
+        new (&self) Metric;
+        self.kind = static_cast<Metric::Kind>(nb::cast<int>(state[0]));
+        self.name = nb::cast<std::string>(state[1]);
+        self.token = tokens_of(nb::cast<PyTokens>(state[2]));
+        self.foil = tokens_of(nb::cast<PyTokens>(state[3]));
+        self.position = nb::cast<int>(state[4]);
+      });
   m.def(
       "logit",
       [](const PyTokens& token) { return logit(tokens_of(token)); },
@@ -105,25 +135,28 @@ void bind_metrics(nb::module_& m) {
       "One's own, of every position: from the logits of one run, [pos, vocab], "
       "float32, to one number. A sweep calls it once for each cell.");
 
-  nb::class_<Task::Pair>(m, "TaskPair")
-      .def_ro("clean", &Task::Pair::clean)
-      .def_ro("corrupt", &Task::Pair::corrupt)
-      .def_ro("clean_ids", &Task::Pair::clean_ids)
-      .def_ro("corrupt_ids", &Task::Pair::corrupt_ids)
-      .def_ro("answers", &Task::Pair::answers)
-      .def_ro("foils", &Task::Pair::foils);
-  nb::class_<Task>(m, "Task")
-      .def_ro("name", &Task::name)
-      .def_ro("pairs", &Task::pairs)
+  bind_result(
+      m,
+      "TaskPair",
+      Member{"clean", &Task::Pair::clean},
+      Member{"corrupt", &Task::Pair::corrupt},
+      Member{"clean_ids", &Task::Pair::clean_ids},
+      Member{"corrupt_ids", &Task::Pair::corrupt_ids},
+      Member{"answers", &Task::Pair::answers},
+      Member{"foils", &Task::Pair::foils});
+  bind_result(
+      m, "Task", Member{"name", &Task::name}, Member{"pairs", &Task::pairs})
       .def_prop_ro("clean", ids_of<&Task::Pair::clean_ids>)
       .def_prop_ro("corrupt", ids_of<&Task::Pair::corrupt_ids>)
       .def_prop_ro("metric", &Task::metric);
-  nb::class_<TaskScores>(m, "TaskScores")
-      .def_ro("clean", &TaskScores::clean)
-      .def_ro("corrupt", &TaskScores::corrupt)
-      .def_ro("clean_mean", &TaskScores::clean_mean)
-      .def_ro("corrupt_mean", &TaskScores::corrupt_mean)
-      .def_ro("accuracy", &TaskScores::accuracy);
+  bind_result(
+      m,
+      "TaskScores",
+      Member{"clean", &TaskScores::clean},
+      Member{"corrupt", &TaskScores::corrupt},
+      Member{"clean_mean", &TaskScores::clean_mean},
+      Member{"corrupt_mean", &TaskScores::corrupt_mean},
+      Member{"accuracy", &TaskScores::accuracy});
   m.def("task_list", [] {
     std::vector<std::pair<std::string, std::string>> all;
     for (const auto& it : task_list())

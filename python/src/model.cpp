@@ -16,6 +16,7 @@
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/io/hub.h"
 #include "mlxterp/models/family.h"
+#include "mlxterp/report/names.h"
 #include "models/original_name.h"
 
 namespace mlxterp::python {
@@ -97,6 +98,35 @@ void check_finite(
               path));
 }
 
+// What mlxterp 0.1 calls every module's output, in the order of the pass, and
+// the site it means: behind `model.` what mlx-lm calls the module, which is
+// what the checkpoint does.
+Names keys_of(const Model& self) {
+  const auto& sites = self.model.sites();
+  const auto parent = [](const std::string& path) {
+    const auto dot = path.rfind('.');
+    return dot == path.npos ? std::string() : path.substr(0, dot);
+  };
+  const auto site = [&](const std::string& name) {
+    return sites[sites.find(name)].name;
+  };
+  Names keys;
+  for (const auto& [path, words] : self.modules) {
+    if (path == "unembed" && self.model.decoder().config().tied) continue;
+    if (path.ends_with(".attn.o_proj"))
+      keys.emplace_back(
+          "model." + parent(words) + ".rope", parent(path) + ".rope");
+    keys.emplace_back("model." + words, site(path + ".output"));
+    if (path.ends_with(".attn"))
+      keys.emplace_back(
+          "model." + words + ".attention_weights", site(path + ".pattern"));
+    // The inner model of mlx-lm, everything but the unembedding.
+    if (path == "ln_final" && !parent(words).empty())
+      keys.emplace_back("model." + parent(words), site(path + ".output"));
+  }
+  return keys;
+}
+
 nb::bytes bytes_of(const std::string& text) {
   return nb::bytes(text.data(), text.size());
 }
@@ -132,6 +162,7 @@ Inputs inputs_of(const Ids& ids) {
 void bind_model(nb::module_& m) {
   nb::class_<Model> model(m, "Model");
   bind_attach(model);
+  bind_engine(model);
   model
       .def_static(
           "load",
@@ -145,6 +176,7 @@ void bind_model(nb::module_& m) {
       .def_ro("path", &Model::path)
       .def_ro("model_type", &Model::model_type)
       .def_ro("modules", &Model::modules)
+      .def_prop_ro("keys", &keys_of)
       .def_prop_ro(
           "paths",  // parents before their parts
           [](const Model& self) {
@@ -156,6 +188,16 @@ void bind_model(nb::module_& m) {
       .def_prop_ro(
           "n_layers",
           [](const Model& self) { return self.model.layers().size(); })
+      .def_prop_ro(
+          "lens_names",  // of the sites that TransformerLens has names for
+          [](const Model& self) {
+            const auto& sites = self.model.sites();
+            std::vector<std::pair<std::string, std::string>> all;
+            for (SiteId i = 0; i < static_cast<SiteId>(sites.size()); ++i)
+              if (auto name = sites.lens_name(i); !name.empty())
+                all.emplace_back(std::move(name), sites[i].name);
+            return all;
+          })
       .def_prop_ro(
           "config",
           [](const Model& self) {
@@ -293,7 +335,7 @@ void bind_model(nb::module_& m) {
       .def(
           "labels",
           [](const Model& self, const std::vector<int>& ids) {
-            return self.model.tokenizer().labels(ids);
+            return report::labels(self.model, ids);
           })
       .def(
           "single_token",

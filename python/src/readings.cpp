@@ -48,35 +48,24 @@ void bind_lens(nb::module_& m) {
         });
       });
 
-  nb::class_<Lens> lens(m, "Lens");
-  bind_state<
-      &Lens::ids,
-      &Lens::model_layers,
-      &Lens::site,
-      &Lens::tuned,
-      &Lens::layers,
-      &Lens::sites,
-      &Lens::positions,
-      &Lens::top_k,
-      &Lens::top_ids,
-      &Lens::top_logits,
-      &Lens::top_probabilities,
-      &Lens::track,
-      &Lens::track_logits,
-      &Lens::track_probabilities,
-      &Lens::track_ranks>(lens);
-  lens.def_ro("ids", &Lens::ids)
-      .def_ro("layers", &Lens::layers)
-      .def_ro("sites", &Lens::sites)
-      .def_ro("positions", &Lens::positions)
-      .def_ro("top_k", &Lens::top_k)
-      .def_ro("top_ids", &Lens::top_ids)
-      .def_ro("top_logits", &Lens::top_logits)
-      .def_ro("top_probabilities", &Lens::top_probabilities)
-      .def_ro("track", &Lens::track)
-      .def_ro("track_logits", &Lens::track_logits)
-      .def_ro("track_probabilities", &Lens::track_probabilities)
-      .def_ro("track_ranks", &Lens::track_ranks)
+  bind_result(
+      m,
+      "Lens",
+      Member{"ids", &Lens::ids},
+      Member{"model_layers", &Lens::model_layers},
+      Member{"site", &Lens::site},
+      Member{"tuned", &Lens::tuned},
+      Member{"layers", &Lens::layers},
+      Member{"sites", &Lens::sites},
+      Member{"positions", &Lens::positions},
+      Member{"top_k", &Lens::top_k},
+      Member{"top_ids", &Lens::top_ids},
+      Member{"top_logits", &Lens::top_logits},
+      Member{"top_probabilities", &Lens::top_probabilities},
+      Member{"track", &Lens::track},
+      Member{"track_logits", &Lens::track_logits},
+      Member{"track_probabilities", &Lens::track_probabilities},
+      Member{"track_ranks", &Lens::track_ranks})
       .def("on_top_from", &Lens::on_top_from);
 
   bind_options<LensOptions>(
@@ -94,10 +83,10 @@ void bind_lens(nb::module_& m) {
       "logit_lens",
       [](const Model& model,
          const Ids& prompt,
-         const LensOptions& options,
+         const Bound<LensOptions>& options,
          const TunedLens* tuned) {
         const auto inputs = inputs_of(prompt);
-        auto own = options;
+        auto own = options.value;
         own.tuned = tuned;
         nb::gil_scoped_release no_gil;
         return logit_lens(model.model, inputs, own);
@@ -129,8 +118,8 @@ void bind_lens(nb::module_& m) {
       "train_tuned_lens",
       [](const Model& model,
          const std::vector<int>& ids,
-         const TunedLensOptions& options) {
-        const auto own = options;
+         const Bound<TunedLensOptions>& options) {
+        const auto own = options.value;
         nb::gil_scoped_release no_gil;
         return train_tuned_lens(model.model, ids, own);
       });
@@ -168,35 +157,22 @@ void bind_lens(nb::module_& m) {
 }
 
 void bind_logits(nb::module_& m) {
-  nb::enum_<Unit>(m, "Unit")
-      .value("component", Unit::component)
-      .value("head", Unit::head)
-      .value("neuron", Unit::neuron);
-  using Kind = LogitPart::Kind;
-  nb::enum_<Kind> kind(m, "LogitPartKind");
-  for (int i = 0; i <= static_cast<int>(Kind::unembed_bias); ++i)
-    kind.value(name(static_cast<Kind>(i)), static_cast<Kind>(i));
-  nb::class_<LogitPart> part(m, "LogitPart");
-  bind_state<
-      &LogitPart::kind,
-      &LogitPart::layer,
-      &LogitPart::unit,
-      &LogitPart::value,
-      &LogitPart::spread>(part);
-  part.def_prop_ro(
+  bind_result(
+      m,
+      "LogitPart",
+      Member{"kind", &LogitPart::kind},
+      Member{"layer", &LogitPart::layer},
+      Member{"unit", &LogitPart::unit},
+      Member{"value", &LogitPart::value},
+      Member{"spread", &LogitPart::spread})
+      .def_prop_ro(
           "kind", [](const LogitPart& self) { return name(self.kind); })
-      .def_ro("layer", &LogitPart::layer)
-      .def_ro("unit", &LogitPart::unit)
-      .def_ro("value", &LogitPart::value)
-      .def_ro("spread", &LogitPart::spread)
       .def_prop_ro("name", &LogitPart::name);
   nb::class_<LogitAttribution>(m, "LogitAttribution")
       .def_ro("parts", &LogitAttribution::parts)
       .def_ro("accumulated", &LogitAttribution::accumulated)
       .def_ro("sum", &LogitAttribution::sum)
-      .def_ro("model", &LogitAttribution::model)
-      .def_ro("softcap", &LogitAttribution::softcap)
-      .def_ro("ids", &LogitAttribution::ids);
+      .def_ro("model", &LogitAttribution::model);
   bind_options<LogitAttributionOptions>(
       m,
       "LogitAttributionOptions",
@@ -204,15 +180,15 @@ void bind_logits(nb::module_& m) {
       {{"prompts", prompts(&LogitAttributionOptions::prompts)},
        {"metric", field(&LogitAttributionOptions::metric)},
        {"unit",
-        worded(&LogitAttributionOptions::unit, "unit", spec::parse_unit)}});
+        worded(
+            &LogitAttributionOptions::unit,
+            "unit",
+            spec::parse_unit,
+            spec::name)}});
   m.def("logit_attribution", &run<LogitAttributionOptions, &logit_attribution>);
 }
 
 void bind_heads(nb::module_& m) {
-  nb::enum_<HeadMeasure>(m, "HeadMeasure")
-      .value("mean", HeadMeasure::mean)
-      .value("mul", HeadMeasure::mul)
-      .value("abs", HeadMeasure::abs);
   bind_options<RepeatedTokens>(
       m,
       "RepeatedTokens",
@@ -222,22 +198,26 @@ void bind_heads(nb::module_& m) {
        {"sequences", field(&RepeatedTokens::sequences)},
        {"seed", field(&RepeatedTokens::seed)}});
   m.def(
-      "repeated_tokens", [](const Model& model, const RepeatedTokens& options) {
-        return repeated_tokens(model.model, options);
+      "repeated_tokens",
+      [](const Model& model, const Bound<RepeatedTokens>& options) {
+        return repeated_tokens(model.model, options.value);
       });
   bind_options<HeadOptions>(
       m,
       "HeadOptions",
       {},
       {{"measure",
-        worded(&HeadOptions::measure, "measure", spec::parse_head_measure)},
+        worded(
+            &HeadOptions::measure, "measure", spec::parse_head_measure, name)},
        {"exclude_first", field(&HeadOptions::exclude_first)},
        {"exclude_current", field(&HeadOptions::exclude_current)}});
   m.def(
       "head_scores",
-      [](const Model& model, const Ids& prompts, const HeadOptions& options) {
+      [](const Model& model,
+         const Ids& prompts,
+         const Bound<HeadOptions>& options) {
         const auto inputs = inputs_of(prompts);
-        const auto own = options;
+        const auto own = options.value;
         HeadScores found;
         {
           nb::gil_scoped_release no_gil;
@@ -249,44 +229,45 @@ void bind_heads(nb::module_& m) {
           all.emplace_back(name(kind), grid_of(found[kind]));
         return all;
       });
-  nb::enum_<AblationOptions::Value>(m, "HeadValue")
-      .value("zero", AblationOptions::Value::zero)
-      .value("mean", AblationOptions::Value::mean);
+  const Field<AblationOptions> tokens = {
+      [](AblationOptions& self, nb::handle value) {
+        self.tokens = nb::cast<const Bound<RepeatedTokens>&>(value).value;
+      }};
   bind_options<AblationOptions>(
       m,
       "AblationOptions",
       {},
-      {{"tokens", field(&AblationOptions::tokens)},
+      {{"tokens", tokens},
        {"heads", field(&AblationOptions::heads)},
        {"value",
-        worded(&AblationOptions::value, "value", spec::parse_head_ablation)},
+        worded(
+            &AblationOptions::value,
+            "value",
+            spec::parse_head_ablation,
+            spec::name)},
        {"draws", field(&AblationOptions::draws)}});
   using Trial = InductionAblation::Trial;
-  nb::class_<Head> head(m, "Head");
-  bind_state<&Head::layer, &Head::head>(head);
-  nb::class_<Trial> trial(m, "Trial");
-  bind_state<&Trial::heads, &Trial::loss, &Trial::removed>(trial);
-  trial
-      .def_prop_ro(
-          "heads",
-          [](const Trial& self) {
-            std::vector<std::pair<int, int>> all;
-            for (const auto& head : self.heads)
-              all.emplace_back(head.layer, head.head);
-            return all;
-          })
-      .def_ro("loss", &Trial::loss)
-      .def_ro("removed", &Trial::removed);
-  nb::class_<InductionAblation> ablation(m, "InductionAblation");
-  bind_state<
-      &InductionAblation::first,
-      &InductionAblation::repeated,
-      &InductionAblation::best,
-      &InductionAblation::random>(ablation);
-  ablation.def_ro("first", &InductionAblation::first)
-      .def_ro("repeated", &InductionAblation::repeated)
-      .def_ro("best", &InductionAblation::best)
-      .def_ro("random", &InductionAblation::random);
+  bind_result(
+      m, "Head", Member{"layer", &Head::layer}, Member{"head", &Head::head});
+  bind_result(
+      m,
+      "Trial",
+      Member{"heads", &Trial::heads},
+      Member{"loss", &Trial::loss},
+      Member{"removed", &Trial::removed})
+      .def_prop_ro("heads", [](const Trial& self) {
+        std::vector<std::pair<int, int>> all;
+        for (const auto& head : self.heads)
+          all.emplace_back(head.layer, head.head);
+        return all;
+      });
+  bind_result(
+      m,
+      "InductionAblation",
+      Member{"first", &InductionAblation::first},
+      Member{"repeated", &InductionAblation::repeated},
+      Member{"best", &InductionAblation::best},
+      Member{"random", &InductionAblation::random});
   m.def("induction_ablation", &run<AblationOptions, &induction_ablation>);
   m.def("head_circuits", [](const Model& model, const Told& progress) {
     const auto told = progress_of(progress);
@@ -300,12 +281,14 @@ void bind_heads(nb::module_& m) {
 }
 
 void bind_verify(nb::module_& m) {
-  nb::class_<Check>(m, "Check")
-      .def_ro("name", &Check::name)
-      .def_ro("error", &Check::error)
-      .def_ro("bound", &Check::bound)
-      .def_ro("compared", &Check::compared)
-      .def_ro("where", &Check::where)
+  bind_result(
+      m,
+      "Check",
+      Member{"name", &Check::name},
+      Member{"error", &Check::error},
+      Member{"bound", &Check::bound},
+      Member{"compared", &Check::compared},
+      Member{"where", &Check::where})
       .def_prop_ro("passed", &Check::passed)
       .def("__repr__", [](const Check& self) {
         return self.name + (self.passed() ? ": passed" : ": FAILED");
@@ -315,15 +298,16 @@ void bind_verify(nb::module_& m) {
     nb::gil_scoped_release no_gil;
     return verify(model.model, {.progress = told});
   });
-  using Positions = CollectOptions::Positions;
-  nb::enum_<Positions>(m, "Positions")
-      .value("all", Positions::all)
-      .value("last", Positions::last);
   bind_options<CollectOptions>(
       m,
       "CollectOptions",
       {},
-      {{"positions", field(&CollectOptions::positions)},
+      {{"positions",
+        worded(
+            &CollectOptions::positions,
+            "positions",
+            spec::parse_positions,
+            spec::name)},
        {"batch_size", field(&CollectOptions::batch_size)},
        {"edits", edits(&CollectOptions::edits)}});
   m.def(
@@ -331,9 +315,9 @@ void bind_verify(nb::module_& m) {
       [](const Model& model,
          const Ids& prompts,
          const std::vector<std::string>& sites,
-         const CollectOptions& options) {
+         const Bound<CollectOptions>& options) {
         const auto inputs = inputs_of(prompts);
-        const auto own = options;
+        const auto own = options.value;
         std::optional<ActivationCache> found;
         {
           nb::gil_scoped_release no_gil;

@@ -14,7 +14,8 @@ namespace {
 // Normalised effects where the two runs differ, else the metric itself.
 template <typename Options, typename Result>
 report::SweepReport report_of(
-    const Model& model, const Options& options, const Result& found) {
+    const Model& model, const Bound<Options>& bound, const Result& found) {
+  const auto& options = bound.value;
   report::SweepStyle style{.model = model.path};
   try {
     return report::sweep_report(model.model, options, found, style);

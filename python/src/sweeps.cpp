@@ -7,42 +7,54 @@
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/spec/choice.h"
+#include "mlxterp/spec/head.h"
 
 namespace mlxterp::python {
 
-void bind_sweeps(nb::module_& m) {
-  nb::enum_<Axis>(m, "Axis")
-      .value("layer", Axis::layer)
-      .value("pos", Axis::position)
-      .value("head", Axis::head)
-      .value("neuron", Axis::neuron);
-  nb::enum_<Direction>(m, "Direction")
-      .value("denoise", Direction::denoise)
-      .value("noise", Direction::noise);
-  nb::enum_<Ablation>(m, "Ablation")
-      .value("zero", Ablation::zero)
-      .value("mean", Ablation::mean)
-      .value("resample", Ablation::resample);
-  nb::enum_<Receiver::Input>(m, "ReceiverInput")
-      .value("q", Receiver::Input::q)
-      .value("k", Receiver::Input::k)
-      .value("v", Receiver::Input::v);
+namespace {
 
-  nb::class_<Sweep::Range> range(m, "SweepRange");
-  bind_state<&Sweep::Range::axis, &Sweep::Range::values>(range);
-  nb::class_<Sweep> sweep(m, "Sweep");
-  bind_state<
-      &Sweep::axes,
-      &Sweep::metric,
-      &Sweep::spread,
-      &Sweep::clean,
-      &Sweep::corrupt,
-      &Sweep::direction,
-      &Sweep::pairs,
-      &Sweep::computed,
-      &Sweep::rows,
-      &Sweep::ids>(sweep);
-  sweep
+/** A field of axes: words, or one text of several. */
+template <typename Options>
+Field<Options> axes(std::vector<Axis> Options::*member) {
+  return {
+      [member](Options& self, nb::handle value) {
+        std::string one;
+        self.*member = spec::parse_axes(
+            nb::try_cast(value, one)
+                ? std::vector{one}
+                : nb::cast<std::vector<std::string>>(value));
+      },
+      [member](const Options& self) {
+        nb::list words;
+        for (const auto axis : self.*member)
+          words.append(name(axis));
+        return nb::object(words);
+      }};
+}
+
+}  // namespace
+
+void bind_sweeps(nb::module_& m) {
+  using Range = Sweep::Range;
+  bind_result(
+      m,
+      "SweepRange",
+      Member{"axis", &Range::axis},
+      Member{"values", &Range::values})
+      .def_prop_ro("axis", [](const Range& self) { return name(self.axis); });
+  bind_result(
+      m,
+      "Sweep",
+      Member{"axes", &Sweep::axes},
+      Member{"metric", &Sweep::metric},
+      Member{"spread", &Sweep::spread},
+      Member{"clean", &Sweep::clean},
+      Member{"corrupt", &Sweep::corrupt},
+      Member{"direction", &Sweep::direction},
+      Member{"pairs", &Sweep::pairs},
+      Member{"computed", &Sweep::computed},
+      Member{"rows", &Sweep::rows},
+      Member{"ids", &Sweep::ids})
       .def_prop_ro(
           "axes",
           [](const Sweep& self) {
@@ -51,15 +63,9 @@ void bind_sweeps(nb::module_& m) {
               axes.emplace_back(name(range.axis), range.values);
             return axes;
           })
-      .def_ro("metric", &Sweep::metric)
-      .def_ro("spread", &Sweep::spread)
-      .def_ro("clean", &Sweep::clean)
-      .def_ro("corrupt", &Sweep::corrupt)
-      .def_ro("direction", &Sweep::direction)
-      .def_ro("pairs", &Sweep::pairs)
-      .def_ro("computed", &Sweep::computed)
-      .def_ro("rows", &Sweep::rows)
-      .def_ro("ids", &Sweep::ids)
+      .def_prop_ro(
+          "direction",
+          [](const Sweep& self) { return spec::name(self.direction); })
       .def_prop_ro("shape", &Sweep::shape)
       .def("effect", &Sweep::effect)
       .def("change", &Sweep::change);
@@ -71,10 +77,11 @@ void bind_sweeps(nb::module_& m) {
       {{"clean", prompts(&PatchOptions::clean)},
        {"corrupt", prompts(&PatchOptions::corrupt)},
        {"site", field(&PatchOptions::site)},
-       {"by", worded(&PatchOptions::by, "by", spec::parse_axes)},
+       {"by", axes(&PatchOptions::by)},
        {"metric", field(&PatchOptions::metric)},
        {"direction",
-        worded(&PatchOptions::direction, "direction", spec::parse_direction)},
+        worded(
+             &PatchOptions::direction, "direction", spec::parse_direction, spec::name)},
        {"layers", field(&PatchOptions::layers)},
        {"positions", field(&PatchOptions::positions)},
        {"heads", field(&PatchOptions::heads)},
@@ -90,10 +97,14 @@ void bind_sweeps(nb::module_& m) {
       {.prompts = no_prompts, .metric = {}},
       {{"prompts", prompts(&AblateOptions::prompts)},
        {"site", field(&AblateOptions::site)},
-       {"by", worded(&AblateOptions::by, "by", spec::parse_axes)},
+       {"by", axes(&AblateOptions::by)},
        {"metric", field(&AblateOptions::metric)},
        {"ablation",
-        worded(&AblateOptions::ablation, "ablation", spec::parse_ablation)},
+        worded(
+             &AblateOptions::ablation,
+             "ablation",
+             spec::parse_ablation,
+             spec::name)},
        {"data", prompts(&AblateOptions::data)},
        {"samples", field(&AblateOptions::samples)},
        {"seed", field(&AblateOptions::seed)},
@@ -101,6 +112,7 @@ void bind_sweeps(nb::module_& m) {
        {"positions", field(&AblateOptions::positions)},
        {"heads", field(&AblateOptions::heads)},
        {"neurons", field(&AblateOptions::neurons)},
+       {"one_pass_per_cell", field(&AblateOptions::one_pass_per_cell)},
        {"memory", field(&AblateOptions::memory)}});
   m.def("ablate", &run<AblateOptions, &ablate>);
 
@@ -125,13 +137,7 @@ void bind_sweeps(nb::module_& m) {
       .def_ro("subject", &CausalTrace::subject);
   m.def("causal_trace", &run<CausalTraceOptions, &causal_trace>);
 
-  bind_options<Receiver>(
-      m,
-      "Receiver",
-      {},
-      {{"layer", field(&Receiver::layer)},
-       {"head", field(&Receiver::head)},
-       {"input", field(&Receiver::input)}});
+  nb::class_<Receiver>(m, "Receiver").def("__repr__", &spec::spell);
   bind_options<PathPatchOptions>(
       m,
       "PathPatchOptions",
@@ -144,7 +150,7 @@ void bind_sweeps(nb::module_& m) {
        {"metric", field(&PathPatchOptions::metric)},
        {"direction",
         worded(
-            &PathPatchOptions::direction, "direction", spec::parse_direction)},
+             &PathPatchOptions::direction, "direction", spec::parse_direction, spec::name)},
        {"layers", field(&PathPatchOptions::layers)},
        {"heads", field(&PathPatchOptions::heads)},
        {"memory", field(&PathPatchOptions::memory)}});
@@ -157,11 +163,11 @@ void bind_sweeps(nb::module_& m) {
       {{"clean", prompts(&AttributeOptions::clean)},
        {"corrupt", prompts(&AttributeOptions::corrupt)},
        {"sites", field(&AttributeOptions::sites)},
-       {"by", worded(&AttributeOptions::by, "by", spec::parse_axes)},
+       {"by", axes(&AttributeOptions::by)},
        {"metric", field(&AttributeOptions::metric)},
        {"direction",
         worded(
-            &AttributeOptions::direction, "direction", spec::parse_direction)},
+             &AttributeOptions::direction, "direction", spec::parse_direction, spec::name)},
        {"steps", field(&AttributeOptions::steps)},
        {"layers", field(&AttributeOptions::layers)},
        {"positions", field(&AttributeOptions::positions)},

@@ -5,8 +5,10 @@
 #include <limits>
 #include <random>
 
+#include "analysis/any_model.h"
 #include "analysis/grid.h"
 #include "analysis/means.h"
+#include "analysis/plain_sweep.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "analysis/wavefront/wavefront.h"
@@ -27,7 +29,7 @@ class Ablater {
         site_(layer_site(model, options.site)),
         prompts_(model.token_ids(options.prompts)),
         data_(options.data ? model.token_ids(*options.data) : prompts_) {
-    if (site_.pattern || site_.shift > 0)
+    if (site_.layout == Layout::scores || site_.shift > 0)
       fail(
           ErrorKind::usage,
           "[ablate] '{}' cannot be ablated; take z for heads, resid_pre for "
@@ -67,6 +69,7 @@ class Ablater {
 
   Sweep sweep() {
     const size_t n = grid_.cells.size();
+    const bool plain = options_.one_pass_per_cell || !decoder_of(model_);
     Averages averages(n);
     if (options_.ablation == Ablation::mean) read_means();
     const int samples =
@@ -84,7 +87,8 @@ class Ablater {
           progress = [&](std::string_view, double part) {
             options_.progress("Ablating", (done + part) / all);
           };
-        const auto result = one(i, random, progress);
+        const auto result =
+            plain ? plainly(i, random, progress) : one(i, random, progress);
         averages.add(result.cells, options_.metric.name, "ablate");
         clean += static_cast<double>(result.runs[0]);
         out.computed += result.computed;
@@ -127,6 +131,49 @@ class Ablater {
       means_.push_back(id < 0 ? mx::array(0.0f) : *next++);
   }
 
+  // A prompt of the data, as long. What comes behind its end no position sees.
+  std::vector<int> another(
+      const std::vector<int>& ids, std::mt19937_64& random) const {
+    std::vector<size_t> fitting;
+    for (size_t i = 0; i < data_.size(); ++i)
+      if (data_[i].size() >= ids.size() && data_[i] != ids)
+        fitting.push_back(i);
+    const auto& other = data_[fitting[random() % fitting.size()]];
+    return {other.begin(), other.begin() + static_cast<long>(ids.size())};
+  }
+
+  Wavefront::Result plainly(
+      size_t prompt, std::mt19937_64& random, const Progress& progress) const {
+    const auto& ids = prompts_[prompt];
+    const auto& metric = metrics_[prompt];
+    const auto run = model_.run(ids, {.save = {"logits"}});
+    std::optional<mx::array> reference;
+    if (metric.needs_reference()) reference = metric.row_of(run["logits"]);
+    PlainSource source;
+    if (options_.ablation == Ablation::mean)
+      source.values.assign(means_.begin(), means_.end());
+    else if (options_.ablation == Ablation::resample)
+      source.values = site_values(
+          site_,
+          model_.run(another(ids, random), {.save = saved_names(site_)}));
+    auto cells = grid_.cells;
+    for (auto& cell : cells)
+      for (auto& place : cell)
+        if (place.to < 0) place.to = static_cast<int>(ids.size()) - 1;
+    auto result = PlainSweep{
+        .model = model_,
+        .site = site_,
+        .metric = metric,
+        .ids = ids,
+        .cells = cells,
+        .source = source,
+        .reference = reference,
+        .what = "Ablating",
+        .progress = progress}.sweep();
+    result.runs = {metric.of_run(run["logits"], ids, reference)};
+    return result;
+  }
+
   Wavefront::Result one(
       size_t prompt, std::mt19937_64& random, const Progress& progress) const {
     const auto& ids = prompts_[prompt];
@@ -141,14 +188,7 @@ class Ablater {
     };
     const bool resample = options_.ablation == Ablation::resample;
     if (resample) {
-      std::vector<size_t> fitting;
-      for (size_t i = 0; i < data_.size(); ++i)
-        if (data_[i].size() >= ids.size() && data_[i] != ids)
-          fitting.push_back(i);
-      const auto& other = data_[fitting[random() % fitting.size()]];
-      // What comes behind its end no position sees.
-      wave.runs.push_back({std::vector<int>(
-          other.begin(), other.begin() + static_cast<long>(ids.size()))});
+      wave.runs.push_back({another(ids, random)});
     } else if (options_.ablation == Ablation::mean) {
       wave.sites[0].given = means_;
     } else {

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "analysis/any_model.h"
 #include "analysis/text_stretch.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -61,8 +62,7 @@ LensEvaluation evaluate_lens(
         "[evaluate_lens] the text has {} tokens; give 2 at least",
         ids.size());
   if (lens) lens->check_fits(model);
-  const auto& decoder = model.decoder();
-  const auto layers = static_cast<size_t>(decoder.config().n_layers);
+  const auto layers = static_cast<size_t>(layer_count(model));
   std::vector<Sums> logit(layers), tuned(lens ? layers : 0);
   Sums own;
   double positions = 0, targets = 0;
@@ -81,7 +81,7 @@ LensEvaluation evaluate_lens(
     for (int from = 0; from < stretch.length; from += step) {
       const int to = std::min(stretch.length, from + step);
       const auto target =
-          logits_of(decoder, rows(stretch.residuals.back(), from, to));
+          logits_of(model, stretch, rows(stretch.residuals.back(), from, to));
       const auto log_p =
           mx::subtract(target, mx::logsumexp(target, -1, /*keepdims=*/true));
       const auto winners = mx::argmax(target, -1);
@@ -96,11 +96,11 @@ LensEvaluation evaluate_lens(
       add(own, compare(target, log_p, winners, next));
       for (size_t i = 0; i < layers; ++i) {
         const auto h = rows(stretch.residuals[i], from, to);
-        add(logit[i], compare(logits_of(decoder, h), log_p, winners, next));
+        add(logit[i], compare(logits_of(model, stretch, h), log_p, winners, next));
         if (lens && i + 1 < layers)
           add(tuned[i],
               compare(
-                  logits_of(decoder, (*lens)(h, static_cast<int>(i))),
+                  logits_of(model, stretch, (*lens)(h, static_cast<int>(i))),
                   log_p,
                   winners,
                   next));

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "analysis/any_model.h"
 #include "core/fail.h"
 
 namespace mlxterp {
@@ -96,8 +97,7 @@ Grid make_grid(
     const std::vector<size_t>& lengths,
     const char* who) {
   check(site, choice, lengths, who);
-  auto layers =
-      chosen(choice.layers, model.decoder().config().n_layers, "layer", who);
+  auto layers = chosen(choice.layers, layer_count(model), "layer", who);
   const auto absent = [&](int layer) {
     return site.ids[static_cast<size_t>(layer)] < 0;
   };

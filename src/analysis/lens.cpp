@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "analysis/any_model.h"
 #include "core/fail.h"
 #include "io/parallel.h"
 #include "mlx/ops.h"
@@ -144,7 +145,8 @@ mx::array residual(
   return through ? (*tuned)(x, *lens.layers[row]) : x;
 }
 
-// The logits of some cells, float32 [cell, vocab], lazy.
+// The logits of some cells, float32 [cell, vocab], lazy. Where a whole sequence
+// goes through the head at once, cells are read a row at a time.
 class Reader {
  public:
   Reader(
@@ -152,38 +154,46 @@ class Reader {
       const ActivationCache& run,
       const Lens& lens,
       const TunedLens* tuned)
-      : model_(model) {
-    const auto where = positions_of(lens);
-    std::vector<mx::array> rows;
-    for (size_t i = 0; i < lens.rows(); ++i) {
-      const auto x = residual(run, lens, i, tuned);
-      // What edits the head may look at a whole sequence.
-      rows.push_back(
-          Stepper::edits_head(model) ? edited(x, where)
-                                     : mx::take(x, where, 0));
-    }
-    rows_ = mx::concatenate(std::move(rows), 0);
+      : model_(model), ids_(lens.ids), where_(positions_of(lens)) {
+    for (size_t i = 0; i < lens.rows(); ++i)
+      rows_.push_back(residual(run, lens, i, tuned));
+    if (by_row()) return;
+    for (auto& row : rows_)
+      row = mx::take(row, where_, 0);
+    rows_ = {mx::concatenate(std::move(rows_), 0)};
+  }
+
+  // What edits the head may look at a whole sequence.
+  bool by_row() const {
+    return !decoder_of(model_) || Stepper::edits_head(model_);
   }
 
   mx::array operator()(size_t begin, size_t end) const {
+    if (by_row())
+      return mx::contiguous(mx::take(
+          logits_of(rows_[begin / static_cast<size_t>(where_.size())]),
+          where_,
+          0));
     const auto some = mx::slice(
-        *rows_,
+        rows_[0],
         {static_cast<int>(begin), 0},
-        {static_cast<int>(end), rows_->shape(1)});
-    return mx::contiguous(mx::astype(
-        Stepper::edits_head(model_) ? some : Stepper(model_).head(some),
-        mx::float32));
+        {static_cast<int>(end), rows_[0].shape(1)});
+    return mx::contiguous(
+        mx::astype(Stepper(model_).head(some), mx::float32));
   }
 
  private:
-  mx::array edited(const mx::array& x, const mx::array& where) const {
+  mx::array logits_of(const mx::array& x) const {
+    if (!decoder_of(model_)) return logits_of_last(model_, ids_, x);
     Stepper stepper(model_, nullptr, {.lengths = {x.shape(0)}});
-    return mx::take(
-        mx::squeeze(stepper.head(mx::expand_dims(x, 0)), 0), where, 0);
+    return mx::astype(
+        mx::squeeze(stepper.head(mx::expand_dims(x, 0)), 0), mx::float32);
   }
 
   const InterpretableModel& model_;
-  std::optional<mx::array> rows_;  // residuals, or logits of an edited head
+  const std::vector<int>& ids_;
+  mx::array where_;
+  std::vector<mx::array> rows_;  // residuals: of each row, or all of them
 };
 
 }  // namespace
@@ -208,8 +218,7 @@ Lens logit_lens(
     const Inputs& prompt,
     const LensOptions& options) {
   const auto model = plain.with(options.edits);
-  const auto& decoder = model.decoder();
-  const auto vocab = static_cast<size_t>(decoder.config().vocab);
+  const auto vocab = static_cast<size_t>(vocabulary(model));
   check_top_k(options.top_k, vocab);
   if (options.track &&
       (*options.track < 0 || static_cast<size_t>(*options.track) >= vocab))
@@ -221,7 +230,7 @@ Lens logit_lens(
   check_site(model, options);
 
   Lens lens;
-  lens.model_layers = decoder.config().n_layers;
+  lens.model_layers = layer_count(model);
   lens.site = options.site;
   lens.tuned = options.tuned != nullptr;
   if (options.embed && options.site != "resid_pre") {  // which has it anyway
@@ -261,7 +270,9 @@ Lens logit_lens(
 
   const Reader reader(model, run, lens, options.tuned);
   const size_t chunk =
-      std::max<size_t>(1, logits_budget / (vocab * sizeof(float)));
+      reader.by_row()
+          ? lens.columns()
+          : std::max<size_t>(1, logits_budget / (vocab * sizeof(float)));
   for (size_t begin = 0; begin < cells; begin += chunk) {
     const size_t end = std::min(cells, begin + chunk);
     if (options.progress)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/any_model.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -48,7 +49,8 @@ std::vector<mx::array> position_means(
     const Inputs::Rows& prompts,
     const std::vector<std::string>& sites,
     const Progress& progress) {
-  constexpr size_t batch = 16;
+  // Padding is known to be harmless in a Decoder only.
+  const size_t batch = decoder_of(model) ? 16 : 1;
   size_t longest = 0;
   for (const auto& prompt : prompts)
     longest = std::max(longest, prompt.size());

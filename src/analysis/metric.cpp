@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "analysis/any_model.h"
 #include "analysis/readout.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -28,7 +29,7 @@ int Token::id(const InterpretableModel& model) const {
   if (const auto* text = std::get_if<std::string>(&value_))
     return model.tokenizer().single_token(*text);
   const int id = std::get<int>(value_);
-  const int vocab = model.decoder().config().vocab;
+  const int vocab = vocabulary(model);
   if (id < 0 || id >= vocab)
     fail(
         ErrorKind::out_of_range,
@@ -122,25 +123,38 @@ float measure(
     size_t prompt,
     size_t prompts) {
   const auto out = readout(model, metric, prompt, prompts);
-  if (out.whole_run)
-    return out
-        .values(
-            mx::astype(mx::squeeze(logits, 0), mx::float32), std::nullopt, {})
-        .item<float>();
-  if (out.every_position() || out.needs_reference())
+  if (metric.kind == Kind::loss || out.needs_reference())
     fail(
         ErrorKind::usage,
         "[measure] {} reads more than the logits of one position",
         metric.name);
-  const int at = out.position_in(logits.shape(1));
-  auto row = mx::astype(mx::take(logits, at, 1), mx::float32);
-  if (const auto columns = out.columns(); !columns.empty())
+  return out.of_run(logits, {}, std::nullopt);
+}
+
+mx::array Readout::row_of(const mx::array& logits) const {
+  return mx::astype(
+      mx::squeeze(mx::take(logits, position_in(logits.shape(1)), 1), 0),
+      mx::float32);
+}
+
+float Readout::of_run(
+    const mx::array& logits,
+    const std::vector<int>& ids,
+    const std::optional<mx::array>& reference) const {
+  if (every_position()) {
+    const auto all = mx::astype(mx::squeeze(logits, 0), mx::float32);
+    if (whole_run) return values(all, reference, {}).item<float>();
+    const auto known = mx::slice(all, {0, 0}, {all.shape(0) - 1, all.shape(1)});
+    const std::vector<int> next(ids.begin() + 1, ids.end());
+    return mx::mean(values(known, reference, next)).item<float>();
+  }
+  auto row = mx::expand_dims(row_of(logits), 0);
+  if (const auto read = columns(); !read.empty())
     row = mx::take(
         row,
-        mx::array(
-            columns.data(), {static_cast<int>(columns.size())}, mx::int32),
+        mx::array(read.data(), {static_cast<int>(read.size())}, mx::int32),
         1);
-  return out.values(row, std::nullopt, {}).item<float>();
+  return values(row, reference, {}).item<float>();
 }
 
 std::vector<int> Readout::columns() const {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "analysis/any_model.h"
 #include "analysis/means.h"
 #include "core/fail.h"
 
@@ -42,10 +43,10 @@ std::vector<Pair> make_pairs(
           i,
           clean[i].size(),
           corrupt[i].size());
-    const auto& rope = model.decoder().config().rope;
-    if (!rope.same_angles(
-            static_cast<int>(clean[i].size()),
-            static_cast<int>(corrupt[i].size())))
+    const auto* decoder = decoder_of(model);
+    if (decoder && !decoder->config().rope.same_angles(
+                       static_cast<int>(clean[i].size()),
+                       static_cast<int>(corrupt[i].size())))
       fail(
           ErrorKind::usage,
           "[{}] this model's RoPE scaling differs between lengths {} and {}; "

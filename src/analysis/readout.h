@@ -27,6 +27,17 @@ struct Readout {
   /** Where it reads a prompt of that length. Throws out_of_range. */
   int position_in(int length) const;
 
+  /** The logits it reads of a run, float32 [vocab]. `logits`: [1, pos, vocab].
+   * Throws out_of_range. */
+  mlx::core::array row_of(const mlx::core::array& logits) const;
+
+  /** What it says of a run of `ids`, whose logits are [1, pos, vocab].
+   * Evaluates. */
+  float of_run(
+      const mlx::core::array& logits,
+      const std::vector<int>& ids,
+      const std::optional<mlx::core::array>& reference) const;
+
   /** [row] float32, lazy. `logits`: [row, column], of columns() where there are
    * any. `reference`: logits [vocab] of the clean run. `targets`: the next
    * token of each row. Where it reads a whole run: all its rows, to [1]. */

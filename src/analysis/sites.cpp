@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "analysis/any_model.h"
 #include "core/fail.h"
 #include "trace/overlay.h"
 
@@ -14,8 +15,8 @@ std::string LayerSite::name_of(int layer) const {
 
 LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   const auto& sites = model.sites();
-  const auto& layers = model.decoder().layers;
-  const int n = static_cast<int>(layers.size());
+  const auto* decoder = decoder_of(model);
+  const int n = layer_count(model);
   // By whatever name it was called, in the first layer that has it.
   LayerSite out;
   std::optional<SiteId> first;
@@ -38,37 +39,44 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
         printable(name),
         site.name);
   out.relative = site.relative();
-  const auto& at = *layers[static_cast<size_t>(site.layer)];
-  out.pattern = *first == at.attn.pattern_site();
   out.layout = site.layout;
-  if ((out.layout == Layout::scores && !out.pattern) ||
-      out.layout == Layout::other)
+  out.heads = site.n_heads;
+  out.width = site.width;
+  if (decoder) {
+    const auto& at = *decoder->layers[static_cast<size_t>(site.layer)];
+    out.pattern = *first == at.attn.pattern_site();
+    // What leaves a layer is what enters the next one, unless it is edited
+    // there.
+    const auto* overlay = model.overlay();
+    const bool same = std::ranges::none_of(decoder->layers, [&](auto& layer) {
+      return overlay && overlay->edits(layer->input_site());
+    });
+    out.shift = *first == at.output_site() && same ? 1 : 0;
+  }
+  const bool rows = out.layout != Layout::other &&
+                    (out.layout != Layout::scores || out.pattern || !decoder);
+  if (!rows)
     fail(
         ErrorKind::usage,
         "[sweep] '{}' has no row for each position; patch pattern, z, or "
         "another site",
         printable(name));
-  out.heads = site.n_heads;
-  out.width = site.width;
-  // What leaves a layer is what enters the next one, unless it is edited there.
-  const auto* overlay = model.overlay();
-  const bool same = std::ranges::none_of(layers, [&](const auto& layer) {
-    return overlay && overlay->edits(layer->input_site());
-  });
-  out.shift = *first == at.output_site() && same ? 1 : 0;
   for (int i = 0; i < n; ++i) {
-    const auto& layer = *layers[static_cast<size_t>(i)];
     const auto found = sites.lookup(out.name_of(i));
-    out.ids.push_back(
-        found.empty()    ? -1
-        : out.pattern    ? layer.attn.z_site()
-        : out.shift == 1 ? layer.input_site()
-                         : found[0]);
+    auto id = found.empty() ? -1 : found[0];
+    if (id >= 0 && (out.pattern || out.shift == 1)) {
+      const auto& layer = *decoder->layers[static_cast<size_t>(i)];
+      id = out.pattern ? layer.attn.z_site() : layer.input_site();
+    }
+    out.ids.push_back(id);
   }
   if (out.width == 0 && !out.pattern) {
     // Shapes are known before anything is computed.
     auto trace = model.trace(std::vector<int>{0});
-    out.width = trace.value(site.name).shape(-1);
+    const auto value = trace.value(site.name);
+    out.width = value.shape(-1);
+    if (!decoder && out.layout != Layout::features)
+      out.heads = value.shape(out.layout == Layout::heads ? 2 : 1);
   }
   return out;
 }

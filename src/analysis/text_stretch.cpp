@@ -1,7 +1,9 @@
 #include "analysis/text_stretch.h"
 
 #include <algorithm>
+#include <limits>
 
+#include "analysis/any_model.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 
@@ -26,20 +28,30 @@ mx::array translated(
 }
 
 // Logits of residuals in the model's dtype, as float32.
-mx::array logits_of(const Decoder& decoder, const mx::array& h) {
+mx::array logits_of(
+    const InterpretableModel& model,
+    const Stretch& stretch,
+    const mx::array& h) {
+  const auto* decoder = decoder_of(model);
+  if (!decoder)
+    return logits_of_last(
+        model,
+        {stretch.ids.begin(), stretch.ids.begin() + h.shape(0)},
+        h);
   Pass pass;
   return mx::astype(
-      decoder.unembed(decoder.ln_final(h, pass), pass), mx::float32);
+      decoder->unembed(decoder->ln_final(h, pass), pass), mx::float32);
 }
 
 Stretch read_stretch(const InterpretableModel& model, std::vector<int> ids) {
-  const int layers = model.decoder().config().n_layers;
+  const int layers = layer_count(model);
   std::vector<std::string> save;
   for (int i = 0; i < layers; ++i)
     save.push_back(fmt::format("layers.{}.resid_post", i));
   Stretch out;
   out.length = static_cast<int>(ids.size());
-  const auto values = model.run(std::move(ids), {.save = save});
+  out.ids = std::move(ids);
+  const auto values = model.run(out.ids, {.save = save});
   for (const auto& name : save)
     out.residuals.push_back(mx::squeeze(values[name], 0));
   return out;
@@ -47,13 +59,15 @@ Stretch read_stretch(const InterpretableModel& model, std::vector<int> ids) {
 
 int chunk_of(const InterpretableModel& model) {
   const auto row =
-      static_cast<size_t>(model.decoder().config().vocab) * sizeof(float);
+      static_cast<size_t>(vocabulary(model)) * sizeof(float);
   return static_cast<int>(std::max<size_t>(1, logits_budget / row));
 }
 
 void check_stretch(
     const InterpretableModel& model, int length, const char* function) {
-  const int context = model.decoder().config().context;
+  const auto* decoder = decoder_of(model);
+  const int context = decoder ? decoder->config().context
+                              : std::numeric_limits<int>::max();
   if (length < 2 || length > context)
     fail(
         ErrorKind::usage,

@@ -13,6 +13,7 @@ namespace mlxterp {
 /** A stretch of text as the model sees it. */
 struct Stretch {
   std::vector<mlx::core::array> residuals;  ///< Of each layer, [pos, d_model].
+  std::vector<int> ids;
   int length = 0;
 };
 
@@ -22,8 +23,12 @@ Stretch read_stretch(const InterpretableModel& model, std::vector<int> ids);
 /** Positions [from, to) of x [pos, ...]. */
 mlx::core::array rows(const mlx::core::array& x, int from, int to);
 
-/** Logits of residuals in the model's dtype, as float32; lazy. */
-mlx::core::array logits_of(const Decoder& decoder, const mlx::core::array& h);
+/** Logits of residuals in the model's dtype, [pos, d_model] and not more of them
+ * than the stretch has, as float32; lazy. */
+mlx::core::array logits_of(
+    const InterpretableModel& model,
+    const Stretch& stretch,
+    const mlx::core::array& h);
 
 /** How many positions' logits are held at a time. */
 int chunk_of(const InterpretableModel& model);

@@ -1,5 +1,6 @@
 #include "mlxterp/analysis/tuned_lens.h"
 
+#include "analysis/any_model.h"
 #include "analysis/text_stretch.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -61,16 +62,16 @@ mx::array TunedLens::operator()(const mx::array& h, int layer) const {
 }
 
 void TunedLens::check_fits(const InterpretableModel& model) const {
-  const auto& config = model.decoder().config();
-  if (layers() != config.n_layers || d_model_ != config.d_model)
+  const int own = layer_count(model), width = residual_width(model);
+  if (layers() != own || d_model_ != width)
     fail(
         ErrorKind::usage,
         "[TunedLens] it reads {} layers of {} features, the model has {} of "
         "{}; use the lens that was trained on this model",
         layers(),
         d_model_,
-        config.n_layers,
-        config.d_model);
+        own,
+        width);
 }
 
 }  // namespace mlxterp

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <optional>
 
+#include "analysis/any_model.h"
 #include "analysis/text_stretch.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -32,7 +33,6 @@ Gradients gradients(
     const InterpretableModel& model,
     const TunedLens& lens,
     const Stretch& stretch) {
-  const auto& decoder = model.decoder();
   // The last residual is what the model says: there is nothing to learn.
   const auto layers = stretch.residuals.size() - 1;
   Gradients out(layers);
@@ -42,7 +42,7 @@ Gradients gradients(
   for (int from = 0; from < stretch.length; from += step) {
     const int to = std::min(stretch.length, from + step);
     const auto target =
-        logits_of(decoder, rows(stretch.residuals.back(), from, to));
+        logits_of(model, stretch, rows(stretch.residuals.back(), from, to));
     const auto log_p =
         mx::subtract(target, mx::logsumexp(target, -1, /*keepdims=*/true));
     const auto p = mx::exp(log_p);
@@ -52,7 +52,8 @@ Gradients gradients(
       const auto loss = [&](const std::vector<mx::array>& parameters)
           -> std::vector<mx::array> {
         const auto logits = logits_of(
-            decoder,
+            model,
+            stretch,
             mx::astype(translated(h, parameters[0], parameters[1]), h.dtype()));
         const auto log_q =
             mx::subtract(logits, mx::logsumexp(logits, -1, /*keepdims=*/true));
@@ -149,13 +150,13 @@ TunedLens train_tuned_lens(
         "text, or a shorter length",
         ids.size(),
         options.length);
-  const auto& config = model.decoder().config();
-  if (config.n_layers < 2)
+  const int layers = layer_count(model);
+  if (layers < 2)
     fail(
         ErrorKind::usage,
         "[train_tuned_lens] the model has one layer, which says what the model "
         "says; there is nothing to train");
-  TunedLens lens(config.n_layers, config.d_model);
+  TunedLens lens(layers, residual_width(model));
   Optimizer optimizer(options, lens.weights.size() - 1);
   size_t at = 0;
   for (int step = 0; step < options.steps; ++step) {
@@ -165,8 +166,8 @@ TunedLens train_tuned_lens(
     auto slopes = gradients(model, lens, stretch);
     if (!std::isfinite(slopes.loss))
       fail(
-          ErrorKind::usage,
-          "[train_tuned_lens] the loss of step {} is {}; take a smaller "
+          ErrorKind::bad_data,
+          "[train_tuned_lens] the loss of step {} is {}, NaN or infinite; take a smaller "
           "learning rate, or float32",
           step,
           slopes.loss);

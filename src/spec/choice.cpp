@@ -55,6 +55,9 @@ constexpr Word<HeadMeasure> measures[] = {
 constexpr Word<AblationOptions::Value> head_ablations[] = {
     {"zero", AblationOptions::Value::zero},
     {"mean", AblationOptions::Value::mean}};
+constexpr Word<CollectOptions::Positions> kept[] = {
+    {"all", CollectOptions::Positions::all},
+    {"last", CollectOptions::Positions::last}};
 
 }  // namespace
 
@@ -86,6 +89,15 @@ HeadMeasure parse_head_measure(std::string_view text, std::string_view name) {
 AblationOptions::Value parse_head_ablation(
     std::string_view text, std::string_view name) {
   return choose(text, name, head_ablations);
+}
+
+CollectOptions::Positions parse_positions(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, kept);
+}
+
+const char* name(CollectOptions::Positions positions) {
+  return word_of(positions, kept);
 }
 
 const char* name(Direction direction) {

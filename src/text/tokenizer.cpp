@@ -313,6 +313,16 @@ Tokenizer Tokenizer::from_gguf(const Gguf& gguf) {
   return tokenizer;
 }
 
+Tokenizer Tokenizer::from_functions(Functions functions) {
+  if (!functions.encode || !functions.decode)
+    fail(
+        ErrorKind::usage,
+        "[Tokenizer::from_functions] an empty function; give both");
+  Tokenizer tokenizer;
+  tokenizer.own_ = std::make_shared<Functions>(std::move(functions));
+  return tokenizer;
+}
+
 std::optional<Tokenizer> Tokenizer::load(const Checkpoint& checkpoint) {
   if (const Gguf* gguf = checkpoint.gguf()) {
     if (!gguf->metadata().contains("tokenizer.ggml.model")) return std::nullopt;
@@ -394,6 +404,7 @@ std::vector<int> Tokenizer::encode(
         "[Tokenizer::encode] the text has {} bytes, the limit is {}; split it",
         text.size(),
         limits::prompt_bytes);
+  if (own_) return own_->encode(text);
   handle_->check_bytes(text);
   tkc_ids ids{};
   check(
@@ -426,6 +437,7 @@ std::vector<int> Tokenizer::encode(
 
 std::string Tokenizer::decode(
     std::span<const int> ids, bool with_special) const {
+  if (own_) return own_->decode(ids);
   std::string out;
   std::vector<uint32_t> crate_ids;
   // What the crate makes of the ids that wait for it.
@@ -460,6 +472,12 @@ std::string Tokenizer::decode(
 }
 
 std::vector<std::string> Tokenizer::labels(std::span<const int> ids) const {
+  if (own_) {
+    std::vector<std::string> each;
+    for (size_t i = 0; i < ids.size(); i++)
+      each.push_back(own_->decode(ids.subspan(i, 1)));
+    return each;
+  }
   std::string text;
   std::vector<size_t> owner;  // the token of each byte
   for (size_t i = 0; i < ids.size(); i++) {
@@ -481,11 +499,13 @@ std::vector<std::string> Tokenizer::labels(std::span<const int> ids) const {
 }
 
 int Tokenizer::single_token(std::string_view text) const {
-  if (const auto id = handle_->token_id(text))
-    if (handle_->token(*id)->added) return *id;
+  if (!own_)
+    if (const auto id = handle_->token_id(text))
+      if (handle_->token(*id)->added) return *id;
   // Encoding might put a space in front of a SentencePiece text, so its piece
   // is looked up as it is written.
-  if (handle_->spelling == Spelling::sentence_piece) {
+  const bool pieces = !own_ && handle_->spelling == Spelling::sentence_piece;
+  if (pieces) {
     std::string piece;
     for (const char c : text) {
       if (c == ' ')
@@ -496,8 +516,7 @@ int Tokenizer::single_token(std::string_view text) const {
     if (const auto id = handle_->token_id(piece)) return *id;
   }
   const std::vector<int> ids = encode(text, {.add_special = false});
-  if (ids.size() == 1 && handle_->spelling != Spelling::sentence_piece)
-    return ids.front();
+  if (ids.size() == 1 && !pieces) return ids.front();
   constexpr size_t most = 8;
   std::string tokens;
   const std::vector<std::string> names = labels(ids);
@@ -515,21 +534,21 @@ int Tokenizer::single_token(std::string_view text) const {
 }
 
 int Tokenizer::vocab_size() const {
-  return handle_->size;
+  return own_ ? own_->vocab_size : handle_->size;
 }
 std::optional<int> Tokenizer::bos() const {
-  return handle_->bos;
+  return own_ ? std::nullopt : handle_->bos;
 }
 std::optional<int> Tokenizer::eos() const {
-  return handle_->eos;
+  return own_ ? std::nullopt : handle_->eos;
 }
 std::vector<int> Tokenizer::ends() const {
-  return handle_->ends;
+  return own_ ? std::vector<int>{} : handle_->ends;
 }
 
 std::vector<int> Tokenizer::control_tokens() const {
   std::vector<int> ids;
-  for (int id = 0; id < handle_->size; id++) {
+  for (int id = 0; !own_ && id < handle_->size; id++) {
     tkc_token_info info{};
     if (tkc_token(handle_->crate, static_cast<size_t>(id), &info) &&
         info.special)

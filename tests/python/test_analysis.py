@@ -110,7 +110,7 @@ def test_an_embedding_of_one_s_own_needs_only_a_weight():
 def test_slices_change_nothing(model, monkeypatch):
     states = mx.random.normal((50, 32), key=mx.random.key(4))
     whole = model.get_token_predictions(states, 3)
-    monkeypatch.setattr("mlxterp.analysis.unembed._SLICE_BYTES", 16 * VOCAB * 7)
+    monkeypatch.setattr("mlxterp.analysis.unembed._ROWS", 7)
     assert model.get_token_predictions(states, 3) == whole
 
 
@@ -191,33 +191,38 @@ def test_logit_lens_without_or_with_another_norm(model, network):
     assert_ranked(found[0][0], ranked(plain(states[0][0, 1]) @ rows.T, 2))
 
 
-def test_logit_lens_warns_where_the_norm_is_not_found(network):
+def test_a_lens_needs_no_norm_and_projection_but_one_of_ones_own_does(network):
+    """What the model says of a stream is read by itself; where to put another
+    norm must be known."""
     model = InterpretableModel(network, WordTokenizer(VOCAB))
+    known = model.logit_lens(TEXT)
+    skipped = model.logit_lens(TEXT, skip_norm=True)
     model._module_resolver.get_final_norm = lambda: None
-    with pytest.warns(UserWarning, match="final norm was not found"):
-        found = model.logit_lens(TEXT)
+    assert model.logit_lens(TEXT) == known != skipped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert model.logit_lens(TEXT, skip_norm=True) == found
+        assert model.logit_lens(TEXT, skip_norm=True) == skipped
+    with pytest.warns(UserWarning, match="final norm was not found"):
+        found = model.tuned_lens(TEXT, lambda h, layer: h)
+    assert found == skipped
+    model._module_resolver.get_output_projection = lambda: (None, None, False)
+    assert model.logit_lens(TEXT) == known
+    with pytest.raises(UnknownNameError, match="lm_head_path"):
+        model.logit_lens(TEXT, skip_norm=True)
 
 
 @pytest.mark.parametrize("position", [5, -6, 99])
 def test_logit_lens_position_out_of_range(model, position):
-    with pytest.raises(OutOfRangeError, match="has 5 tokens, so -5 to 4"):
+    with pytest.raises(OutOfRangeError, match="there are 5, numbered 0 to 4"):
         model.logit_lens(TEXT, position=position)
+    with pytest.raises(OutOfRangeError, match="has 5 tokens, so -5 to 4"):
+        model.logit_lens(TEXT, position=position, skip_norm=True)
 
 
 @pytest.mark.parametrize("layer", [3, -1])
 def test_logit_lens_layer_out_of_range(model, layer):
     with pytest.raises(OutOfRangeError, match="3 layers, 0 to 2"):
         model.logit_lens(TEXT, layers=[0, layer])
-
-
-def test_logit_lens_without_a_projection(network):
-    model = InterpretableModel(network, WordTokenizer(VOCAB))
-    model._module_resolver.get_output_projection = lambda: (None, None, False)
-    with pytest.raises(UnknownNameError, match="lm_head_path"):
-        model.logit_lens(TEXT)
 
 
 def test_lenses_of_a_gpt2_whose_layers_are_h():
@@ -399,16 +404,6 @@ def test_patching_what_is_no_module_s_output(model):
     found = model.activation_patching(TEXT, other, "self_attn.z")
     whole = model.activation_patching(TEXT, other, "self_attn")
     assert list(found.values()) == pytest.approx(list(whole.values()), abs=1e-2)
-
-
-def test_the_clean_text_runs_once(model, monkeypatch):
-    texts = []
-    trace = model.trace
-    monkeypatch.setattr(
-        model, "trace", lambda text, **more: texts.append(text) or trace(text, **more)
-    )
-    model.activation_patching(TEXT, "w1 w2")
-    assert texts == [TEXT] + ["w1 w2"] * 4
 
 
 def test_patching_prints_nothing(model, capsys):

@@ -322,17 +322,3 @@ def test_control_tokens_in_a_text_are_tokens_unless_said_otherwise():
             it.output.save()
         assert trace.input_shape == (1, len(ids))
         assert len(it.logit_lens(text, layers=[0])[0]) == len(ids)
-
-
-def test_only_the_root_imports_other_tools_ways():
-    from pathlib import Path
-
-    import mlxterp
-
-    root = Path(mlxterp.__file__).parent
-    users = {
-        path.relative_to(root).as_posix()
-        for path in root.rglob("*.py")
-        if "compat" not in path.parts and "compat" in path.read_text("utf-8")
-    }
-    assert users == {"__init__.py", "model.py"}

@@ -68,7 +68,7 @@ def test_axes_sites_and_directions(model):
     frame = by_head.to_pandas()
     assert list(frame.columns) == ["layer", "head", "metric", "change", "effect"]
     assert len(frame) == 18 and frame.layer.iloc[-1] == 29
-    assert by_head._repr_html_().count("<tr>") == 3
+    assert "iframe" in by_head._repr_html_()
     figure = by_head.plot(backend="plotly")
     assert len(figure.data[0].z) == 2
     with pytest.raises(mlxterp.UsageError, match="plotly"):
@@ -139,7 +139,7 @@ def test_lens(model):
     assert mx.array_equal(found.ids[-1, :, 0], mx.argmax(out[0], -1).astype(mx.int32))
     assert found.tokens()[-1][-1] == " Mary"
     assert found.to_pandas().shape == (420, 6)
-    assert found._repr_html_().count("<tr>") == 31
+    assert "iframe" in found._repr_html_()
     assert found.labels()[:2] == ["When", " Mary"]
     edited = lenses.lens(model, CLEAN, interventions={"layers.20": lambda x: x * 0})
     assert not mx.array_equal(edited.ids[-1], found.ids[-1, :, :])
@@ -175,12 +175,6 @@ def test_what_makes_no_sense_is_an_error(model, change, error):
     given = dict(clean=CLEAN, corrupt=CORRUPT, metric=MARY_JOHN) | change
     with pytest.raises(error):
         sweeps.patch(model, **given)
-
-
-def test_a_wrapped_model_says_so():
-    wrapped = InterpretableModel(build("llama"))
-    with pytest.raises(mlxterp.UsageError, match="loaded itself"):
-        sweeps.patch(wrapped, [1], [2], (1, 2))
 
 
 def test_ctrl_c_ends_a_sweep(model):
@@ -326,7 +320,7 @@ def test_each_argument_reaches_its_field(monkeypatch, model):
         for field, value in own.items():
             got = getattr(seen[0], field)
             if field == "receivers":
-                got, value = [(r.layer, r.head, r.input.name) for r in got], [(24, 6, "q")]
+                got, value = [*map(repr, got)], ["L24H6.q"]
             assert plain(got) == plain(value), f"{name}: {field}"
             compared += 1
     assert compared > 35

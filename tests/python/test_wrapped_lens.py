@@ -1,7 +1,10 @@
 """The lens of a wrapped model says what that of the native one says."""
 
+import json
+
 import mlx.core as mx
 import mlx.nn as nn
+import mlxterp
 import pytest
 from families import build
 from mlxterp import InterpretableModel, OutOfRangeError, UsageError, lens
@@ -40,6 +43,8 @@ def test_as_natively(name, options):
         assert mx.array_equal(ours.ranks, theirs.ranks)
         assert same(ours.track_probabilities, theirs.track_probabilities)
     assert theirs._repr_html_() and len(theirs.tokens()) == len(theirs.layers)
+    told, same_told = json.loads(ours.to_json()), json.loads(theirs.to_json())
+    assert told["rows"][0]["site"] == same_told["rows"][0]["site"]
 
 
 def test_the_last_layer_is_the_model():
@@ -49,7 +54,10 @@ def test_the_last_layer_is_the_model():
         logits = wrapped.output.save()[0].astype(mx.float32)
     want = mx.sort(logits, axis=-1)[:, ::-1][:, :4]
     assert same(found.logits[-1], want)
-    tuned = lens(wrapped, ROW, top_k=4, tuned=lambda h, layer: h * 0 + 1)
+    shifted = mlxterp.TunedLens(3, 32)
+    for translator in shifted.translators:
+        translator.bias = mx.ones((32,))
+    tuned = lens(wrapped, ROW, top_k=4, tuned=shifted)
     assert same(tuned.logits[-1], want) and not same(tuned.logits[0], found.logits[0])
     edited = wrapped.edited({"layers.0": lambda x: x * 0})
     assert not same(lens(edited, ROW, top_k=4).logits, found.logits)
@@ -62,13 +70,13 @@ def test_what_it_refuses():
         ({"positions": [9]}, OutOfRangeError),
         ({"track": 96}, OutOfRangeError),
         ({"track": "word"}, UsageError),
-        ({"top_k": 0}, UsageError),
-        ({"site": "nothing"}, KeyError),
+        ({"top_k": 0}, OutOfRangeError),
+        ({"site": "nothing"}, UsageError),
     ):
         with pytest.raises(error):
             lens(model, ROW, **options)
-    with pytest.raises(UsageError, match="one prompt"):
+    with pytest.raises(UsageError, match="reads one"):
         lens(model, [ROW, ROW])
     flat = InterpretableModel(nn.Linear(4, 4), layer_attr=None)
-    with pytest.raises(UsageError, match="needs layers"):
+    with pytest.raises(UsageError, match="has no layers"):
         lens(flat, [[1]])

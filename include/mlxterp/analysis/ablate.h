@@ -36,6 +36,8 @@ struct AblateOptions {
   uint64_t seed = 0;
   /** Only these; negative ones count from the end. Empty: all. */
   std::vector<int> layers = {}, positions = {}, heads = {}, neurons = {};
+  /** One forward pass a cell, as in PatchOptions. */
+  bool one_pass_per_cell = false;
   size_t memory = 0;  ///< As in PatchOptions.
   Progress progress = {};
 };

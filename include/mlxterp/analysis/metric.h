@@ -26,6 +26,8 @@ class Token {
   /** Throws unknown_name where the text is not one token, out_of_range. */
   int id(const InterpretableModel& model) const;
 
+  const std::variant<int, std::string>& value() const { return value_; }
+
  private:
   std::variant<int, std::string> value_;
 };
@@ -45,6 +47,8 @@ class Tokens {
   size_t size() const { return tokens_.size(); }
   /** Of one prompt of `prompts`. Throws usage where the numbers differ. */
   const Token& of(size_t prompt, size_t prompts) const;
+
+  const std::vector<Token>& each() const { return tokens_; }
 
  private:
   std::vector<Token> tokens_;

@@ -31,7 +31,8 @@ struct PatchOptions {
    * the prompts do not match position by position: the others are never
    * patched. Empty: the prompts have one length. */
   std::vector<std::pair<int, int>> position_map = {};
-  /** One forward pass a cell: slow, for comparison. */
+  /** One forward pass a cell: slow, for comparison. So is any model that is no
+   * Decoder swept. */
   bool one_pass_per_cell = false;
   /** Bytes that what is computed at once may take; 0: as many as pay off. */
   size_t memory = 0;

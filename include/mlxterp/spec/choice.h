@@ -10,6 +10,7 @@
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/sweep.h"
+#include "mlxterp/trace/collect.h"
 
 namespace mlxterp::spec {
 
@@ -38,11 +39,16 @@ HeadMeasure parse_head_measure(
 AblationOptions::Value parse_head_ablation(
     std::string_view text, std::string_view name = "ablation");
 
+/** "all" or "last". */
+CollectOptions::Positions parse_positions(
+    std::string_view text, std::string_view name = "positions");
+
 /** The word of each; a name() of axes, measures and head kinds stands beside
  * them. */
 const char* name(Direction direction);
 const char* name(Ablation ablation);
 const char* name(Unit unit);
 const char* name(AblationOptions::Value value);
+const char* name(CollectOptions::Positions positions);
 
 }  // namespace mlxterp::spec

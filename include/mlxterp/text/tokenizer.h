@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -39,6 +40,18 @@ class Tokenizer {
    * vocab.json and merges.txt. Tokens that stand only in other files of the
    * folder are added as transformers adds them. */
   static std::optional<Tokenizer> load(const Checkpoint& checkpoint);
+
+  /** What the tokenizer of another program does, for a model that runs there.
+   */
+  struct Functions {
+    /** Ids of a text as it stands, with nothing added. */
+    std::function<std::vector<int>(std::string_view text)> encode;
+    std::function<std::string(std::span<const int> ids)> decode;
+    int vocab_size = 0;
+  };
+  /** It has no bos(), eos(), ends() and control_tokens(), and each id's label
+   * is what it alone decodes to. */
+  static Tokenizer from_functions(Functions functions);
 
   struct Found;
   /** The same for who can do without: what load() would throw of a vocabulary
@@ -80,7 +93,8 @@ class Tokenizer {
   struct Handle;  // private to tokenizer.cpp
 
  private:
-  std::shared_ptr<const Handle> handle_;
+  std::shared_ptr<const Handle> handle_;  // absent where there is own_
+  std::shared_ptr<const Functions> own_;
 };
 
 struct Tokenizer::Found {

@@ -4,84 +4,85 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
 
 from .. import _core
 from ..core.inputs import to_rows
-from ..errors import MlxterpError, UsageError
+from ..errors import UsageError
+from ..view.page import HtmlPage
+from .engine_model import engine_model
 from .metrics import as_metric
 
 
-def native(model, what: str) -> _core.Model:
-    """The C++ model behind `model`. Raises UsageError where it is wrapped."""
-    if isinstance(model, _core.Model):
-        return model
-    inner = getattr(getattr(model, "engine", model), "model", None)
-    if isinstance(inner, _core.Model):
-        standing = getattr(model, "standing", None)
-        return inner.edited(standing) if standing else inner
-    raise UsageError(
-        f"{what} needs a model that mlxterp loaded itself, as in "
-        "InterpretableModel('path or hub id'); this one wraps "
-        f"{type(getattr(model, 'model', model)).__name__}"
-    )
+def native(model, what: str, edits: Mapping | None = None) -> _core.Model:
+    """The C++ model behind `model`, with its edits and these. Raises UsageError
+    where it is wrapped."""
+    inner = _inner(model)
+    if inner is None:
+        raise UsageError(
+            f"{what} needs a model that mlxterp loaded itself, as in "
+            "InterpretableModel('path or hub id'); this one wraps "
+            f"{type(getattr(model, 'model', model)).__name__}"
+        )
+    standing = [*getattr(model, "standing", ()), *(edits or {}).items()]
+    return inner.edited(standing) if standing else inner
+
+
+def by_passes(model, what: str, edits: Mapping | None = None, site="") -> _core.Model:
+    """The same; of any other model what its engine runs, as C++ sees it, which
+    serves where plain passes do. `site`: one of every layer that is asked for."""
+    if _inner(model) is not None or not hasattr(model, "engine"):
+        return native(model, what, edits)
+    return engine_model(model.edited(edits) if edits else model, site)
+
+
+def _inner(model) -> _core.Model | None:
+    if not isinstance(model, _core.Model):
+        model = getattr(getattr(model, "engine", model), "model", None)
+    return model if isinstance(model, _core.Model) else None
 
 
 def inputs(model, prompts) -> list | mx.array:
     """A prompt or several as C++ takes them: rows of ids, as the model's own
-    tokenizer has it, or an array; texts for a `_core.Model`. Raises
-    UsageError."""
-    if (tokenizer := getattr(model, "tokenizer", None)) is not None:
-        return to_rows(prompts, tokenizer)
-    if isinstance(prompts, str):
-        return [prompts]
-    if isinstance(prompts, (list, tuple)) and prompts:
-        if all(isinstance(p, str) for p in prompts):
-            return list(prompts)
-    return to_rows(prompts)
+    tokenizer has it, or an array. Raises UsageError."""
+    core = isinstance(model, _core.Model) and model.has_tokenizer
+    return to_rows(prompts, model if core else getattr(model, "tokenizer", None))
 
 
-def labels(model: _core.Model, ids: list[int]) -> list[str]:
-    """One string a token; of an id that has none, and without a tokenizer, its
-    number: `#76`."""
-    if not model.has_tokenizer:
-        return [f"#{i}" for i in ids]
-    try:
-        return model.labels(ids)
-    except MlxterpError:
-        if len(ids) == 1:
-            return [f"#{ids[0]}"]
-        return [labels(model, [i])[0] for i in ids]
+#: Of the analyses that make do with plain passes.
+_BY_PASSES = (
+    _core.PatchOptions,
+    _core.AblateOptions,
+    _core.LensOptions,
+    _core.TunedLensOptions,
+)
 
 
-def several(values) -> list:
-    """One value or several as a list; None is all of them: an empty list."""
-    if values is None:
-        return []
-    return [values] if isinstance(values, (int, str)) else list(values)
-
-
-def options(model, kind, progress=None, **fields):
-    """An option struct of C++'s with these fields: one of several becomes a list,
-    a text the metric it stands for, None leaves a field as it is. Progress
-    is told to the function given, or shown by a bar."""
-    usual, made = kind(), {"progress": progress or Bar()}
-    for name, value in fields.items():
-        if value is None:
+def asked(what: str, kind: type, given: dict) -> tuple[_core.Model, Any]:
+    """The C++ model of a function's arguments `given`, and its options made of
+    the others, which are called as their fields; None leaves a field as it is.
+    Progress is told to the function given, or shown by a bar."""
+    model, edits = given["model"], given.get("interventions")
+    if kind in _BY_PASSES:
+        inner = by_passes(model, what, edits, given.get("site", ""))
+    else:
+        inner = native(model, what, edits)
+    made = {"progress": given.get("progress") or Bar()}
+    for name, value in given.items():
+        if value is None or name in ("model", "interventions", "progress"):
             continue
         if name in ("clean", "corrupt", "prompt", "prompts", "data"):
             value = inputs(model, value)
-        elif name == "edits":
-            value = list(value.items())
-        elif isinstance(getattr(usual, name, None), list):
-            value = several(value)
+        elif name == "track" and isinstance(value, str):
+            value = inner.single_token(value)
         elif name == "metric":
-            value = as_metric(value, native(model, "a metric"))
+            value = as_metric(value, inner)
         made[name] = value
-    return kind(**made)
+    return inner, kind(**made)
 
 
 class Report:
@@ -96,6 +97,29 @@ class Report:
 
 def _told(json: str, html: str) -> Report:
     return Report(lambda: json, lambda: html)
+
+
+class Reported:
+    """A result that has a report."""
+
+    _report: Report | None
+
+    def to_json(self) -> str:
+        """What the command of that name answers with --json (docs/json.md).
+        Raises UsageError for an estimate of `attribute`, which has none."""
+        return self._told().json()
+
+    def to_html(self) -> str:
+        """One page, which loads nothing. Raises as `to_json`."""
+        return self._told().html()
+
+    def _told(self) -> Report:
+        if self._report is None:
+            raise UsageError("an estimate has no page; patch() has one of the site")
+        return self._report
+
+    def _repr_html_(self) -> str | None:
+        return None if self._report is None else HtmlPage(self.to_html())._repr_html_()
 
 
 class Bar:

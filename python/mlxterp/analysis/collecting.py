@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from .. import _core
-from ..errors import UsageError
-from ._native import inputs, native, options, several
+from ._native import asked, inputs
 
 
 @dataclass
@@ -19,6 +18,10 @@ class Collected:
 
     values: dict[str, mx.array]
     lengths: list[int]
+
+    def __repr__(self) -> str:
+        shapes = [f"{site} {value.shape}" for site, value in self.values.items()]
+        return f"Collected({', '.join(shapes)}; {len(self.lengths)} prompts)"
 
 
 def collect(
@@ -34,17 +37,9 @@ def collect(
     (patterns too) at "all" real positions or the "last" of each prompt; padding
     is left out. Memory is what is kept and one batch. Evaluates. Sites of
     layout [batch, head, dest, src] are refused with UsageError."""
-    if positions not in ("all", "last"):
-        raise UsageError(f"positions {positions!r} is none of 'all', 'last'")
-    chosen = options(
-        model,
-        _core.CollectOptions,
-        progress,
-        positions=_core.Positions[positions],
-        batch_size=batch_size,
-        edits=interventions,
-    )
-    values, lengths = _core.collect(
-        native(model, "collect()"), inputs(model, prompts), several(sites), chosen
-    )
+    given = dict(locals())
+    del given["prompts"], given["sites"]
+    inner, chosen = asked("collect()", _core.CollectOptions, given)
+    sites = [sites] if isinstance(sites, str) else list(sites)
+    values, lengths = _core.collect(inner, inputs(model, prompts), sites, chosen)
     return Collected(dict(values), lengths)

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from .. import _core
 from .._core import InductionAblation, Trial  # noqa: F401
-from ._native import Bar, inputs, native, options
+from ._native import Bar, asked, inputs, native
 
 
 def repeated_tokens(
@@ -36,19 +36,11 @@ def head_scores(
     "previous_token", "duplicate_token", "first_token", "current_token"}, each
     [layer, head]. Without prompts, on repeated random tokens. `measure`:
     "mean" over destinations, "mul" or "abs" as TransformerLens' detect_head."""
-    inner = native(model, "head_scores()")
-    found = _core.head_scores(
-        inner,
-        repeated_tokens(inner) if prompts is None else inputs(model, prompts),
-        options(
-            model,
-            _core.HeadOptions,
-            progress,
-            measure=measure,
-            exclude_first=exclude_first,
-            exclude_current=exclude_current,
-        ),
-    )
+    given = locals()
+    del given["prompts"]
+    inner, chosen = asked("head_scores()", _core.HeadOptions, given)
+    rows = repeated_tokens(inner) if prompts is None else inputs(model, prompts)
+    found = _core.head_scores(inner, rows, chosen)
     return {kind: mx.array(grid, mx.float32) for kind, grid in found}
 
 
@@ -85,15 +77,9 @@ def induction_ablation(
     and of the repeated ones, in nats, and `best` and `random`, Trials: `heads`
     as (layer, head), the `loss` of the repeated tokens without them, and the
     part of induction's gain that is `removed`: 0 none, 1 all of it."""
-    chosen = options(
-        model,
-        _core.AblationOptions,
-        progress,
-        heads=heads,
-        value=value,
-        draws=draws,
-        tokens=_core.RepeatedTokens(
-            period=period, repeats=repeats, sequences=sequences, seed=seed
-        ),
+    given = locals()
+    tokens = ("period", "repeats", "sequences", "seed")
+    given["tokens"] = _core.RepeatedTokens(**{it: given.pop(it) for it in tokens})
+    return _core.induction_ablation(
+        *asked("induction_ablation()", _core.AblationOptions, given)
     )
-    return _core.induction_ablation(native(model, "induction_ablation()"), chosen)

@@ -57,10 +57,9 @@ def layer_site(model: Any, layer: int, part: str = "") -> str:
     return model.engine.resolve(site)  # raises, with advice
 
 
-def part_path(model: Any, layer: int, out: str) -> str:
-    """Where a layer's attention ("attn_out") or MLP ("mlp_out") is. Raises
-    UnknownNameError where it has none."""
-    return model.engine.part(layer, out)
+def vocabulary(model: Any) -> int:
+    """How many logits a position has. A pass is built, not run."""
+    return model.engine.run([[0]]).output.shape[-1]
 
 
 class TracedLayers(NamedTuple):

@@ -7,34 +7,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import mlx.core as mx
-import mlx.nn as nn
 
 from .. import _core
 from ..core.optional import require
-from ..errors import UsageError
-from ._native import Bar, Report, inputs, labels, native, options
+from ._native import Bar, Report, Reported, asked, by_passes, inputs
 from .tuned_lens import TunedLens, train  # noqa: F401
-from .wrapped_lens import wrapped_lens
 
 
-class Lens:
+class Lens(Reported):
     """Rows are residual streams in the model's order, columns positions.
 
     `ids`, `logits`, `probabilities` are [row, pos, k], the best token first;
     `layers` names the rows (None: what enters layer 0), `positions` the columns.
     """
 
-    def __init__(self, inner: _core.Lens, labels: dict[int, str], report: Report | None = None):
+    def __init__(self, inner: _core.Lens, labels: dict[int, str], report: Report):
         self._inner, self._labels, self._report = inner, labels, report
         self.layers: list[int | None] = inner.layers
         self.positions: list[int] = inner.positions
         self.prompt: list[int] = inner.ids
 
-    def _cells(self, values, dtype, k=True) -> mx.array:
-        shape = (len(self.layers), len(self.positions))
-        return mx.array(values, dtype).reshape(
-            *shape, *([self._inner.top_k] if k else [])
-        )
+    def _cells(self, values, dtype=mx.float32) -> mx.array:
+        rows, columns = len(self.layers), len(self.positions)
+        return mx.array(values, dtype).reshape(rows, columns, self._inner.top_k)
+
+    def _tracked(self, values, dtype=mx.float32) -> mx.array | None:
+        if self._inner.track is None:
+            return None
+        return mx.array(values, dtype).reshape(len(self.layers), len(self.positions))
 
     @property
     def ids(self) -> mx.array:
@@ -42,25 +42,21 @@ class Lens:
 
     @property
     def logits(self) -> mx.array:
-        return self._cells(self._inner.top_logits, mx.float32)
+        return self._cells(self._inner.top_logits)
 
     @property
     def probabilities(self) -> mx.array:
-        return self._cells(self._inner.top_probabilities, mx.float32)
+        return self._cells(self._inner.top_probabilities)
 
     @property
     def ranks(self) -> mx.array | None:
         """[row, pos]: how many tokens are ahead of the tracked one."""
-        if self._inner.track is None:
-            return None
-        return self._cells(self._inner.track_ranks, mx.int32, k=False)
+        return self._tracked(self._inner.track_ranks, mx.int32)
 
     @property
     def track_probabilities(self) -> mx.array | None:
         """[row, pos]: of the tracked token."""
-        if self._inner.track is None:
-            return None
-        return self._cells(self._inner.track_probabilities, mx.float32, k=False)
+        return self._tracked(self._inner.track_probabilities)
 
     def tokens(self) -> list[list[str]]:
         """The winner of each cell as text, `[row][pos]`."""
@@ -86,25 +82,6 @@ class Lens:
         """The prompt's tokens, one string a column."""
         return [self._labels[self.prompt[i]] for i in self.positions]
 
-    def to_json(self) -> str:
-        """The answer of `mlxterp lens --json` (docs/json.md). Raises UsageError
-        for a wrapped model."""
-        return self._told().json()
-
-    def to_html(self) -> str:
-        """One page with the lens, which loads nothing. Raises as `to_json`."""
-        return self._told().html()
-
-    def _told(self) -> Report:
-        if self._report is None:
-            raise UsageError("of a wrapped model's lens there is no JSON and no page")
-        return self._report
-
-    def _repr_html_(self) -> str:
-        from ..view.figures import lens_table
-
-        return lens_table(self)
-
     def __repr__(self) -> str:
         return f"Lens(layers={len(self.layers)}, positions={len(self.positions)})"
 
@@ -128,44 +105,16 @@ def lens(
     in every cell. `interventions`: {site: function}, for the lens of an edited
     run. Of a wrapped model too. Evaluates. Raises UsageError, UnknownNameError,
     OutOfRangeError."""
-    if isinstance(getattr(model, "model", None), nn.Module):
-        found = wrapped_lens(
-            model,
-            prompt,
-            layers,
-            positions,
-            embed,
-            site,
-            tuned,
-            top_k,
-            track,
-            interventions,
-        )
-        seen = {*found.ids, *found.top_ids} - {-1}
-        known = model.tokenizer is not None
-        return Lens(found, {i: model.token_to_str(i) if known else f"#{i}" for i in seen})
-    inner = native(model, "lens()")
-    if isinstance(track, str):
-        track = inner.single_token(track)
-    chosen = options(
-        model,
-        _core.LensOptions,
-        progress,
-        layers=layers,
-        positions=positions,
-        embed=embed,
-        site=site,
-        top_k=top_k,
-        track=track,
-        edits=interventions,
-    )
+    given = dict(locals())
+    del given["prompt"], given["tuned"]
+    inner, chosen = asked("lens()", _core.LensOptions, given)
     tuned = None if tuned is None else tuned.native()
     found = _core.logit_lens(inner, inputs(model, prompt), chosen, tuned)
     seen = {*found.ids, *found.top_ids} - {-1}
     report = Report(
         lambda: _core.lens_json(inner, found), lambda: _core.lens_page(inner, found)
     )
-    return Lens(found, {i: labels(inner, [i])[0] for i in seen}, report)
+    return Lens(found, {i: inner.labels([i])[0] for i in seen}, report)
 
 
 @dataclass
@@ -185,7 +134,7 @@ def evaluate_lens(
     """Both lenses on a text that no lens was trained on: {"logit": [LensQuality
     of each layer], "tuned": [...], "cross_entropy": the model's own,
     "positions": how many were read}."""
-    inner = native(model, "evaluate_lens()")
+    inner = by_passes(model, "evaluate_lens()")
     logit, tuned, entropy, n = _core.evaluate_lens(
         inner, list(ids), None if lens is None else lens.native(), length, Bar()
     )

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from .. import _core
 from ..core.optional import require
-from ._native import native, options
+from ._native import asked
 
 
 @dataclass
@@ -38,15 +38,9 @@ def logit_attribution(
     """Direct logit attribution (Elhage et al., 2021). `metric`: logit or
     logit_diff; `unit`: "component", "head" or "neuron". The final norm's
     divisor is that of the run, held fixed; the parts sum to the logit."""
-    chosen = options(
-        model,
-        _core.LogitAttributionOptions,
-        progress,
-        prompts=prompts,
-        metric=metric,
-        unit=unit,
+    found = _core.logit_attribution(
+        *asked("logit_attribution()", _core.LogitAttributionOptions, locals())
     )
-    found = _core.logit_attribution(native(model, "logit_attribution()"), chosen)
     return LogitAttribution(
         found.parts, mx.array(found.accumulated), found.sum, found.model
     )

@@ -11,33 +11,17 @@ from __future__ import annotations
 import warnings
 
 from .. import _core
-from .._core import (
-    Metric,
-    custom,
-    custom_of_run,
-    kl_divergence,
-    log_probability,
-    logit,
-    logit_diff,
-    loss,
-    probability,
-    rank,
-)
+from .._core import Metric as Metric
+from .._core import custom as custom
+from .._core import custom_of_run as custom_of_run
+from .._core import kl_divergence as kl_divergence
+from .._core import log_probability as log_probability
+from .._core import logit as logit
+from .._core import logit_diff as logit_diff
+from .._core import loss as loss
+from .._core import probability as probability
+from .._core import rank as rank
 from ..errors import UsageError
-
-__all__ = [
-    "Metric",
-    "as_metric",
-    "custom",
-    "custom_of_run",
-    "kl_divergence",
-    "log_probability",
-    "logit",
-    "logit_diff",
-    "loss",
-    "probability",
-    "rank",
-]
 
 
 def as_metric(metric, model: _core.Model) -> Metric:

@@ -25,29 +25,30 @@ import mlx.core as mx
 from .. import _core
 from ..core.optional import require
 from ..errors import UsageError
-from ._native import Report, labels, native, options
+from ._native import Report, Reported, asked
 from .metrics import Metric
 
 Progress = Callable[[str, float], None]
 Numbers = "int | Sequence[int] | None"
 
 
-class Sweep:
+class Sweep(Reported):
     """A sweep's cells, each one patched run.
 
     `metric`, `effect`, `change` and `spread` are float32 arrays with the axes
     in `axes`, in that order: [("layer", [0, 1, ...]), ("pos", [...])].
+
+    Attributes:
+        clean, corrupt: The metric of the clean and of the corrupted runs; NaN
+            for ablations, which have no corrupted ones.
+        ids, labels: The patched prompt, of the first pair.
     """
 
-    def __init__(
-        self,
-        inner: _core.Sweep,
-        labels: Sequence[str] = (),
-        report: Report | None = None,
-    ):
+    def __init__(self, inner: _core.Sweep, labels=(), report: Report | None = None):
         self._inner, self._report = inner, report
         self.axes: list[tuple[str, list[int]]] = inner.axes
-        self.labels = list(labels)  #: Of the prompt's tokens; may be empty.
+        self.clean, self.corrupt = inner.clean, inner.corrupt
+        self.ids, self.labels = inner.ids, list(labels)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,21 +79,6 @@ class Sweep:
         """How far each cell's metric is from that of the run changed."""
         return self._array(self._inner.change())
 
-    @property
-    def clean(self) -> float:
-        """The metric of the clean runs."""
-        return self._inner.clean
-
-    @property
-    def corrupt(self) -> float:
-        """The metric of the corrupted runs; NaN for ablations."""
-        return self._inner.corrupt
-
-    @property
-    def ids(self) -> list[int]:
-        """The patched prompt, of the first pair."""
-        return self._inner.ids
-
     def to_pandas(self):
         """A pandas.DataFrame with a row for each cell: the axes, `metric`,
         `change`, and `effect` where there is one."""
@@ -119,29 +105,14 @@ class Sweep:
             raise UsageError(f"backend {backend!r} is none of matplotlib, plotly")
         return heatmap(self, ax, cmap)
 
-    def to_json(self) -> str:
-        """The answer of the command of that name with --json (docs/json.md).
-        Raises UsageError for an estimate of `attribute`."""
-        return self._told().json()
-
-    def to_html(self) -> str:
-        """One page with the cells as a heatmap, which loads nothing. Raises as
-        `to_json`."""
-        return self._told().html()
-
-    def _told(self) -> Report:
-        if self._report is None:
-            raise UsageError("an estimate has no page; patch() has one of the site")
-        return self._report
-
-    def _repr_html_(self) -> str:
-        from ..view.figures import html_table
-
-        return html_table(self)
-
     def __repr__(self) -> str:
         axes = ", ".join(f"{name} {len(values)}" for name, values in self.axes)
         return f"Sweep({axes}; clean={self.clean:.4g}, corrupt={self.corrupt:.4g})"
+
+
+def _swept(analysis: Callable, kind: type, given: dict) -> Sweep:
+    inner, chosen = asked(f"{analysis.__name__}()", kind, given)
+    return _labelled(inner, analysis(inner, chosen), chosen)
 
 
 def _labelled(model, sweep: _core.Sweep, chosen=None, of=None) -> Sweep:
@@ -149,7 +120,7 @@ def _labelled(model, sweep: _core.Sweep, chosen=None, of=None) -> Sweep:
     if chosen is not None:
         told = cache(lambda: _core.report(model, chosen, of or sweep))
         report = Report(lambda: told().to_json(), lambda: told().to_html())
-    return Sweep(sweep, labels(model, sweep.ids), report)
+    return Sweep(sweep, model.labels(sweep.ids), report)
 
 
 def patch(
@@ -182,26 +153,7 @@ def patch(
     prompts of different length. `one_pass_per_cell`: the slow way, to compare with.
     `memory`: bytes that what is computed at once may take; 0: what pays off.
     """
-    inner = native(model, "patch()")
-    chosen = options(
-        model,
-        _core.PatchOptions,
-        progress,
-        clean=clean,
-        corrupt=corrupt,
-        metric=metric,
-        site=site,
-        by=by,
-        direction=direction,
-        layers=layers,
-        positions=positions,
-        heads=heads,
-        neurons=neurons,
-        position_map=list(position_map),
-        one_pass_per_cell=one_pass_per_cell,
-        memory=memory,
-    )
-    return _labelled(inner, _core.patch(inner, chosen), chosen)
+    return _swept(_core.patch, _core.PatchOptions, locals())
 
 
 def ablate(
@@ -229,26 +181,7 @@ def ablate(
     al., 2022), averaged over `samples`. Without `data` it is the prompts
     themselves. Read `change`; the rest as in patch().
     """
-    inner = native(model, "ablate()")
-    chosen = options(
-        model,
-        _core.AblateOptions,
-        progress,
-        prompts=prompts,
-        metric=metric,
-        site=site,
-        by=by,
-        ablation=ablation,
-        data=data,
-        samples=samples,
-        seed=seed,
-        layers=layers,
-        positions=positions,
-        heads=heads,
-        neurons=neurons,
-        memory=memory,
-    )
-    return _labelled(inner, _core.ablate(inner, chosen), chosen)
+    return _swept(_core.ablate, _core.AblateOptions, locals())
 
 
 @dataclass
@@ -283,25 +216,10 @@ def causal_trace(
     absent, the probability of what the clean run says next. `window`: 1 in the
     paper for states, 10 for attn_out and mlp_out.
     """
-    inner = native(model, "causal_trace()")
-    chosen = options(
-        model,
-        _core.CausalTraceOptions,
-        progress,
-        prompt=prompt,
-        subject=subject,
-        metric=metric,
-        site=site,
-        window=window,
-        noise=noise,
-        samples=samples,
-        seed=seed,
-        layers=layers,
-        positions=positions,
-        memory=memory,
-    )
+    inner, chosen = asked("causal_trace()", _core.CausalTraceOptions, locals())
     found = _core.causal_trace(inner, chosen)
-    return CausalTrace(_labelled(inner, found.sweep, chosen, found), found.metric, found.subject)
+    sweep = _labelled(inner, found.sweep, chosen, found)
+    return CausalTrace(sweep, found.metric, found.subject)
 
 
 def _receiver(receiver) -> _core.Receiver:
@@ -333,23 +251,8 @@ def path_patch(
     head; none: the logits. `senders`: "z" by layer and head, or "mlp_out" by layer.
     `through_mlps`: whether the path may lead through MLPs; else it is direct.
     """
-    inner = native(model, "path_patch()")
-    chosen = options(
-        model,
-        _core.PathPatchOptions,
-        progress,
-        clean=clean,
-        corrupt=corrupt,
-        metric=metric,
-        receivers=[*map(_receiver, receivers)],
-        senders=senders,
-        through_mlps=through_mlps,
-        direction=direction,
-        layers=layers,
-        heads=heads,
-        memory=memory,
-    )
-    return _labelled(inner, _core.path_patch(inner, chosen), chosen)
+    receivers = [*map(_receiver, receivers)]
+    return _swept(_core.path_patch, _core.PathPatchOptions, locals())
 
 
 def attribute(
@@ -374,24 +277,7 @@ def attribute(
     gradients averaged along the line between the runs' embeddings (EAP-IG:
     Hanna et al., 2024). A sweep for each site; `change` is the attribution.
     """
-    inner = native(model, "attribute()")
-    chosen = options(
-        model,
-        _core.AttributeOptions,
-        progress,
-        clean=clean,
-        corrupt=corrupt,
-        metric=metric,
-        sites=sites,
-        by=by,
-        direction=direction,
-        steps=steps,
-        layers=layers,
-        positions=positions,
-        heads=heads,
-        neurons=neurons,
-        position_map=list(position_map),
-    )
+    inner, chosen = asked("attribute()", _core.AttributeOptions, locals())
     found = _core.attribute(inner, chosen)
     return {it.site: _labelled(inner, it.sweep) for it in found}
 

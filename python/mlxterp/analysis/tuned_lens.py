@@ -14,21 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
 
 from .. import _core
-from ..core.files import existing
-from ..errors import BadDataError, IoError, OutOfRangeError, UsageError
-from ._native import native as native_model
-from ._native import options
-from .layer_sites import checked_layers, traced_layers
-from .unembed import Projection, final_norm, output_projection
+from ..errors import IoError, MissingFileError, UsageError
+from ._native import asked, inputs
 
 # A step on fewer tokens than this says little about the model.
 _MIN_CHUNK = 10
-# How many tokens of the first text tell the width of the residual stream.
-_PROBE = 10
 
 
 class TunedLens(nn.Module):
@@ -56,20 +48,7 @@ class TunedLens(nn.Module):
         """The states [..., hidden_dim] of a layer, translated. Raises
         OutOfRangeError for a layer the lens has not, UsageError for states of
         another width."""
-        if not 0 <= layer_idx < self.num_layers:
-            raise OutOfRangeError(
-                f"layer {layer_idx} is out of range: the tuned lens has "
-                f"{self.num_layers} layers, 0 to {self.num_layers - 1}"
-            )
-        if h.shape[-1] != self.hidden_dim:
-            raise UsageError(
-                "the tuned lens is for hidden states of width "
-                f"{self.hidden_dim}, these have {h.shape[-1]}: it was trained "
-                "on another model"
-            )
-        if layer_idx == self.num_layers - 1:
-            return h
-        return self.translators[layer_idx](h)
+        return self.native()(h, layer_idx)
 
     def native(self) -> _core.TunedLens:
         """The same for the C++ engine."""
@@ -101,7 +80,9 @@ class TunedLens(nn.Module):
         if not Path(path).name:
             raise UsageError(f"TunedLens: {os.fspath(path)!r} names no file.")
         for suffix in (".json", ".npz"):
-            existing(Path(path).with_suffix(suffix))
+            if not (file := Path(path).with_suffix(suffix)).is_file():
+                shown = str(file).encode("utf-8", "backslashreplace").decode()
+                raise MissingFileError(f"there is no file {shown}")
         return cls.of(_core.TunedLens.load(os.fspath(path)))
 
 
@@ -114,34 +95,6 @@ def kl_divergence(log_p: mx.array, log_q: mx.array) -> mx.array:
     """KL(p || q) in nats of log probabilities [..., vocab], the mean over all
     other axes."""
     return mx.sum(mx.exp(log_p) * (log_p - log_q), axis=-1).mean()
-
-
-def _chunks(tokens: Sequence[int], size: int):
-    """`size` tokens at a time, over and over; the tail that fills no whole
-    chunk is left out."""
-    at = 0
-    while True:
-        yield list(tokens[at : at + size])
-        at += size
-        if at >= len(tokens) - size:
-            at = 0
-
-
-def _training_projection(model: Any) -> Projection:
-    """The output projection; quantised tied rows are unpacked once instead of
-    in every one of the many products."""
-    module, _, tied = model._module_resolver.get_output_projection()
-    if not (tied and hasattr(module, "scales")):
-        return output_projection(model)
-    rows = mx.dequantize(
-        module.weight,
-        module.scales,
-        getattr(module, "biases", None),
-        group_size=module.group_size,
-        bits=module.bits,
-        mode=getattr(module, "mode", "affine"),
-    )
-    return lambda hidden: hidden @ rows.T
 
 
 def train_tuned_lens(
@@ -167,33 +120,21 @@ def train_tuned_lens(
     Args:
         model: An InterpretableModel with a tokenizer.
         dataset: Texts with at least `max_seq_len` tokens together.
-        num_steps: Steps of one chunk each.
-        learning_rate: Of the first step.
-        momentum: Of SGD; 0 for none.
-        max_seq_len: Tokens of a chunk, at least 10.
+        num_steps, learning_rate, momentum: Of SGD; the rate is the first step's.
+        max_seq_len: Tokens of a step, at least 10.
         gradient_clip: The greatest norm of the gradient of all translators.
         save_path: Where to save the lens, as `TunedLens.save`.
         verbose: Print the loss at every tenth step.
         callback: Called with (step, loss in nats) after each step.
 
-    Raises:
-        UsageError (a ValueError): no text, too few tokens, or a `max_seq_len`
-            below 10.
-        UnknownNameError: the model has no output projection.
-        BadDataError: the loss is NaN.
-        IoError: the lens could not be saved.
+    Raises UsageError (a ValueError) for no text, too few tokens or a
+    `max_seq_len` below 10; BadDataError where the loss is NaN; IoError.
     """
     if not dataset:
         raise UsageError("the dataset has no texts; pass at least one")
-    sample = next((text for text in dataset if text.strip()), None)
-    if sample is None:
+    if not any(text.strip() for text in dataset):
         raise UsageError("every text of the dataset is empty or whitespace")
     tokens = model.encode(" ".join(dataset))
-    if len(tokens) < max_seq_len:
-        raise UsageError(
-            f"the dataset has {len(tokens)} tokens and max_seq_len asks for "
-            f"{max_seq_len}; pass more text or a smaller max_seq_len"
-        )
     if max_seq_len < _MIN_CHUNK:
         raise UsageError(
             f"max_seq_len must be at least {_MIN_CHUNK}, but is {max_seq_len}"
@@ -209,10 +150,16 @@ def train_tuned_lens(
 
     if verbose:
         print(f"tuned lens: {len(model.layers)} layers, {len(tokens)} tokens")
-    how = dict(steps=num_steps, learning_rate=learning_rate, momentum=momentum)
-    how |= dict(clip=gradient_clip, length=max_seq_len, on_step=tell)
-    native = isinstance(getattr(model.engine, "model", None), _core.Model)
-    lens = (train if native else _trained)(model, tokens, **how)
+    lens = train(
+        model,
+        tokens,
+        steps=num_steps,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        clip=gradient_clip,
+        length=max_seq_len,
+        on_step=tell,
+    )
     if save_path:
         lens.save(save_path)
         if verbose:
@@ -232,80 +179,12 @@ def train(
     on_step=None,
     progress=None,
 ) -> TunedLens:
-    """Trains a tuned lens (Belrose et al., 2023) by the C++ engine. `text`: one
+    """`train_tuned_lens` of one text, by C++ for every engine. `text`: one
     long text or its ids, `length` tokens a step. `on_step(step, loss)`: the
     mean KL over layers, in nats, that the step began with. Raises UsageError
     where the text is shorter than one stretch."""
-    inner = native_model(model, "train()")
-    ids = inner.encode(text) if isinstance(text, str) else list(text)
-    chosen = options(
-        model,
-        _core.TunedLensOptions,
-        progress,
-        steps=steps,
-        learning_rate=learning_rate,
-        momentum=momentum,
-        clip=clip,
-        length=length,
-        on_step=on_step,
-    )
+    given = dict(locals())
+    del given["text"]
+    inner, chosen = asked("train()", _core.TunedLensOptions, given)
+    ids = inputs(model, text)[0] if isinstance(text, str) else list(text)
     return TunedLens.of(_core.train_tuned_lens(inner, ids, chosen))
-
-
-def _trained(model, tokens, steps, learning_rate, momentum, clip, length, on_step):
-    """The same for a wrapped model."""
-    project = _training_projection(model)
-    norm = final_norm(model)
-    if norm is None:
-        norm = nn.Identity()
-    layers = checked_layers(model, None)
-    probe = mx.array([tokens[:_PROBE]])
-    width = traced_layers(model, probe, layers[:1]).hidden[0].shape[-1]
-    lens = TunedLens(len(layers), width)
-    trained = len(layers) - 1
-    if trained < 1:
-        raise UsageError(
-            "the model has one layer, which says what the model says; there is "
-            "nothing to train"
-        )
-    optimizer = optim.SGD(learning_rate, momentum=momentum, nesterov=momentum > 0)
-
-    def layer_loss(translator: dict, hidden: mx.array, target: mx.array) -> mx.array:
-        states = mx.addmm(translator["bias"], hidden, translator["weight"].T)
-        logits = project(norm(states)).astype(mx.float32)
-        # Each layer bears its share of the mean over layers.
-        return kl_divergence(target, log_softmax(logits)) / trained
-
-    loss_and_gradient = mx.value_and_grad(layer_loss)
-    chunks = _chunks(tokens, length)
-    for step in range(steps):
-        chunk = mx.array([next(chunks)])
-        hidden, logits, _ = traced_layers(model, chunk, layers)
-        target = log_softmax(logits.astype(mx.float32))
-        mx.eval(hidden, target)
-        loss, gradients = 0.0, []
-        for translator, value in zip(lens.translators[:trained], hidden):
-            part, gradient = loss_and_gradient(translator.parameters(), value, target)
-            mx.eval(part, gradient)
-            loss += part.item()
-            gradients.append(gradient)
-        gradients.append(
-            tree_map(mx.zeros_like, lens.translators[trained].parameters())
-        )
-        if loss != loss:
-            raise BadDataError(
-                f"the loss is NaN at step {step}; try a smaller learning_rate, "
-                "and see that the model's own logits have no NaN"
-            )
-        optimizer.learning_rate = learning_rate * (1 - step / steps)
-        optimizer.update(lens, {"translators": _clipped(gradients, clip)})
-        mx.eval(lens.parameters(), optimizer.state)
-        on_step(step, loss)
-    return lens
-
-
-def _clipped(gradients: list, limit: float) -> list:
-    """Gradients scaled down to a global norm of at most `limit`."""
-    norm = mx.sqrt(sum(mx.sum(mx.square(g)) for _, g in tree_flatten(gradients)))
-    scale = mx.where(norm > limit, limit / (norm + 1e-6), 1.0)
-    return tree_map(lambda g: g * scale, gradients)

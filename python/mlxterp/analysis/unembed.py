@@ -11,10 +11,12 @@ from ..errors import BadDataError, UnknownNameError, UsageError
 
 Projection = Callable[[mx.array], mx.array]
 
-# What the logits of one slice of hidden states, and the copies the search for
-# the highest makes of them, may take.
-_SLICE_BYTES = 512 << 20
-_BYTES_PER_LOGIT = 16
+NO_WINNER = (
+    "a logit is NaN, so no token is the most likely; look for the first layer whose "
+    "output has a NaN"
+)
+# Whose logits are held at a time.
+_ROWS = 128
 
 
 def tied_projection(embedding: Any) -> Projection:
@@ -43,8 +45,6 @@ def output_projection(
         return tied_projection(embedding_layer)
     resolver = model._module_resolver
     module, _, tied = resolver.get_output_projection()
-    if module is None:  # the C++ Decoder has parts of its own names
-        module = getattr(model.model, "unembed", None)
     if module is None:
         raise UnknownNameError(
             "the model's output projection was not found; pass lm_head_path or "
@@ -54,26 +54,12 @@ def output_projection(
     return tied_projection(module) if tied else module
 
 
-def final_norm(model: Any) -> Projection | None:
-    """The norm in front of the output projection, if the model has one."""
-    norm = model._module_resolver.get_final_norm()
-    return getattr(model.model, "ln_final", None) if norm is None else norm
-
-
 def top_of(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:
     """Ids and scores of the k highest of [row, vocab], highest first."""
-    if k == 1:  # one pass instead of a sort
-        ids = mx.argmax(logits, axis=-1, keepdims=True)
-    elif k < logits.shape[-1]:
-        ids = mx.argpartition(-logits, kth=k, axis=-1)[:, :k]
-    else:
-        ids = mx.argsort(-logits, axis=-1)
+    ids = mx.argpartition(-logits, kth=k - 1, axis=-1)[:, :k]
     scores = mx.take_along_axis(logits, ids, axis=-1)
-    if k > 1:
-        order = mx.argsort(-scores, axis=-1)
-        ids = mx.take_along_axis(ids, order, axis=-1)
-        scores = mx.take_along_axis(scores, order, axis=-1)
-    return ids, scores
+    order = mx.argsort(-scores, axis=-1)
+    return tuple(mx.take_along_axis(it, order, axis=-1) for it in (ids, scores))
 
 
 def top_tokens(
@@ -85,27 +71,12 @@ def top_tokens(
     for a negative `top_k`, BadDataError where a logit is NaN."""
     if top_k < 0:
         raise UsageError(f"top_k must not be negative, but is {top_k}")
-    rows = hidden.shape[0]
-    if rows == 0 or top_k == 0:
-        return [[] for _ in range(rows)]
     found: list[list[tuple[int, float]]] = []
-    start, step = 0, 1  # one row first: it tells how many logits a row has
-    while start < rows:
-        logits = project(hidden[start : start + step])
-        vocab = logits.shape[-1]
-        ids, scores = top_of(logits, min(top_k, vocab))
-        broken = mx.any(mx.isnan(logits))
-        scores = scores.astype(mx.float32)
-        mx.eval(ids, scores, broken)
-        if broken.item():
-            raise BadDataError(
-                "a logit is NaN, so no token is the most likely; look for the "
-                "first layer whose output has a NaN"
-            )
-        found += [
-            list(zip(row_ids, row_scores))
-            for row_ids, row_scores in zip(ids.tolist(), scores.tolist())
-        ]
-        start += step
-        step = max(1, _SLICE_BYTES // (vocab * _BYTES_PER_LOGIT))
+    for start in range(0, hidden.shape[0], _ROWS):
+        logits = project(hidden[start : start + _ROWS])
+        ids, scores = top_of(logits, max(1, min(top_k, logits.shape[-1])))
+        ids, scores = ids[:, :top_k], scores[:, :top_k].astype(mx.float32)
+        if mx.any(mx.isnan(logits)).item():
+            raise BadDataError(NO_WINNER)
+        found += [list(zip(*row)) for row in zip(ids.tolist(), scores.tolist())]
     return found

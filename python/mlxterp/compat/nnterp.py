@@ -8,9 +8,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..analysis.layer_sites import checked_layers, part_path
+from ..analysis.layer_sites import checked_layers
 from ..core import OutputProxy, TraceContext, add_vector
-from ..core.intervention import Intervention, Layout, SiteView, at_positions
+from .._core import Intervention, Layout, SiteView
+from ..core.intervention import at_positions
 from ..core.proxy import write
 from ..errors import OutOfRangeError
 
@@ -29,7 +30,7 @@ class LayerSites:
         layer %= count
         if self._tail is None:
             return f"layers.{layer}.{self._alias}"
-        return part_path(self._model, layer, self._alias) + self._tail
+        return self._model.engine.part(layer, self._alias) + self._tail
 
     def __getitem__(self, layer: int) -> OutputProxy:
         return self._model[self._site(layer)]

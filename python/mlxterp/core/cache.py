@@ -8,12 +8,13 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..engine._patterns import is_pattern
 from ..errors import UnknownNameError
 from .module_resolver import normalize_layer_key
 
 
 @dataclass
-class ActivationCache:
+class ActivationCache(Mapping):
     """Activations by module name; `layers.0` and `model.model.layers.0` find
     the same one.
 
@@ -26,22 +27,18 @@ class ActivationCache:
     activations: dict[str, mx.array] = field(default_factory=dict)
     metadata: dict[str, Any] | None = None
 
-    def get(self, name: str, default: mx.array | None = None) -> mx.array | None:
-        """The activation of that name, in full or short form, or `default`."""
-        for lead in ("", "model.model.", "model."):
-            if lead + name in self.activations:
-                return self.activations[lead + name]
+    def __getitem__(self, name: str) -> mx.array:
+        if name in self.activations:
+            return self.activations[name]
         short = normalize_layer_key(name)
         for key, value in self.activations.items():
             if normalize_layer_key(key) == short:
                 return value
-        return default
+        raise UnknownNameError(f"'{name}' is not in this cache: {self.keys()}")
 
-    def __getitem__(self, name: str) -> mx.array:
-        found = self.get(name)
-        if found is None:
-            raise UnknownNameError(f"'{name}' is not in this cache: {self.keys()}")
-        return found
+    def get(self, name: str, default: mx.array | None = None) -> mx.array | None:
+        """The activation of that name, in full or short form, or `default`."""
+        return super().get(name, default)
 
     def keys(self) -> list[str]:
         """The names, in the order of the pass."""
@@ -50,14 +47,11 @@ class ActivationCache:
     def __iter__(self) -> Iterator[str]:
         return iter(self.activations)
 
-    def __contains__(self, name: str) -> bool:
-        return self.get(name) is not None
-
     def __len__(self) -> int:
         return len(self.activations)
 
     def __repr__(self) -> str:
-        return f"ActivationCache(cached={len(self)} modules)"
+        return f"{type(self).__name__}(cached={len(self)} modules)"
 
 
 def collect_activations(
@@ -102,6 +96,6 @@ def _chosen(
     for name in layers:
         matched = engine.match(name)
         for site in matched:
-            own = name if short and not set(name) & set("*{") else None
+            own = name if short and not is_pattern(name) else None
             chosen[own or keys.get(site, site)] = site
     return chosen

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what is missing is told."""
+"""Files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import IoError
-
-
-class MissingFileError(IoError, FileNotFoundError):
-    """A file that is not there."""
 
 
 @contextmanager
@@ -31,11 +27,3 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink()
-
-
-def existing(path: Path) -> Path:
-    """`path`, which is a file. Raises MissingFileError."""
-    if not path.is_file():
-        shown = str(path).encode("utf-8", "backslashreplace").decode()
-        raise MissingFileError(f"there is no file {shown}")
-    return path

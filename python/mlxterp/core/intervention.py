@@ -7,11 +7,10 @@ as well.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from .._core import (
     Intervention,
-    Layout,
-    SiteView,
     add_vector,
     at_positions,
     clamp,
@@ -19,28 +18,11 @@ from .._core import (
     noise,
     on_heads,
     on_neurons,
+    parse_intervention,
     replace_with,
     scale,
-    takes_view,
     zero_out,
 )
-
-__all__ = [
-    "Intervention",
-    "InterventionComposer",
-    "Layout",
-    "SiteView",
-    "add_vector",
-    "at_positions",
-    "clamp",
-    "noise",
-    "on_heads",
-    "on_neurons",
-    "replace_with",
-    "scale",
-    "takes_view",
-    "zero_out",
-]
 
 
 class InterventionComposer(Intervention):
@@ -64,3 +46,19 @@ class InterventionComposer(Intervention):
     def build(self) -> Intervention:
         """The interventions added so far as one."""
         return compose(self.interventions)
+
+
+#: All of them, by their short names.
+interventions = SimpleNamespace(
+    zero_out=zero_out,
+    scale=scale,
+    add_vector=add_vector,
+    replace_with=replace_with,
+    clamp=clamp,
+    noise=noise,
+    compose=InterventionComposer,
+    parse=parse_intervention,
+    at_positions=at_positions,
+    on_heads=on_heads,
+    on_neurons=on_neurons,
+)

@@ -48,31 +48,12 @@ class ModuleResolver:
         "head",
     ]
 
-    # Paths upstream does not know, behind those it does.
-    _MORE_EMBEDDINGS = (
-        "model.embed_in",
-        "backbone.embeddings",
-        "model.tok_embeddings",
-        "language_model.model.embed_tokens",
-        "transformer.embed_in",
-        "model.embedding",
-        "embed",  # the native engine's
-    )
-    _MORE_NORMS = (
-        "model.final_layer_norm",
-        "model.final_layernorm",
-        "backbone.norm_f",
-        "model.norm_f",
-        "language_model.model.norm",
-        "norm_f",
-        "ln_final",  # the native engine's
-    )
-    _MORE_HEADS = (
-        "embed_out",
-        "language_model.lm_head",
-        "model.embed_out",
-        "unembed",  # the native engine's
-    )
+    # What upstream does not know, behind what it does: names and where they
+    # stand. The native engine's are the last.
+    _PLACES = ("", "model.", "backbone.", "transformer.", "language_model.")
+    _MORE_EMBEDDINGS = "model.embed_tokens embed_in embeddings tok_embeddings embedding embed"
+    _MORE_NORMS = "model.norm final_layer_norm final_layernorm norm_f ln_final"
+    _MORE_HEADS = "lm_head embed_out unembed"
 
     def __init__(
         self,
@@ -82,26 +63,28 @@ class ModuleResolver:
         lm_head_path: str | None = None,
     ):
         self.model = model
-        self._embedding_path = embedding_path
-        self._norm_path = norm_path
-        self._lm_head_path = lm_head_path
+        self._paths = {
+            "embedding": (embedding_path, self.EMBEDDING_PATHS, self._MORE_EMBEDDINGS),
+            "final_norm": (norm_path, self.NORM_PATHS, self._MORE_NORMS),
+            "lm_head": (lm_head_path, self.LM_HEAD_PATHS, self._MORE_HEADS),
+        }
         self.clear_cache()
 
     def get_embedding_layer(self) -> nn.Module | None:
         """The token embedding, or None."""
-        return self._embedding()[0]
+        return self._find("embedding")[0]
 
     def get_embedding_path(self) -> str | None:
         """The path of the token embedding, or None."""
-        return self._embedding()[1]
+        return self._find("embedding")[1]
 
     def get_final_norm(self) -> nn.Module | None:
         """The norm in front of the unembedding, or None."""
-        return self._norm()[0]
+        return self._find("final_norm")[0]
 
     def get_final_norm_path(self) -> str | None:
         """The path of that norm, or None."""
-        return self._norm()[1]
+        return self._find("final_norm")[1]
 
     def get_lm_head(self) -> nn.Module | None:
         """The unembedding; the embedding where their weights are tied."""
@@ -110,50 +93,33 @@ class ModuleResolver:
     def get_output_projection(self) -> tuple[nn.Module | None, str | None, bool]:
         """(module, path, tied): the unembedding, or the embedding whose
         weights it shares; (None, None, False) where there is neither."""
-        if self._lm_head_cache is None:
-            found = self._find(
-                self._lm_head_path,
-                (*self.LM_HEAD_PATHS, *self._MORE_HEADS),
-                "lm_head",
-            )
-            if found[0] is not None:
-                self._lm_head_cache = (*found, False)
-            else:
-                module, path = self._embedding()
-                self._lm_head_cache = (module, path, module is not None)
-        return self._lm_head_cache
+        head = self._find("lm_head")
+        if head[0] is not None:
+            return *head, False
+        embedding = self._find("embedding")
+        return *embedding, embedding[0] is not None
 
     def clear_cache(self) -> None:
         """Forgets what was found: call it after replacing a module."""
-        self._embedding_cache = self._norm_cache = self._lm_head_cache = None
+        self._found: dict[str, tuple] = {}
 
-    def _embedding(self):
-        if self._embedding_cache is None:
-            paths = (*self.EMBEDDING_PATHS, *self._MORE_EMBEDDINGS)
-            found = self._find(self._embedding_path, paths, "embedding")
-            self._embedding_cache = found
-        return self._embedding_cache
+    def _find(self, what: str) -> tuple:
+        if what not in self._found:
+            self._found[what] = self._search(what, *self._paths[what])
+        return self._found[what]
 
-    def _norm(self):
-        if self._norm_cache is None:
-            paths = (*self.NORM_PATHS, *self._MORE_NORMS)
-            self._norm_cache = self._find(self._norm_path, paths, "final_norm")
-        return self._norm_cache
-
-    def _find(self, override: str | None, paths: Iterable[str], what: str):
-        if override is not None:
-            module = self._resolve_path(override)
-            if module is not None:
-                return module, override
-            warnings.warn(
-                f"There is no '{override}' to be the {what}; looking in the "
-                "usual places instead.",
-                stacklevel=4,
-            )
-        for path in paths:
+    def _search(self, what: str, own: str | None, usual: list, more: str) -> tuple:
+        more = [place + name for name in more.split() for place in self._PLACES]
+        for path in dict.fromkeys([*([] if own is None else [own]), *usual, *more]):
             module = self._resolve_path(path)
             if module is not None:
                 return module, path
+            if path == own:
+                warnings.warn(
+                    f"There is no '{own}' to be the {what}; looking in the usual "
+                    "places instead.",
+                    stacklevel=5,
+                )
         return None, None
 
     def _resolve_path(self, path: str) -> Any | None:

@@ -6,7 +6,7 @@ import importlib
 from types import ModuleType
 
 
-def require(name: str) -> ModuleType:
+def require(name: str, install: str = '"mlxterp[viz]"') -> ModuleType:
     """The module `name`. Raises ImportError with what to install."""
     try:
         return importlib.import_module(name)
@@ -14,14 +14,13 @@ def require(name: str) -> ModuleType:
         package = name.partition(".")[0]
         raise ImportError(
             f"{package} is needed here and cannot be imported ({error}); "
-            'install it with: pip install "mlxterp[viz]"'
+            f"install it with: pip install {install}"
         ) from error
 
 
 def available(name: str) -> bool:
     """Whether `name` can be imported."""
     try:
-        importlib.import_module(name)
+        return bool(require(name))
     except ImportError:
         return False
-    return True

@@ -16,6 +16,7 @@ import mlx.nn as nn
 
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
 from .context import TraceContext
+from .habits import Strict
 
 
 class OutputProxy(mx.array):
@@ -122,22 +123,13 @@ for _name in "add sub mul truediv floordiv mod pow matmul and or".split():
     setattr(OutputProxy, f"__i{_name}__", _in_place(_op))
 
 
-class _Nothing:
-    """A value outside of any trace, where that is no error."""
-
-    def save(self) -> None:
-        return None
-
-
-def read(model: Any, name: str) -> OutputProxy | _Nothing:
+def read(model: Any, name: str) -> OutputProxy:
     """The value of that name in the model's innermost open trace. Raises
     UsageError where none is open, or the pass did not reach it."""
     trace = TraceContext.current(model)
     if trace is not None:
         return OutputProxy(trace.value(name), name, trace)
-    if not getattr(model, "strict", True):
-        return _Nothing()
-    raise UsageError(f"'{name}' has a value only inside `with model.trace(...)`.")
+    return getattr(model, "habits", Strict()).value_outside(name)
 
 
 def write(model: Any, name: str, value: Any) -> None:

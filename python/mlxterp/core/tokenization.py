@@ -46,15 +46,19 @@ class TokenizerMixin:
         if isinstance(input, (list, tuple)) and input and isinstance(input[0], str):
             return [self.to_str_tokens(text, prepend_bos) for text in input]
         if isinstance(input, str):
-            ids = self.encode(input)
-            bos = getattr(tokenizer, "bos_token_id", None)
-            if prepend_bos and bos is not None and ids[:1] != [bos]:
-                ids = [bos, *ids]
+            ids = self._encoded(input, prepend_bos)
         else:
             ids = input.tolist() if isinstance(input, mx.array) else list(input)
             if ids and isinstance(ids[0], (list, tuple)):
                 ids = ids[0]
         return [tokenizer.decode([token]) for token in ids]
+
+    def _encoded(self, text: str, prepend_bos: bool) -> list[int]:
+        """Ids, behind the tokenizer's `bos_token_id`, if it has one and that is
+        asked for and does not stand there."""
+        ids, bos = self.encode(text), getattr(self.tokenizer, "bos_token_id", None)
+        missing = prepend_bos and bos is not None and ids[:1] != [bos]
+        return [bos, *ids] if missing else ids
 
     @property
     def vocab_size(self) -> int | None:

@@ -43,8 +43,6 @@ class Trace:
         tokenizer: needed for text.
         interventions: name or pattern of a site to what acts on its value.
         interpretable_model: the `InterpretableModel`.
-        strict: raise on interventions whose name means nothing, instead of
-            ignoring them.
         activations: keep every value readable after the block, at the price
             of the memory of all that was computed.
     """
@@ -56,7 +54,6 @@ class Trace:
         tokenizer: Any = None,
         interventions: Mapping[str, Callable] | None = None,
         interpretable_model: Any = None,
-        strict: bool = True,
         activations: bool = False,
     ):
         if getattr(interpretable_model, "engine", None) is None:
@@ -66,7 +63,6 @@ class Trace:
         self.tokenizer = tokenizer
         self.interventions = dict(interventions or {})
         self.interpretable_model = interpretable_model
-        self.strict = strict
 
         self.output: mx.array | None = None
         self.saved_values: dict[str, mx.array] = {}
@@ -76,15 +72,14 @@ class Trace:
         # at once.
         self._values: _Values | None = None
         self._views: list[mx.array] = []
-        self._keep = activations or not strict  # as mlxterp 0.1 did
+        self._keep = activations or interpretable_model.habits.keeps_activations
         self._open = False
 
     def __enter__(self) -> Trace:
-        engine = self.interpretable_model.engine
+        model = self.interpretable_model
         rows = to_rows(self.inputs, self.tokenizer)
-        edits = planned(engine, self.interventions, self.strict)
-        edits = [*self.interpretable_model.standing, *edits]
-        self._values = _Values(Build(engine, rows, edits))
+        edits = [*model.standing, *planned(model, self.interventions)]
+        self._values = _Values(Build(model.engine, rows, edits))
         self.output = self._values.output
         self.activations = Activations(self._values)
         self._open = True
@@ -184,25 +179,16 @@ class Trace:
         )
 
 
-def planned(
-    engine: Any, interventions: Mapping[str, Callable], strict: bool = True
-) -> list[tuple[str, Callable]]:
+def planned(model: Any, interventions: Mapping[str, Any]) -> list[tuple[str, Callable]]:
     """The interventions at resolved sites, in the order given. Raises
-    UsageError, and where `strict` UnknownNameError."""
+    UsageError and UnknownNameError, as the model's habits are."""
     plan = []
-    for name, fn in interventions.items():
-        if not callable(fn):
-            raise UsageError(
-                f"The intervention on '{name}' must be a function of an "
-                f"mx.array, not {type(fn).__name__}; replace_with(value) "
-                "makes one of a value."
-            )
+    for name, given in interventions.items():
+        fn = model.habits.intervention(name, given)
         try:
-            sites = engine.match(name)
-        except UnknownNameError:
-            if strict:
-                raise
-            continue
+            sites = model.engine.match(name)
+        except UnknownNameError as error:
+            sites = model.habits.sites_of_nothing(error)
         plan += [(site, fn) for site in sites]
     return plan
 
@@ -227,11 +213,6 @@ class _Values:
     def run(self):
         """The pass; only while it is held."""
         return self._build.held
-
-    @property
-    def is_open(self) -> bool:
-        """Whether its block has begun and not ended."""
-        return self._open
 
     @property
     def keys(self) -> dict[str, None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from .base import LAYOUTS
+
 #: Sites of a module that calls `mx.fast.scaled_dot_product_attention`.
-SITES = ("q", "k", "v", "rot_q", "rot_k", "scores", "pattern", "z")
+SITES = tuple(LAYOUTS)
 
 
 def turned(x: mx.array) -> mx.array:

@@ -21,6 +21,7 @@ from ._residual import SHARES
 
 TAILS = ("input", *SITES, *SHARES, "output")  # what a site's name ends in
 LAYER_ALIASES = ("resid_pre", *SHARES, "resid_post")
+_ENDS = {"resid_pre": "input", "resid_post": "output"}
 
 _ROOT = {
     "": "output",
@@ -57,7 +58,6 @@ class Names:
         self._known: dict[str, str] = {}
 
     def resolve(self, name: str) -> str:
-        """As the contract says."""
         if not isinstance(name, str):
             raise UsageError(
                 f"A site's name is a str, not {type(name).__name__}: {name!r}"
@@ -77,7 +77,6 @@ class Names:
         return site
 
     def match(self, pattern: str) -> list[str]:
-        """As the contract says."""
         if not isinstance(pattern, str) or not is_pattern(pattern):
             return [self.resolve(pattern)]
         tried = compiled(pattern)
@@ -103,11 +102,7 @@ class Names:
     def _find(self, name: str) -> str | None:
         if name in _ROOT:
             return _ROOT[name]
-        for spelling in self._spellings(name):
-            site = self._site(spelling)
-            if site is not None:
-                return site
-        return None
+        return next(filter(None, map(self._site, self._spellings(name))), None)
 
     def _spellings(self, name: str) -> Iterator[str]:
         """The paths a name may stand for, the most literal first."""
@@ -139,13 +134,12 @@ class Names:
         return None
 
     def _alias(self, layer: Node, alias: str) -> str | None:
-        if alias in ("resid_pre", "resid_post"):
-            return _join(layer, "input" if alias == "resid_pre" else "output")
+        if alias in _ENDS:
+            return _join(layer, _ENDS[alias])
         part = self.mlp_of if alias == "mlp_out" else self.attention_of
         return _join(layer, alias) if part(layer) else None
 
     def part(self, layer: int, out: str) -> str:
-        """As the contract says."""
         node = self._layers[layer]
         part = self.attention_of(node) if out == "attn_out" else self.mlp_of(node)
         if part is None:
@@ -165,7 +159,7 @@ class Names:
         if found is not layer:
             return found
         for child in layer.children.values():
-            if _indices(child) & self._attending:
+            if {it.index for it in child.below()} & self._attending:
                 return child
         return None
 
@@ -200,8 +194,7 @@ class Names:
             yield dot + "attention_weights", _join(node, "pattern")
         if node.index in self._layer_index:
             for tail in LAYER_ALIASES:
-                site = self._alias(node, tail)
-                if site is not None:
+                if site := self._alias(node, tail):
                     yield dot + tail, site
 
     def _forms(self, node: Node, path: str) -> Iterator[str]:
@@ -221,10 +214,6 @@ class Names:
 
 def _join(node: Node, tail: str) -> str:
     return f"{node.path}.{tail}" if node.path else tail
-
-
-def _indices(node: Node) -> set[int]:
-    return {node.index}.union(*map(_indices, node.children.values()))
 
 
 def _listed(names: list[str], most: int = 4) -> str:

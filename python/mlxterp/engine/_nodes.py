@@ -47,6 +47,10 @@ class Node:
         """The first path that leads to it."""
         return self.paths[0]
 
+    def below(self) -> set[Node]:
+        """It and all that it holds."""
+        return {self}.union(*(it.below() for it in self.children.values()))
+
 
 class Shared:
     """One module in several places of one parent. Which call is of which place
@@ -82,6 +86,20 @@ def role_of(name: str) -> str | None:
     if name in K_NORMS:
         return "k_norm"
     return "rope" if "rope" in name or "rotary" in name else None
+
+
+def layer_list(module: nn.Module, name: str) -> tuple[str, list | tuple] | None:
+    """The path of the list of that name, on a module or on its `model`, and what
+    is in it."""
+    for path in (name, f"model.{name}"):
+        found = module
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.Sequential):
+            found = found.layers
+        if isinstance(found, (list, tuple)):
+            return path, found
+    return None
 
 
 class Tree:

@@ -307,11 +307,9 @@ class WrappedPass:
         return keys
 
     def check(self, kept: Sequence[mx.array] = ()) -> None:
-        """As the contract says."""
         _check(self._plan.all, kept)
 
     def finish(self, kept: Sequence[mx.array]) -> None:
-        """As the contract says."""
         self._finished = True
         self._calls, self._earlier = {}, {}
         self._events, self._attention = {}, {}

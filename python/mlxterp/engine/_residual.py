@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import mlx.core as mx
+import numpy as np
 
 from ._checks import evaluated
 from ._nodes import MLP_NAMES, Node
@@ -73,7 +74,7 @@ def shares(layer: Node, attention: Node | None, run) -> dict[str, Share | Middle
         return {}
     own = list(_chain(attention, called, run)) if attention is not None else []
     others = [it for it in called if it not in own and it is not attention]
-    others = [it for it in others if attention is None or attention not in _below(it)]
+    others = [it for it in others if attention is None or attention not in it.below()]
     others.sort(key=lambda it: _name(layer, it) not in MLP_NAMES)
     for mlp in [*others, None]:
         chain = list(_chain(mlp, called, run)) if mlp is not None else [None]
@@ -116,16 +117,22 @@ def _factors(x, y, parts: list[Node], run) -> list[float] | None:
     outs = [run.calls_of(it)[-1][1] for it in parts]
     if any(out is None or out.shape != x.shape for out in outs):
         return None
-    flat = [out.astype(mx.float32).flatten() for out in outs]
-    gap = (y.astype(mx.float32) - x.astype(mx.float32)).flatten()
-    products = [[(a * b).sum() for b in flat] for a in flat]
-    onto = [(a * gap).sum() for a in flat]
-    solved = evaluated(lambda: _solved(products, onto))
-    if solved is None:
+    gap = y.astype(mx.float32) - x.astype(mx.float32)
+    flat = evaluated(lambda: [np.array(it.astype(mx.float32)) for it in (*outs, gap)])
+    if flat is None:
         return None
-    known = _numbers(parts)
-    factors = [min(known, key=lambda it: abs(it - f)) for f in solved]
-    factors = [g if abs(g - f) < 1e-3 * abs(f) else f for g, f in zip(factors, solved)]
+    *columns, gap = [it.ravel().astype(np.float64) for it in flat]
+    norms = np.array([np.linalg.norm(it) for it in columns])
+    if not norms.all():
+        return None
+    units = np.stack(columns, 1) / norms
+    solved, _, rank, _ = np.linalg.lstsq(units, gap, rcond=5e-4)
+    if rank < len(outs):
+        return None
+    known, factors = _numbers(parts), (solved / norms).tolist()
+    for i, f in enumerate(factors):
+        near = min(known, key=lambda it: abs(it - f))
+        factors[i] = near if abs(near - f) < 1e-3 * abs(f) else f
     total = x + sum(out * f for out, f in zip(outs, factors))
     return factors if _same(total, y) else None
 
@@ -136,19 +143,6 @@ def _numbers(parts: list[Node]) -> list[float]:
     return [1.0, *(float(it) for it in kept if type(it) is float and it)]
 
 
-def _solved(products, onto) -> list[float] | None:
-    p, b = [[it.item() for it in row] for row in products], [it.item() for it in onto]
-    if len(b) == 1:
-        return [b[0] / p[0][0]] if p[0][0] > 0 else None
-    det = p[0][0] * p[1][1] - p[0][1] * p[1][0]
-    if det <= 1e-6 * p[0][0] * p[1][1]:
-        return None
-    return [
-        (b[0] * p[1][1] - b[1] * p[0][1]) / det,
-        (b[1] * p[0][0] - b[0] * p[1][0]) / det,
-    ]
-
-
 def _same(a: mx.array, b: mx.array) -> bool:
     if a.shape != b.shape:
         return False
@@ -156,10 +150,6 @@ def _same(a: mx.array, b: mx.array) -> bool:
     a, b = a.astype(mx.float32), b.astype(mx.float32)
     most = mx.abs(b).max() * (1e-4 if precise else 2e-2)
     return bool(evaluated(lambda: (mx.abs(a - b).max() <= most).item()))
-
-
-def _below(node: Node) -> set[Node]:
-    return {node}.union(*map(_below, node.children.values()))
 
 
 def _name(layer: Node, child: Node) -> str:

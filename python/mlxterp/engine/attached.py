@@ -109,7 +109,6 @@ class Attached:
         return getattr(self._engine, name)
 
     def resolve(self, name: str) -> str:
-        """As the contract says."""
         inside = self._inside(name)
         if inside is None:
             return self._engine.resolve(name)
@@ -118,7 +117,6 @@ class Attached:
         return self._full(self._module.resolve(inside))
 
     def match(self, pattern: str) -> list[str]:
-        """As the contract says."""
         inside = self._inside(pattern)
         if inside is None:
             return self._engine.match(pattern)
@@ -131,7 +129,6 @@ class Attached:
         inputs: list[list[int]] | mx.array,
         interventions: Sequence[tuple[str, Intervention]] = (),
     ) -> Pass:
-        """As the contract says."""
         start, runs = self._full(""), []
         inside = [
             (site[len(start) :], fn)
@@ -187,7 +184,6 @@ class AttachedPass:
         self._held, self._start, self._runs = held, start, runs
 
     def value(self, site: str) -> mx.array:
-        """As the contract says."""
         if site == self._start + _ERROR:
             return self._runs[1].value("output")
         if site.startswith(self._start):
@@ -195,13 +191,11 @@ class AttachedPass:
         return self._held.value(site)
 
     def check(self, kept: Sequence[mx.array] = ()) -> None:
-        """As the contract says."""
         self._held.check(kept)
         for run in self._runs:
             run.check()
 
     def finish(self, kept: Sequence[mx.array]) -> None:
-        """As the contract says."""
         runs, self._runs = self._runs, []
         self._held.finish(kept)
         for run in runs:

@@ -16,6 +16,18 @@ from typing import Protocol
 
 import mlx.core as mx
 
+from .._core import Layout
+
+#: What the axes of attention's sites are, in the order of the pass.
+LAYOUTS = dict.fromkeys(("q", "k", "v", "rot_q", "rot_k"), Layout.heads)
+LAYOUTS |= dict.fromkeys(("scores", "pattern"), Layout.scores) | {"z": Layout.heads}
+
+
+def layout_of(site: str) -> Layout:
+    """Of a resolved site; features where nothing else is known."""
+    return LAYOUTS.get(site.rpartition(".")[2], Layout.features)
+
+
 #: Of the value, or of the value and its `SiteView`.
 Intervention = Callable[..., mx.array]
 

@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
+from ._patterns import is_pattern
 from .attached import Run, engine_of
 from .base import Intervention
 
@@ -102,14 +103,14 @@ class NativeModule:
         if name.startswith("_"):
             raise AttributeError(name)
         path = f"{self._path}.{name}" if self._path else name
-        for module, _ in self._model.modules:
-            if module == path:
-                return NativeModule(self._model, path)
-        for parameter, value in self._model.parameters():
-            if parameter == path:
-                return value
-        if any(p.startswith(f"{path}.") for p, _ in self._model.modules):
+        paths = self._model.paths
+        if path in paths:
+            return NativeModule(self._model, path)
+        if any(it.startswith(f"{path}.") for it in paths):
             return NativeList(self._model, path)
+        parameters = dict(self._model.parameters())
+        if path in parameters:
+            return parameters[path]
         raise UnknownNameError(f"'{self._path}' has no '{name}'")
 
     def __repr__(self) -> str:
@@ -121,12 +122,7 @@ class NativeList:
 
     def __init__(self, model: _core.Model, path: str):
         self._model, self._path = model, path
-        numbers = {
-            p[len(path) + 1 :].partition(".")[0]
-            for p, _ in model.modules
-            if p.startswith(f"{path}.")
-        }
-        self._n = len(numbers)
+        self._n = sum(it.rpartition(".")[0] == path for it in model.paths)
 
     def __len__(self) -> int:
         return self._n
@@ -191,30 +187,7 @@ class NativeEngine:
         self.config: dict = model.config
         self.tokenizer = NativeTokenizer(model, special) if model.has_tokenizer else None
         self.resolve = lru_cache(maxsize=4096)(self._resolve)
-        self.sites_of_keys = self._keys()
-
-    def _keys(self) -> dict[str, str]:
-        """Upstream's key of every module output, and the site it means."""
-        config, keys, last = self.config, {}, None
-        for path, words in self.model.modules:
-            if path == "unembed" and config["tied"]:
-                continue
-            attention = path.endswith(".attn")
-            if path.endswith(".attn.o_proj"):
-                keys[f"model.{words.rpartition('.')[0]}{_ROPE}"] = (
-                    path.rpartition(".")[0] + _ROPE
-                )
-            keys[f"model.{words}"] = self.model.find(f"{path}.output")
-            if attention:
-                keys[f"model.{words}.attention_weights"] = self.model.find(
-                    f"{path}.pattern"
-                )
-            if path == "ln_final":
-                # The inner model of mlx-lm, everything but the unembedding.
-                last = words.rpartition(".")[0]
-                if last:
-                    keys[f"model.{last}"] = keys[f"model.{words}"]
-        return keys
+        self.sites_of_keys = dict(model.keys)  # of every module output
 
     def _resolve(self, name: str) -> str:
         if name in ("output", "__model_output__"):
@@ -226,21 +199,10 @@ class NativeEngine:
             return keys.removesuffix(".rot_k") + _ROPE
         if name.endswith(".attention_weights"):
             name = name.removesuffix("attention_weights") + "pattern"
-        try:
-            return self.model.find(name)
-        except UnknownNameError:
-            # `model.` stands before every key, and once more in mlx-lm's.
-            short = name
-            while short.startswith("model."):
-                short = short.removeprefix("model.")
-                try:
-                    return self.model.find(short)
-                except UnknownNameError:
-                    pass
-            raise
+        return self.model.find(name)
 
     def match(self, pattern: str) -> list[str]:
-        if not any(c in pattern for c in "*{"):
+        if not is_pattern(pattern):
             return [self.resolve(pattern)]
         return self.model.match(pattern)
 

@@ -14,7 +14,7 @@ from ._checks import EMBEDDINGS, ChecksIds, padded, sees_ahead
 from ._compiled import hold_compiled, uncompiled
 from ._edits import Edit
 from ._names import TAILS, Names
-from ._nodes import Node, Tree
+from ._nodes import Node, Tree, layer_list
 from ._pass import Plan, WrappedPass, first
 from ._patches import calling_class, stepped_in
 from ._places import Event, Part, Unclear, places
@@ -66,7 +66,8 @@ class WrappedEngine:
             if isinstance(node.module, EMBEDDINGS)
         ]
         self._sees_ahead: str | None = None
-        self._layers = self._find_layers()
+        layers = layer_list(self.module, self._layer_attr)
+        self._layers = self._tree.entries(layers[1]) if layers else []
         self.n_layers = len(self._layers)
         self._names = Names(self._tree, self._layers, self._layer_attr, self._attending)
 
@@ -77,27 +78,13 @@ class WrappedEngine:
                 self._walk()
             return self._tree, self._names, self._classes
 
-    def _find_layers(self) -> list[Node]:
-        for path in (self._layer_attr, f"model.{self._layer_attr}"):
-            found = self.module
-            for part in path.split("."):
-                found = getattr(found, part, None)
-            if isinstance(found, nn.Sequential):
-                found = found.layers
-            if isinstance(found, (list, tuple)):
-                return self._tree.entries(found)
-        return []
-
     def resolve(self, name: str) -> str:
-        """As the contract says."""
         return self._current()[1].resolve(name)
 
     def match(self, pattern: str) -> list[str]:
-        """As the contract says."""
         return self._current()[1].match(pattern)
 
     def part(self, layer: int, out: str) -> str:
-        """As the contract says."""
         return self._current()[1].part(layer, out)
 
     def run(

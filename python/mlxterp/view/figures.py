@@ -1,8 +1,6 @@
-"""Sweeps and lenses as pictures: heatmaps, coloured tables in a notebook."""
+"""Sweeps as pictures."""
 
 from __future__ import annotations
-
-import html
 
 from ..core.optional import require
 from ..errors import UsageError
@@ -71,52 +69,3 @@ def interactive(sweep, cmap: str = "RdBu_r"):
     figure = go.Figure(map_)
     figure.update_layout(xaxis_title=column_axis, yaxis_autorange="reversed")
     return figure
-
-
-def html_table(sweep) -> str:
-    """The same as a table whose cells are coloured, for notebooks."""
-    try:
-        (row_axis, rows), (_, columns), values = _grid(sweep)
-    except UsageError:
-        return f"<pre>{html.escape(repr(sweep))}</pre>"
-    most = _largest(values)
-
-    def cell(value: float) -> str:
-        # Colours of the RdBu kind that stand on light and dark pages alike.
-        colour = "178, 24, 43" if value > 0 else "33, 102, 172"
-        share = min(abs(value) / most, 1.0) if value == value else 0.0
-        return (
-            f'<td title="{value:.4g}" style="background: rgba({colour}, '
-            f'{0.85 * share:.2f})">{value:.2f}</td>'
-        )
-
-    head = "".join(f"<th>{html.escape(c)}</th>" for c in columns)
-    body = "".join(
-        f"<tr><th>{html.escape(r)}</th>{''.join(map(cell, row))}</tr>"
-        for r, row in zip(rows, values)
-    )
-    return (
-        f"<table><caption>{html.escape(repr(sweep))}: change of the metric"
-        f"</caption><tr><th>{html.escape(row_axis)}</th>{head}</tr>{body}</table>"
-    )
-
-
-def lens_table(lens) -> str:
-    """The winner of each cell, the deeper its colour the more probable it is;
-    the last layer on top."""
-    tokens, shares = lens.tokens(), lens.probabilities[..., 0].tolist()
-    head = "".join(f"<th>{html.escape(label)}</th>" for label in lens.labels())
-
-    def cell(token: str, share: float) -> str:
-        return (
-            f'<td title="{share:.4f}" style="background: rgba(33, 102, 172, '
-            f'{0.85 * share if share == share else 0:.2f})">{html.escape(token)}</td>'
-        )
-
-    body = "".join(
-        f"<tr><th>{'embed' if layer is None else layer}</th>"
-        + "".join(map(cell, row, row_shares))
-        + "</tr>"
-        for layer, row, row_shares in reversed(list(zip(lens.layers, tokens, shares)))
-    )
-    return f"<table><tr><th>layer</th>{head}</tr>{body}</table>"

@@ -1,4 +1,6 @@
-"""Heatmaps of attention patterns, with matplotlib or plotly."""
+"""Heatmaps of attention patterns, with matplotlib or plotly. What draws raises
+UsageError for what cannot be drawn, OutOfRangeError for a head beyond what there
+is, and ImportError where the backend is not installed."""
 
 from __future__ import annotations
 
@@ -73,11 +75,6 @@ def attention_heatmap(
         backend: "auto" for the config's, there for what is installed.
 
     Returns: a matplotlib or plotly Figure.
-
-    Raises:
-        UsageError: another shape, number of tokens or backend.
-        OutOfRangeError: a head beyond what there is.
-        ImportError: the backend is not installed.
     """
     config = config or AttentionVisualizationConfig()
     pattern = head_pattern(attention, head_idx)
@@ -110,14 +107,8 @@ def attention_from_trace(
         head_notation: "LH" labels L3H1, "dot" labels 3.1.
 
     Returns: a matplotlib or plotly Figure; for "interactive" an HTML page that
-        notebooks show.
-
-    Raises:
-        UsageError: no pattern in the trace, another number of tokens, or an
-            unknown mode, notation or backend.
-        UnknownNameError: a layer without a pattern.
-        OutOfRangeError: a head beyond what there is.
-        ImportError: the backend is not installed.
+        notebooks show. Raises also UnknownNameError for a layer without a
+        pattern.
     """
     config = config or AttentionVisualizationConfig()
     if mode not in ("grid", "single", "interactive"):
@@ -129,7 +120,7 @@ def attention_from_trace(
     paired = heads is not None and not any(isinstance(it, int) for it in heads)
     if layers is None and paired:
         layers = sorted({layer for layer, _ in heads})
-    patterns = row_patterns(trace, tokens, layers)
+    patterns = row_patterns(trace, layers, tokens)
     if heads is not None and not paired:
         heads = [(layer, head) for layer in patterns for head in heads]
     if mode == "interactive" and config.backend != "circuitsvis":
@@ -175,54 +166,47 @@ def _backend(name: str) -> str:
     return name
 
 
-def _readable(heads: list, tokens: Sequence[str]) -> list:
-    """The heads that are drawn, checked against the tokens."""
-    for _, pattern in heads:
-        check_tokens(pattern, tokens)
-    if len(heads) > _MAX_HEADS:
-        warnings.warn(
-            f"{_MAX_HEADS} of {len(heads)} heads are drawn; choose layers or "
-            "heads, or mode='interactive' for all",
-            stacklevel=4,
-        )
-    return heads[:_MAX_HEADS]
+class _Grid:
+    """What is drawn: at most _MAX_HEADS (name, pattern) pairs with their tokens,
+    `rows` by `columns`, and the `low` and `high` end of one scale of colours."""
 
+    def __init__(self, heads: list, tokens: Sequence[str], config: Any):
+        for _, pattern in heads:
+            check_tokens(pattern, tokens)
+        if len(heads) > _MAX_HEADS:
+            warnings.warn(
+                f"{_MAX_HEADS} of {len(heads)} heads are drawn; choose layers or "
+                "heads, or mode='interactive' for all",
+                stacklevel=4,
+            )
+        self.heads, self._config = heads[:_MAX_HEADS], config
+        self.columns = max(1, min(config.heads_per_row, len(self.heads)))
+        self.rows = -(-len(self.heads) // self.columns)
+        patterns = [pattern for _, pattern in self.heads]
+        self.low = min((float(np.nanmin(it)) for it in patterns), default=0)
+        self.low = min(0.0, self.low)
+        self.high = max((float(np.nanmax(it)) for it in patterns), default=1)
+        self._labels = [token_label(token) for token in tokens]
 
-def _masked(pattern: np.ndarray, config: AttentionVisualizationConfig) -> np.ndarray:
-    """Future sources as NaN, which is drawn as nothing."""
-    if not config.mask_upper_tri:
-        return pattern
-    destinations, sources = pattern.shape
-    future = np.triu(np.ones(pattern.shape, bool), k=1 + sources - destinations)
-    return np.where(future, np.nan, pattern.astype(np.float32))
+    def masked(self, pattern: np.ndarray) -> np.ndarray:
+        """Future sources as NaN, which is drawn as nothing."""
+        if not self._config.mask_upper_tri:
+            return pattern
+        destinations, sources = pattern.shape
+        future = np.triu(np.ones(pattern.shape, bool), k=1 + sources - destinations)
+        return np.where(future, np.nan, pattern.astype(np.float32))
 
-
-def _shape(heads: list, config: AttentionVisualizationConfig) -> tuple[int, int]:
-    """Rows and columns of a grid of these heads."""
-    columns = max(1, min(config.heads_per_row, len(heads)))
-    return -(-len(heads) // columns), columns
-
-
-def _range(heads: list) -> tuple[float, float]:
-    """The least and greatest value: one scale of colours for all heads."""
-    lowest = min((float(np.nanmin(pattern)) for _, pattern in heads), default=0)
-    highest = max((float(np.nanmax(pattern)) for _, pattern in heads), default=1)
-    return min(0.0, lowest), highest
-
-
-def _labels(tokens: Sequence[str], pattern: np.ndarray) -> tuple[list[str], list[str]]:
-    """Of sources and destinations; with a cache the latter are the last."""
-    labels = [token_label(token) for token in tokens]
-    return labels, labels[len(labels) - pattern.shape[0] :]
+    def labels(self, pattern: np.ndarray) -> tuple[list[str], list[str]]:
+        """Of sources and destinations; with a cache the latter are the last."""
+        return self._labels, self._labels[len(self._labels) - pattern.shape[0] :]
 
 
 def _matplotlib_grid(
     heads: list, tokens: Sequence[str], title: str | None, config: Any
 ) -> Any:
     plt = require("matplotlib.pyplot")
-    heads = _readable(heads, tokens)
-    rows, columns = _shape(heads, config)
-    low, high = _range(heads)
+    grid = _Grid(heads, tokens, config)
+    heads, rows, columns = grid.heads, grid.rows, grid.columns
     # A grid's heatmaps are half as wide and high as one alone.
     scale = 100 if len(heads) == 1 else 200
     size = (
@@ -230,22 +214,22 @@ def _matplotlib_grid(
         config.figure_height / scale * rows,
     )
     with plt.rc_context({"text.parse_math": False}):
-        figure, grid = plt.subplots(
+        figure, places = plt.subplots(
             rows, columns, figsize=size, squeeze=False, layout="constrained"
         )
-        for index, axes in enumerate(grid.flat):
+        for index, axes in enumerate(places.flat):
             if index >= len(heads):
                 axes.axis("off")
                 continue
             name, pattern = heads[index]
             image = axes.imshow(
-                _masked(pattern, config),
+                grid.masked(pattern),
                 cmap=config.colorscale,
-                vmin=low,
-                vmax=high,
+                vmin=grid.low,
+                vmax=grid.high,
             )
             axes.set_title(name)
-            across, down = _labels(tokens, pattern)
+            across, down = grid.labels(pattern)
             # Only the outer heatmaps have room for their tokens.
             last = index + columns >= len(heads)
             axes.set_xticks(range(len(across)) if last else [])
@@ -257,7 +241,7 @@ def _matplotlib_grid(
                 axes.set_yticklabels(down, fontsize=7)
                 axes.set_ylabel("Destination")
             if config.show_colorbar and index == 0:
-                figure.colorbar(image, ax=grid.ravel().tolist())
+                figure.colorbar(image, ax=places.ravel().tolist())
         if title:
             figure.suptitle(title)
     return figure
@@ -268,9 +252,8 @@ def _plotly_grid(
 ) -> Any:
     graph = require("plotly.graph_objects")
     subplots = require("plotly.subplots")
-    heads = _readable(heads, tokens)
-    rows, columns = _shape(heads, config)
-    low, high = _range(heads)
+    grid = _Grid(heads, tokens, config)
+    heads, rows, columns = grid.heads, grid.rows, grid.columns
     figure = subplots.make_subplots(
         rows=rows,
         cols=columns,
@@ -279,25 +262,24 @@ def _plotly_grid(
         vertical_spacing=0.1 if rows < 6 else 0.5 / rows,
     )
     for index, (_, pattern) in enumerate(heads):
-        across, down = _labels(tokens, pattern)
+        across, down = grid.labels(pattern)
+        where = {"row": index // columns + 1, "col": index % columns + 1}
         # Equal tokens must stay apart, so the axes count positions and only
         # their labels are tokens.
         figure.add_trace(
             graph.Heatmap(
-                z=_masked(pattern, config),
+                z=grid.masked(pattern),
                 text=[[f"{plotly_label(d)} → {plotly_label(s)}" for s in across] for d in down],
                 hovertemplate="%{text}<br>%{z:.4f}<extra></extra>",
                 hoverinfo=None if config.hover_info else "skip",
                 colorscale=config.colorscale,
-                zmin=low,
-                zmax=high,
+                zmin=grid.low,
+                zmax=grid.high,
                 showscale=config.show_colorbar and index == 0,
                 hoverongaps=False,
             ),
-            row=index // columns + 1,
-            col=index % columns + 1,
+            **where,
         )
-        where = {"row": index // columns + 1, "col": index % columns + 1}
         figure.update_xaxes(
             tickvals=list(range(len(across))),
             ticktext=[plotly_label(token) for token in across],
@@ -320,13 +302,7 @@ def _plotly_grid(
 
 def _circuitsvis(heads: list, tokens: Sequence[str], config: Any) -> Any:
     """CircuitsVis' own view of the heads."""
-    try:
-        import circuitsvis
-    except ImportError as error:
-        raise ImportError(
-            "backend='circuitsvis' needs: pip install circuitsvis; the default "
-            "backend needs nothing for mode='interactive'"
-        ) from error
+    circuitsvis = require("circuitsvis", "circuitsvis")
     for _, pattern in heads:
         check_tokens(pattern, tokens)
     return circuitsvis.attention.attention_heads(

@@ -42,12 +42,9 @@ def get_attention_patterns(
         UnknownNameError: a layer asked for has no pattern.
     """
     keys = _keys_by_layer(trace)
-    if layers is None:
-        chosen = list(keys)
-    elif isinstance(layers, Integral):
-        chosen = [int(layers)]
-    else:
-        chosen = [operator.index(layer) for layer in layers]
+    layers = keys if layers is None else layers
+    layers = [layers] if isinstance(layers, Integral) else layers
+    chosen = [operator.index(layer) for layer in layers]
     missing = [layer for layer in chosen if layer not in keys]
     if missing:
         raise UnknownNameError(
@@ -66,26 +63,23 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.array(value)
 
 
-def cropped(patterns: dict[int, np.ndarray], count: int) -> dict[int, np.ndarray]:
-    """The first row's patterns, without the padding behind `count` tokens."""
-    return {i: value[:1, :, :count, :count] for i, value in patterns.items()}
-
-
 def row_patterns(
-    trace: Any, tokens: Sequence[str], layers: int | Sequence[int] | None
+    trace: Any,
+    layers: int | Sequence[int] | None,
+    tokens: Sequence[str] | None = None,
 ) -> dict[int, np.ndarray]:
-    """The patterns of a trace's first row, which has these tokens; UsageError
-    where it has none at all."""
+    """The patterns of a trace's first row, which has these tokens, without
+    padding; UsageError where it has none at all."""
     patterns = get_attention_patterns(trace, layers)
     if not patterns:
         raise UsageError(
             "the trace has no attention patterns: this model's attention is of "
             "a kind whose pattern is not computed"
         )
-    lengths = getattr(trace, "lengths", None)
-    if lengths is not None and lengths[0] == len(tokens):
-        return cropped(patterns, len(tokens))
-    return patterns
+    count = getattr(trace, "lengths", [None])[0]
+    if count is None or tokens is not None and len(tokens) != count:
+        return patterns
+    return {i: value[:1, :, :count, :count] for i, value in patterns.items()}
 
 
 def head_pattern(attention: Any, head: int = 0) -> np.ndarray:

@@ -17,8 +17,18 @@ from typing import Any
 import numpy as np
 
 from ..core.files import replacing
+from ..core.optional import require
 from ..errors import UsageError
+from ..view.page import HtmlPage
 from .extract import check_tokens, row_patterns, to_numpy
+
+__all__ = [
+    "InteractiveAttentionConfig",
+    "interactive_attention",
+    "display_interactive_attention",
+    "save_interactive_attention",
+    "interactive_attention_from_trace",
+]
 
 # The page; {{NAME}} are its fields. Everything a user gives reaches it as data of
 # its script, which writes it as text only.
@@ -51,18 +61,6 @@ class InteractiveAttentionConfig:
     heatmap_size: int = 350
     colorscale: str = "Blues"
     show_layer_flow: bool = True
-
-
-class HtmlPage(str):
-    """A page's HTML, which notebooks show in a frame of its own: its styles
-    and the notebook's do not mix."""
-
-    def _repr_html_(self) -> str:
-        return (
-            f'<iframe srcdoc="{html.escape(self)}" sandbox="allow-scripts" '
-            'title="Attention patterns" '
-            'style="width:100%;height:720px;border:0"></iframe>'
-        )
 
 
 def _data(patterns: Mapping[int, Any], tokens: Sequence[str]) -> dict[str, Any]:
@@ -154,13 +152,7 @@ def display_interactive_attention(
 ) -> None:
     """Shows the page in a notebook. Raises as `interactive_attention`, and
     ImportError outside a notebook's Python."""
-    try:
-        from IPython.display import display
-    except ImportError as error:
-        raise ImportError(
-            "showing the page needs IPython: pip install ipython; or write it "
-            "to a file with save_interactive_attention"
-        ) from error
+    display = require("IPython.display", "ipython, or use save_interactive_attention").display
     display(HtmlPage(interactive_attention(attention_patterns, tokens, config)))
 
 
@@ -185,4 +177,4 @@ def interactive_attention_from_trace(
 ) -> str:
     """The page of a trace's first row. Raises as `interactive_attention`, and
     UnknownNameError for a layer without a pattern."""
-    return interactive_attention(row_patterns(trace, tokens, layers), tokens, config)
+    return interactive_attention(row_patterns(trace, layers, tokens), tokens, config)

@@ -3,7 +3,9 @@
 Olsson et al., "In-context Learning and Induction Heads", 2022,
 arXiv:2209.11895; Wang et al., "Interpretability in the Wild", 2022,
 arXiv:2211.00593. A pattern is [destination, source], all scores are means of
-attention and lie in 0 … 1.
+attention and lie in 0 … 1. Searches take an InterpretableModel and the `layers`
+to look at, None for all; they raise UsageError where the model's patterns are
+not computed, UnknownNameError for a layer without one.
 """
 
 from __future__ import annotations
@@ -15,11 +17,23 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..analysis.layer_sites import vocabulary
 from ..errors import UsageError
-from .extract import cropped, get_attention_patterns
+from .extract import row_patterns
 
-# Where neither tokenizer nor model tells how many tokens there are.
-_USUAL_VOCABULARY = 32_000
+__all__ = [
+    "HeadScore",
+    "AttentionPatternDetector",
+    "detect_head_types",
+    "detect_induction_heads",
+    "find_attention_pattern",
+    "induction_score",
+    "previous_token_score",
+    "first_token_score",
+    "current_token_score",
+    "copying_score",
+]
+
 # Rows of a [vocab, vocab] matrix that are in memory at once.
 _ROWS_AT_ONCE = 1024
 
@@ -99,6 +113,13 @@ def copying_score(
     return float(diagonal / (magnitude + 1e-8))
 
 
+_SCORES = {
+    "previous_token": previous_token_score,
+    "first_token": first_token_score,
+    "current_token": current_token_score,
+}
+
+
 class AttentionPatternDetector:
     """Tells the kinds of a head by scores above thresholds."""
 
@@ -121,11 +142,7 @@ class AttentionPatternDetector:
     ) -> dict[str, float]:
         """{kind: score} of a pattern [destination, source]; "induction" only
         where told after how many tokens the text repeats."""
-        scores = {
-            "previous_token": previous_token_score(attention_pattern),
-            "first_token": first_token_score(attention_pattern),
-            "current_token": current_token_score(attention_pattern),
-        }
+        scores = {kind: score(attention_pattern) for kind, score in _SCORES.items()}
         if seq_len_for_induction is not None:
             scores["induction"] = induction_score(
                 attention_pattern, seq_len_for_induction
@@ -152,15 +169,7 @@ def _heads(
 ) -> list[tuple[int, int, np.ndarray]]:
     """(layer, head, pattern [destination, source]) of one text."""
     with model.trace(inputs) as trace:
-        patterns = get_attention_patterns(trace, layers)
-    if not patterns:
-        raise UsageError(
-            "this model has no attention patterns to look at: its attention is "
-            "of a kind whose pattern is not computed"
-        )
-    lengths = getattr(trace, "lengths", None)
-    if lengths is not None:
-        patterns = cropped(patterns, lengths[0])
+        patterns = row_patterns(trace, layers)
     return [
         (layer, head, value[0, head])
         for layer, value in patterns.items()
@@ -177,26 +186,15 @@ def detect_head_types(
     """The heads that attend to the previous, first or current token of a text.
 
     Args:
-        model: An InterpretableModel.
         text: Any text of more than a few tokens.
         threshold: The least mean attention of every kind.
-        layers: Indices of layers; None means all.
 
     Returns:
         {"previous_token" | "first_token" | "current_token" | "unknown":
         [(layer, head)]}; a head may be of several kinds.
-
-    Raises:
-        UsageError: the model's patterns are not computed.
-        UnknownNameError: a layer without a pattern.
     """
     detector = AttentionPatternDetector(threshold, threshold, threshold, threshold)
-    found: dict[str, list[tuple[int, int]]] = {
-        "previous_token": [],
-        "first_token": [],
-        "current_token": [],
-        "unknown": [],
-    }
+    found: dict[str, list[tuple[int, int]]] = {it: [] for it in (*_SCORES, "unknown")}
     for layer, head, pattern in _heads(model, text, layers):
         for kind in detector.classify_head(pattern):
             found[kind].append((layer, head))
@@ -206,15 +204,11 @@ def detect_head_types(
 def _repeated_tokens(model: Any, count: int, repeats: int, seed: int) -> list[int]:
     """`count` random tokens from the middle of the vocabulary, where no special
     ones are, `repeats` times."""
-    vocabulary = getattr(model.tokenizer, "vocab_size", None) or _USUAL_VOCABULARY
-    embedding = model._module_resolver.get_embedding_layer()
-    weight = getattr(embedding, "weight", None)
-    # A token beyond the embedding's rows would read foreign memory.
-    if weight is not None and int(vocabulary * 0.9) > weight.shape[0]:
-        vocabulary = weight.shape[0]
-    low, high = int(vocabulary * 0.1), int(vocabulary * 0.9)
+    known = vocabulary(model)  # a tokenizer may have more
+    known = min(known, getattr(model.tokenizer, "vocab_size", None) or known)
+    low, high = int(known * 0.1), int(known * 0.9)
     if low >= high:
-        raise UsageError(f"a vocabulary of {vocabulary} is too small for random tokens")
+        raise UsageError(f"a vocabulary of {known} is too small for random tokens")
     tokens = np.random.RandomState(seed).randint(low, high, size=count)
     return np.tile(tokens, repeats).tolist()
 
@@ -231,19 +225,12 @@ def detect_induction_heads(
     current token last time.
 
     Args:
-        model: An InterpretableModel.
-        n_random_tokens: Tokens of one repetition.
-        n_repeats: How often they come, at least 2.
+        n_random_tokens: Tokens of one repetition, at least 1.
+        n_repeats: How often they come, at least 2; else UsageError.
         threshold: The least `induction_score`.
-        layers: Indices of layers; None means all.
         seed: Of the tokens; numpy's global state is left alone.
 
     Returns: heads above the threshold, the strongest first.
-
-    Raises:
-        UsageError: fewer than 1 token or 2 repetitions, or a model whose
-            patterns are not computed.
-        UnknownNameError: a layer without a pattern.
     """
     if n_random_tokens < 1 or n_repeats < 2:
         raise UsageError(
@@ -267,8 +254,7 @@ def find_attention_pattern(
     layers: Sequence[int] | None = None,
 ) -> list[HeadScore]:
     """The heads whose pattern [destination, source] on a text `pattern_fn`
-    scores above `threshold`, the highest first. Raises as
-    `detect_head_types`."""
+    scores above `threshold`, the highest first."""
     return _above(_heads(model, text, layers), pattern_fn, threshold, "custom")
 
 

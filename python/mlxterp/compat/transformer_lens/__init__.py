@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 
-from ...core import InterventionComposer
+from ...core import ActivationCache, InterventionComposer
 from ...errors import OutOfRangeError, UnknownNameError, UsageError
-from .names import hook_names, hook_site
+from .names import hook_site, hook_sites
 
 Names = str | Sequence[str] | Callable[[str], bool]
 HookFunction = Callable[..., "mx.array | None"]
@@ -36,7 +36,7 @@ class HookPoint:
         return f"HookPoint({self.name})"
 
 
-class HookCache(Mapping):
+class HookCache(ActivationCache):
     """Values by hook name: `cache["blocks.3.hook_resid_post"]`, shorter
     `cache["resid_post", 3]`, the layer counted from the end if negative.
 
@@ -45,16 +45,16 @@ class HookCache(Mapping):
     """
 
     def __init__(self, values: dict[str, mx.array], n_layers: int, inputs: Any = None):
-        self._values, self._n_layers = values, n_layers
-        self.inputs = inputs
+        super().__init__(values)
+        self._n_layers, self.inputs = n_layers, inputs
 
     def __getitem__(self, key: str | tuple) -> mx.array:
         name = key if isinstance(key, str) else self._long(*key)
-        if name not in self._values:
+        if name not in self.activations:
             raise UnknownNameError(
-                f"the cache has no {key!r}; it has {', '.join(self._values)}"
+                f"the cache has no {key!r}; it has {', '.join(self.activations)}"
             )
-        return self._values[name]
+        return self.activations[name]
 
     def _long(self, short: str, layer: int, part: str | None = None) -> str:
         """The name that (short, layer) means; `part` ("attn", "mlp") is only
@@ -64,21 +64,9 @@ class HookCache(Mapping):
             raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
         here = f"blocks.{layer % count}."
         for middle in [f"{part}."] if part else ["", "attn.", "mlp."]:
-            if f"{here}{middle}hook_{short}" in self._values:
+            if f"{here}{middle}hook_{short}" in self.activations:
                 return f"{here}{middle}hook_{short}"
         return f"{here}hook_{short}"
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"HookCache({len(self)} values)"
 
 
 class HookMixin:
@@ -87,7 +75,7 @@ class HookMixin:
     def hook_names(self) -> list[str]:
         """Every hook point (`blocks.0.attn.hook_q`), in the order of the
         pass."""
-        return hook_names(self)
+        return list(hook_sites(self))
 
     def run_with_cache(
         self, inputs: Any, names_filter: Names | None = None
@@ -107,12 +95,11 @@ class HookMixin:
             UnknownNameError, OutOfRangeError: a name that means nothing.
             UsageError: a named value the pass never had, or no name chosen.
         """
-        names, named = self._hooks_meant(names_filter)
+        sites, named = self._hooks_meant(names_filter)
         values: dict[str, mx.array] = {}
         with self.trace(inputs) as trace:
             logits = self.output.save()
-            for name in names:
-                site = hook_site(self, name)
+            for name, site in sites.items():
                 try:
                     values[name] = trace.value(site)
                 except UsageError:
@@ -149,23 +136,22 @@ class HookMixin:
         """
         at_sites: dict[str, InterventionComposer] = {}
         for names, function in fwd_hooks:
-            for name in self._hooks_meant(names)[0]:
-                site = hook_site(self, name)
+            for name, site in self._hooks_meant(names)[0].items():
                 composer = at_sites.setdefault(site, InterventionComposer())
                 composer.add(_as_intervention(function, HookPoint(name)))
         with self.trace(inputs, interventions=at_sites):
             return self.output.save()
 
-    def _hooks_meant(self, names: Names | None) -> tuple[list[str], bool]:
-        """Names, and whether the user wrote them out."""
-        if isinstance(names, str):
-            return [names], True
-        if names is not None and not callable(names):
-            return list(names), True
-        chosen = [n for n in hook_names(self) if names is None or names(n)]
-        if not chosen:
-            raise UsageError("the function of hook names chose none of them")
-        return chosen, False
+    def _hooks_meant(self, names: Names | None) -> tuple[dict[str, str], bool]:
+        """Names and their sites, and whether the user wrote them out."""
+        hooks = hook_sites(self)
+        if names is None or callable(names):
+            chosen = {n: it for n, it in hooks.items() if names is None or names(n)}
+            if not chosen:
+                raise UsageError("the function of hook names chose none of them")
+            return chosen, False
+        names = [names] if isinstance(names, str) else names
+        return {name: hook_site(self, name, hooks) for name in names}, True
 
     def to_tokens(
         self, input: str | Sequence[str], prepend_bos: bool = False
@@ -178,12 +164,9 @@ class HookMixin:
         are.
         """
         texts = [input] if isinstance(input, str) else list(input)
-        rows = [self.encode(text) for text in texts]
-        bos = getattr(self.tokenizer, "bos_token_id", None)
-        if prepend_bos and bos is None:
+        rows = [self._encoded(text, prepend_bos) for text in texts]
+        if prepend_bos and getattr(self.tokenizer, "bos_token_id", None) is None:
             raise UsageError("the tokenizer has no bos_token_id to prepend")
-        if prepend_bos:
-            rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
         lengths = [len(row) for row in rows]
         if len(set(lengths)) != 1 or 0 in lengths:
             raise UsageError(

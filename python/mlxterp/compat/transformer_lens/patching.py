@@ -29,34 +29,16 @@ from .names import hook_site
 PatchingMetric = Callable[[mx.array], mx.array]
 
 
-def _put(value: mx.array, clean: mx.array, at: tuple) -> mx.array:
-    """`value` with `clean` in the place `at`."""
-    there = mx.zeros(value.shape, mx.bool_)
-    there[at] = True
-    return mx.where(there, clean, value)
-
-
-def _where(axes: tuple[str, ...], cell: tuple[int, ...]) -> tuple:
-    """A cell, behind its layer, as an index of the value."""
-    at = dict(zip(axes[1:], cell))
-    every = slice(None)
-    if "dest" in at or "src" in at or axes[-1] == "pattern":
-        return every, at.get("head", every), at.get("dest", every), at.get("src", every)
-    if "head" in at:
-        return every, at.get("pos", every), at["head"]
-    return every, at.get("pos", every)
-
-
 def _plain(model, corrupted, clean, metric, short, axes, shown) -> mx.array:
     """One pass a cell."""
-    if short == "pattern":
-        sizes = dict(zip(("head", "dest", "src"), clean[0].shape[1:]))
-    else:
-        sizes = dict(zip(("pos", "head"), clean[0].shape[1:3]))
-    ranges = [range(len(clean)), *(range(sizes[a]) for a in axes[1:] if a != "pattern")]
+    order = ("head", "dest", "src") if short == "pattern" else ("pos", "head")
+    sizes = dict(zip(order, clean[0].shape[1:]))
+    named = [axis for axis in axes[1:] if axis != "pattern"]
+    ranges = [range(len(clean)), *(range(sizes[axis]) for axis in named)]
     found = []
     for layer, *cell in product(*ranges):
-        at = _where(axes, tuple(cell))
+        chosen = dict(zip(named, cell))
+        at = slice(None), *(chosen.get(axis, slice(None)) for axis in order)
 
         def set_there(value, hook, layer=layer, at=at):
             if value.shape != clean[layer].shape:
@@ -65,7 +47,7 @@ def _plain(model, corrupted, clean, metric, short, axes, shown) -> mx.array:
                     f"{clean[layer].shape} in the clean one: give prompts of one "
                     "length"
                 )
-            return _put(value, clean[layer], at)
+            value[at] = clean[layer][at]
 
         name = shown.format(layer)
         logits = model.run_with_hooks(corrupted, [(name, set_there)])
@@ -116,56 +98,41 @@ def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
     return act_patch
 
 
-_BLOCK, _HEAD = "blocks.{}.hook_", "blocks.{}.attn.hook_"
-
-
 def _block(short: str):
-    return _function(
-        short, ("layer", "pos"), _BLOCK + short, f"{short} of one layer at one position"
-    )
+    about = f"{short} of one layer at one position"
+    return _function(short, ("layer", "pos"), f"blocks.{{}}.hook_{short}", about)
 
 
-def _all_pos(short: str, what: str):
-    return _function(
-        short, ("layer", "head"), _HEAD + short, f"{what} of one head, all positions"
-    )
+def _head(short: str, what: str, *axes: str, where="all positions"):
+    hook = f"blocks.{{}}.attn.hook_{short}"
+    axes = "layer", *(axes or ("head",))
+    return _function(short, axes, hook, f"{what} of one head, {where}")
 
 
 def _by_pos(short: str, what: str):
-    return _function(
-        short,
-        ("layer", "pos", "head"),
-        _HEAD + short,
-        f"{what} of one head at one position",
-    )
+    return _head(short, what, "pos", "head", where="one position")
 
 
 get_act_patch_resid_pre = _block("resid_pre")
 get_act_patch_resid_mid = _block("resid_mid")
 get_act_patch_attn_out = _block("attn_out")
 get_act_patch_mlp_out = _block("mlp_out")
-get_act_patch_attn_head_out_all_pos = _all_pos("z", "The output (z)")
-get_act_patch_attn_head_q_all_pos = _all_pos("q", "The query")
-get_act_patch_attn_head_k_all_pos = _all_pos("k", "The key (of a kv head)")
-get_act_patch_attn_head_v_all_pos = _all_pos("v", "The value (of a kv head)")
+get_act_patch_attn_head_out_all_pos = _head("z", "The output (z)")
+get_act_patch_attn_head_q_all_pos = _head("q", "The query")
+get_act_patch_attn_head_k_all_pos = _head("k", "The key (of a kv head)")
+get_act_patch_attn_head_v_all_pos = _head("v", "The value (of a kv head)")
 get_act_patch_attn_head_out_by_pos = _by_pos("z", "The output (z)")
 get_act_patch_attn_head_q_by_pos = _by_pos("q", "The query")
 get_act_patch_attn_head_k_by_pos = _by_pos("k", "The key (of a kv head)")
 get_act_patch_attn_head_v_by_pos = _by_pos("v", "The value (of a kv head)")
-get_act_patch_attn_head_pattern_all_pos = _function(
-    "pattern", ("layer", "head", "pattern"), _HEAD + "pattern", "One head's pattern"
+get_act_patch_attn_head_pattern_all_pos = _head(
+    "pattern", "The pattern", "head", "pattern"
 )
-get_act_patch_attn_head_pattern_by_pos = _function(
-    "pattern",
-    ("layer", "head", "dest"),
-    _HEAD + "pattern",
-    "One head's pattern at one destination",
+get_act_patch_attn_head_pattern_by_pos = _head(
+    "pattern", "The pattern", "head", "dest", where="one destination"
 )
-get_act_patch_attn_head_pattern_dest_src_pos = _function(
-    "pattern",
-    ("layer", "head", "dest", "src"),
-    _HEAD + "pattern",
-    "One weight of one head's pattern",
+get_act_patch_attn_head_pattern_dest_src_pos = _head(
+    "pattern", "The pattern", "head", "dest", "src", where="one weight"
 )
 
 

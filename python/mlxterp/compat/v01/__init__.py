@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import mlx.core as mx
 
 from ...core import intervention as strict
-from ...core.intervention import Intervention, InterventionComposer
+from ...core.intervention import Intervention
 from ...errors import UsageError
 
 
@@ -77,11 +77,6 @@ def noise(std: float = 0.1, seed: int | None = None) -> Intervention:
 
 
 interventions = SimpleNamespace(
-    zero_out=strict.zero_out,
-    scale=strict.scale,
-    add_vector=strict.add_vector,
-    replace_with=replace_with,
-    clamp=clamp,
-    noise=noise,
-    compose=InterventionComposer,
+    **vars(strict.interventions)
+    | {"replace_with": replace_with, "clamp": clamp, "noise": noise}
 )

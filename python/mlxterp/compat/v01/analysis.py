@@ -9,21 +9,21 @@ from typing import Any
 
 import mlx.core as mx
 
-from ... import _core
 from ...analysis.layer_sites import (
     absolute,
     checked_layers,
     layer_site,
     traced_layers,
+    vocabulary,
 )
 from ...analysis.lenses import lens
+from ...analysis.metrics import custom
+from ...analysis.sweeps import patch
 from ...analysis.tuned_lens import TunedLens, train_tuned_lens
-from ...analysis.unembed import final_norm as models_norm
-from ...analysis.unembed import output_projection, top_tokens
+from ...analysis.unembed import NO_WINNER, output_projection, top_tokens
 from ...core.inputs import to_rows
 from ...core.optional import require
 from ...errors import BadDataError, UsageError
-from . import replace_with
 from .distances import DISTANCES
 
 Prediction = tuple[int, float, str]  #: Token id, logit, and the token's text.
@@ -31,7 +31,14 @@ Prediction = tuple[int, float, str]  #: Token id, logit, and the token's text.
 
 class AnalysisMixin:
     """The analyses of an InterpretableModel, which has `trace`, `layers`,
-    `encode`, `token_to_str` and `_module_resolver`."""
+    `encode`, `token_to_str` and `_module_resolver`.
+
+    In all of them `layers` are indices, None means all; `plot` shows the result
+    with matplotlib, `figsize` inches wide and high, in the colours of its map
+    `cmap`. They raise OutOfRangeError for a layer or position beyond what there
+    is, UnknownNameError where the model has not what is asked for, and
+    ImportError for a plot without matplotlib.
+    """
 
     def get_token_predictions(
         self,
@@ -100,30 +107,18 @@ class AnalysisMixin:
         Args:
             text: The input: text, or token ids.
             top_k: How many tokens for each position.
-            layers: Indices of layers; None means all.
             position: One position, negative from the end; None means all.
-            plot: Show a heatmap of the likeliest tokens with matplotlib.
             max_display_tokens: The plot shows the last so many positions.
-            figsize: Width and height of the plot in inches.
-            cmap: A matplotlib colour map.
             font_family: The plot's font, for scripts its usual ones lack.
             final_norm: A norm instead of the model's final one.
             skip_norm: Project without any norm.
 
         Returns:
             `{layer: [position][rank] -> (token id, logit, token text)}`; with
-            `position` given, each layer's list has that position alone.
-
-        Raises:
-            OutOfRangeError: a layer or position beyond what there is.
-            UnknownNameError: the model has no output projection.
-            BadDataError: a logit is NaN.
-            ImportError: `plot` without matplotlib.
+            `position` given, each layer's list has that position alone. Raises
+            BadDataError where a logit is NaN.
         """
-        drawn = "Logit Lens", text, max_display_tokens, figsize, cmap, font_family
-        return self._lens(
-            text, None, top_k, layers, position, final_norm, skip_norm, plot and drawn
-        )
+        return self._lens("Logit Lens", None, locals())
 
     def tuned_lens(
         self,
@@ -151,94 +146,68 @@ class AnalysisMixin:
         The other arguments, the result and the errors are those of
         `logit_lens`; UsageError also where the lens fits another model.
         """
-        drawn = "Tuned Lens", text, max_display_tokens, figsize, cmap, font_family
-        return self._lens(
-            text,
-            tuned_lens,
-            top_k,
-            layers,
-            position,
-            final_norm,
-            skip_norm,
-            plot and drawn,
-        )
+        return self._lens("Tuned Lens", tuned_lens, locals())
 
     def _lens(
-        self,
-        text: str,
-        translate: Callable[[mx.array, int], mx.array] | None,
-        top_k: int,
-        layers: Sequence[int] | None,
-        position: int | None,
-        final_norm: Callable[[mx.array], mx.array] | None,
-        skip_norm: bool,
-        drawn: tuple | bool,
+        self, title: str, translate: Callable | None, given: dict[str, Any]
     ) -> dict[int, list[list[Prediction]]]:
-        """A lens's result; drawn with these arguments, if any."""
-        if drawn:
+        """A lens's result, drawn if that was asked for; `given`: the arguments."""
+        if given["plot"]:
             require("matplotlib.pyplot")  # before the work, not behind it
-        layers = checked_layers(self, layers)
+        layers = checked_layers(self, given["layers"])
         if not layers:
             return {}
-        core = getattr(self.engine, "model", None)
-        own = translate is None or isinstance(translate, TunedLens)
-        if own and isinstance(core, _core.Model) and not (final_norm or skip_norm):
-            ids, positions, found = self._native_lens(
-                text, translate, top_k, layers, position
-            )
+        top_k, at = given["top_k"], given["position"]
+        if top_k < 1:
+            raise UsageError(f"top_k must be positive, but is {top_k}")
+        norms = given["final_norm"], given["skip_norm"]
+        if any(it is not None and it is not False for it in norms) or not (
+            translate is None or isinstance(translate, TunedLens)
+        ):
+            states, ids, positions = self._states(given["text"], layers, at)
+            if translate is not None:
+                states = [translate(h, i) for h, i in zip(states, layers)]
+            # Every layer and position is a row of one batch: one norm, and one
+            # product with the unembedding for as many rows as fit.
+            rows = self._lens_norm(*norms)(mx.concatenate(states))
+            found = top_tokens(rows, output_projection(self), top_k)
         else:
-            ids, positions, found = self._traced_lens(
-                text, translate, top_k, layers, position, final_norm, skip_norm
+            ids, positions, found = self._read(
+                given["text"], translate, top_k, layers, at
             )
-        tokens = {token for row in found for token, _ in row}
-        known = {t: self._text(t) for t in tokens}
+        known = {t: self._text(t) for t in {token for row in found for token, _ in row}}
         named = [[(token, score, known[token]) for token, score in r] for r in found]
         width = len(positions)
         results = {
             layer: named[index * width : (index + 1) * width]
             for index, layer in enumerate(layers)
         }
-        if drawn:
+        if given["plot"]:
             from ...visualization.lens_plots import plot_token_predictions
 
             labels = [self._text(ids[at]) for at in positions]
-            title, *how = drawn
-            plot_token_predictions(results, labels, title, *how)
+            how = ("text", "max_display_tokens", "figsize", "cmap", "font_family")
+            plot_token_predictions(results, labels, title, **{it: given[it] for it in how})
         return results
 
     def _text(self, token: int) -> str:
         return str(token) if self.tokenizer is None else self.token_to_str(token)
 
-    def _native_lens(self, text, tuned, top_k, layers, position):
-        """(ids, positions, rows of (id, logit)), by C++."""
+    def _read(self, text, tuned, top_k, layers, position):
+        """(ids, positions, rows of (id, logit)) of a lens."""
         at = None if position is None else [position]
-        vocabulary = self.engine.config["vocab"]
-        if not 0 < top_k:
-            raise UsageError(f"top_k must be positive, but is {top_k}")
-        found = lens(
-            self,
-            text,
-            layers=layers,
-            positions=at,
-            top_k=min(top_k, vocabulary),
-            tuned=tuned,
-        )
+        top_k = min(top_k, vocabulary(self))
+        how = dict(layers=layers, positions=at, top_k=top_k, tuned=tuned)
+        found = lens(self, text, **how)
         ids, scores = found.ids.tolist(), found.logits.tolist()
         if any(it[0] < 0 for row in ids for it in row):
-            raise BadDataError(
-                "a logit is NaN, so no token is the most likely; look for the first "
-                "layer whose output has a NaN"
-            )
+            raise BadDataError(NO_WINNER)
         at = [found.layers.index(layer) for layer in layers]
         rows = [[*zip(*cell)] for i in at for cell in zip(ids[i], scores[i])]
         return found.prompt, found.positions, rows
 
-    def _traced_lens(
-        self, text, translate, top_k, layers, position, final_norm, skip_norm
-    ):
-        """The same by any engine."""
-        project = output_projection(self)
-        norm = self._lens_norm(final_norm, skip_norm)
+    def _states(self, text, layers, position):
+        """What layers leave at the positions, the prompt's ids, the positions."""
         rows = to_rows(text, self.tokenizer)
         hidden = traced_layers(self, rows, layers).hidden
         batch, length = hidden[0].shape[:2]
@@ -248,37 +217,24 @@ class AnalysisMixin:
         if position is not None:
             positions = [absolute(position, length)]
         first, last = positions[0], positions[-1] + 1
-        states = [value[0, first:last] for value in hidden]
-        if translate is not None:
-            end = None
-            if isinstance(translate, TunedLens):
-                end = len(self.layers) - 1  # what the model says, as it is
-                translate(hidden[-1][:, :1], end)  # raises for another model's
-            states = [
-                h if i == end else translate(h, i) for h, i in zip(states, layers)
-            ]
-        # Every layer and position is a row of one batch: one norm, and one
-        # product with the unembedding for as many rows as fit.
-        found = top_tokens(norm(mx.concatenate(states)), project, top_k)
         ids = rows.tolist() if isinstance(rows, mx.array) else rows
-        return ids[0], positions, found
+        return [value[0, first:last] for value in hidden], ids[0], positions
 
     def _lens_norm(
         self, final_norm: Callable[[mx.array], mx.array] | None, skip_norm: bool
     ) -> Callable[[mx.array], mx.array]:
         """The norm in front of the projection, or none."""
-        if skip_norm:
-            return lambda hidden: hidden
-        norm = models_norm(self) if final_norm is None else final_norm
+        norm = final_norm
         if norm is None:
+            norm = self._module_resolver.get_final_norm()
+        if norm is None and not skip_norm:
             warnings.warn(
                 "the model's final norm was not found (looked for "
                 f"{', '.join(self._module_resolver.NORM_PATHS)}), so the lens "
                 "goes without; pass final_norm, or skip_norm=True to say so",
                 stacklevel=4,
             )
-            return lambda hidden: hidden
-        return norm
+        return (lambda hidden: hidden) if skip_norm or norm is None else norm
 
     def activation_patching(
         self,
@@ -306,23 +262,13 @@ class AnalysisMixin:
             corrupted_text: The text that is run with patches.
             component: A part of a layer: "mlp", "self_attn" (or "attn"), a
                 path such as "mlp.gate_proj", or "output" for the layer itself.
-            layers: Indices of layers; None means all.
             metric: How far two outputs' logits at the last position are apart:
-                "l2", "cosine" or "mse".
-            plot: Show a bar for each layer with matplotlib.
-            figsize: Width and height of the plot in inches.
-            cmap: The matplotlib colour map whose ends colour the bars.
+                "l2", "cosine" or "mse"; else UsageError.
 
         Returns:
             {layer: recovery in percent}: 100 where the patch restores the
             clean output, 0 where it changes nothing, negative where it leads
             away; 0 everywhere when the two texts give the same output.
-
-        Raises:
-            UsageError: an unknown metric.
-            OutOfRangeError: a layer beyond what there is.
-            UnknownNameError: a component the layers have not.
-            ImportError: `plot` without matplotlib.
         """
         if plot:
             require("matplotlib.pyplot")
@@ -334,36 +280,34 @@ class AnalysisMixin:
         layers = checked_layers(self, layers)
         part = "" if component == "output" else component
 
-        sites = [layer_site(self, layer, part) for layer in layers]
-        clean, target = self._clean_run(clean_text, sites)
-        with self.trace(corrupted_text):
-            logits = self.output.save()
-        baseline = distance(logits[0, -1], target)
-
-        results: dict[int, float] = {}
-        for layer, site, value in zip(layers, sites, clean):
-            patch = {site: replace_with(value)}
-            with self.trace(corrupted_text, interventions=patch):
-                logits = self.output.save()
-            left = distance(logits[0, -1], target)
-            recovered = (baseline - left) / baseline if baseline > 1e-10 else 0.0
-            results[layer] = recovered * 100
+        for layer in layers:
+            layer_site(self, layer, part)  # raises where there is none
+        clean, corrupted = (
+            to_rows(it, self.tokenizer)[0] for it in (clean_text, corrupted_text)
+        )
+        with self.trace([clean]):
+            target = self.output[0, -1].save()
+        far = custom(metric, lambda rows: mx.array([distance(it, target) for it in rows]))
+        width = min(len(clean), len(corrupted))
+        at_ends = [(len(clean) - i, len(corrupted) - i) for i in range(width, 0, -1)]
+        found = patch(
+            self,
+            [clean],
+            [corrupted],
+            far,
+            part or "resid_post",
+            by="layer",
+            layers=layers,
+            aligned=at_ends,
+        )
+        differ = found.corrupt > 1e-10
+        effects = found.effect.tolist() if differ else [0.0] * len(layers)
+        results = {layer: it * 100 for layer, it in zip(layers, effects)}
         if plot:
             from ...visualization.lens_plots import plot_recovery
 
             plot_recovery(results, component, clean_text, corrupted_text, figsize, cmap)
         return results
-
-    def _clean_run(
-        self, text: str, sites: Sequence[str]
-    ) -> tuple[list[mx.array], mx.array]:
-        """Values at sites and the logits at the last position, evaluated."""
-        with self.trace(text) as trace:
-            values = [trace.value(site) for site in sites]
-            last = trace.output[0, -1]
-        del trace  # or all else of the pass would stay in memory too
-        mx.eval(last, values)
-        return values, last
 
     def train_tuned_lens(self, dataset: Sequence[str], *args, **kwargs) -> TunedLens:
         """A tuned lens for this model: `mlxterp.train_tuned_lens`, with all its

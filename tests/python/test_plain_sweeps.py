@@ -1,0 +1,157 @@
+"""Sweeps of a wrapped model, by plain passes, are those of the native one."""
+
+import mlx.core as mx
+import mlxterp
+import pytest
+from families import build
+from mlxterp import InterpretableModel, UnknownNameError, UsageError, metrics
+from test_two_engines import FOLDERS, ROUGH, pair
+from view_models import WordTokenizer, tiny_llama
+
+CLEAN, CORRUPT = [3, 4, 5, 6, 7], [3, 9, 5, 8, 7]
+FAMILIES = ["llama-gqa", "llama-tied", "gemma2", "granite", "olmo2", "phi", "gemma-mha"]
+SITES = ["resid_pre", "attn_out", "mlp_out"]
+DIFF = metrics.logit_diff(5, 9)
+
+
+def same(ours, theirs, name=""):
+    """Equal cells, runs and axes; how many cells were compared."""
+    assert ours.axes == theirs.axes and ours.shape == theirs.shape
+    assert ours.ids == theirs.ids
+    # Of a family that mlx-lm computes a little otherwise, the least exact.
+    bound = max(ROUGH.get(name, 0), 3e-5) * max(mx.abs(ours.metric).max().item(), 1)
+    assert mx.abs(ours.metric - theirs.metric).max().item() < bound
+    assert mx.abs(ours.spread - theirs.spread).max().item() < bound
+    assert abs(ours.clean - theirs.clean) < bound
+    assert not abs(ours.corrupt - theirs.corrupt) >= bound  # NaN of ablations
+    return ours.metric.size
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("direction", ["denoise", "noise"])
+def test_patching(name, direction):
+    models, compared = pair(FOLDERS / name), 0
+    layers = len(models[0].layers)
+    for site in SITES:
+        for by in (["layer"], ["layer", "pos"]):
+            ours, theirs = (
+                mlxterp.patch(it, CLEAN, CORRUPT, DIFF, site, by, direction)
+                for it in models
+            )
+            assert mx.abs(ours.change).max().item() > 1e-4
+            compared += same(ours, theirs, name)
+    assert compared == len(SITES) * layers * (1 + len(CLEAN))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_ablating(name):
+    models, compared = pair(FOLDERS / name), 0
+    prompts = [CLEAN, CORRUPT, [8, 2, 2, 9, 1]]
+    for site in SITES:
+        for ablation in ("zero", "mean", "resample"):
+            for by in ("layer", ["layer", "pos"]):
+                ours, theirs = (
+                    mlxterp.ablate(it, prompts, DIFF, site, by, ablation)
+                    for it in models
+                )
+                assert mx.abs(ours.change).max().item() > 1e-4
+                compared += same(ours, theirs, name)
+    assert compared == 3 * len(SITES) * len(models[0].layers) * (1 + len(CLEAN))
+
+
+@pytest.mark.parametrize(
+    ("site", "by", "more"),
+    [
+        ("z", ["layer", "head"], {}),
+        ("z", ["head"], {"layers": [0]}),
+        ("q", ["layer", "pos", "head"], {"positions": [1, -1]}),
+        ("v", ["layer", "head"], {"heads": [-1]}),
+        ("mlp.post", ["layer", "neuron"], {"neurons": [0, 3], "layers": 1}),
+        ("resid_mid", ["pos"], {}),
+    ],
+)
+def test_heads_neurons_and_choices(site, by, more):
+    ours, theirs = (
+        mlxterp.patch(it, CLEAN, CORRUPT, DIFF, site, by, **more)
+        for it in pair(FOLDERS / "llama-gqa")
+    )
+    assert same(ours, theirs) == len(mx.flatten(ours.metric))
+    assert mx.abs(ours.change).max().item() > 1e-5
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [metrics.probability(5), metrics.rank(5), metrics.kl_divergence(), metrics.loss()]
+    + ["logit(id:5)", (5, 9), lambda rows: rows[:, 5] * 2]
+    + [metrics.custom_of_run("whole", lambda rows: rows[:, 5].sum())],
+    ids=str,
+)
+def test_metrics(metric):
+    models = pair(FOLDERS / "llama-gqa")
+    found = [mlxterp.patch(it, CLEAN, CORRUPT, metric, by="layer") for it in models]
+    assert same(*found) == 2
+
+
+def test_prompts_of_different_length():
+    how = dict(site="attn_out", aligned=[(0, 0), (2, 1), (4, 3)])
+    found = [
+        mlxterp.patch(it, CLEAN, CORRUPT[1:], DIFF, **how)
+        for it in pair(FOLDERS / "llama-gqa")
+    ]
+    assert same(*found) == 8
+
+
+def test_edits_that_stand_and_what_is_attached():
+    native, wrapped = pair(FOLDERS / "llama-gqa")
+    edits = {"layers.0.mlp_out": lambda x: x * 3}
+    plain = mlxterp.patch(wrapped, CLEAN, CORRUPT, DIFF)
+    ours, theirs = (
+        mlxterp.patch(it.edited(edits), CLEAN, CORRUPT, DIFF) for it in (native, wrapped)
+    )
+    assert same(ours, theirs) and mx.abs(theirs.metric - plain.metric).max() > 1e-4
+    attached = native.attach("layers.0.mlp_out", lambda x: x * 3, "replace")
+    assert same(ours, mlxterp.patch(attached, CLEAN, CORRUPT, DIFF))
+
+
+def test_text_tokens_and_reports():
+    model = InterpretableModel(tiny_llama(), WordTokenizer(97))
+    how = dict(site="mlp_out", by=["layer", "pos"])
+    text = mlxterp.patch(model, "w3 w4 w5", "w3 w9 w5", ("w7", "w8"), **how)
+    ids = mlxterp.patch(model, [3, 4, 5], [3, 9, 5], "logit_diff(w7,w8)", **how)
+    assert mx.array_equal(text.metric, ids.metric)
+    assert text.labels == ["w3", "w9", "w5"]
+    assert '"w9"' in text.to_json() and "w9" in text.to_html()
+    with pytest.raises(UnknownNameError, match="is not one token but 2"):
+        mlxterp.patch(model, "w3", "w4", ("w7 w8", "w1"), **how)
+
+
+def test_any_architecture_and_any_site():
+    model = InterpretableModel(build("mamba2"))
+    by_layer = mlxterp.ablate(model, [CLEAN], DIFF, "mixer", "layer", "zero")
+    for layer, value in enumerate(by_layer.metric.tolist()):
+        with model.trace([CLEAN], {f"layers.{layer}.mixer": mlxterp.zero_out}):
+            logits = model.output.save()[0, -1].astype(mx.float32)
+        assert value == pytest.approx((logits[5] - logits[9]).item(), abs=1e-5)
+    assert by_layer.shape == (3,)
+
+
+def test_what_makes_no_sense():
+    model = InterpretableModel(build("llama"))
+    with pytest.raises(UnknownNameError, match="nothing"):
+        mlxterp.patch(model, CLEAN, CORRUPT, DIFF, "nothing")
+    with pytest.raises(UsageError, match="has no heads"):
+        mlxterp.patch(model, CLEAN, CORRUPT, DIFF, "mlp_out", "head")
+    with pytest.raises(mlxterp.OutOfRangeError, match="vocabulary has 96"):
+        mlxterp.patch(model, CLEAN, CORRUPT, metrics.logit(96))
+    with pytest.raises(mlxterp.OutOfRangeError, match="layer 3"):
+        mlxterp.ablate(model, CLEAN, DIFF, "mlp_out", "layer", "zero", layers=3)
+    with pytest.raises(UsageError, match="came without a tokenizer"):
+        mlxterp.patch(model, CLEAN, CORRUPT, (" a", " b"))
+    with pytest.raises(UsageError, match="loaded itself"):
+        mlxterp.attribute(model, CLEAN, CORRUPT, DIFF)
+
+    def broken(rows):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        mlxterp.patch(model, CLEAN, CORRUPT, broken)
