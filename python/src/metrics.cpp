@@ -1,5 +1,7 @@
 // Metrics, and the tasks that come with one.
 
+#include <fmt/format.h>
+
 #include "bind.h"
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/tasks.h"
@@ -57,10 +59,20 @@ std::vector<std::vector<int>> ids_of(const Task& task) {
   return rows;
 }
 
-Metric::Function function_of(nb::callable f) {
-  return [held = hold(std::move(f))](const mx::array& logits) {
+// A number is taken for an array of one.
+Metric::Function function_of(const std::string& name, nb::callable f) {
+  return [name, held = hold(std::move(f))](const mx::array& logits) {
     nb::gil_scoped_acquire gil;
-    return nb::cast<mx::array>((*held)(logits));
+    const nb::object value = (*held)(logits);
+    if (nb::isinstance<mx::array>(value)) return nb::cast<mx::array>(value);
+    if (nb::isinstance<nb::float_>(value) || nb::isinstance<nb::int_>(value))
+      return mx::array({nb::cast<float>(value)});
+    throw Error(
+        ErrorKind::usage,
+        fmt::format(
+            "[metric] '{}' returned {}; expected an mlx.core.array",
+            name,
+            nb::repr(value.type()).c_str()));
   };
 }
 
@@ -119,7 +131,8 @@ void bind_metrics(nb::module_& m) {
   m.def(
       "custom",
       [](std::string name, nb::callable f) {
-        return custom(std::move(name), function_of(std::move(f)));
+        auto function = function_of(name, std::move(f));
+        return custom(std::move(name), std::move(function));
       },
       nb::arg("name"),
       nb::arg("function"),
@@ -128,7 +141,8 @@ void bind_metrics(nb::module_& m) {
   m.def(
       "custom_of_run",
       [](std::string name, nb::callable f) {
-        return custom_of_run(std::move(name), function_of(std::move(f)));
+        auto function = function_of(name, std::move(f));
+        return custom_of_run(std::move(name), std::move(function));
       },
       nb::arg("name"),
       nb::arg("function"),

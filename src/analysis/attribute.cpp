@@ -103,8 +103,8 @@ class Attributor {
             fail(
                 ErrorKind::usage,
                 "[attribute] '{}' at '{}' is {} in cell {} of pair {}; does "
-                "the metric divide by zero, or the model overflow in this "
-                "precision?",
+                "the metric divide by zero, an edit of the model make such "
+                "values, or the model overflow in this precision?",
                 printable(options_.metric.name),
                 printable(out[s].site),
                 value,

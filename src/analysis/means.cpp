@@ -22,7 +22,8 @@ void Averages::add(
       fail(
           ErrorKind::usage,
           "[{}] the metric '{}' is {} in cell {} of sweep {}; does it divide "
-          "by zero, or the model overflow in this precision?",
+          "by zero, an edit of the model make such values, or the model "
+          "overflow in this precision?",
           who,
           printable(metric),
           value,

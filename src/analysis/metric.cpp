@@ -190,8 +190,13 @@ mx::array Readout::values(
       return column(log_softmax(logits), token);
     case Kind::rank: {
       const auto own = mx::expand_dims(column(logits, token), 1);
-      const auto ahead =
-          mx::astype(mx::sum(mx::greater(logits, own), 1), mx::float32);
+      // Of equal ones the lower id is ahead, as in a list of the likeliest.
+      const auto equal = mx::logical_and(
+          mx::equal(logits, own),
+          mx::less(mx::arange(logits.shape(1)), mx::array(token)));
+      const auto ahead = mx::astype(
+          mx::sum(mx::logical_or(mx::greater(logits, own), equal), 1),
+          mx::float32);
       // Nothing is ahead of NaN: it would be the winner.
       return mx::where(
           mx::any(mx::isnan(logits), 1), mx::array(NAN, mx::float32), ahead);
@@ -214,6 +219,11 @@ mx::array Readout::values(
       break;
   }
   const auto values = function(logits);
+  if (mx::issubdtype(values.dtype(), mx::complexfloating))
+    fail(
+        ErrorKind::usage,
+        "[metric] '{}' made complex numbers, which have no order",
+        printable(name));
   if (whole_run) {
     if (values.size() != 1)
       fail(
@@ -246,6 +256,13 @@ Readout readout(
         ErrorKind::usage,
         "[metric] none is given; say what is measured, as "
         "logit_diff(\" Mary\", \" John\")");
+  const bool reads_all = metric.kind == Kind::loss || metric.whole_run;
+  if (reads_all && metric.position != Metric{}.position)
+    fail(
+        ErrorKind::usage,
+        "[metric] {} reads every position; position {} means nothing to it",
+        printable(metric.name),
+        metric.position);
   Readout out{
       .kind = metric.kind,
       .position = metric.position,

@@ -28,6 +28,23 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
         first = found[0];
         break;
       }
+  // A site of one layer, or of none, by its whole name.
+  if (const auto whole = sites.lookup(name); !first && whole.size() == 1) {
+    const auto& one = sites[whole[0]];
+    if (one.layer < 0)
+      fail(
+          ErrorKind::usage,
+          "[sweep] '{}' is a site of the whole model; name one that every layer "
+          "has, say resid_pre",
+          printable(name));
+    fail(
+        ErrorKind::usage,
+        "[sweep] '{}' is a site of one layer; name it '{}', and the layer {} "
+        "by itself",
+        printable(name),
+        one.relative(),
+        one.layer);
+  }
   if (!first)
     first = sites.find(fmt::format("layers.0.{}", name));  // throws, as a rule
   const auto& site = sites[*first];

@@ -32,7 +32,9 @@ std::vector<float> Sweep::effect() const {
   const bool denoise = direction == Direction::denoise;
   const float from = denoise ? corrupt : clean, to = denoise ? clean : corrupt;
   const float way = to - from;
-  if (!(std::abs(way) > 1e-6f * std::max(std::abs(from), std::abs(to))))
+  // Below that the difference is that of sums in another order.
+  constexpr float noise = 1e-5f;
+  if (!(std::abs(way) > noise * std::max(std::abs(from), std::abs(to))))
     fail(
         ErrorKind::usage,
         "[Sweep] the metric is {} of the clean and {} of the corrupted run: "

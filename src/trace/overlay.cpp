@@ -120,16 +120,8 @@ mx::array Standing::at(SiteId site, mx::array value) {
 mx::array Standing::stepped(
     const Overlay::Step& step, SiteId site, const mx::array& value) {
   if (const auto* attached = std::get_if<Overlay::Attached>(&step)) {
-    auto made = through(*attached, value);
+    auto made = through(*attached, site, value);
     if (attached->mode == AttachOptions::Mode::read) return value;
-    if (made.shape() != value.shape())
-      fail(
-          ErrorKind::usage,
-          "[attach] the module at site '{}' makes {} of {}; attach it to be "
-          "read, or let it return what it is given",
-          sites_[site].name,
-          shown(made),
-          shown(value));
     return mx::astype(std::move(made), value.dtype());
   }
   const auto& edit = std::get<Intervention>(step);
@@ -148,11 +140,19 @@ mx::array Standing::stepped(
 }
 
 mx::array Standing::through(
-    const Overlay::Attached& it, const mx::array& value) {
+    const Overlay::Attached& it, SiteId site, const mx::array& value) {
   Shifted shifted(*this, it.first);
   const auto run = [&](const mx::array& x) {
     Pass pass(shifted);
     auto y = (*it.module)(x, pass);
+    if (it.mode != AttachOptions::Mode::read && y.shape() != x.shape())
+      fail(
+          ErrorKind::usage,
+          "[attach] the module at site '{}' makes {} of {}; attach it to be "
+          "read, or let it return what it is given",
+          sites_[site].name,
+          shown(y),
+          shown(x));
     if (it.error < 0) return y;
     Pass plain;
     return mx::add(y, at(it.error, mx::subtract(x, (*it.module)(x, plain))));

@@ -316,6 +316,25 @@ TEST(Attach, AModuleIsReadReplacesAndKeepsItsError) {
     EXPECT_THROW((void)plain.attach(at, code, {.name = name}), Error) << name;
 }
 
+// A value of another shape would broadcast.
+TEST(Attach, WhatTakesTheSitesPlaceHasItsShape) {
+  struct Mean : nn::Module {
+    mx::array forward(const mx::array& x, Pass&) const override {
+      return mx::mean(x, 1, true);
+    }
+  };
+  using Mode = AttachOptions::Mode;
+  const auto plain = test::tiny_model();
+  for (const auto mode : {Mode::read, Mode::replace, Mode::replace_with_error}) {
+    const auto model =
+        plain.attach("layers.1", std::make_shared<Mean>(), {.mode = mode});
+    if (mode == Mode::read)
+      EXPECT_NO_THROW(model(clean).eval());
+    else
+      EXPECT_THROW(model(clean).eval(), Error);
+  }
+}
+
 TEST(Attach, FeaturesAreSweptAsEverySiteIs) {
   const auto plain = test::tiny_model();
   const int d = plain.decoder().config().d_model;

@@ -6,11 +6,15 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <numeric>
 
 #include "analysis/readout.h"
 #include "mlx/ops.h"
+#include "mlxterp/analysis/lens.h"
 #include "mlxterp/core/error.h"
 #include "tests/tiny_model.h"
 
@@ -67,12 +71,15 @@ double kl(const Row& p, const Row& q) {
   return sum;
 }
 
-// What is ahead of the token.
+// What is ahead of the token: of equal ones the lower ids, as a stable sort has
+// it.
 double rank_of(const Row& row, int token) {
-  int ahead = 0;
-  for (const double x : row)
-    if (x > row[static_cast<size_t>(token)]) ++ahead;
-  return ahead;
+  std::vector<int> order(row.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, std::greater<>(), [&](int i) {
+    return row[static_cast<size_t>(i)];
+  });
+  return static_cast<double>(std::ranges::find(order, token) - order.begin());
 }
 
 const std::vector<Row>& cases() {
@@ -236,6 +243,19 @@ TEST(Metric, WhatIsNoNumberStaysNone) {
   EXPECT_EQ(measure(model(), rank(20), some), vocab - 1);
 }
 
+// The lens and the metric give a token one rank, also among equals.
+TEST(Metric, EqualLogitsRankByTheirIds) {
+  const auto flat = mx::zeros({1, 1, vocab});
+  for (const int token : {0, 5, vocab - 1})
+    EXPECT_EQ(measure(model(), rank(token), flat), token);
+  const auto level =
+      model().with({{"logits", replace_with(0.0f)}});
+  const std::vector<int> prompt = {3, 4, 5};
+  LensOptions options;
+  options.track = 5;
+  EXPECT_EQ(logit_lens(level, prompt, options).track_ranks.back(), 5);
+}
+
 TEST(Metric, SaysWhatItCannotRead) {
   const auto logits = mx::expand_dims(rows_of(cases()), 0);
   const auto message = [&](const Metric& metric) -> std::string {
@@ -255,6 +275,16 @@ TEST(Metric, SaysWhatItCannotRead) {
   expect(message(logit(-1)), "token id -1 is out of range");
   expect(message(logit_diff(1, 97)), "token id 97 is out of range");
   expect(message(logit({1, 2})), "2 tokens for 1 prompts");
+  auto everywhere = loss();
+  everywhere.position = 1;
+  expect(message(everywhere), "position 1 means nothing to it");
+  expect(
+      message(custom(
+          "wave",
+          [](const mx::array& x) {
+            return mx::astype(mx::mean(x, 1), mx::complex64);
+          })),
+      "complex numbers");
 }
 
 }  // namespace

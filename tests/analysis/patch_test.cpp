@@ -447,6 +447,10 @@ TEST(Patch, Misuse) {
       }),
       "one number a row");
   expect(with([](auto& o) { o.position_map = {{0, 9}}; }), "are out of range");
+  expect(
+      with([](auto& o) { o.site = "layers.1.resid_pre"; }),
+      "name it 'resid_pre', and the layer 1");
+  expect(with([](auto& o) { o.site = "embed"; }), "of the whole model");
 }
 
 }  // namespace

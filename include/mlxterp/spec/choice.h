@@ -10,7 +10,7 @@
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/sweep.h"
-#include "mlxterp/trace/collect.h"
+#include "mlxterp/analysis/collect.h"
 
 namespace mlxterp::spec {
 
