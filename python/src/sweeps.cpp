@@ -62,7 +62,7 @@ void bind_sweeps(nb::module_& m) {
       .def_ro("ids", &Sweep::ids)
       .def_prop_ro("shape", &Sweep::shape)
       .def("effect", &Sweep::effect)
-      .def("change", &Sweep::change);
+      .def("delta", &Sweep::delta);
 
   bind_options<PatchOptions>(
       m,

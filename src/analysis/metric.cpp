@@ -130,7 +130,7 @@ float measure(
   if (out.every_position() || out.needs_reference())
     fail(
         ErrorKind::usage,
-        "[measure] {} reads more than the logits of one position",
+        "[measure] {} needs more than the logits of one position",
         metric.name);
   const int at = out.position_in(logits.shape(1));
   auto row = mx::astype(mx::take(logits, at, 1), mx::float32);
@@ -204,7 +204,8 @@ mx::array Readout::values(
     if (values.size() != 1)
       fail(
           ErrorKind::usage,
-          "[metric] '{}' made {} numbers of one run's logits; it must return "
+          "[metric] '{}' returned {} numbers for one run's logits; it must "
+          "return "
           "one",
           printable(name),
           values.size());
@@ -213,8 +214,8 @@ mx::array Readout::values(
   if (values.ndim() != 1 || values.shape(0) != rows)
     fail(
         ErrorKind::usage,
-        "[metric] '{}' made {} axes of {} rows of logits; it must return one "
-        "number a row, [{}]",
+        "[metric] '{}' returned {} axes for {} rows of logits; it must return "
+        "one number per row, [{}]",
         printable(name),
         values.ndim(),
         rows,
@@ -230,7 +231,7 @@ Readout readout(
   if (metric.kind == Kind::none)
     fail(
         ErrorKind::usage,
-        "[metric] none is given; say what is measured, as "
+        "[metric] no metric was given; name what to measure, such as "
         "logit_diff(\" Mary\", \" John\")");
   Readout out{
       .kind = metric.kind,

@@ -126,7 +126,9 @@ void check(const TunedLensOptions& options) {
     fail(
         ErrorKind::usage,
         "[train_tuned_lens] {} steps, learning rate {}, clip {}, momentum {}; "
-        "take a step at least, positive rates, and a momentum from 0 to 1",
+        "give at least one step, a positive rate and clip, and a momentum from "
+        "0 "
+        "to 1",
         options.steps,
         options.learning_rate,
         options.clip,
@@ -153,8 +155,9 @@ TunedLens train_tuned_lens(
   if (config.n_layers < 2)
     fail(
         ErrorKind::usage,
-        "[train_tuned_lens] the model has one layer, which says what the model "
-        "says; there is nothing to train");
+        "[train_tuned_lens] the model has only one layer, whose prediction is "
+        "the "
+        "model's own; there is nothing to train");
   TunedLens lens(config.n_layers, config.d_model);
   Optimizer optimizer(options, lens.weights.size() - 1);
   size_t at = 0;
@@ -166,7 +169,7 @@ TunedLens train_tuned_lens(
     if (!std::isfinite(slopes.loss))
       fail(
           ErrorKind::usage,
-          "[train_tuned_lens] the loss of step {} is {}; take a smaller "
+          "[train_tuned_lens] the loss of step {} is {}; use a smaller "
           "learning rate, or float32",
           step,
           slopes.loss);

@@ -16,7 +16,7 @@ from .metrics import as_metric
 
 
 def native(model, what: str) -> _core.Model:
-    """The C++ model behind `model`. Raises UsageError where it is wrapped."""
+    """The C++ model of `model`. Raises UsageError where it is wrapped."""
     if isinstance(model, _core.Model):
         return model
     inner = getattr(getattr(model, "engine", model), "model", None)
@@ -66,8 +66,8 @@ def several(values) -> list:
 
 def options(model, kind, progress=None, **fields):
     """An option struct of C++'s with these fields: one of several becomes a list,
-    a text the metric it stands for, None leaves a field as it is. Progress
-    is told to the function given, or shown by a bar."""
+    a text the metric it stands for, None leaves a field as it is. Progress is
+    reported to the function given, or shown by a bar."""
     usual, made = kind(), {"progress": progress or Bar()}
     for name, value in fields.items():
         if value is None:

@@ -35,7 +35,7 @@ def collect(
     is left out. Memory is what is kept and one batch. Evaluates. Sites of
     layout [batch, head, dest, src] are refused with UsageError."""
     if positions not in ("all", "last"):
-        raise UsageError(f"positions {positions!r} is none of 'all', 'last'")
+        raise UsageError(f"positions {positions!r} is not one of 'all', 'last'")
     chosen = options(
         model,
         _core.CollectOptions,

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and what is missing is told."""
+"""Files are written whole or not at all, and a missing one is an error."""
 
 from __future__ import annotations
 

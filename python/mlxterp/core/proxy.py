@@ -123,7 +123,7 @@ for _name in "add sub mul truediv floordiv mod pow matmul and or".split():
 
 
 class _Nothing:
-    """A value outside of any trace, where that is no error."""
+    """A value outside of any trace, where that is not an error."""
 
     def save(self) -> None:
         return None
@@ -160,7 +160,7 @@ def part(model: Any, module: Any, name: str) -> Any:
     trace, or a part that only the engine knows. Raises UnknownNameError."""
     engine = getattr(model, "engine", None)
     if engine is None:
-        raise UnknownNameError(f"'{name}' is nothing here.")
+        raise UnknownNameError(f"'{name}' is not a part or a value of this model.")
     engine.resolve(name)  # raises where it means nothing
     try:
         engine.resolve(f"{name}.input")

@@ -14,9 +14,9 @@ def _grid(sweep):
     if len(sweep.axes) > 2:
         raise UsageError(
             f"a picture has two axes, this sweep {len(sweep.axes)}; slice "
-            "sweep.change or use to_pandas()"
+            "sweep.delta or use to_pandas()"
         )
-    values = sweep.change.reshape(sweep.shape[0], -1).tolist()
+    values = sweep.delta.reshape(sweep.shape[0], -1).tolist()
     (row_axis, rows), *rest = sweep.axes
     column_axis, columns = rest[0] if rest else ("", [0])
     names = {"": lambda _: ""}
@@ -82,7 +82,7 @@ def html_table(sweep) -> str:
     most = _largest(values)
 
     def cell(value: float) -> str:
-        # Colours of the RdBu kind that stand on light and dark pages alike.
+        # Colours like RdBu that work on light and on dark pages.
         colour = "178, 24, 43" if value > 0 else "33, 102, 172"
         share = min(abs(value) / most, 1.0) if value == value else 0.0
         return (

@@ -100,7 +100,7 @@ def copying_score(
 
 
 class AttentionPatternDetector:
-    """Tells the kinds of a head by scores above thresholds."""
+    """Classifies heads by scores above thresholds."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class AttentionPatternDetector:
         seq_len_for_induction: int | None = None,
     ) -> dict[str, float]:
         """{kind: score} of a pattern [destination, source]; "induction" only
-        where told after how many tokens the text repeats."""
+        if given after how many tokens the text repeats."""
         scores = {
             "previous_token": previous_token_score(attention_pattern),
             "first_token": first_token_score(attention_pattern),

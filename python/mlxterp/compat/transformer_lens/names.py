@@ -81,7 +81,7 @@ def hook_site(model: Any, name: str) -> str:
         return model.engine.resolve(name)
     near = difflib.get_close_matches(name, points, n=3, cutoff=0.5)
     raise UnknownNameError(
-        f"'{name}' is no hook point of this model; "
+        f"'{name}' is not a hook point of this model; "
         + (f"near: {', '.join(near)}" if near else f"all: {', '.join(points)}")
     )
 
