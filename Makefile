@@ -51,10 +51,10 @@ lint: setup  ## clang-tidy, warnings are errors
 format: setup  ## Format the C++ sources
 	@scripts/format.sh
 
-format-check: setup  ## Fail where a C++ source is not formatted
+format-check: setup  ## Fail if a C++ source is not formatted
 	@scripts/format.sh --check
 
-check-includes:  ## Each folder includes only what stands before it
+check-includes:  ## Check that each folder includes only those before it
 	@python3 scripts/check_includes.py
 
 asan: setup-build build-asan/build.ninja  ## Every test under ASan and UBSan
@@ -79,7 +79,7 @@ bench-peers: setup-build build/build.ninja  ## The same sweeps by TransformerLen
 install: build  ## Install into PREFIX (/usr/local)
 	@cmake --install build --prefix "$(PREFIX)"
 
-clean:  ## Remove what was built; .venv and the model cache stay
+clean:  ## Remove the build; keep .venv and the model cache
 	rm -rf build build-debug build-asan build-lint build-python demo.html
 
 # Configured once; ninja itself sees when a CMakeLists.txt changes.

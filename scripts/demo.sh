@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: read a model's mind, edit it, and measure what the edit did. Each
+# The demo: read a model, edit it, and measure what the edit did. Each
 # command is shown before it runs, to be typed again by hand.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,13 +21,13 @@ run() {
   build/bin/mlxterp "$@"
 }
 
-echo "What would the model say after each layer?"
+echo "What would the model predict after each layer?"
 run lens demo "$eiffel" --track ' Paris' --html demo.html --force
 
-printf '\nRemove the MLP of one layer: does it still know?\n'
+printf '\nWithout the MLP of one layer: does the prediction hold?\n'
 run trace demo "$eiffel" --edit 'layers.10.mlp_out=scale(0)' --track ' Paris'
 
-printf '\nWho gets the drink? Above zero, Mary.\n'
+printf '\nMary or John? Above zero, the model prefers Mary.\n'
 run trace demo "$ioi" --metric 'logit_diff( Mary, John)'
 
 printf '\nThe lens as a page: %s/demo.html\n' "$PWD"

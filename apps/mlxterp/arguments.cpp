@@ -32,7 +32,7 @@ std::string read_whole(std::istream& in, const std::string& shown) {
     text.append(some, static_cast<size_t>(in.gcount()));
     if (text.size() > most_bytes)
       usage(fmt::format(
-          "{} is longer than {} MB, the most that is read of a text",
+          "{} is longer than {} MB, the largest text that is read",
           shown,
           most_bytes >> 20));
   }
@@ -56,15 +56,13 @@ void ModelArguments::add_to(CLI::App& app) {
          "org/name/file.gguf), or 'demo'")
       ->required();
   app.add_option(
-      "--revision",
-      revision,
-      "Of a Hugging Face id: a branch, a tag or a commit");
+      "--revision", revision, "A branch, tag or commit of a Hugging Face id");
   app.add_option(
       "--dtype", dtype, "Precision in memory: float32, float16 or bfloat16");
   app.add_flag(
       "--allow-nan",
       allow_nan,
-      "Load weights that are NaN or infinite as well");
+      "Load the model even if it has NaN or infinite weights");
   app.add_flag("--json", json, "Answer in JSON (docs/json.md)");
 }
 
@@ -74,8 +72,8 @@ void ModelArguments::add_run_to(CLI::App& app) {
       app,
       "--edit",
       edits,
-      "Edit every pass: SITE=EDIT, as 'layers.4.mlp_out=scale(0)'; again for "
-      "more (mlxterp trace --help lists edits)");
+      "Edit every pass: SITE=EDIT, as in 'layers.4.mlp_out=scale(0)'; repeat "
+      "for more edits (mlxterp trace --help lists them)");
 }
 
 void ModelArguments::check() const {
@@ -88,7 +86,7 @@ std::optional<mx::Dtype> ModelArguments::precision() const {
   if (dtype == "float16") return mx::float16;
   if (dtype == "bfloat16") return mx::bfloat16;
   usage(fmt::format(
-      "--dtype '{}' is none of float32, float16, bfloat16",
+      "--dtype '{}' is not one of float32, float16, bfloat16",
       view::escape(dtype)));
 }
 
@@ -98,7 +96,7 @@ std::filesystem::path ModelArguments::path() const {
     std::error_code error;
     if (model == "demo" || std::filesystem::exists(model, error))
       usage(fmt::format(
-          "--revision is for a Hugging Face id; '{}' is on this machine",
+          "--revision needs a Hugging Face id; '{}' is on this machine",
           view::escape(model)));
     options.revision = revision;
   }
@@ -133,7 +131,7 @@ InterpretableModel ModelArguments::load_unedited() const {
 void PromptArguments::add_to(CLI::App& app) {
   app.add_option(
       "PROMPT", text, "The text to run the model on; - reads it from stdin");
-  add_list(app, "--ids", ids, "Token ids in place of PROMPT: 504,414,46682");
+  add_list(app, "--ids", ids, "Token ids instead of PROMPT: 504,414,46682");
   add_special(app, special);
 }
 
@@ -141,8 +139,8 @@ void add_special(CLI::App& app, bool& special) {
   app.add_flag(
       "--special,!--no-special",
       special,
-      "Whether control tokens such as <|im_start|> in a prompt are read as "
-      "themselves, which is the default, or as text");
+      "Whether control tokens in a prompt, such as <|im_start|>, are parsed as "
+      "control tokens (the default) or as plain text");
 }
 
 void PromptArguments::check() const {
@@ -220,7 +218,7 @@ std::vector<std::string> read_lines(const std::string& path) {
   }
   if (lines.empty())
     usage(fmt::format(
-        "{} holds no prompt; write one on each line", view::escape(path)));
+        "{} holds no prompts; write one per line", view::escape(path)));
   return lines;
 }
 

@@ -30,7 +30,7 @@ struct ModelArguments {
   void add_to(CLI::App& app);
   /** All of it, and --edit. */
   void add_run_to(CLI::App& app);
-  /** Throws usage for what can be told without the model. */
+  /** Throws usage for what can be checked without the model. */
   void check() const;
   std::optional<mlx::core::Dtype> precision() const;
   /** The file or folder; a hub id's is downloaded where it is missing. */
@@ -66,7 +66,8 @@ struct ChoiceArguments {
   std::vector<std::string> layers, positions, heads, neurons;
 
   void add_layers(
-      CLI::App& app, const std::string& help = "Only these: 0,5,10..20,-1");
+      CLI::App& app,
+      const std::string& help = "Only these layers: 0,5,10..20,-1");
   void add_positions(CLI::App& app);
   void add_heads(CLI::App& app);
   void add_neurons(CLI::App& app);

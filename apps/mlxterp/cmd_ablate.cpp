@@ -1,4 +1,4 @@
-// mlxterp ablate: what a model says without some of its values.
+// mlxterp ablate: what some of its values contribute to a model's prediction.
 
 #include <fmt/format.h>
 
@@ -28,7 +28,8 @@ struct Arguments {
 void run(const Arguments& arguments) {
   const auto& a = arguments;
   a.prompt.check();
-  if (a.metrics.empty()) usage("no --metric: what is to be measured?");
+  if (a.metrics.empty())
+    usage("no --metric; give one, such as 'logit_diff( Mary, John)'");
   const auto [layers, positions, heads, neurons] = a.choice.parse();
   // Member by member: GCC 12 crashes where one of a braced list throws.
   AblateOptions options{.prompts = std::vector<int>()};
@@ -46,11 +47,11 @@ void run(const Arguments& arguments) {
   const bool zero = options.ablation == Ablation::zero;
   if (!zero && !a.data)
     usage(fmt::format(
-        "--how {} needs --data, a file of prompts, one on each line; --how "
-        "zero needs none",
+        "--how {} needs --data, a file with one prompt per line; --how zero "
+        "does not",
         a.how));
   if (zero && a.data)
-    usage("--data is not read with --how zero; leave out one of the two");
+    usage("--how zero does not use --data; leave out one of the two");
   a.sweep.check();
   if (a.data) options.data = Inputs(read_lines(*a.data));
   const auto model = a.sweep.model.load();
@@ -67,7 +68,9 @@ void run(const Arguments& arguments) {
 Run add_ablate(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Ablation: what the model says without some of its values");
+  app.description(
+      "Ablation: how the prediction changes without some of the model's "
+      "values");
   a.sweep.add_model(app);
   a.prompt.add_to(app);
   app.add_option(
@@ -81,21 +84,26 @@ Run add_ablate(CLI::App& app) {
   app.add_option(
          "--how",
          a.how,
-         "What stands in their place: mean, of the prompts in --data by "
-         "position; resample, what another of them has; zero")
+         "Replace by: mean, over the prompts in --data, per position; "
+         "resample, "
+         "the value in another of these prompts; zero")
       ->capture_default_str();
   app.add_option(
       "--data",
       a.data,
-      "Prompts for mean and resample: a file with one on each line");
-  app.add_option("--samples", a.samples, "Prompts that resample averages")
+      "Prompts for mean and resample: a file with one per line");
+  app.add_option(
+         "--samples",
+         a.samples,
+         "Number of prompts that resample averages over")
       ->capture_default_str();
-  app.add_option("--seed", a.seed, "Of resample")->capture_default_str();
+  app.add_option("--seed", a.seed, "Random seed of resample")
+      ->capture_default_str();
   a.choice.add_layers(app);
   a.choice.add_positions(app);
   a.choice.add_heads(app);
   a.choice.add_neurons(app);
-  a.sweep.add_rest(app, "The metric itself, not its change");
+  a.sweep.add_rest(app, "Report the metric itself, not its change");
   app.footer(
       "Example:\n  mlxterp ablate demo 'The Eiffel Tower is located in the "
       "city of' \\\n    --how zero --site z --by layer,head --metric 'prob( "

@@ -50,8 +50,8 @@ AttributeOptions attribute_options(
 
 std::string agreement_text(const report::SiteReport& site) {
   auto out = fmt::format(
-      "against the exact sweep of {:.3g} s: Pearson {:.4f}, Spearman {:.4f}; "
-      "farthest off:\n",
+      "agreement with the exact sweep ({:.3g} s): Pearson {:.4f}, Spearman "
+      "{:.4f}; largest differences:\n",
       site.exact_seconds,
       site.agreement.pearson,
       site.agreement.spearman);
@@ -113,7 +113,7 @@ void write_files(
   const auto [map, left_out] = report::joint_heatmap(report);
   for (const auto& site : left_out)
     note(fmt::format(
-        "{} has other columns and is not in the page; name it alone",
+        "{} has different columns and is not on the page; run it alone",
         view::escape(site)));
   output.write(map);
 }
@@ -170,14 +170,14 @@ Run add_attribute(CLI::App& app) {
   app.add_option(
          "--steps",
          a.steps,
-         "Gradients to average along the line to the other run's embeddings "
-         "(integrated gradients)")
+         "Number of gradients to average along the line between the embeddings "
+         "of the two runs (integrated gradients)")
       ->capture_default_str();
   app.add_flag(
       "--exact",
       a.exact,
-      "Also run the exact sweep and say how well they agree");
-  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
+      "Also run the exact sweep and report how well they agree");
+  a.sweep.add_rest(app, "Report the metric itself, not the normalised effect");
   app.footer(
       "Example:\n  mlxterp attribute demo \\\n    --clean 'When Mary and John "
       "went to the store, John gave a drink to' \\\n    --corrupt 'When Mary "

@@ -1,4 +1,4 @@
-// mlxterp causal-trace: where a model recalls what it knows of a subject.
+// mlxterp causal-trace: where a model recalls a fact.
 
 #include <memory>
 
@@ -63,27 +63,35 @@ Run add_causal_trace(CLI::App& app) {
   app.description("Causal tracing: where the model recalls a fact");
   a.sweep.add_model(app);
   a.prompt.add_to(app);
-  app.add_option("--subject", a.subject, "As it stands in the prompt")
+  app.add_option(
+         "--subject",
+         a.subject,
+         "The subject, exactly as written in the prompt")
       ->required();
   app.add_option(
       "--metric",
       a.metric,
-      "Default: the probability of what the clean run predicts");
+      "What is measured (default: the probability of the token that the clean "
+      "run predicts)");
   app.add_option(
-         "--site", a.site, "What is restored: resid_post, attn_out, mlp_out")
+         "--site", a.site, "Site to restore: resid_post, attn_out, mlp_out")
       ->capture_default_str();
   app.add_option(
       "--window",
       a.window,
-      "Layers restored together (default: 1 of the residual stream, else 10)");
-  app.add_option("--noise", a.noise, "In standard deviations of the embedding")
+      "Layers restored together (default: 1 for the residual stream, else 10)");
+  app.add_option(
+         "--noise",
+         a.noise,
+         "Size of the noise, in standard deviations of the embedding")
       ->capture_default_str();
-  app.add_option("--samples", a.samples, "Draws of the noise, averaged")
+  app.add_option("--samples", a.samples, "Noise samples to average over")
       ->capture_default_str();
-  app.add_option("--seed", a.seed, "Of the noise")->capture_default_str();
+  app.add_option("--seed", a.seed, "Random seed of the noise")
+      ->capture_default_str();
   a.choice.add_layers(app);
   a.choice.add_positions(app);
-  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
+  a.sweep.add_rest(app, "Report the metric itself, not the normalised effect");
   app.footer(
       "Example:\n  mlxterp causal-trace demo 'The Eiffel Tower is located in "
       "the city of' \\\n    --subject 'The Eiffel Tower' --html trace.html");

@@ -1,4 +1,4 @@
-// mlxterp dla: a logit as the sum of what each part of the model writes.
+// mlxterp dla: a logit as the sum of each component's contribution.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -35,11 +35,11 @@ void check(const Arguments& arguments, Unit unit) {
   arguments.model.check();
   if (arguments.metrics.empty())
     usage("no --metric: logit(A) or logit_diff(A,B)");
-  if (arguments.top < 1) usage("--top is 1 or more");
+  if (arguments.top < 1) usage("--top must be at least 1");
   if (unit == Unit::neuron && arguments.output.page)
     usage(
-        "--html: neurons make no grid to look at; use --unit head or "
-        "component, or -o");
+        "--html shows heads and components, not neurons; use --unit head or "
+        "component, or write numbers with -o");
   arguments.output.check();
 }
 
@@ -81,7 +81,7 @@ std::string parts_text(
   const bool spread = dla.prompts > 1;
   using enum view::Align;
   std::vector<view::Table::Column> columns = {
-      {"part", left}, {"writes", right}, {"of the sum", right}};
+      {"component", left}, {"contribution", right}, {"of the sum", right}};
   if (spread) columns.push_back({"spread", right});
   columns.push_back({"", left});
   view::Table table(columns);
@@ -138,12 +138,12 @@ std::string text_of(
   text += parts_text(dla, top, terminal);
   return text +
          fmt::format(
-             "\n{} of the model itself: {:+.4f}{}\n",
+             "\n{} as the model computes it: {:+.4f}{}\n",
              view::escape(fmt::format("{}", fmt::join(report.metrics, ", "))),
              dla.model,
              dla.softcap > 0
                  ? fmt::format(
-                       ", after its soft cap at +-{:g}; the parts are "
+                       ", after the soft cap at +-{:g}; contributions are "
                        "before it",
                        dla.softcap)
                  : "");
@@ -191,22 +191,22 @@ Run add_dla(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
   app.description(
-      "Direct logit attribution: what each part of the model writes for a "
-      "logit");
+      "Direct logit attribution: what each component contributes to a logit");
   a.model.add_run_to(app);
   a.prompt.add_to(app);
-  add_list(app, "--more", a.more, "Another prompt, to average over");
+  add_list(
+      app, "--more", a.more, "Another prompt to average over; repeat for more");
   add_list(
       app,
       "--metric",
       a.metrics,
       "logit(A) or logit_diff(A,B); tokens as they are, spaces included, or "
-      "id:N; again for --more");
+      "id:N; once for all prompts or once for each");
   app.add_option("--unit", a.unit, "component, head or neuron")
       ->capture_default_str();
-  app.add_option("--position", a.position, "Where the logits are read")
+  app.add_option("--position", a.position, "Position whose logits are read")
       ->capture_default_str();
-  app.add_option("--top", a.top, "Parts that are listed")
+  app.add_option("--top", a.top, "Number of components to list")
       ->capture_default_str();
   a.output.add_to(app);
   app.footer(

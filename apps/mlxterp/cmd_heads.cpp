@@ -1,4 +1,5 @@
-// mlxterp heads: where attention heads look, and what is lost without them.
+// mlxterp heads: what attention heads attend to, and the effect of ablating
+// them.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -41,7 +42,7 @@ void check_kind(const Arguments& arguments) {
       arguments.kind == "copying" || arguments.kind == "matching";
   if (arguments.weights && of_weights) return;
   usage(fmt::format(
-      "--kind '{}' is none of {}or, with --weights, copying, matching",
+      "--kind '{}' is not one of {}or, with --weights, copying, matching",
       view::escape(arguments.kind),
       known));
 }
@@ -50,9 +51,10 @@ void check(const Arguments& arguments) {
   const bool given = arguments.prompt.given();
   if (given) arguments.prompt.check();
   if (given && arguments.ablate > 0)
-    usage("--ablate measures repeated random tokens; leave the prompt out");
-  if (arguments.top < 1) usage("--top is at least 1");
-  if (arguments.ablate < 0) usage("--ablate is a number of heads");
+    usage("--ablate runs on repeated random tokens; leave out the prompt");
+  if (arguments.top < 1) usage("--top must be at least 1");
+  if (arguments.ablate < 0)
+    usage("--ablate must not be negative; it is a number of heads");
   check_kind(arguments);
   arguments.model.check();
   arguments.output.check();
@@ -79,9 +81,9 @@ std::string list(const std::vector<Head>& heads) {
 
 std::string ablation_text(const InductionAblation& result, const char* value) {
   auto text = fmt::format(
-      "\nA repeated token costs {:.3f} nats, a new one {:.3f}: a gain of "
-      "{:.3f}.\nWithout {} (to {}) it costs {:.3f}: {:.0f}% of the gain is "
-      "gone.\n",
+      "\nLoss of repeated tokens {:.3f} nats, of new tokens {:.3f}: a gain of "
+      "{:.3f}.\nWith {} ablated to {}: loss {:.3f}, {:.0f}% of the gain is "
+      "lost.\n",
       result.repeated,
       result.first,
       result.first - result.repeated,
@@ -91,8 +93,8 @@ std::string ablation_text(const InductionAblation& result, const char* value) {
       100 * result.best.removed);
   if (result.random.empty()) return text;
   text += fmt::format(
-      "Without as many others of the same layers, {} draws: {:.0f}% on "
-      "average (",
+      "With as many random heads of the same layers ablated, {} draws: "
+      "{:.0f}% on average (",
       result.random.size(),
       100 * result.removed_at_random());
   for (size_t i = 0; i < result.random.size(); ++i)
@@ -173,58 +175,59 @@ Run add_heads(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
   app.description(
-      "Attention heads: where they look, and what is lost without them");
+      "Attention heads: what they attend to, and the effect of ablating them");
   a.model.add_run_to(app);
   a.prompt.add_to(app);
   app.add_option(
          "--period",
          a.tokens.period,
-         "Without PROMPT: length of the random sequence that is repeated")
+         "Without PROMPT: length of the random sequence to repeat")
       ->capture_default_str();
-  app.add_option("--repeats", a.tokens.repeats, "How often it stands in a row")
+  app.add_option("--repeats", a.tokens.repeats, "How many times it is repeated")
       ->capture_default_str();
   app.add_option(
          "--sequences",
          a.tokens.sequences,
-         "How many such sequences are averaged")
+         "Number of such sequences to average over")
       ->capture_default_str();
-  app.add_option("--seed", a.tokens.seed, "Of the random tokens")
+  app.add_option("--seed", a.tokens.seed, "Random seed of the tokens")
       ->capture_default_str();
   app.add_option(
          "--measure",
          a.measure,
-         "mean: attention to the sources, over destinations that have one; "
-         "mul, abs: as TransformerLens' detect_head")
+         "mean: attention to the matching sources, averaged over destinations "
+         "that have any; mul, abs: as in TransformerLens' detect_head")
       ->capture_default_str();
   app.add_flag(
-      "--exclude-first", a.exclude_first, "Leave out attention to position 0");
+      "--exclude-first", a.exclude_first, "Ignore attention to position 0");
   app.add_flag(
       "--exclude-current",
       a.exclude_current,
-      "Leave out attention of positions to themselves");
+      "Ignore attention of positions to themselves");
   app.add_flag(
       "--weights",
       a.weights,
-      "Also score the weights alone: copying, matching");
-  app.add_option("--top", a.top, "Heads named of each kind")
+      "Also score the weights: copying (OV circuit), matching (QK circuit)");
+  app.add_option("--top", a.top, "Heads to list of each kind")
       ->capture_default_str();
   app.add_option(
       "--kind",
       a.kind,
-      "Show the grid of this kind, as --html does: induction (its default), "
-      "previous_token, duplicate_token, first_token, current_token, copying, "
+      "Print the grid of this kind, which is also the one of --html (default "
+      "there: induction): induction, previous_token, duplicate_token, "
+      "first_token, current_token, copying, "
       "matching");
   app.add_option(
       "--ablate",
       a.ablate,
-      "Ablate so many of the best induction heads and measure the loss of "
+      "Ablate this many of the best induction heads and measure the loss of "
       "repeated tokens");
-  app.add_option("--ablation", a.ablation, "Ablate to zero or mean")
+  app.add_option("--ablation", a.ablation, "Value to ablate to: zero or mean")
       ->capture_default_str();
   app.add_option(
          "--draws",
          a.draws,
-         "Random sets of as many other heads, to compare with")
+         "Number of random sets of other heads to compare with")
       ->capture_default_str();
   a.output.add_to(app);
   app.footer(

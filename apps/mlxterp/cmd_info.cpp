@@ -1,4 +1,4 @@
-// mlxterp info: what a model is, and what this machine makes of it.
+// mlxterp info: what a model is, and how it runs on this machine.
 
 #include <unistd.h>
 

@@ -1,4 +1,4 @@
-// mlxterp lens: what the model would say after each of its layers.
+// mlxterp lens: what the model would predict after each of its layers.
 
 #include <unistd.h>
 
@@ -68,27 +68,28 @@ void run(const Arguments& arguments) {
 Run add_lens(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.description(
-      "Logit lens: what the model would say after each of its layers");
+      "Logit lens: what the model would predict after each of its layers");
   arguments->model.add_run_to(app);
   arguments->prompt.add_to(app);
   add_list(app, "--layers", arguments->layers, "Layers: 0,5,10..20,-1");
   add_list(app, "--positions", arguments->positions, "Positions: 0,3..7,-1");
   app.add_flag(
-      "--embed", arguments->embed, "Also a row for what enters layer 0");
+      "--embed", arguments->embed, "Also show a row for the input of layer 0");
   app.add_option(
          "--site",
          arguments->site,
-         "What is read: resid_pre, resid_mid, resid_post, attn_out, mlp_out")
+         "Site to read: resid_pre, resid_mid, resid_post, attn_out, mlp_out")
       ->capture_default_str();
   app.add_option(
       "--tuned",
       arguments->tuned,
-      "Through a tuned lens: NAME of NAME.npz (mlxterp tuned-lens)");
-  app.add_option("--top", arguments->top, "Tokens kept in each cell")
+      "Read through a tuned lens: NAME of NAME.npz (see mlxterp tuned-lens)");
+  app.add_option("--top", arguments->top, "Number of top tokens per cell")
       ->capture_default_str();
   app.add_option(
       "--track", arguments->track, "A token to follow: ' Paris' or id:7042");
-  app.add_option("--html", arguments->page, "Also write a page to look at");
+  app.add_option(
+      "--html", arguments->page, "Also write the lens as an HTML page");
   app.add_flag("--force", arguments->force, "Replace the page if it exists");
   app.footer(
       "Example:\n  mlxterp lens demo 'The Eiffel Tower is located in the city "

@@ -1,4 +1,4 @@
-// mlxterp patch: which values of one run make another one say what it says.
+// mlxterp patch: which values of one run restore the prediction of another.
 
 #include <memory>
 
@@ -45,7 +45,8 @@ Run add_patch(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
   app.description(
-      "Activation patching: which values of one run restore what another says");
+      "Activation patching: which values of one run, put into another, restore "
+      "its prediction");
   a.sweep.add_model(app);
   app.add_option(
          "--site",
@@ -55,11 +56,11 @@ Run add_patch(CLI::App& app) {
       ->capture_default_str();
   a.pairs.add_to(app);
   a.task.add_to(app);
-  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
+  a.sweep.add_rest(app, "Report the metric itself, not the normalised effect");
   app.add_flag(
       "--one-pass-per-cell,--plain",
       a.one_pass_per_cell,
-      "One forward pass for each cell: slow, to compare with");
+      "Run one forward pass for each cell: slow, for comparison");
   app.footer(
       "Example:\n  mlxterp patch demo \\\n    --clean 'When Mary and John went "
       "to the store, John gave a drink to' \\\n    --corrupt 'When Mary and "

@@ -27,10 +27,11 @@ void run(const Arguments& arguments) {
   const auto& a = arguments;
   if (a.clean.empty() || a.clean.size() != a.corrupt.size())
     usage(fmt::format(
-        "{} --clean and {} --corrupt; give one of each, or several pairs",
+        "{} --clean and {} --corrupt; give one of each for every pair",
         a.clean.size(),
         a.corrupt.size()));
-  if (a.metrics.empty()) usage("no --metric: what is to be measured?");
+  if (a.metrics.empty())
+    usage("no --metric; give one, such as 'logit_diff( Mary, John)'");
   const auto choice = a.choice.parse();
   // Member by member: GCC 12 crashes where one of a braced list throws.
   PathPatchOptions options{.clean = a.clean, .corrupt = a.corrupt};
@@ -56,16 +57,16 @@ void run(const Arguments& arguments) {
 Run add_path_patch(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Path patching: which heads act on which others");
+  app.description("Path patching: effects along paths between components");
   a.sweep.add_model(app);
-  add_list(app, "--clean", a.clean, "The clean prompt; again for more pairs");
-  add_list(app, "--corrupt", a.corrupt, "The corrupted prompt of the pair");
+  add_list(app, "--clean", a.clean, "The clean prompt; repeat for more pairs");
+  add_list(app, "--corrupt", a.corrupt, "The corrupted prompt of each pair");
   add_list(
       app,
       "--receiver",
       a.receivers,
-      "A head and what of it reads the sender: L20H3.q, .k or .v (default: the "
-      "logits)");
+      "A head and the input that receives: L20H3.q, .k or .v; repeat for more "
+      "(default: the logits)");
   app.add_option("--senders", a.senders, "z (heads) or mlp_out")
       ->capture_default_str();
   app.add_flag("--direct", a.direct, "Only direct paths, not through MLPs");
@@ -73,12 +74,12 @@ Run add_path_patch(CLI::App& app) {
   app.add_option(
          "--direction",
          a.direction,
-         "noise: senders as in the corrupted run; denoise: the other "
-         "way")
+         "noise: senders take their corrupted values in the clean run; "
+         "denoise: clean values in the corrupted run")
       ->capture_default_str();
-  a.choice.add_layers(app, "Only senders of these layers: 0,5,10..20,-1");
+  a.choice.add_layers(app, "Only senders in these layers: 0,5,10..20,-1");
   a.choice.add_heads(app);
-  a.sweep.add_rest(app, "The metric itself, not the normalised effect");
+  a.sweep.add_rest(app, "Report the metric itself, not the normalised effect");
   app.footer(
       "Example:\n  mlxterp path-patch demo \\\n    --clean 'When Mary and John "
       "went to the store, John gave a drink to' \\\n    --corrupt 'When Mary "

@@ -63,7 +63,7 @@ Run add_sites(CLI::App& app) {
   app.add_option(
       "PATTERN",
       arguments->pattern,
-      "Only these, each layer by itself: 'layers.*.attn.z', "
+      "Only these, one row per layer: 'layers.*.attn.z', "
       "blocks.3.hook_resid_pre");
   app.footer("Example:\n  mlxterp sites demo 'layers.{3..5}.attn.pattern'");
   return [arguments] { run(*arguments); };

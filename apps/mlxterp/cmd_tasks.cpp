@@ -1,4 +1,4 @@
-// mlxterp tasks: pairs of prompts made in code, and how well the model does.
+// mlxterp tasks: generated pairs of prompts, and how well the model does.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -93,9 +93,9 @@ Run add_tasks(CLI::App& app) {
       "does");
   a.model.add_run_to(app);
   app.add_option("TASK", a.task, task_help())->required();
-  app.add_option("--n", a.options.pairs, "How many pairs")
+  app.add_option("--n", a.options.pairs, "Number of pairs")
       ->capture_default_str();
-  app.add_option("--seed", a.options.seed, "Of the draw")
+  app.add_option("--seed", a.options.seed, "Random seed")
       ->capture_default_str();
   app.footer(
       "Example:\n  mlxterp tasks demo ioi --n 8 --json\n\nmlxterp patch demo "

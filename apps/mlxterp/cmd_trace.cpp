@@ -67,7 +67,7 @@ std::string saved_text(
   auto text = table.text(terminal);
   if (not_finite)
     text += fmt::format(
-        "{} values are not finite (masked scores are -Inf) and left out\n",
+        "{} values are not finite (masked scores are -inf) and are left out\n",
         not_finite);
   return text + "\n";
 }
@@ -212,26 +212,26 @@ void run(const Arguments& arguments) {
 Run add_trace(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.description(
-      "One forward pass: read and edit its values, see what it predicts");
+      "Run one forward pass: read and edit its values, see what it predicts");
   arguments->model.add_run_to(app);
   arguments->prompt.add_to(app);
   add_list(
-      app, "--save", arguments->save, "Sites to keep: 'layers.*.attn.pattern'");
-  app.add_option("--top", arguments->top, "Next tokens shown")
+      app, "--save", arguments->save, "Sites to save: 'layers.*.attn.pattern'");
+  app.add_option("--top", arguments->top, "Number of next tokens to show")
       ->capture_default_str();
   add_list(
       app,
       "--track",
       arguments->track,
-      "A token whose probability is shown: ' Paris' or id:7042");
+      "A token whose probability to show: ' Paris' or id:7042");
   add_list(
       app,
       "--metric",
       arguments->metrics,
-      "logit_diff(A,B), logit(A), prob(A), log_prob(A) or rank(A); tokens as "
-      "they are, spaces included, or id:N");
+      "logit_diff(A,B), logit(A), prob(A), log_prob(A) or rank(A); tokens are "
+      "written literally, spaces included, or as id:N");
   app.add_option(
-      "-o,--output", arguments->output, "Write what is kept as safetensors");
+      "-o,--output", arguments->output, "Write the saved sites as safetensors");
   app.add_flag("--force", arguments->force, "Replace the file if it exists");
   app.footer(
       "Edits: zero_out, scale(0.5), clamp(-1,1), noise(0.1,42), "

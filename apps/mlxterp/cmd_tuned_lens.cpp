@@ -1,4 +1,4 @@
-// mlxterp tuned-lens: trains a tuned lens, and says how well it reads.
+// mlxterp tuned-lens: trains a tuned lens, and measures it.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -78,8 +78,8 @@ LensEvaluation evaluate(
 
 std::string text_of(const report::TrainingReport& report) {
   auto text = fmt::format(
-      "{} steps of {} tokens: mean KL over layers {:.3f} at the first, {:.3f} "
-      "at the last\n",
+      "{} steps of {} tokens: mean KL over layers {:.3f} nats at the first, "
+      "{:.3f} at the last\n",
       report.losses.size(),
       report.length,
       report.losses.front(),
@@ -139,39 +139,43 @@ void eval(const Arguments& arguments) {
 Run add_tuned_lens(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description("Tuned lens: train one for each layer, and measure it");
+  app.description(
+      "Tuned lens: train a translator for each layer, and measure the lens");
   app.require_subcommand(1);
-  auto* trained = app.add_subcommand("train", "Train on a text");
-  auto* measured = app.add_subcommand("eval", "Measure on another text");
+  auto* trained = app.add_subcommand("train", "Train a lens on a text");
+  auto* measured = app.add_subcommand("eval", "Measure a lens on another text");
   for (auto* command : {trained, measured}) {
     a.model.add_run_to(*command);
-    command->add_option("--text", a.text, "A text file; - reads stdin")
+    command->add_option("--text", a.text, "A text file, or - for stdin")
         ->required();
-    command->add_option("--eval-length", a.length, "Tokens read at once")
+    command
+        ->add_option(
+            "--eval-length", a.length, "Tokens per prompt when measuring")
         ->capture_default_str();
   }
-  trained
-      ->add_option(
-          "-o,--output", a.output, "Where to: writes NAME.npz and NAME.json")
+  trained->add_option("-o,--output", a.output, "Writes NAME.npz and NAME.json")
       ->required();
   trained->add_flag("--force", a.force, "Replace the files if they exist");
   trained->add_option("--steps", a.options.steps, "Training steps")
       ->capture_default_str();
-  trained->add_option("--length", a.options.length, "Tokens in each step")
+  trained->add_option("--length", a.options.length, "Tokens per step")
       ->capture_default_str();
   trained
       ->add_option(
-          "--rate", a.options.learning_rate, "Learning rate; it falls to 0")
+          "--rate",
+          a.options.learning_rate,
+          "Learning rate; it decays linearly to 0")
       ->capture_default_str();
-  trained->add_option("--momentum", a.options.momentum, "Of Nesterov's method")
+  trained->add_option("--momentum", a.options.momentum, "Nesterov momentum")
       ->capture_default_str();
   trained
       ->add_option(
-          "--clip", a.options.clip, "Largest norm of all gradients together")
+          "--clip", a.options.clip, "Clip the global gradient norm to this")
       ->capture_default_str();
   trained->add_option(
-      "--eval", a.eval_text, "Then measure it on this text file");
-  measured->add_option("--lens", a.lens, "The lens: NAME of NAME.npz")
+      "--eval", a.eval_text, "Measure the trained lens on this text file");
+  measured
+      ->add_option("--lens", a.lens, "The lens to measure: NAME of NAME.npz")
       ->required();
   const char* example =
       "Example:\n  mlxterp tuned-lens train demo --text train.txt --length 256 "

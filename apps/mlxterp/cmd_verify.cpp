@@ -1,4 +1,4 @@
-// mlxterp verify: whether a model's sites mean what they say.
+// mlxterp verify: checks that a model's sites are consistent.
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -80,14 +80,18 @@ void run(const Arguments& arguments) {
 Run add_verify(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.description(
-      "Check that a model's sites mean what they say, in this precision");
+      "Check that a model's sites are consistent with each other and with its "
+      "output, in this precision");
   arguments->model.add_run_to(app);
   arguments->prompt.add_to(app);
   app.footer(
-      "Errors are relative to the largest value compared with; a bound of 0 "
-      "means the\nsame bits. Without PROMPT it reads a mixed text; a sliding "
-      "window longer than\nthe prompt is not tested: give a longer prompt. "
-      "Exits with 3 where a bound is\nbroken.\n\nExample:\n  mlxterp verify "
+      "Errors are relative to the largest magnitude compared with; a bound of "
+      "0 means\nbitwise equality. Without PROMPT a short built-in text is "
+      "used; "
+      "a sliding window\nlonger than the prompt is not tested, so give a "
+      "longer "
+      "prompt for that. Exits\nwith 3 if a check fails.\n\nExample:\n  mlxterp "
+      "verify "
       "demo\n  mlxterp verify org/name --dtype bfloat16 --ids 1..2000");
   return [arguments] { run(*arguments); };
 }

@@ -39,9 +39,9 @@ int run(int argc, char** argv) {
   app.footer(
       "Example:\n  mlxterp lens demo 'The Eiffel Tower is located in the city "
       "of' --track ' Paris'\n\nA model is a .gguf file, a Hugging Face folder "
-      "or "
-      "id (org/name), or 'demo'.\nExit codes: 0, 2 usage, 3 bad data, 4 the "
-      "machine (a\nmissing file, memory, a full disk)");
+      "or id (org/name), or 'demo'.\n`mlxterp VERB --help` shows the options "
+      "of a verb and an example.\nExit codes: 0 success, 2 usage, 3 bad data, "
+      "4 environment (a missing file,\nmemory, a full disk).");
   const std::pair<const char*, cli::Run (*)(CLI::App&)> verbs[] = {
       {"info", cli::add_info},
       {"sites", cli::add_sites},
@@ -91,12 +91,12 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // A reader that leaves ends us quietly, whatever our parent ignores.
+  // A closed pipe ends us quietly, whatever our parent process ignores.
   std::signal(SIGPIPE, SIG_DFL);
   // An answer beyond `ulimit -f` is an error like a full disk.
   std::signal(SIGXFSZ, SIG_IGN);
-  // float32 shall mean float32: on NVIDIA GPUs MLX would round its products to
-  // TF32, unless told otherwise before the first.
+  // float32 must mean float32: on NVIDIA GPUs MLX rounds its products to TF32
+  // unless this is set before the first.
   setenv("MLX_ENABLE_TF32", "0", /*overwrite=*/0);
   try {
     return run(argc, argv);

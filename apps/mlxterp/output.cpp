@@ -19,7 +19,7 @@ namespace mlxterp::cli {
 void check_output(const std::filesystem::path& path, bool force) {
   std::error_code error;
   const auto shown = view::escape(path.string());
-  if (path.empty()) usage("an empty name for the file to write");
+  if (path.empty()) usage("the name of the file to write is empty");
   if (std::filesystem::is_directory(path, error))
     usage(fmt::format("{} is a folder; name a file", shown));
   if (!force && std::filesystem::symlink_status(path, error).type() !=
@@ -59,7 +59,7 @@ void write_page(const std::string& path, const std::string& page, bool force) {
 
 void Output::add_to(CLI::App& app) {
   app.add_option("-o,--output", file, "Write the numbers as safetensors");
-  app.add_option("--html", page, "Write a page to look at");
+  app.add_option("--html", page, "Write an HTML page of the result");
   app.add_flag("--force", force, "Replace the files if they exist");
 }
 

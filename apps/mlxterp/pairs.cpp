@@ -29,8 +29,7 @@ void check_lengths(const Inputs::Rows& clean, const Inputs::Rows& corrupt) {
     if (clean[i].size() != corrupt[i].size())
       usage(fmt::format(
           "pair {}: the clean prompt has {} tokens, the corrupted one {}; make "
-          "them equally long, or say with --align which positions stand for "
-          "each other",
+          "them equally long, or give a position map with --align",
           i,
           clean[i].size(),
           corrupt[i].size()));
@@ -39,11 +38,10 @@ void check_lengths(const Inputs::Rows& clean, const Inputs::Rows& corrupt) {
 }  // namespace
 
 void PairArguments::add_to(CLI::App& app) {
-  add_list(app, "--clean", clean, "The clean prompt; again for more pairs");
-  add_list(app, "--corrupt", corrupt, "The corrupted prompt of the pair");
-  add_list(app, "--clean-ids", clean_ids, "Token ids in place of --clean");
-  add_list(
-      app, "--corrupt-ids", corrupt_ids, "Token ids in place of --corrupt");
+  add_list(app, "--clean", clean, "The clean prompt; repeat for more pairs");
+  add_list(app, "--corrupt", corrupt, "The corrupted prompt of each pair");
+  add_list(app, "--clean-ids", clean_ids, "Token ids instead of --clean");
+  add_list(app, "--corrupt-ids", corrupt_ids, "Token ids instead of --corrupt");
   add_special(app, special);
   add_list(app, "--by", by, "Axes: layer, pos, head, neuron")
       ->default_str("layer,pos");
@@ -51,8 +49,8 @@ void PairArguments::add_to(CLI::App& app) {
   app.add_option(
          "--direction",
          direction,
-         "denoise: clean values into the corrupted run; noise: the "
-         "other way")
+         "denoise: clean values into the corrupted run; noise: "
+         "corrupted values into the clean run")
       ->capture_default_str();
   choice.add_layers(app);
   choice.add_positions(app);
@@ -62,13 +60,17 @@ void PairArguments::add_to(CLI::App& app) {
       app,
       "--align",
       aligned,
-      "Position map for prompts of other lengths, CLEAN:CORRUPT: 0..5:1..6");
+      "Position map for prompts of different lengths, CLEAN:CORRUPT, such as "
+      "0..5:1..6");
 }
 
 void PairArguments::check_absent() const {
   if (!clean.empty() || !clean_ids.empty() || !corrupt.empty() ||
       !corrupt_ids.empty() || !metrics.empty())
-    usage("--task brings prompts and a metric; leave yours out");
+    usage(
+        "--task brings its own prompts and metric; leave out --clean, "
+        "--corrupt "
+        "and --metric");
 }
 
 void PairArguments::check_present() const {
@@ -83,10 +85,11 @@ void PairArguments::check_present() const {
   const auto n_corrupt = count(corrupt, corrupt_ids, "corrupt");
   if (n_clean != n_corrupt)
     usage(fmt::format(
-        "{} clean and {} corrupted prompts; give as many of each",
+        "{} clean and {} corrupted prompts; give the same number of each",
         n_clean,
         n_corrupt));
-  if (metrics.empty()) usage("no --metric: what is to be measured?");
+  if (metrics.empty())
+    usage("no --metric; give one, such as 'logit_diff( Mary, John)'");
 }
 
 void PairArguments::check(bool elsewhere) const {

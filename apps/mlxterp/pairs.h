@@ -20,10 +20,10 @@ struct PairArguments {
   ChoiceArguments choice;
 
   void add_to(CLI::App& app);
-  /** Throws usage for what can be told without a model. `elsewhere`: prompts
+  /** Throws usage for what can be checked without a model. `elsewhere`: prompts
    * and metric come from a task, and there may be none here. */
   void check(bool elsewhere = false) const;
-  /** All that patching is told of them but the site. */
+  /** All options of patching except the site. */
   PatchOptions options(const InterpretableModel& model) const;
 
  private:

@@ -33,11 +33,11 @@ std::string cost_text(const report::SweepReport& report) {
 
 void SweepArguments::add_rest(CLI::App& app, const std::string& raw_help) {
   app.add_flag("--raw", raw, raw_help);
-  app.add_option("--memory", memory, "MB that the sweep may take at once");
+  app.add_option("--memory", memory, "Most memory to use at once, in MB");
   app.add_flag(
       "--compare-cost",
       compare_cost,
-      "Also time plain forward passes and say what a cell costs");
+      "Also time a plain forward pass and report the cost per cell");
   output.add_to(app);
 }
 

@@ -23,7 +23,7 @@ struct SweepArguments {
   void add_model(CLI::App& app) { model.add_run_to(app); }
   /** `raw_help`: what the values are instead. */
   void add_rest(CLI::App& app, const std::string& raw_help);
-  /** Throws usage for what can be told without the model. */
+  /** Throws usage for what can be checked without the model. */
   void check() const;
   /** Of --memory. */
   size_t bytes() const;

@@ -16,10 +16,11 @@ void TaskArguments::add_to(CLI::App& app) {
   app.add_option(
       "--task",
       task,
-      "Take prompts and metric from a task (see mlxterp tasks)");
-  app.add_option("--n", options.pairs, "How many pairs of it")
+      "Use the prompts and metric of a task (see mlxterp tasks)");
+  app.add_option("--n", options.pairs, "Number of pairs of the task")
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "Of the draw")->capture_default_str();
+  app.add_option("--seed", options.seed, "Random seed of the task")
+      ->capture_default_str();
 }
 
 void TaskArguments::fill(

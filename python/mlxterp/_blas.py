@@ -8,7 +8,7 @@ import warnings
 
 
 def warn_where_slow(blas: tuple[str, bool]) -> None:
-    """Says that the slow BLAS answers, and how to change that."""
+    """Warns that the slow BLAS is in use, and says how to change that."""
     name, slow = blas
     if slow:
         warnings.warn(

@@ -51,13 +51,13 @@ def replace_with(value: float | mlx.core.array) -> Intervention:
     A number everywhere; or an array of the site's shape, or with 1 in place of the batch, cast to its dtype.
     """
 def clamp(min_val: float | None = None, max_val: float | None = None) -> Intervention:
-    """Held between the bounds given, one at least."""
+    """Clipped to the bounds given, at least one."""
 def noise(std: float = 0.10000000149011612, seed: int | None = None) -> Intervention:
     """
-    x plus normal noise of that standard deviation. With a seed each site gets its own, the same in every run; without, MLX's random state is used.
+    x plus Gaussian noise of that standard deviation. With a seed each site gets its own, the same in every run; without, MLX's random state is used.
     """
 def compose(steps: Sequence[Callable]) -> Intervention:
-    """One after the other, the first first."""
+    """Applied one after the other, in this order."""
 def at_positions(positions: int | Sequence[int], inner: Callable) -> Intervention:
     """
     `inner` at some positions only; it sees just these. Negative ones count from each row's own last real one. On scores and pattern a position is a destination.
@@ -135,7 +135,7 @@ class Metric:
 def logit(token: int | str | Sequence[int | str]) -> Metric:
     """The token's logit."""
 def logit_diff(token: int | str | Sequence[int | str], foil: int | str | Sequence[int | str]) -> Metric:
-    """The token's logit less the foil's (Wang et al., 2022)."""
+    """The token's logit minus the foil's (Wang et al., 2022)."""
 def probability(token: int | str | Sequence[int | str]) -> Metric:
     """The token's probability, 0 to 1."""
 def log_probability(token: int | str | Sequence[int | str]) -> Metric:
@@ -143,16 +143,16 @@ def log_probability(token: int | str | Sequence[int | str]) -> Metric:
 def rank(token: int | str | Sequence[int | str]) -> Metric:
     """How many tokens are ahead of it: 0 for the winner."""
 def kl_divergence() -> Metric:
-    """From what the clean run says to what this one says, in nats."""
+    """From the clean run's prediction to this run's, in nats."""
 def loss() -> Metric:
     """Mean cross-entropy of the prompt's own next tokens, in nats."""
 def custom(name: str, function: Callable) -> Metric:
     """
-    One's own: from logits [row, vocab], float32, at the metric's position to values [row].
+    A custom metric: from logits [row, vocab], float32, at its position to values [row].
     """
 def custom_of_run(name: str, function: Callable) -> Metric:
     """
-    One's own, of every position: from the logits of one run, [pos, vocab], float32, to one number. A sweep calls it once for each cell.
+    A custom metric over all positions: from one run's logits [pos, vocab], float32, to one number. A sweep calls it once for each cell.
     """
 class TaskPair:
     @property

@@ -9,22 +9,22 @@ class MlxterpError(Exception):
 
 
 class UsageError(MlxterpError, ValueError):
-    """Something was asked for that makes no sense here."""
+    """A call that is wrong or not possible here."""
 
 
 class UnknownNameError(MlxterpError, KeyError, AttributeError):
-    """A name that means nothing, with the nearest that do."""
+    """An unknown name; the message has the nearest known ones."""
 
     def __str__(self):  # KeyError would show the quoted repr
         return str(self.args[0]) if self.args else ""
 
 
 class OutOfRangeError(MlxterpError, IndexError, ValueError):
-    """An index, position, layer or token id beyond what there is."""
+    """An index, position, layer or token id that is out of range."""
 
 
 class BadDataError(MlxterpError, ValueError):
-    """A file or a value that is damaged, or a NaN where none may be."""
+    """A damaged file or value, or a NaN where none is allowed."""
 
 
 class IoError(MlxterpError, OSError, ValueError):

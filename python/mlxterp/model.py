@@ -62,7 +62,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
     Raises:
         AttributeError: there is no list called `layer_attr`.
         IoError, BadDataError, UsageError (all ValueError or OSError): a path
-            that cannot be loaded, or something that is no model.
+            that cannot be loaded, or something that is not a model.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             `layers.*.self_attn.pattern`) to a function of its value, applied
             in this order. Alone a module's name means its output.
         activations: keep `trace.activations` whole after a block that saved
-            values; without, a block that saves nothing keeps them.
+            values; without it, a block that saves nothing keeps them.
         """
         return Trace(
             self._forward,
@@ -143,8 +143,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         )
 
     def edited(self, interventions: Mapping[str, Callable]) -> InterpretableModel:
-        """A handle on the same model with edits that stand: each of its passes
-        makes them before those of its own. This one stays as it is. Raises
+        """A handle on the same model with standing edits, which each of its passes
+        makes. Edits and attached modules act in the order they were added,
+        before the edits of a pass. This handle stays as it is. Raises
         UnknownNameError, UsageError."""
         edits = planned(self, interventions)
         return self._handle(standing=[*self.standing, *edits])
@@ -158,18 +159,18 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         by_position: bool = False,
     ) -> InterpretableModel:
         """A handle on the same model with a module attached: in its passes an
-        `mlx.nn.Module`, or a function of an mx.array, is given the value of a
-        site. What happens inside are sites, `<site>.<name>.<part>`, to read, to
-        edit and to sweep. This one stays as it is. Raises UnknownNameError,
-        UsageError.
+        `mlx.nn.Module`, or a function of an mx.array, gets the value of a site.
+        Its parts are sites, `<site>.<name>.<part>`, to read, to edit and, on a
+        native model, to sweep. This handle stays as it is. Raises
+        UnknownNameError, UsageError.
 
-        mode: "read" leaves the value as it is, "replace" puts what the module
-            returns in its place, "replace_with_error" adds what that misses of
-            the value where nothing inside is edited, the site `error`.
-        name: in the names of sites.
-        by_position: what it returns at a position depends on that position
-            alone, as a sparse autoencoder's does. Sweeps of a native model then
-            go on computing only what changes; else they run whole sequences.
+        mode: "read" leaves the site's value as it is, "replace" replaces it by
+            what the module returns, "replace_with_error" by that plus the
+            module's error without edits inside, which is the site `error`.
+        name: of the module, in the names of its sites.
+        by_position: what the module returns at a position depends on that
+            position alone, as in a sparse autoencoder. Sweeps of a native model
+            then compute only what changes; otherwise they run whole sequences.
         """
         engine = self.engine.attach(
             site, module, mode, name, by_position, self.standing
@@ -184,7 +185,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
 
     def __call__(self, *args, **kwargs):
         """The plain forward pass, of whatever `trace` takes or the module, with
-        the edits that stand."""
+        the standing edits."""
         if args and (self.standing or isinstance(args[0], (str, list, tuple))):
             args = to_rows(args[0], self.tokenizer), *args[1:]
         if self.standing and len(args) == 1 and not kwargs:
@@ -268,7 +269,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return own()
 
     def train(self, mode: bool = True) -> InterpretableModel:
-        """Training mode (dropout on), if the model knows of it."""
+        """Training mode (dropout on), if the model has one."""
         if hasattr(self.model, "train"):
             self.model.train(mode)
         return self

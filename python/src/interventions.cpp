@@ -230,7 +230,7 @@ void bind_interventions(nb::module_& m) {
       &clamp,
       nb::arg("min_val") = nb::none(),
       nb::arg("max_val") = nb::none(),
-      "Held between the bounds given, one at least.");
+      "Clipped to the bounds given, at least one.");
   m.def(
       "noise",
       [](float std, std::optional<uint64_t> seed) {
@@ -238,7 +238,7 @@ void bind_interventions(nb::module_& m) {
       },
       nb::arg("std") = 0.1f,
       nb::arg("seed") = nb::none(),
-      "x plus normal noise of that standard deviation. With a seed each site "
+      "x plus Gaussian noise of that standard deviation. With a seed each site "
       "gets its own, the same in every run; without, MLX's random state is "
       "used.");
   m.def(
@@ -250,7 +250,7 @@ void bind_interventions(nb::module_& m) {
         return compose(std::move(all));
       },
       nb::arg("steps"),
-      "One after the other, the first first.");
+      "Applied one after the other, in this order.");
   m.def(
       "at_positions",
       [](const Indices& positions, const nb::callable& inner) {

@@ -104,7 +104,7 @@ void bind_metrics(nb::module_& m) {
       },
       nb::arg("token"),
       nb::arg("foil"),
-      "The token's logit less the foil's (Wang et al., 2022).");
+      "The token's logit minus the foil's (Wang et al., 2022).");
   m.def(
       "probability",
       [](const PyTokens& token) { return probability(tokens_of(token)); },
@@ -123,7 +123,7 @@ void bind_metrics(nb::module_& m) {
   m.def(
       "kl_divergence",
       &kl_divergence,
-      "From what the clean run says to what this one says, in nats.");
+      "From the clean run's prediction to this run's, in nats.");
   m.def(
       "loss",
       &loss,
@@ -136,7 +136,7 @@ void bind_metrics(nb::module_& m) {
       },
       nb::arg("name"),
       nb::arg("function"),
-      "One's own: from logits [row, vocab], float32, at the metric's position "
+      "A custom metric: from logits [row, vocab], float32, at its position "
       "to values [row].");
   m.def(
       "custom_of_run",
@@ -146,7 +146,7 @@ void bind_metrics(nb::module_& m) {
       },
       nb::arg("name"),
       nb::arg("function"),
-      "One's own, of every position: from the logits of one run, [pos, vocab], "
+      "A custom metric over all positions: from one run's logits [pos, vocab], "
       "float32, to one number. A sweep calls it once for each cell.");
 
   bind_result(

@@ -68,7 +68,7 @@ void bind_sweeps(nb::module_& m) {
           [](const Sweep& self) { return spec::name(self.direction); })
       .def_prop_ro("shape", &Sweep::shape)
       .def("effect", &Sweep::effect)
-      .def("change", &Sweep::change);
+      .def("delta", &Sweep::delta);
 
   bind_options<PatchOptions>(
       m,

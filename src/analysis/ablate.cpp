@@ -32,13 +32,13 @@ class Ablater {
     if (site_.layout == Layout::scores || site_.shift > 0)
       fail(
           ErrorKind::usage,
-          "[ablate] '{}' cannot be ablated; take z for heads, resid_pre for "
-          "the stream",
+          "[ablate] '{}' cannot be ablated; use z for heads, resid_pre for the "
+          "residual stream",
           site_.relative);
     if (options.samples < 1)
       fail(
           ErrorKind::usage,
-          "[ablate] {} samples; take one at least",
+          "[ablate] {} samples; use at least one",
           options.samples);
     if (options.ablation != Ablation::zero && data_.size() < 2)
       fail(
@@ -113,7 +113,8 @@ class Ablater {
     if (fitting == 0)
       fail(
           ErrorKind::usage,
-          "[ablate] prompt {} has {} tokens, and no {}prompt of the data is as "
+          "[ablate] prompt {} has {} tokens, and no {}prompt of the data is "
+          "that "
           "long; give longer data",
           prompt,
           prompts_[prompt].size(),

@@ -53,8 +53,9 @@ class Attributor {
       if (it.site.pattern && !options.position_map.empty())
         fail(
             ErrorKind::usage,
-            "[attribute] patterns of prompts that do not match position by "
-            "position cannot be compared; take z");
+            "[attribute] patterns cannot be compared between prompts that do "
+            "not "
+            "match position by position; use z");
       std::set<int> layers;
       for (const auto& cell : it.grid.cells)
         for (const auto& place : cell)
@@ -67,7 +68,7 @@ class Attributor {
         if (!known.insert(watched_.back()).second)
           fail(
               ErrorKind::usage,
-              "[attribute] the site '{}' twice",
+              "[attribute] the site '{}' is given twice",
               printable(name));
       }
     }
@@ -165,11 +166,13 @@ class Attributor {
 
   void check() const {
     if (options_.sites.empty())
-      fail(ErrorKind::usage, "[attribute] no site; name one, say resid_pre");
+      fail(
+          ErrorKind::usage,
+          "[attribute] no site was given; name one, such as resid_pre");
     if (options_.steps < 1)
       fail(
           ErrorKind::usage,
-          "[attribute] {} steps; give 1, or more for integrated gradients",
+          "[attribute] steps is {}; give 1, or more for integrated gradients",
           options_.steps);
     if (options_.metric.kind == Metric::Kind::rank)
       fail(

@@ -25,7 +25,8 @@ std::vector<int> positions_of(
     const InterpretableModel& model,
     const std::vector<int>& ids,
     const std::string& text) {
-  if (text.empty()) fail(ErrorKind::usage, "[causal_trace] an empty subject");
+  if (text.empty())
+    fail(ErrorKind::usage, "[causal_trace] the subject is empty");
   const auto& tokenizer = model.tokenizer();
   std::vector<size_t> ends;
   for (size_t i = 1; i <= ids.size(); ++i)
@@ -36,7 +37,7 @@ std::vector<int> positions_of(
     fail(
         ErrorKind::usage,
         "[causal_trace] the subject '{}' is not in the prompt '{}'; write it "
-        "as it stands there",
+        "exactly as in the prompt",
         printable(text),
         printable(whole));
   // A token that brings no more of it than the space before does not count.
@@ -59,12 +60,12 @@ void check(const CausalTraceOptions& options) {
   if (options.samples < 1)
     fail(
         ErrorKind::usage,
-        "[causal_trace] {} samples of noise; take one at least",
+        "[causal_trace] {} samples of noise; use at least one",
         options.samples);
   if (options.window < 1)
     fail(
         ErrorKind::usage,
-        "[causal_trace] a window of {} layers; take one at least",
+        "[causal_trace] a window of {} layers; use at least one",
         options.window);
   if (!(options.noise > 0) || !std::isfinite(options.noise))
     fail(
@@ -82,7 +83,7 @@ CausalTrace causal_trace(
   if (prompts.size() != 1)
     fail(
         ErrorKind::usage,
-        "[causal_trace] {} prompts; it traces one",
+        "[causal_trace] {} prompts given; it traces one",
         prompts.size());
   const auto& ids = prompts[0];
   const auto subject = positions_of(model, ids, options.subject);
@@ -90,7 +91,7 @@ CausalTrace causal_trace(
   if (site.pattern)
     fail(
         ErrorKind::usage,
-        "[causal_trace] patterns cannot be restored; take attn_out or z");
+        "[causal_trace] patterns cannot be restored; use attn_out or z");
   const auto grid = make_grid(
       model,
       site,
@@ -124,10 +125,10 @@ CausalTrace causal_trace(
   const float sigma = options.noise * deviation(decoder.embed.weight) *
                       decoder.config().embed_scale *
                       decoder.config().embed_factor;
-  std::vector<float> drowned(ids.size());
+  std::vector<float> corrupted(ids.size());
   for (const int p : subject)
-    drowned[static_cast<size_t>(p)] = sigma;
-  const mx::array where(drowned.data(), {1, length, 1});
+    corrupted[static_cast<size_t>(p)] = sigma;
+  const mx::array where(corrupted.data(), {1, length, 1});
 
   Wavefront wave{
       .model = model,

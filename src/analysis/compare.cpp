@@ -49,8 +49,9 @@ Agreement compare(const Sweep& exact, const Sweep& approximate, size_t worst) {
       exact.cells() != approximate.cells() || exact.cells() == 0)
     fail(
         ErrorKind::usage,
-        "[compare] the sweeps have {} and {} cells that are not the same; "
-        "sweep both by the same axes",
+        "[compare] the sweeps have {} and {} cells and do not match; sweep "
+        "both "
+        "over the same axes",
         exact.cells(),
         approximate.cells());
   const std::vector<double> a(exact.metric.begin(), exact.metric.end());

@@ -59,7 +59,7 @@ LensEvaluation evaluate_lens(
   if (ids.size() < 2)
     fail(
         ErrorKind::usage,
-        "[evaluate_lens] the text has {} tokens; give 2 at least",
+        "[evaluate_lens] the text has {} tokens; give at least 2",
         ids.size());
   if (lens) lens->check_fits(model);
   const auto layers = static_cast<size_t>(layer_count(model));

@@ -57,22 +57,27 @@ void check(
   if (choice.by.empty())
     fail(
         ErrorKind::usage,
-        "[{}] no axis to go by; name layer, pos, head or neuron",
+        "[{}] no axis was given; name layer, pos, head or neuron",
         who);
   for (const auto axis : choice.by)
     if (std::ranges::count(choice.by, axis) > 1)
-      fail(ErrorKind::usage, "[{}] the axis '{}' twice", who, name(axis));
+      fail(
+          ErrorKind::usage,
+          "[{}] the axis '{}' is given twice",
+          who,
+          name(axis));
   const bool heads = site.heads > 0;
   if (heads && (by(Axis::neuron) || !choice.neurons.empty()))
     fail(
         ErrorKind::usage,
-        "[{}] '{}' has heads, no neurons; go by head",
+        "[{}] '{}' has heads, not neurons; sweep by head",
         who,
         site.relative);
   if (!heads && (by(Axis::head) || !choice.heads.empty()))
     fail(
         ErrorKind::usage,
-        "[{}] '{}' has no heads; go by layer, pos or neuron, or take z, q, k, "
+        "[{}] '{}' has no heads; sweep by layer, pos or neuron, or use z, q, "
+        "k, "
         "v or pattern",
         who,
         site.relative);
@@ -81,7 +86,8 @@ void check(
     if (length != lengths.front())
       fail(
           ErrorKind::usage,
-          "[{}] prompts of {} and {} tokens have no positions in common; go by "
+          "[{}] prompts of {} and {} tokens have no positions in common; sweep "
+          "by "
           "layer or head, or use prompts of one length",
           who,
           lengths.front(),

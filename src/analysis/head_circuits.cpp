@@ -82,8 +82,8 @@ HeadCircuits head_circuits(
       mx::transpose(embed),
       reading(
           float32(decoder.unembed.weight()), &decoder.ln_final, config.norm));
-  auto alike = mx::matmul(mx::transpose(embed), embed);
-  mx::eval(said, alike);
+  auto gram = mx::matmul(mx::transpose(embed), embed);
+  mx::eval(said, gram);
 
   HeadCircuits out;
   for (auto* grid : {&out.copying, &out.matching})
@@ -113,7 +113,7 @@ HeadCircuits head_circuits(
         {1, 0, 2});
     shares(mx::matmul(mx::matmul(w_v, said), w_o), out.copying.values);
     shares(
-        mx::matmul(mx::matmul(w_k, alike), mx::swapaxes(w_q, 1, 2)),
+        mx::matmul(mx::matmul(w_k, gram), mx::swapaxes(w_q, 1, 2)),
         out.matching.values);
     if (progress)
       progress("Reading weights", static_cast<double>(i + 1) / config.n_layers);

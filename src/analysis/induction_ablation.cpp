@@ -117,8 +117,8 @@ InductionAblation induction_ablation(
       options.draws < 0)
     fail(
         ErrorKind::usage,
-        "[induction_ablation] {} heads, {} draws of random ones; ablate 1 to "
-        "{}, and draw 0 times or more",
+        "[induction_ablation] {} heads and {} random draws asked for; ablate 1 "
+        "to {} heads, with 0 draws or more",
         options.heads,
         options.draws,
         config.n_layers * config.n_heads);
@@ -137,8 +137,9 @@ InductionAblation induction_ablation(
     if (options.draws > 0 && 2 * n > size(config.n_heads))
       fail(
           ErrorKind::usage,
-          "[induction_ablation] {} of the best heads lie in layer {}, which "
-          "has {}: too few others to draw from; ablate fewer, or draw 0 times",
+          "[induction_ablation] {} of the best heads are in layer {}, which "
+          "has "
+          "{}: too few others to draw from; ablate fewer, or use 0 draws",
           n,
           layer,
           config.n_heads);

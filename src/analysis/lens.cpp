@@ -53,7 +53,9 @@ void check_top_k(int k, size_t vocab) {
   if (k < 1 || static_cast<size_t>(k) > vocab)
     fail(
         ErrorKind::out_of_range,
-        "[logit_lens] {} top tokens of a vocabulary of {}; ask for 1 to {}",
+        "[logit_lens] {} top tokens asked for, of a vocabulary of {}; ask for "
+        "1 "
+        "to {}",
         k,
         vocab,
         vocab);
@@ -115,7 +117,7 @@ void check_site(const InterpretableModel& model, const LensOptions& options) {
   if (std::ranges::count(read, options.site) == 0)
     fail(
         ErrorKind::usage,
-        "[logit_lens] '{}' is not what a lens reads; take {}",
+        "[logit_lens] a lens does not read '{}'; use one of {}",
         printable(options.site),
         fmt::join(read, ", "));
   if (!options.tuned) return;
@@ -123,8 +125,9 @@ void check_site(const InterpretableModel& model, const LensOptions& options) {
   if (options.site != "resid_post")
     fail(
         ErrorKind::usage,
-        "[logit_lens] a tuned lens reads resid_post, not {}; leave out one of "
-        "the two",
+        "[logit_lens] a tuned lens reads resid_post, not {}; leave out the "
+        "lens "
+        "or the site",
         options.site);
 }
 
@@ -250,7 +253,7 @@ Lens logit_lens(
   if (run.lengths().size() != 1)
     fail(
         ErrorKind::usage,
-        "[logit_lens] {} prompts; a lens reads one",
+        "[logit_lens] {} prompts given; a lens reads one",
         run.lengths().size());
   const auto tokens = run["tokens"];
   lens.ids.assign(tokens.data<int>(), tokens.data<int>() + tokens.size());

@@ -256,7 +256,7 @@ void check(
       options.metric.kind != Metric::Kind::logit_diff)
     fail(
         ErrorKind::usage,
-        "[logit_attribution] '{}' is no sum of what parts write; take logit or "
+        "[logit_attribution] '{}' is not a sum over components; use logit or "
         "logit_diff",
         printable(options.metric.name));
   const auto& layers = model.decoder().layers;
@@ -266,7 +266,7 @@ void check(
     fail(
         ErrorKind::usage,
         "[logit_attribution] each layer of this model is a mixture of experts, "
-        "whose neurons have no site; go by component or head");
+        "whose neurons have no site; use component or head");
 }
 
 // Running sums at the layers' borders.

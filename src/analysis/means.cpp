@@ -107,7 +107,7 @@ void check_length(const Readout& metric, size_t length, const char* who) {
   if (metric.kind == Metric::Kind::loss && length < 2)
     fail(
         ErrorKind::usage,
-        "[{}] the loss needs a prompt of two tokens at least",
+        "[{}] the loss needs a prompt of at least two tokens",
         who);
 }
 

@@ -126,7 +126,7 @@ float measure(
   if (metric.kind == Kind::loss || out.needs_reference())
     fail(
         ErrorKind::usage,
-        "[measure] {} reads more than the logits of one position",
+        "[measure] {} needs more than the logits of one position",
         metric.name);
   return out.of_run(logits, {}, std::nullopt);
 }
@@ -228,7 +228,8 @@ mx::array Readout::values(
     if (values.size() != 1)
       fail(
           ErrorKind::usage,
-          "[metric] '{}' made {} numbers of one run's logits; it must return "
+          "[metric] '{}' returned {} numbers for one run's logits; it must "
+          "return "
           "one",
           printable(name),
           values.size());
@@ -237,8 +238,8 @@ mx::array Readout::values(
   if (values.ndim() != 1 || values.shape(0) != rows)
     fail(
         ErrorKind::usage,
-        "[metric] '{}' made {} axes of {} rows of logits; it must return one "
-        "number a row, [{}]",
+        "[metric] '{}' returned {} axes for {} rows of logits; it must return "
+        "one number per row, [{}]",
         printable(name),
         values.ndim(),
         rows,
@@ -254,7 +255,7 @@ Readout readout(
   if (metric.kind == Kind::none)
     fail(
         ErrorKind::usage,
-        "[metric] none is given; say what is measured, as "
+        "[metric] no metric was given; name what to measure, such as "
         "logit_diff(\" Mary\", \" John\")");
   const bool reads_all = metric.kind == Kind::loss || metric.whole_run;
   if (reads_all && metric.position != Metric{}.position)

@@ -26,7 +26,7 @@ std::vector<Pair> make_pairs(
   if (clean.size() != corrupt.size())
     fail(
         ErrorKind::usage,
-        "[{}] {} clean and {} corrupted prompts; give as many of each",
+        "[{}] {} clean and {} corrupted prompts; give the same number of each",
         who,
         clean.size(),
         corrupt.size());
@@ -37,8 +37,7 @@ std::vector<Pair> make_pairs(
       fail(
           ErrorKind::usage,
           "[{}] pair {}: the clean prompt has {} tokens, the corrupted "
-          "one {}; make them equally long, or say which positions stand for "
-          "each other (aligned)",
+          "one {}; make them equally long, or give a position map",
           who,
           i,
           clean[i].size(),
@@ -65,7 +64,7 @@ std::vector<Pair> make_pairs(
             static_cast<size_t>(from) >= pair.source.size())
           fail(
               ErrorKind::out_of_range,
-              "[{}] the aligned positions {} (clean) and {} (corrupted) "
+              "[{}] the mapped positions {} (clean) and {} (corrupted) "
               "are out of range; the prompts have {} and {} tokens",
               who,
               in_clean,

@@ -112,8 +112,8 @@ class PathPatcher {
     if (clean.size() != corrupt.size())
       fail(
           ErrorKind::usage,
-          "[path_patch] {} clean and {} corrupted prompts; give as many of "
-          "each",
+          "[path_patch] {} clean and {} corrupted prompts; give the same "
+          "number of each",
           clean.size(),
           corrupt.size());
     for (size_t i = 0; i < clean.size(); ++i) {

@@ -21,15 +21,16 @@ Inputs::Rows repeated_tokens(
   if (options.period < 2 || options.repeats < 2 || options.sequences < 1)
     fail(
         ErrorKind::usage,
-        "[repeated_tokens] {} sequences of {} tokens {} times; give 1 at "
-        "least, of 2 tokens, twice",
+        "[repeated_tokens] {} sequences of {} tokens {} times; give at least 1 "
+        "sequence of 2 tokens, 2 times",
         options.sequences,
         options.period,
         options.repeats);
   if (options.period > choice)
     fail(
         ErrorKind::usage,
-        "[repeated_tokens] {} different tokens from {} of the vocabulary; make "
+        "[repeated_tokens] {} different tokens asked for, {} to draw from; "
+        "make "
         "the period shorter",
         options.period,
         choice);
@@ -39,7 +40,7 @@ Inputs::Rows repeated_tokens(
   if (length > context)
     fail(
         ErrorKind::usage,
-        "[repeated_tokens] {} tokens {} times are {}, the model's context is "
+        "[repeated_tokens] {} tokens {} times make {}, the model's context is "
         "{}; make the period shorter",
         options.period,
         options.repeats,

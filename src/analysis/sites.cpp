@@ -51,7 +51,7 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   if (site.layer < 0)
     fail(
         ErrorKind::usage,
-        "[sweep] '{}' is '{}', which is no layer's; name a site that every "
+        "[sweep] '{}' is '{}', which is in no layer; name a site that every "
         "layer has",
         printable(name),
         site.name);
@@ -75,7 +75,7 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   if (!rows)
     fail(
         ErrorKind::usage,
-        "[sweep] '{}' has no row for each position; patch pattern, z, or "
+        "[sweep] '{}' does not have one row per position; use pattern, z, or "
         "another site",
         printable(name));
   for (int i = 0; i < n; ++i) {

@@ -38,7 +38,7 @@ std::vector<float> Sweep::effect() const {
     fail(
         ErrorKind::usage,
         "[Sweep] the metric is {} of the clean and {} of the corrupted run: "
-        "there is no way to go between them; read the metric itself",
+        "there is nothing to normalise by; read the metric itself, or delta",
         clean,
         corrupt);
   auto out = metric;
@@ -47,7 +47,7 @@ std::vector<float> Sweep::effect() const {
   return out;
 }
 
-std::vector<float> Sweep::change() const {
+std::vector<float> Sweep::delta() const {
   const float from = direction == Direction::denoise ? corrupt : clean;
   auto out = metric;
   for (auto& value : out)

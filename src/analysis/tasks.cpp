@@ -50,8 +50,8 @@ class Drawer {
       } else if (--tries == 0) {
         fail(
             ErrorKind::usage,
-            "[make_task] no pair {} for '{}' after {} draws: this tokenizer "
-            "cuts its words into several tokens; take another task",
+            "[make_task] found no pair {} for '{}' in {} draws: this tokenizer "
+            "splits its words into several tokens; use another task",
             out.size(),
             task,
             draws_a_pair);
@@ -291,13 +291,13 @@ Task make_task(
           infos, [&](const auto& i) { return name == i.name; }))
     fail(
         ErrorKind::unknown_name,
-        "[make_task] '{}' is no task; there are {}",
+        "[make_task] no task is called '{}'; there are {}",
         printable(name),
         known);
   if (options.pairs < 1 || options.pairs > most_pairs)
     fail(
         ErrorKind::usage,
-        "[make_task] {} pairs; ask for 1 to {}",
+        "[make_task] {} pairs asked for; ask for 1 to {}",
         options.pairs,
         most_pairs);
   Drawer drawer(model, options);

@@ -71,7 +71,7 @@ void check_stretch(
   if (length < 2 || length > context)
     fail(
         ErrorKind::usage,
-        "[{}] stretches of {} tokens; take 2 to {}, the model's context",
+        "[{}] the length is {} tokens; give 2 to {}, the model's context",
         function,
         length,
         context);

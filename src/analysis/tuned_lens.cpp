@@ -15,7 +15,7 @@ TunedLens::TunedLens(int layers, int d_model) : d_model_(d_model) {
       d_model > limits::d_model)
     fail(
         ErrorKind::usage,
-        "[TunedLens] {} layers of {} features; take 1 to {} of 1 to {}",
+        "[TunedLens] {} layers of {} features; give 1 to {} layers of 1 to {}",
         layers,
         d_model,
         limits::layers,
@@ -34,7 +34,7 @@ void TunedLens::check_translator(size_t layer) const {
   if (!whole)
     fail(
         ErrorKind::usage,
-        "[TunedLens] layer {} has no weight [{}, {}] with a bias [{}]; set "
+        "[TunedLens] layer {} lacks a weight [{}, {}] and a bias [{}]; set "
         "weights and biases of every layer",
         layer,
         d_model_,
@@ -52,7 +52,7 @@ mx::array TunedLens::operator()(const mx::array& h, int layer) const {
   if (h.ndim() < 1 || h.shape(-1) != d_model_)
     fail(
         ErrorKind::usage,
-        "[TunedLens] a residual of {} features; this lens reads {}",
+        "[TunedLens] the residual has {} features; this lens reads {}",
         h.ndim() < 1 ? 0 : h.shape(-1),
         d_model_);
   if (layer + 1 == layers()) return h;
@@ -66,7 +66,8 @@ void TunedLens::check_fits(const InterpretableModel& model) const {
   if (layers() != own || d_model_ != width)
     fail(
         ErrorKind::usage,
-        "[TunedLens] it reads {} layers of {} features, the model has {} of "
+        "[TunedLens] the lens reads {} layers of {} features, the model has {} "
+        "of "
         "{}; use the lens that was trained on this model",
         layers(),
         d_model_,

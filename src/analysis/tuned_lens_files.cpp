@@ -77,7 +77,7 @@ TunedLens TunedLens::load(const std::filesystem::path& path, const Warn& warn) {
     if (found == named.end())
       fail(
           ErrorKind::bad_data,
-          "[TunedLens] '{}' has no {}; its .json speaks of {} layers",
+          "[TunedLens] '{}' has no {}; its .json says {} layers",
           shown,
           name,
           lens.layers());
@@ -86,8 +86,8 @@ TunedLens TunedLens::load(const std::filesystem::path& path, const Warn& warn) {
         !mx::issubdtype(array.dtype(), mx::floating))
       fail(
           ErrorKind::bad_data,
-          "[TunedLens] {} in '{}' is no {} of floating-point numbers; its "
-          ".json speaks of {} features",
+          "[TunedLens] {} in '{}' is not a {} of floating-point numbers; its "
+          ".json says {} features",
           name,
           shown,
           into.ndim() == 2 ? "square matrix" : "vector",
@@ -114,8 +114,8 @@ TunedLens TunedLens::load(const std::filesystem::path& path, const Warn& warn) {
            .item<bool>()) {
     if (warn)
       warn(fmt::format(
-          "'{}' has a translator for layer {}, the last one; it is not used: "
-          "that layer says what the model says",
+          "'{}' has a translator for layer {}, the last one; it is ignored: "
+          "that layer's prediction is the model's own",
           shown,
           lens.layers() - 1));
     weight = identity;

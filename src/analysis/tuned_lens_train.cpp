@@ -127,7 +127,9 @@ void check(const TunedLensOptions& options) {
     fail(
         ErrorKind::usage,
         "[train_tuned_lens] {} steps, learning rate {}, clip {}, momentum {}; "
-        "take a step at least, positive rates, and a momentum from 0 to 1",
+        "give at least one step, a positive rate and clip, and a momentum from "
+        "0 "
+        "to 1",
         options.steps,
         options.learning_rate,
         options.clip,
@@ -154,8 +156,8 @@ TunedLens train_tuned_lens(
   if (layers < 2)
     fail(
         ErrorKind::usage,
-        "[train_tuned_lens] the model has one layer, which says what the model "
-        "says; there is nothing to train");
+        "[train_tuned_lens] the model has only one layer, whose prediction is "
+        "the model's own; there is nothing to train");
   TunedLens lens(layers, residual_width(model));
   Optimizer optimizer(options, lens.weights.size() - 1);
   size_t at = 0;
@@ -167,7 +169,8 @@ TunedLens train_tuned_lens(
     if (!std::isfinite(slopes.loss))
       fail(
           ErrorKind::bad_data,
-          "[train_tuned_lens] the loss of step {} is {}, NaN or infinite; take a smaller "
+          "[train_tuned_lens] the loss of step {} is {}, NaN or infinite; use a "
+          "smaller "
           "learning rate, or float32",
           step,
           slopes.loss);

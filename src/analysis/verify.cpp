@@ -315,14 +315,14 @@ class Verifier {
     return {"layers.0.resid_pre", "layers.*.{attn_out,mlp_out}", "logits"};
   }
 
-  bool alike(int length) const {
+  bool same_angles(int length) const {
     return decoder_.config().rope.same_angles(length, n_);
   }
 
   void batched() {
     // By causality a shorter prompt is the beginning of the longer one.
     const int part = std::max(1, n_ * 2 / 3);
-    const int length = alike(part) ? part : n_;
+    const int length = same_angles(part) ? part : n_;
     const Inputs::Rows rows = {ids_, {ids_.begin(), ids_.begin() + length}};
     compare_layers(run(rows, compared(), forced(0)), 0);
   }
@@ -331,7 +331,7 @@ class Verifier {
     nn::KvCache cache;
     for (const int end : {1, n_ / 2, n_ - 1, n_}) {
       const int held = cache.positions();
-      if (end <= held || !alike(end)) continue;
+      if (end <= held || !same_angles(end)) continue;
       const std::vector<int> piece(ids_.begin() + held, ids_.begin() + end);
       compare_layers(run(piece, compared(), forced(held), &cache), held);
     }
@@ -381,7 +381,7 @@ std::string failures(const std::vector<Check>& checks) {
   for (const auto& check : checks)
     if (!check.passed())
       out += fmt::format(
-          "{}'{}' is {:.2g} off at {}, at most {:.2g} is right",
+          "{}'{}' is off by {:.2g} at {}, the bound is {:.2g}",
           out.empty() ? "" : "; ",
           check.name,
           check.error,
@@ -395,7 +395,7 @@ void require_verified(
   if (const auto failed = failures(verify(model, options)); !failed.empty())
     fail(
         ErrorKind::bad_data,
-        "[verify] the model does not hold what every model must: {}",
+        "[verify] the model fails checks that every model must pass: {}",
         failed);
 }
 

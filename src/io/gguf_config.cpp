@@ -112,7 +112,7 @@ class ConfigMaker {
             .value_or(head_dim_);
     if (value_length != head_dim_)
       metadata_.bad(
-          "{} has keys of {} and values of {} numbers, which differ",
+          "{} has keys of {} and values of {} dimensions, which must be equal",
           metadata_.name(),
           head_dim_,
           value_length);
@@ -157,7 +157,7 @@ class ConfigMaker {
     if (!has_factors()) return std::nullopt;
     if (stated && stated->contains("factor"))
       metadata_.bad(
-          "{} scales its rotation twice, by a factor and by a tensor",
+          "{} scales RoPE twice, by a factor and by a tensor",
           metadata_.name());
     ordered_json scaling;
     scaling["rope_type"] = "longrope";
@@ -180,7 +180,7 @@ class ConfigMaker {
     const TensorInfo* tensor = find_tensor(name);
     if (!tensor) metadata_.bad("{} lacks {}", metadata_.name(), name);
     if (tensor->type != "F32" || tensor->shape.size() != 1)
-      metadata_.bad("{} of {} is no F32 vector", name, metadata_.name());
+      metadata_.bad("{} of {} is not an F32 vector", name, metadata_.name());
     const auto values = gguf_.read(*tensor, mlx::core::float32);
     const auto* data = values.data<float>();
     auto list = ordered_json::array();
@@ -262,7 +262,7 @@ class ConfigMaker {
         find_integer("rope.dimension_count", 1, limits::d_model);
     if (turned.value_or(head_dim_) != head_dim_)
       metadata_.bad(
-          "{} turns {} of {} dimensions, which no gemma3 does",
+          "{} rotates {} of {} dimensions; gemma3 models rotate all",
           metadata_.name(),
           *turned,
           head_dim_);
@@ -338,7 +338,7 @@ class ConfigMaker {
   void refuse_attn_factor(const std::string& type) const {
     if (attn_factor() != 1)
       metadata_.bad(
-          "{} has {} {} though its rotary scaling is \"{}\", which has none",
+          "{} has {} {} though its RoPE scaling is \"{}\", which has none",
           metadata_.name(),
           key("rope.scaling.attn_factor"),
           attn_factor(),
@@ -366,7 +366,7 @@ class ConfigMaker {
     // Negative: not set. 1: the ramp as YaRN has it.
     if (mix && !(*mix < 0) && *mix != 1)
       metadata_.bad(
-          "{} of {} is {}; YaRN is computed with 1 alone",
+          "{} of {} is {}; only 1 is supported for YaRN",
           field,
           metadata_.name(),
           *mix);

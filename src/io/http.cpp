@@ -50,8 +50,8 @@ std::string_view trimmed(std::string_view text) {
 
 // What libcurl's callbacks share while one response arrives.
 struct Arrival {
-  const HttpQuestion& question;
-  HttpAnswer answer = {};
+  const HttpRequest& request;
+  HttpResponse response = {};
   size_t headers = 0;
   size_t ignored = 0;
   std::exception_ptr thrown = nullptr;
@@ -59,17 +59,17 @@ struct Arrival {
 };
 
 void take_header(Arrival& arrival, std::string_view line) {
-  auto& answer = arrival.answer;
+  auto& response = arrival.response;
   if (line.starts_with("HTTP/")) {  // another one, after a 100 for example
-    answer.headers.clear();
-    answer.status = 0;
+    response.headers.clear();
+    response.status = 0;
     const auto code = line.substr(std::min(line.find(' ') + 1, line.size()));
-    std::from_chars(code.data(), code.data() + code.size(), answer.status);
+    std::from_chars(code.data(), code.data() + code.size(), response.status);
     return;
   }
   const auto colon = line.find(':');
   if (colon == line.npos) return;
-  answer.headers[lower(line.substr(0, colon))] =
+  response.headers[lower(line.substr(0, colon))] =
       trimmed(line.substr(colon + 1));
 }
 
@@ -88,13 +88,13 @@ size_t on_header(char* data, size_t, size_t size, void* to) {
 
 size_t on_body(char* data, size_t, size_t size, void* to) {
   auto& arrival = *static_cast<Arrival*>(to);
-  if (!arrival.answer.ok() || !arrival.question.body) {
+  if (!arrival.response.ok() || !arrival.request.body) {
     arrival.ignored += size;
     arrival.cut_short = arrival.ignored > ignored_bytes;
     return arrival.cut_short ? 0 : size;
   }
   try {
-    arrival.question.body(arrival.answer, {data, size});
+    arrival.request.body(arrival.response, {data, size});
   } catch (...) {
     arrival.thrown = std::current_exception();
     return 0;
@@ -103,7 +103,7 @@ size_t on_body(char* data, size_t, size_t size, void* to) {
 }
 
 int on_tick(void* to, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
-  const auto* stop = static_cast<const Arrival*>(to)->question.stop;
+  const auto* stop = static_cast<const Arrival*>(to)->request.stop;
   return stop && *stop ? 1 : 0;
 }
 
@@ -142,12 +142,12 @@ void start_libcurl() {
 
 }  // namespace
 
-std::string HttpAnswer::header(const std::string& name) const {
+std::string HttpResponse::header(const std::string& name) const {
   const auto found = headers.find(name);
   return found == headers.end() ? "" : found->second;
 }
 
-std::optional<uint64_t> HttpAnswer::number(const std::string& name) const {
+std::optional<uint64_t> HttpResponse::number(const std::string& name) const {
   const auto text = header(name);
   uint64_t value = 0;
   const auto* end = text.data() + text.size();
@@ -175,54 +175,54 @@ HttpClient::~HttpClient() = default;
 
 // Redirects are followed here, not in libcurl, so that it is plain to see who
 // gets the token.
-HttpAnswer HttpClient::ask(const HttpQuestion& question) {
-  HttpQuestion now = question;
-  const auto origin = origin_of(question.url);
+HttpResponse HttpClient::send(const HttpRequest& request) {
+  HttpRequest now = request;
+  const auto origin = origin_of(request.url);
   for (int i = 0; i <= most_redirects; ++i) {
     std::string next;
-    auto answer = ask_once(now, next);
-    if (!answer.redirect()) return answer;
+    auto response = send_once(now, next);
+    if (!response.redirect()) return response;
     const auto target = origin_of(next);
-    if (target != origin && question.stay) return answer;
+    if (target != origin && request.stop_at_redirect) return response;
     if (target.empty() ||
         (origin.starts_with("https:") && !target.starts_with("https:"))) {
-      answer.status = 0;
-      answer.failure = "it redirects to nowhere that may be followed";
-      return answer;
+      response.status = 0;
+      response.failure = "it redirects to an address that must not be followed";
+      return response;
     }
     if (target != origin) now.token.clear();
     now.url = next;
   }
-  HttpAnswer answer;
-  answer.failure = fmt::format("it redirects {} times", most_redirects + 1);
-  return answer;
+  HttpResponse response;
+  response.failure = fmt::format("it redirects {} times", most_redirects + 1);
+  return response;
 }
 
-HttpAnswer HttpClient::ask_once(
-    const HttpQuestion& question, std::string& next) {
+HttpResponse HttpClient::send_once(
+    const HttpRequest& request, std::string& next) {
   CURL* curl = handle_->curl;
   curl_easy_reset(curl);  // the options; the connections stay
-  Arrival arrival{question};
+  Arrival arrival{request};
   const auto set = [&](CURLoption option, auto value) {
     if (curl_easy_setopt(curl, option, value) == CURLE_OUT_OF_MEMORY)
       throw std::bad_alloc();
   };
   Headers headers;
-  // The size of a file is only told of bytes that are not compressed.
+  // The size of a file is only sent for bytes that are not compressed.
   add(headers, "Accept-Encoding: identity");
-  if (!question.token.empty())
-    add(headers, "Authorization: Bearer " + question.token);
-  set(CURLOPT_URL, question.url.c_str());
+  if (!request.token.empty())
+    add(headers, "Authorization: Bearer " + request.token);
+  set(CURLOPT_URL, request.url.c_str());
   set(CURLOPT_HTTPHEADER, headers.get());
   set(CURLOPT_USERAGENT, "mlxterp");
   set(CURLOPT_PROTOCOLS_STR, "http,https");
   set(CURLOPT_NOSIGNAL, 1L);
   set(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);  // a proxy's
-  set(CURLOPT_NOBODY, question.head ? 1L : 0L);
+  set(CURLOPT_NOBODY, request.head ? 1L : 0L);
   set(CURLOPT_CONNECTTIMEOUT, connect_seconds);
   set(CURLOPT_LOW_SPEED_LIMIT, 1L);
-  set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(question.silence.count()));
-  set(CURLOPT_TIMEOUT_MS, static_cast<long>(question.timeout.count()));
+  set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(request.idle_timeout.count()));
+  set(CURLOPT_TIMEOUT_MS, static_cast<long>(request.timeout.count()));
   set(CURLOPT_HEADERFUNCTION, on_header);
   set(CURLOPT_HEADERDATA, &arrival);
   set(CURLOPT_WRITEFUNCTION, on_body);
@@ -231,31 +231,31 @@ HttpAnswer HttpClient::ask_once(
   set(CURLOPT_XFERINFOFUNCTION, on_tick);
   set(CURLOPT_XFERINFODATA, &arrival);
   set(CURLOPT_BUFFERSIZE, 256L << 10);
-  const auto range = fmt::format("{}-", question.from);
-  if (question.from > 0) set(CURLOPT_RANGE, range.c_str());
+  const auto range = fmt::format("{}-", request.from);
+  if (request.from > 0) set(CURLOPT_RANGE, range.c_str());
   for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE"})
     if (const char* file = environment(name)) set(CURLOPT_CAINFO, file);
 
   const CURLcode code = curl_easy_perform(curl);
   if (arrival.thrown) std::rethrow_exception(arrival.thrown);
-  auto& answer = arrival.answer;
+  auto& response = arrival.response;
   if (code != CURLE_OK && !arrival.cut_short) {
-    answer.status = 0;
-    answer.failure = curl_easy_strerror(code);
-    answer.unreachable = unreachable(code);
-    answer.again = passing(code);
-    return answer;
+    response.status = 0;
+    response.failure = curl_easy_strerror(code);
+    response.unreachable = unreachable(code);
+    response.retryable = passing(code);
+    return response;
   }
   curl_off_t wait = 0;  // seconds, also where the header is a date
-  if (!answer.header("retry-after").empty() &&
+  if (!response.header("retry-after").empty() &&
       curl_easy_getinfo(curl, CURLINFO_RETRY_AFTER, &wait) == CURLE_OK)
-    answer.retry_after = std::chrono::seconds(wait);
-  answer.again = answer.status == 429 || answer.status >= 500;
+    response.retry_after = std::chrono::seconds(wait);
+  response.retryable = response.status == 429 || response.status >= 500;
   char* location = nullptr;
   if (curl_easy_getinfo(curl, CURLINFO_REDIRECT_URL, &location) == CURLE_OK &&
       location)
     next = location;
-  return std::move(answer);
+  return std::move(response);
 }
 
 std::string origin_of(const std::string& url) {

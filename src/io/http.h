@@ -1,4 +1,4 @@
-// io/http.h: HTTP through libcurl: one question, one answer.
+// io/http.h: HTTP through libcurl: one request, one response.
 
 #pragma once
 
@@ -14,12 +14,12 @@
 
 namespace mlxterp {
 
-struct HttpAnswer {
-  /** 0: there was no answer, or it was cut off; `failure` says why. */
+struct HttpResponse {
+  /** 0: no response came, or it was cut off; `failure` says why. */
   int status = 0;
   std::string failure;
   bool unreachable = false;  ///< No connection was made at all.
-  bool again = false;        ///< Another attempt may do better.
+  bool retryable = false;    ///< Another attempt may do better.
   /** Those of the last response, their names in lower case. */
   std::map<std::string, std::string> headers = {};
   std::optional<std::chrono::seconds> retry_after = std::nullopt;
@@ -32,25 +32,25 @@ struct HttpAnswer {
   std::optional<uint64_t> number(const std::string& name) const;
 };
 
-struct HttpQuestion {
+struct HttpRequest {
   std::string url;
   bool head = false;
   /** Sent to the origin (scheme, host and port) of `url` and to no other. */
   std::string token;
   /** Asks for the bytes from this one on. */
   uint64_t from = 0;
-  /** HEAD: a redirect to another origin is the answer, not followed. */
-  bool stay = false;
-  std::chrono::seconds silence{30};      ///< How long nothing may arrive.
-  std::chrono::milliseconds timeout{0};  ///< For all of it; 0: no limit.
+  /** HEAD: a redirect to another origin is returned, not followed. */
+  bool stop_at_redirect = false;
+  std::chrono::seconds idle_timeout{30};  ///< How long nothing may arrive.
+  std::chrono::milliseconds timeout{0};   ///< For all of it; 0: no limit.
   /** Gets the body of a 200 or 206 in pieces; what it throws ends the exchange
-   * and comes out of ask(). */
-  std::function<void(const HttpAnswer&, std::string_view)> body = {};
+   * and comes out of send(). */
+  std::function<void(const HttpResponse&, std::string_view)> body = {};
   const std::atomic<bool>* stop = nullptr;  ///< Ends it when set.
 };
 
 /**
- * A connection that is kept for the next question. Certificates are verified,
+ * A connection that is kept for the next request. Certificates are verified,
  * https is never left for http. One thread at a time, which should have SIGPIPE
  * blocked: TLS libraries may raise it.
  */
@@ -61,10 +61,10 @@ class HttpClient {
   HttpClient& operator=(const HttpClient&) = delete;
   ~HttpClient();
 
-  HttpAnswer ask(const HttpQuestion& question);
+  HttpResponse send(const HttpRequest& request);
 
  private:
-  HttpAnswer ask_once(const HttpQuestion& question, std::string& next);
+  HttpResponse send_once(const HttpRequest& request, std::string& next);
 
   struct Handle;
   std::unique_ptr<Handle> handle_;

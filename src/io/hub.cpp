@@ -63,7 +63,7 @@ fs::path found(const HubCache& cache, const HubId& id, const std::string& at) {
     const HubSettings& settings, const HubId& id, const std::string& lacks) {
   fail(
       ErrorKind::environment,
-      "[{}] {} {} in {}, and HF_HUB_OFFLINE forbids to download it; unset it, "
+      "[{}] {} {} in {}, and HF_HUB_OFFLINE forbids downloading it; unset it, "
       "or name a model on this machine",
       hub_caller,
       id.repo,
@@ -147,7 +147,8 @@ void download_all(
     if (!has(name))
       fail(
           ErrorKind::bad_data,
-          "[{}] {} lacks the shard {} that its index names; tell its authors",
+          "[{}] {} lacks the shard {} that its index names; report it to its "
+          "authors",
           hub_caller,
           id.repo,
           printable(name));

@@ -78,8 +78,8 @@ std::string read_endpoint() {
   if (origin_of(endpoint).empty())
     fail(
         ErrorKind::environment,
-        "[{}] HF_ENDPOINT is no http or https URL; unset it, or set it to one "
-        "such as {}",
+        "[{}] HF_ENDPOINT is not an http or https URL; unset it, or set it to "
+        "one such as {}",
         hub_caller,
         default_endpoint);
   return endpoint;
@@ -110,14 +110,14 @@ std::string read_token() {
   if (!fit)
     fail(
         ErrorKind::environment,
-        "[{}] {} holds something that is no token; copy it again from your "
+        "[{}] {} does not hold a valid token; copy it again from your "
         "Hugging Face settings",
         hub_caller,
         from);
   return token;
 }
 
-std::chrono::seconds read_silence() {
+std::chrono::seconds read_idle_timeout() {
   const auto text = environment("HF_HUB_DOWNLOAD_TIMEOUT");
   int seconds = 0;
   std::from_chars(text.data(), text.data() + text.size(), seconds);
@@ -145,7 +145,7 @@ void check_revision(const std::string& revision) {
   if (!fine)
     fail(
         ErrorKind::usage,
-        "[{}] '{}' is no revision; name a branch, a tag or a commit",
+        "[{}] '{}' is not a revision; name a branch, a tag or a commit",
         hub_caller,
         printable(revision));
 }
@@ -193,7 +193,7 @@ HubSettings HubSettings::read() {
   if (settings.offline) return settings;
   settings.endpoint = read_endpoint();
   settings.token = read_token();
-  settings.silence = read_silence();
+  settings.idle_timeout = read_idle_timeout();
   return settings;
 }
 

@@ -31,7 +31,7 @@ struct HubSettings {
   std::string endpoint;  ///< Without a slash at its end.
   std::string token;     ///< "" for nobody; stands in no message.
   bool offline = false;
-  std::chrono::seconds silence{30};
+  std::chrono::seconds idle_timeout{30};
 
   static HubSettings read();
 };

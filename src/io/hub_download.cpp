@@ -80,7 +80,7 @@ double megabytes(uint64_t bytes) {
   fail(
       ErrorKind::environment,
       "[{}] cannot write {} ({}); make room or set HF_HUB_CACHE to another "
-      "folder, what has arrived is kept",
+      "folder; the part already downloaded is kept",
       hub_caller,
       quoted(path),
       std::generic_category().message(error));
@@ -259,16 +259,16 @@ void HubDownload::check_running() const {
 // ---- asking ----
 
 /** Waits where another attempt is worth it, else says false. */
-bool HubDownload::wait_for_next(const HttpAnswer& answer, int attempt) {
+bool HubDownload::wait_for_next(const HttpResponse& response, int attempt) {
   check_running();
-  if (answer.status != 0) reached_ = true;
-  if (!answer.again || attempt >= most_attempts) return false;
-  if (answer.unreachable && !reached_) return false;  // there is no network
+  if (response.status != 0) reached_ = true;
+  if (!response.retryable || attempt >= most_attempts) return false;
+  if (response.unreachable && !reached_) return false;  // there is no network
   std::chrono::milliseconds pause = std::min<std::chrono::milliseconds>(
       options_.pause * (1 << (attempt - 1)), longest_pause);
-  if (answer.retry_after) {
-    if (*answer.retry_after > longest_wait) return false;
-    pause = std::max<std::chrono::milliseconds>(pause, *answer.retry_after);
+  if (response.retry_after) {
+    if (*response.retry_after > longest_wait) return false;
+    pause = std::max<std::chrono::milliseconds>(pause, *response.retry_after);
   }
   const auto end = std::chrono::steady_clock::now() + pause;
   while (std::chrono::steady_clock::now() < end) {
@@ -278,32 +278,34 @@ bool HubDownload::wait_for_next(const HttpAnswer& answer, int attempt) {
   return true;
 }
 
-HttpAnswer HubDownload::ask(
-    HttpClient& client, const HttpQuestion& question, int most) {
+HttpResponse HubDownload::ask(
+    HttpClient& client, const HttpRequest& request, int most) {
   for (int attempt = 1;; ++attempt) {
-    auto answer = client.ask(question);
-    if (answer.status != 0) reached_ = true;
-    if (attempt >= most || !wait_for_next(answer, attempt)) return answer;
+    auto response = client.send(request);
+    if (response.status != 0) reached_ = true;
+    if (attempt >= most || !wait_for_next(response, attempt)) return response;
   }
 }
 
 std::string HubDownload::refusal(
-    const HttpAnswer& answer, const std::string& what) const {
-  if (answer.unreachable)
+    const HttpResponse& response, const std::string& what) const {
+  if (response.unreachable)
     return fmt::format(
-        "cannot reach {} ({}) for {}, which is not whole in the cache; check "
+        "cannot reach {} ({}) for {}, which is not complete in the cache; "
+        "check "
         "the network, HF_ENDPOINT and the proxy, or name a model on this "
         "machine",
         host_,
-        answer.failure,
+        response.failure,
         what);
-  switch (answer.status) {
+  switch (response.status) {
     case 0:
       return fmt::format(
-          "{} from {} did not arrive ({}); try again, what has arrived is kept",
+          "{} from {} did not arrive ({}); try again, the part already here is "
+          "kept",
           what,
           host_,
-          answer.failure);
+          response.failure);
     case 401:
     case 403:
       return fmt::format(
@@ -311,14 +313,14 @@ std::string HubDownload::refusal(
           "{}/{} and {}",
           host_,
           what,
-          answer.status,
+          response.status,
           repo_,
-          answer.status == 401 ? ", or does not exist" : "",
+          response.status == 401 ? ", or does not exist" : "",
           host_,
           repo_,
           settings_.token.empty()
               ? "set HF_TOKEN to a token that may read it"
-              : "set HF_TOKEN to another token, this one may not read it");
+              : "set HF_TOKEN to another token: this one may not read it");
     case 404:
       return fmt::format(
           "{} has no {} (404): no such model, or no revision '{}' of it; check "
@@ -328,44 +330,49 @@ std::string HubDownload::refusal(
           printable(options_.revision));
     case 429:
       return fmt::format(
-          "{} answers too many requests (429){}; try again later, or set "
+          "{} reports too many requests (429){}; try again later, or set "
           "HF_TOKEN",
           host_,
-          answer.retry_after
+          response.retry_after
               ? fmt::format(
-                    " and asks to wait {} s", answer.retry_after->count())
+                    " and asks to wait {} s", response.retry_after->count())
               : "");
     default:
       return fmt::format(
-          "{} answers {} for {}; try again later", host_, answer.status, what);
+          "{} returned status {} for {}; try again later",
+          host_,
+          response.status,
+          what);
   }
 }
 
 void HubDownload::fail_answer(
-    const HttpAnswer& answer, const std::string& what) const {
-  fail(ErrorKind::environment, "[{}] {}", hub_caller, refusal(answer, what));
+    const HttpResponse& response, const std::string& what) const {
+  fail(ErrorKind::environment, "[{}] {}", hub_caller, refusal(response, what));
 }
 
 // ---- what there is ----
 
 HubListing HubDownload::list(bool patient) {
   std::string text;
-  HttpQuestion question;
-  question.url = fmt::format(
+  HttpRequest request;
+  request.url = fmt::format(
       "{}/api/models/{}/revision/{}",
       settings_.endpoint,
       repo_,
       url_escape(options_.revision));
-  question.token = settings_.token;
-  question.silence = std::min(settings_.silence, std::chrono::seconds(30));
-  question.timeout = 60s;
-  question.stop = &stop_;
-  question.body = [&](const HttpAnswer&, std::string_view bytes) {
+  request.token = settings_.token;
+  request.idle_timeout =
+      std::min(settings_.idle_timeout, std::chrono::seconds(30));
+  request.timeout = 60s;
+  request.stop = &stop_;
+  request.body = [&](const HttpResponse&, std::string_view bytes) {
     text += bytes;
     if (text.size() > limits::hub_answer_bytes)
       fail(
           ErrorKind::bad_data,
-          "[{}] what {} says about {} has more than {} bytes; is HF_ENDPOINT "
+          "[{}] the reply of {} about {} has more than {} bytes; is "
+          "HF_ENDPOINT "
           "a hub?",
           hub_caller,
           host_,
@@ -374,21 +381,21 @@ HubListing HubDownload::list(bool patient) {
   };
   HubListing listing;
   run({[&](HttpClient& client) {
-    HttpAnswer answer;
+    HttpResponse response;
     for (int attempt = 1;; ++attempt) {
       text.clear();
-      answer = client.ask(question);
-      if (!patient || !wait_for_next(answer, attempt)) break;
+      response = client.send(request);
+      if (!patient || !wait_for_next(response, attempt)) break;
     }
-    if (answer.status != 0) reached_ = true;
-    if (answer.status != 200) fail_answer(answer, repo_);
+    if (response.status != 0) reached_ = true;
+    if (response.status != 200) fail_answer(response, repo_);
     listing = parse(text);
   }});
   return listing;
 }
 
 HubListing HubDownload::parse(const std::string& text) const {
-  const auto what = fmt::format("what {} says about {}", host_, repo_);
+  const auto what = fmt::format("the reply of {} about {}", host_, repo_);
   const auto bad = [&](const std::string& why) {
     fail(
         ErrorKind::bad_data,
@@ -397,17 +404,17 @@ HubListing HubDownload::parse(const std::string& text) const {
         what,
         why);
   };
-  const json answer = parse_json(text, hub_caller, what);
+  const json listed = parse_json(text, hub_caller, what);
   HubListing listing;
-  const auto sha = answer.find("sha");
-  if (!answer.is_object() || sha == answer.end() || !sha->is_string() ||
+  const auto sha = listed.find("sha");
+  if (!listed.is_object() || sha == listed.end() || !sha->is_string() ||
       !is_commit(sha->get_ref<const std::string&>()))
     bad("names no commit");
   listing.commit = sha->get<std::string>();
   if (is_commit(options_.revision) && listing.commit != options_.revision)
     bad("is about another commit");
-  const auto files = answer.find("siblings");
-  if (files == answer.end() || !files->is_array() ||
+  const auto files = listed.find("siblings");
+  if (files == listed.end() || !files->is_array() ||
       files->size() > limits::hub_files)
     bad("lists no files");
   for (const auto& file : *files) {
@@ -433,28 +440,31 @@ std::string HubDownload::url_of(
 
 HubDownload::File HubDownload::look_up(
     HttpClient& client, const std::string& commit, const std::string& name) {
-  HttpQuestion question;
-  question.url = url_of(commit, name);
-  question.head = true;
-  question.stay = true;  // the hub knows, the store it redirects to may not
-  question.token = settings_.token;
-  question.silence = settings_.silence;
-  question.timeout = 60s;
-  question.stop = &stop_;
-  const auto answer = ask(client, question, most_attempts);
+  HttpRequest request;
+  request.url = url_of(commit, name);
+  request.head = true;
+  request.stop_at_redirect =
+      true;  // the hub knows, the store it redirects to may not
+  request.token = settings_.token;
+  request.idle_timeout = settings_.idle_timeout;
+  request.timeout = 60s;
+  request.stop = &stop_;
+  const auto response = ask(client, request, most_attempts);
   const auto what = fmt::format("{}/{}", repo_, printable(name));
-  if (answer.status != 200 && !answer.redirect()) fail_answer(answer, what);
+  if (response.status != 200 && !response.redirect())
+    fail_answer(response, what);
 
-  const auto linked = answer.header("x-linked-etag");
-  const auto etag = etag_of(linked.empty() ? answer.header("etag") : linked);
-  auto size = answer.number("x-linked-size");
-  if (!size && !answer.redirect()) size = answer.number("content-length");
-  const auto owner = answer.header("x-repo-commit");
+  const auto linked = response.header("x-linked-etag");
+  const auto etag = etag_of(linked.empty() ? response.header("etag") : linked);
+  auto size = response.number("x-linked-size");
+  if (!size && !response.redirect()) size = response.number("content-length");
+  const auto owner = response.header("x-repo-commit");
   if (etag.empty() || !size || *size > limits::hub_file_bytes ||
       (!owner.empty() && owner != commit))
     fail(
         ErrorKind::bad_data,
-        "[{}] {} does not say what {} is (etag '{}', {} bytes, commit '{}'); "
+        "[{}] {} sends unusable headers for {} (etag '{}', {} bytes, commit "
+        "'{}'); "
         "is HF_ENDPOINT a hub?",
         hub_caller,
         host_,
@@ -552,8 +562,8 @@ void HubDownload::download(
     part.discard();
     fail(
         ErrorKind::bad_data,
-        "[{}] {}/{} arrived with {} {}, not {}; something on the way changes "
-        "it, try another network or HF_ENDPOINT",
+        "[{}] {}/{} arrived with {} {}, not {}; something on the way altered "
+        "it; try another network or HF_ENDPOINT",
         hub_caller,
         repo_,
         printable(file.name),
@@ -571,18 +581,18 @@ void HubDownload::fetch_rest(
     Part& part) {
   struct Unusable {};
   const auto what = fmt::format("{}/{}", repo_, printable(file.name));
-  HttpQuestion question;
-  question.url = url_of(commit, file.name);
-  question.token = settings_.token;
-  question.silence = settings_.silence;
-  question.stop = &stop_;
+  HttpRequest request;
+  request.url = url_of(commit, file.name);
+  request.token = settings_.token;
+  request.idle_timeout = settings_.idle_timeout;
+  request.stop = &stop_;
   uint64_t farthest = part.size();
   for (int attempt = 1; part.size() < file.size; ++attempt) {
     bool started = false;
     bool restart = false;
-    question.from = part.size();
-    question.body = [&](const HttpAnswer& answer, std::string_view bytes) {
-      if (!std::exchange(started, true) && !start_body(answer, file, part))
+    request.from = part.size();
+    request.body = [&](const HttpResponse& response, std::string_view bytes) {
+      if (!std::exchange(started, true) && !start_body(response, file, part))
         throw Unusable();
       if (bytes.size() > file.size - part.size()) {
         part.discard();
@@ -598,36 +608,37 @@ void HubDownload::fetch_rest(
       part.append(bytes);
       done_ += bytes.size();
     };
-    HttpAnswer answer;
+    HttpResponse response;
     try {
-      answer = client.ask(question);
-      if (answer.ok()) answer = {.failure = "it ended early", .again = true};
+      response = client.send(request);
+      if (response.ok())
+        response = {.failure = "it ended early", .retryable = true};
     } catch (const Unusable&) {
-      answer = {.failure = "another part of it was sent", .again = true};
+      response = {.failure = "another part of it was sent", .retryable = true};
       restart = true;
     }
     if (part.size() == file.size) return;
     // The range is none of the file that it has.
-    if (answer.status == 416) answer.again = restart = true;
+    if (response.status == 416) response.retryable = restart = true;
     if (part.size() >= farthest + much) attempt = 1;
     farthest = std::max(farthest, part.size());
     if (restart) {
       done_ -= part.size();
       part.restart();
     }
-    if (!wait_for_next(answer, attempt)) fail_answer(answer, what);
+    if (!wait_for_next(response, attempt)) fail_answer(response, what);
   }
 }
 
 /** False where the body cannot follow what is there. */
 bool HubDownload::start_body(
-    const HttpAnswer& answer, const File& file, Part& part) {
-  if (answer.status == 206)
-    return answer.header("content-range") ==
+    const HttpResponse& response, const File& file, Part& part) {
+  if (response.status == 206)
+    return response.header("content-range") ==
            fmt::format("bytes {}-{}/{}", part.size(), file.size - 1, file.size);
   done_ -= part.size();
   part.restart();  // it sends everything, asked for or not
-  const auto length = answer.number("content-length");
+  const auto length = response.number("content-length");
   if (!length || *length == file.size) return true;
   part.discard();
   fail(

@@ -23,8 +23,8 @@ struct HubListing {
 
 /**
  * Downloads up to four files at once, on threads of its own that end before a
- * member returns; progress is told on the caller's. After an exception it is
- * of no more use. One thread at a time.
+ * member returns; progress is reported on the caller's. After an exception it
+ * is of no more use. One thread at a time.
  */
 class HubDownload {
  public:
@@ -52,8 +52,8 @@ class HubDownload {
   void run(const std::vector<Job>& jobs);
   void tell() const;
   void check_running() const;
-  bool wait_for_next(const HttpAnswer& answer, int attempt);
-  HttpAnswer ask(HttpClient& client, const HttpQuestion& question, int most);
+  bool wait_for_next(const HttpResponse& response, int attempt);
+  HttpResponse ask(HttpClient& client, const HttpRequest& request, int most);
 
   std::string url_of(const std::string& commit, const std::string& name) const;
   HubListing parse(const std::string& text) const;
@@ -68,10 +68,11 @@ class HubDownload {
       const std::string& commit,
       const File& file,
       Part& part);
-  bool start_body(const HttpAnswer& answer, const File& file, Part& part);
-  std::string refusal(const HttpAnswer& answer, const std::string& what) const;
+  bool start_body(const HttpResponse& response, const File& file, Part& part);
+  std::string refusal(
+      const HttpResponse& response, const std::string& what) const;
   [[noreturn]] void fail_answer(
-      const HttpAnswer& answer, const std::string& what) const;
+      const HttpResponse& response, const std::string& what) const;
 
   const HubSettings& settings_;
   const HubOptions& options_;

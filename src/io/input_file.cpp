@@ -117,8 +117,7 @@ std::string InputFile::all(uint64_t limit, std::string_view caller) const {
   if (size_ > limit)
     fail(
         ErrorKind::bad_data,
-        "[{}] {} has {} bytes, at most {} are read; it is not what its name "
-        "says",
+        "[{}] {} has {} bytes, at most {} are read; is it the right file?",
         caller,
         quoted(path_),
         size_,

@@ -52,8 +52,9 @@ class Strict : public nlohmann::json_sax<json> {
     if (!is_new)
       fail(
           ErrorKind::bad_data,
-          "[{}] {} holds the key \"{}\" twice; which one counts is anyone's "
-          "guess, so write it again",
+          "[{}] {} holds the key \"{}\" twice, so its value is ambiguous; "
+          "write it "
+          "again",
           caller_,
           what_,
           printable(at->first));
@@ -88,7 +89,7 @@ class Strict : public nlohmann::json_sax<json> {
     if (++values_ > limits::json_values)
       fail(
           ErrorKind::bad_data,
-          "[{}] {} holds more than {} values; it is not what its name says",
+          "[{}] {} holds more than {} values; is it the right file?",
           caller_,
           what_,
           limits::json_values);

@@ -310,7 +310,7 @@ std::string npy(const mx::array& array) {
     const std::filesystem::path& path, const std::string& why) {
   fail(
       ErrorKind::environment,
-      "[save_npz] {} cannot be made: {}; is there memory for it twice?",
+      "[save_npz] {} cannot be made: {}; it takes memory for the file twice",
       quoted(path),
       why);
 }
@@ -352,7 +352,7 @@ std::vector<std::pair<std::string, mx::array>> load_npz(
       broken(path, fmt::format("entry {} has no name or size", i));
     std::string name = stat.name;
     if (name.size() > limits::tensor_name_bytes || !name.ends_with(suffix))
-      broken(path, fmt::format("'{}' is no .npy array", printable(name)));
+      broken(path, fmt::format("'{}' is not a .npy array", printable(name)));
     name.resize(name.size() - suffix.size());
     if (!seen.insert(name).second)
       broken(path, fmt::format("'{}' twice", printable(name)));

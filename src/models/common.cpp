@@ -27,9 +27,8 @@ float narrow(double wide, const char* what) {
   if (!(value >= std::numeric_limits<float>::min()) || !std::isfinite(value))
     fail(
         ErrorKind::bad_data,
-        "[config.json] the fields of the rotary position embedding make {} "
-        "{}, which is no positive float32; rope_theta and the numbers of its "
-        "scaling do not belong together",
+        "[config.json] the RoPE fields make {} {}, which is not a positive "
+        "float32; rope_theta and the scaling parameters do not fit together",
         what,
         wide);
   return value;
@@ -172,7 +171,7 @@ nn::Rope rope_of(
     fail(
         ErrorKind::bad_data,
         "[config.json] 'partial_rotary_factor' is {}; of head_dim {} it must "
-        "leave an even number of turning dimensions, 2 at least",
+        "leave an even number of rotated dimensions, at least 2",
         part,
         d_head);
 
@@ -197,7 +196,7 @@ nn::Rope rope_of(
     if (rope.dims <= 2)
       fail(
           ErrorKind::bad_data,
-          "[config.json] dynamic rope scaling needs more than the 2 turning "
+          "[config.json] dynamic RoPE scaling needs more than the 2 rotated "
           "dimensions that this model has");
     narrow(
         rope.theta * std::pow(stretch + 1, rope.dims / (rope.dims - 2.0)),
@@ -214,7 +213,7 @@ nn::Rope rope_of(
   } else {
     fail(
         ErrorKind::bad_data,
-        "[config.json] rope scaling '{}' is not supported; known: default, "
+        "[config.json] RoPE scaling '{}' is not supported; known: default, "
         "linear, dynamic, llama3, yarn, longrope",
         printable(type));
   }
@@ -275,15 +274,14 @@ void check_heads(const DecoderConfig& c) {
   if (c.n_heads % c.n_kv_heads != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] num_attention_heads {} is no multiple of "
+        "[config.json] num_attention_heads {} is not a multiple of "
         "num_key_value_heads {}",
         c.n_heads,
         c.n_kv_heads);
   if (c.rope.dims > 0 && c.d_head % 2 != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] head_dim {} is odd; rotary position embedding turns "
-        "pairs",
+        "[config.json] head_dim {} is odd; RoPE rotates pairs of dimensions",
         c.d_head);
 }
 
@@ -309,7 +307,8 @@ DecoderConfig common_config(
     if (c.d_model % c.n_heads != 0)
       fail(
           ErrorKind::bad_data,
-          "[config.json] hidden_size {} is no multiple of num_attention_heads "
+          "[config.json] hidden_size {} is not a multiple of "
+          "num_attention_heads "
           "{}, and there is no head_dim",
           c.d_model,
           c.n_heads);
@@ -318,8 +317,7 @@ DecoderConfig common_config(
   if (c.d_head % 2 != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] head_dim {}{} is odd; rotary position embedding turns "
-        "pairs",
+        "[config.json] head_dim {}{} is odd; RoPE rotates pairs of dimensions",
         c.d_head,
         config.has("head_dim") ? "" : " (hidden_size / num_attention_heads)");
   c.d_mlp = config.integer("intermediate_size", 1, limits::d_mlp);
@@ -345,7 +343,7 @@ DecoderConfig gpt_config(const ConfigReader& config, bool tied, int context) {
   if (c.d_model % c.n_heads != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] n_embd {} is no multiple of n_head {}",
+        "[config.json] n_embd {} is not a multiple of n_head {}",
         c.d_model,
         c.n_heads);
   c.d_head = c.d_model / c.n_heads;

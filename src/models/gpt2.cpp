@@ -46,8 +46,13 @@ constexpr Fused fused[] = {{"attn.qkv_proj", q_k_v}};
 }  // namespace
 
 extern const Family gpt2_family;
-// mlx-lm saves those matrices turned.
+// mlx-lm saves those matrices transposed.
 const Family gpt2_family = {
-    "gpt2", gpt2, names, fused, transposed, /*turned=*/"model.h."};
+    "gpt2",
+    gpt2,
+    names,
+    fused,
+    transposed,
+    /*already_transposed_prefix=*/"model.h."};
 
 }  // namespace mlxterp

@@ -17,7 +17,8 @@ DecoderConfig gptj(const std::string& json) {
   if (c.rope.dims % 2 != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] 'rotary_dim' {} is odd; rotation turns pairs",
+        "[config.json] 'rotary_dim' {} is odd; RoPE rotates pairs of "
+        "dimensions",
         c.rope.dims);
   c.unembed_bias = !c.tied;
   return c;

@@ -107,10 +107,9 @@ class Loader {
     if (const auto prefix = prefix_of(missing); !prefix.empty())
       fail(
           ErrorKind::bad_data,
-          "[load] the tensors of {} stand under '{}', as those of the text "
-          "part "
-          "do in a model of text and images; such models are not read: save "
-          "the text part alone, without the prefix",
+          "[load] the tensors of {} are under '{}', as in the text part of a "
+          "multimodal model, which is not supported; save the text part alone, "
+          "without the prefix",
           file,
           printable(prefix));
     if (!missing.empty())
@@ -220,7 +219,8 @@ class Loader {
 
   // "layers.3.attn.o_proj.weight" is of the part "attn.o_proj".
   bool transposed(const TensorInfo& tensor, const std::string& path) const {
-    if (!family_.turned.empty() && tensor.name.starts_with(family_.turned))
+    if (const auto prefix = family_.already_transposed_prefix;
+        !prefix.empty() && tensor.name.starts_with(prefix))
       return false;
     return std::any_of(
         family_.transposed.begin(),
@@ -237,7 +237,7 @@ class Loader {
     if (tensor.shape == expected) return;
     fail(
         ErrorKind::bad_data,
-        "[load] tensor '{}' has shape ({}), but the config makes {} ({})",
+        "[load] tensor '{}' has shape ({}), but the config asks for {} ({})",
         printable(tensor.name),
         fmt::join(tensor.shape, ", "),
         path,

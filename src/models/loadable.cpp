@@ -45,7 +45,7 @@ void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
     fail(
         ErrorKind::environment,
         "[load] the weights of {} take {:.1f} GB and a pass about {:.1f} GB "
-        "beside them; `ulimit -v` leaves this process {:.1f} GB, raise it",
+        "more; `ulimit -v` leaves this process {:.1f} GB, raise it",
         printable(checkpoint.path().string()),
         bytes / 1e9,
         for_a_pass / 1e9,

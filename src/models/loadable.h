@@ -1,4 +1,4 @@
-// models/loadable.h: what can be told of a checkpoint before it is loaded.
+// models/loadable.h: what can be checked of a checkpoint before it is loaded.
 
 #pragma once
 

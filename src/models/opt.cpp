@@ -21,7 +21,8 @@ DecoderConfig opt(const std::string& json) {
   if (c.d_model % c.n_heads != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] hidden_size {} is no multiple of num_attention_heads {}",
+        "[config.json] hidden_size {} is not a multiple of num_attention_heads "
+        "{}",
         c.d_model,
         c.n_heads);
   const bool projects =
@@ -32,8 +33,8 @@ DecoderConfig opt(const std::string& json) {
       config.boolean("_remove_final_layer_norm", false))
     fail(
         ErrorKind::bad_data,
-        "[config.json] this OPT projects its embeddings or has its norms "
-        "elsewhere (as opt-350m does), which is not supported");
+        "[config.json] this OPT projects its embeddings or places its norms "
+        "differently (as opt-350m does), which is not supported");
   c.d_head = c.d_model / c.n_heads;
   c.d_mlp = config.integer("ffn_dim", 1, limits::d_mlp);
   c.context =

@@ -75,7 +75,7 @@ DecoderConfig qwen3_moe(const std::string& json) {
       !config.json()["mlp_only_layers"].is_array())
     fail(
         ErrorKind::bad_data,
-        "[config.json] 'mlp_only_layers' is no list of layers");
+        "[config.json] 'mlp_only_layers' is not a list of layers");
   if (config.has("mlp_only_layers"))
     for (const auto& layer : config.json()["mlp_only_layers"]) {
       if (!layer.is_number_unsigned() ||

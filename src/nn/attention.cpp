@@ -317,7 +317,7 @@ mx::array Attention::mix(
   };
   if (pass.packed()) {
     if (!edited) return mix_packed(q, k, v, pass.packed());
-    // One sequence after the other, with those before it that it goes on from.
+    // One sequence after the other, each with the prefix that it continues.
     std::vector<mx::array> parts;
     for (const auto& it : pass.packed()->sequences) {
       const auto rows = [](const mx::array& x, int from, int n) {
@@ -358,7 +358,7 @@ mx::array Attention::mix_packed(
       const auto own = [&, at = it, n = batch](const mx::array& x) {
         return rows_of(x, at.row, at.length, n);
       };
-      // What they go on from, once for all, and what is each one's own.
+      // The prefix that they continue, once for all, and each one's own rows.
       const auto whole = [&, at = it, n = batch](const mx::array& x) {
         if (at.first == 0) return own(x);
         const auto before = rows_of(x, at.prefix_row, at.first, 1);

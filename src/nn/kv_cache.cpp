@@ -16,8 +16,9 @@ const KvCache::Layer& KvCache::append(
     if (held > 0)
       fail(
           ErrorKind::usage,
-          "[KvCache] its {} positions are another model's; give each model a "
-          "cache of its own",
+          "[KvCache] the {} cached positions belong to another model; give "
+          "each "
+          "model a cache of its own",
           held);
     layers.push_back({attention, k, v});
     return layers.back();
@@ -25,15 +26,15 @@ const KvCache::Layer& KvCache::append(
   if (layer->k.shape(0) != k.shape(0))
     fail(
         ErrorKind::usage,
-        "[KvCache] it holds a batch of {}, the input is a batch of {}; go on "
-        "with the same prompts, or start with an empty cache",
+        "[KvCache] the cache holds a batch of {}, the input is a batch of {}; "
+        "continue the same prompts, or start with an empty cache",
         layer->k.shape(0),
         k.shape(0));
   if (layer->k.shape(2) != held)
     fail(
         ErrorKind::usage,
-        "[KvCache] a layer holds {} positions, the others {}; an attention "
-        "that runs twice in a pass cannot have one",
+        "[KvCache] one layer holds {} positions, the others {}; attention that "
+        "runs twice in a pass cannot be cached",
         layer->k.shape(2),
         held);
   layer->k = mx::concatenate({layer->k, k}, 2);

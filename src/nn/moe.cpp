@@ -45,7 +45,7 @@ Experts::Experts(const MoEConfig& config)
 }
 
 mx::array Experts::forward(const mx::array&, Pass&) const {
-  fail(ErrorKind::usage, "[Experts] they run through MoE only");
+  fail(ErrorKind::usage, "[Experts] experts run only inside a MoE module");
 }
 
 mx::array Experts::apply(
@@ -86,7 +86,7 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
   if (const auto expert = outside(chosen, config_.n_experts))
     fail(
         ErrorKind::out_of_range,
-        "[MoE] expert {} at site '{}' is out of range; they go from 0 to {}",
+        "[MoE] expert {} at site '{}' is out of range; experts go from 0 to {}",
         *expert,
         site_name(expert_indices_),
         config_.n_experts - 1);

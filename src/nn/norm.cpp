@@ -75,7 +75,7 @@ mx::array Norm::forward(const mx::array& x, Pass& pass) const {
   if (x.ndim() == 0 || x.shape(-1) != weight.shape(-1))
     fail(
         ErrorKind::usage,
-        "[Norm] site '{}' is given {} features; the norm has {}",
+        "[Norm] site '{}' got {} features; the norm has {}",
         site_name(input_slot),
         x.ndim() == 0 ? 0 : x.shape(-1),
         weight.shape(-1));

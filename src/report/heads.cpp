@@ -54,7 +54,7 @@ const HeadGrid& grid_of(const HeadReport& report, const std::string& kind) {
   }
   fail(
       ErrorKind::unknown_name,
-      "[heads] no kind '{}'; there are {}",
+      "[heads] no kind is called '{}'; there are {}",
       printable(kind),
       known);
 }

@@ -336,7 +336,7 @@ void add_config(Rows& out, const ModelInfo& info) {
       fmt::format(
           "{} tokens, unembedding {}",
           config.vocab,
-          config.tied ? "tied to the embedding" : "of its own"));
+          config.tied ? "tied to the embedding" : "separate"));
   out.emplace_back("context", fmt::format("{} tokens", config.context));
 }
 

@@ -59,9 +59,9 @@ std::vector<float> patching_values(
   if (!(std::abs(a - b) > 1e-6f * std::max(std::abs(a), std::abs(b))))
     fail(
         ErrorKind::usage,
-        "[sweep] the metric is {} of the clean run and {} of the corrupted "
-        "one: there is no difference to normalise by; {} shows the metric "
-        "itself",
+        "[sweep] the metric is {} on the clean run and {} on the corrupted "
+        "one: "
+        "there is no difference to normalise by; {} shows the metric itself",
         a,
         b,
         style.raw_option);
@@ -84,8 +84,8 @@ std::string about_patching(
       raw ? fmt::format(
                 "Clean {:+.4f}, corrupted {:+.4f}.", sweep.clean, sweep.corrupt)
           : fmt::format(
-                "In percent: 0 leaves the {} run as it is, 100 makes it say "
-                "what the {} one says.",
+                "Normalised effect in percent: 0 is the {} run unchanged, 100 "
+                "gives the metric of the {} one.",
                 into,
                 from));
 }
@@ -115,7 +115,7 @@ SweepReport sweep_report(
     const SweepStyle& style) {
   auto out =
       report_of(model, "Ablation", options.metric, std::move(sweep), style);
-  out.values = style.raw ? out.sweep.metric : out.sweep.change();
+  out.values = style.raw ? out.sweep.metric : out.sweep.delta();
   const std::string how = name(options.ablation);
   out.about = fmt::format(
       "{} with {} ablated ({}). The whole run: {:+.4f}.{}",
@@ -123,7 +123,7 @@ SweepReport sweep_report(
       options.site,
       how,
       out.sweep.clean,
-      style.raw ? "" : " Each cell is what its ablation changes.");
+      style.raw ? "" : " Each cell is the change its ablation makes.");
   finish(out, {{"site", options.site}, {"how", how}}, style);
   return out;
 }
@@ -142,7 +142,7 @@ SweepReport sweep_report(
   use_effect(out, style);
   out.about = fmt::format(
       "{}: {:.4g}; with noise on \"{}\" {:.4g} (mean of {}). Each cell "
-      "restores {} at one position, in {} layer{} around one.{}",
+      "restores {} at one position, in a window of {} layer{}.{}",
       out.metric,
       out.sweep.clean,
       options.subject,
@@ -151,7 +151,7 @@ SweepReport sweep_report(
       options.site,
       options.window,
       options.window == 1 ? "" : "s",
-      style.raw ? "" : " In percent of what the noise took away.");
+      style.raw ? "" : " In percent of the total effect of the noise.");
   finish(
       out,
       {{"site", options.site},
@@ -185,11 +185,12 @@ SweepReport sweep_report(
       options.through_mlps ? " (through MLPs)" : " directly",
       out.sweep.clean,
       out.sweep.corrupt,
-      style.raw ? ""
-                : fmt::format(
-                      " In percent of the way from the {} run to the {} one.",
-                      run_of(options.direction, true),
-                      run_of(options.direction, false)));
+      style.raw
+          ? ""
+          : fmt::format(
+                " Normalised effect in percent, from the {} run to the {} one.",
+                run_of(options.direction, true),
+                run_of(options.direction, false)));
   finish(
       out,
       {{"senders", options.senders},

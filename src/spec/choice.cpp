@@ -23,7 +23,12 @@ T choose(
     if (text == word) return value;
     known += (known.empty() ? "" : ", ") + std::string(word);
   }
-  fail(ErrorKind::usage, "{} '{}' is none of {}", name, printable(text), known);
+  fail(
+      ErrorKind::usage,
+      "{} '{}' is not one of {}",
+      name,
+      printable(text),
+      known);
 }
 
 template <typename T, size_t n>

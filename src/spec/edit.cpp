@@ -203,7 +203,7 @@ class Parser {
     space();
     const auto seed_at = at_;
     const auto seed = whole_number<uint64_t>(token());
-    if (!seed) wrong(seed_at, "expected a seed, a whole number from 0 on");
+    if (!seed) wrong(seed_at, "expected a seed, a whole number of 0 or more");
     return noise(std, *seed);
   }
 

@@ -40,8 +40,8 @@ Parts parts_of(std::string_view text, std::string_view name) {
   if (!known || called != (kind->tokens > 0) || (!called && open != text.npos))
     fail(
         ErrorKind::usage,
-        "{} '{}' is none of logit_diff(A,B), logit(A), prob(A), log_prob(A), "
-        "rank(A), kl, loss",
+        "{} '{}' is not one of logit_diff(A,B), logit(A), prob(A), "
+        "log_prob(A), rank(A), kl, loss",
         name,
         printable(text));
   if (kind->tokens == 0) return {kind, {}};
@@ -54,7 +54,7 @@ Parts parts_of(std::string_view text, std::string_view name) {
     if (comma == inside.npos)
       fail(
           ErrorKind::usage,
-          "{} '{}' has one token; write logit_diff(A,B), the logit of A less "
+          "{} '{}' has one token; write logit_diff(A,B), the logit of A minus "
           "that of B",
           name,
           printable(text));
@@ -65,8 +65,8 @@ Parts parts_of(std::string_view text, std::string_view name) {
     if (token.empty())
       fail(
           ErrorKind::usage,
-          "{} '{}' has an empty token; a token that holds a comma goes by its "
-          "number, as id:28",
+          "{} '{}' has an empty token; write a token that holds a comma by its "
+          "id, as id:28",
           name,
           printable(text));
   return out;
@@ -121,7 +121,7 @@ int parse_token(
   if (text.empty() || text.size() > limits::token_bytes)
     fail(
         ErrorKind::usage,
-        "{} '{}' of {} bytes is no token; give its text, or id:N",
+        "{} '{}' of {} bytes is not a token; give its text, or id:N",
         options.name,
         printable(text),
         text.size());
@@ -150,7 +150,7 @@ Metric parse_metric(
     if (kind && parts.kind != kind)
       fail(
           ErrorKind::usage,
-          "{} '{}' and another of kind {}: give the same kind for all prompts",
+          "{} '{}' and another of kind {}: use the same kind for all prompts",
           options.name,
           printable(text),
           kind->word);
@@ -188,7 +188,7 @@ std::vector<std::string> answer_warnings(
     const auto other = token_if_one(tokenizer, " " + answer);
     if (own && other && *own != *other)
       sentences.push_back(fmt::format(
-          "'{0}' (id {1}) is another token than ' {0}' (id {2}), which is what "
+          "'{0}' (id {1}) is not the token ' {0}' (id {2}), which is what "
           "follows a word; if that is meant, write the space",
           printable(answer),
           *own,
@@ -196,7 +196,7 @@ std::vector<std::string> answer_warnings(
   }
   if (sentences.empty() && bare && spaced)
     sentences.push_back(fmt::format(
-        "'{}' has no leading space and '{}' has one; are both meant so?",
+        "'{}' has no leading space and '{}' has one; is that intended?",
         printable(*bare),
         printable(*spaced)));
   return sentences;

@@ -83,8 +83,8 @@ std::vector<std::pair<int, int>> parse_position_map(
     if (clean.size() != corrupt.size())
       fail(
           ErrorKind::usage,
-          "{} '{}' has {} clean and {} corrupted positions; give as many of "
-          "each",
+          "{} '{}' has {} clean and {} corrupted positions; give the "
+          "same number of each",
           name,
           printable(item),
           clean.size() - before,

@@ -458,7 +458,7 @@ class Vocabulary {
         if (!ids_.contains(token))
           fail(
               ErrorKind::bad_data,
-              "[Tokenizer::from_gguf] {}[{}] is '{}', but '{}' is no token; "
+              "[Tokenizer::from_gguf] {}[{}] is '{}', but '{}' is not a token; "
               "the file is broken",
               merges_key,
               i,

@@ -166,7 +166,7 @@ struct Tokenizer::Handle {
              .seconds = limits::tokenizer_seconds},
             &crate),
         "Tokenizer::from_json",
-        "this is no tokenizer.json that can be used",
+        "this is not a usable tokenizer.json",
         "export the tokenizer again");
     try {
       size = static_cast<int>(tkc_vocabulary_size(crate));
@@ -527,7 +527,7 @@ int Tokenizer::single_token(std::string_view text) const {
   fail(
       ErrorKind::unknown_name,
       "[Tokenizer::single_token] '{}' is not one token but {} ({}); choose "
-      "another word, a leading space often counts",
+      "another word; a leading space often matters",
       printable(text),
       ids.size(),
       tokens);

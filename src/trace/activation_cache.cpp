@@ -26,7 +26,7 @@ mlx::core::array ActivationCache::operator[](std::string_view name) const {
   if (found == ids_.end() || *found != site)
     fail(
         ErrorKind::unknown_name,
-        "[ActivationCache] '{}' was not kept; name it in what to save",
+        "[ActivationCache] '{}' was not saved; add it to the sites to save",
         (*sites_)[site].name);
   return entries_[static_cast<size_t>(found - ids_.begin())].second;
 }

@@ -33,7 +33,7 @@ void check_memory(const std::vector<mx::array>& values) {
   if (const size_t limit = machine_memory(); bytes > limit)
     fail(
         ErrorKind::environment,
-        "[trace] what is to be saved takes {:.1f} GB, this machine has {:.1f} "
+        "[trace] the values to save take {:.1f} GB, this machine has {:.1f} "
         "GB; save fewer sites, or shorter or fewer prompts at once",
         static_cast<double>(bytes) / 1e9,
         static_cast<double>(limit) / 1e9);
@@ -125,7 +125,7 @@ void TraceContext::check_reached() const {
     fail(
         ErrorKind::usage,
         "[trace] the pass never reached these edited sites: {}; another edit, "
-        "or the module above them, takes a path around them",
+        "or the module above them, bypasses them",
         missed);
 }
 
@@ -134,7 +134,8 @@ void TraceContext::check_thread() const {
   if (thread_ != std::this_thread::get_id())
     fail(
         ErrorKind::usage,
-        "[trace] it was begun on another thread; read, save and end it there, "
+        "[trace] the trace was begun on another thread; read, save and end it "
+        "there, "
         "or start one here");
 }
 
@@ -150,7 +151,7 @@ const mx::array& TraceContext::handle(SiteId site) {
       fail(
           ErrorKind::usage,
           "[trace] the pass never reached site '{}'; an edit, or the module "
-          "above it, takes a path around it",
+          "above it, bypasses it",
           (*sites_)[site].name);
     value = std::exchange(made->second, nullptr)();
   }

@@ -33,7 +33,7 @@ mx::array cast(const mx::array& given, const mx::array& x, const SiteView& at) {
   if (given.dtype() == mx::complex64 && x.dtype() != mx::complex64)
     fail(
         ErrorKind::usage,
-        "[intervention] site '{}' is real, what it was given is complex64; "
+        "[intervention] site '{}' is real, the array given is complex64; "
         "pass the real part",
         at.name);
   return mx::astype(given, x.dtype());
@@ -134,8 +134,8 @@ std::vector<int> position_rows(
       if (flat[i] < 0)
         fail(
             ErrorKind::out_of_range,
-            "[intervention] position {} of site '{}' lies among the {} that "
-            "the cache holds; edit it when its part of the prompt runs",
+            "[intervention] position {} of site '{}' is among the {} that the "
+            "cache holds already; edit it when its part of the prompt runs",
             flat[i] + at.offset,
             at.name,
             at.offset);
@@ -227,8 +227,9 @@ Intervention scale(float factor) {
 
 Intervention add_vector(mx::array vector) {
   // One of more axes may hold another value for each position.
-  const bool alike = vector.ndim() == 0 ||
-                     vector.size() == static_cast<size_t>(vector.shape(-1));
+  const bool same_everywhere =
+      vector.ndim() == 0 ||
+      vector.size() == static_cast<size_t>(vector.shape(-1));
   const auto add = [vector = std::move(vector)](
                        const mx::array& x, const SiteView& at) {
     if (!fits(vector.shape(), x.shape()))
@@ -241,7 +242,7 @@ Intervention add_vector(mx::array vector) {
           shown(x.shape()));
     return mx::add(x, cast(vector, x, at));
   };
-  return {add, alike ? Reach::value : Reach::sequence};
+  return {add, same_everywhere ? Reach::value : Reach::sequence};
 }
 
 Intervention replace_with(float value) {
@@ -289,14 +290,14 @@ Intervention noise(float std, std::optional<uint64_t> seed) {
   if (!(std >= 0))
     fail(
         ErrorKind::usage,
-        "[noise] a standard deviation of {}; give one from 0 on",
+        "[noise] the standard deviation is {}; it must be at least 0",
         std);
   return [std, seed](const mx::array& x, const SiteView& at) {
     if (!mx::issubdtype(x.dtype(), mx::floating))
       fail(
           ErrorKind::usage,
-          "[noise] site '{}' holds whole numbers; use replace_with or a site "
-          "of floats",
+          "[noise] site '{}' holds integers; use replace_with, or a site of "
+          "floats",
           at.name);
     std::optional<mx::array> key;
     if (seed)

@@ -17,8 +17,9 @@ Inputs::Rows rows_of(const mx::array& array) {
   if (array.ndim() != 2 || !mx::issubdtype(array.dtype(), mx::integer))
     fail(
         ErrorKind::usage,
-        "[model] token ids come as integers [batch, pos], not as {} axes of "
-        "another type",
+        "[model] token ids must be an array of integers [batch, pos], not one "
+        "of "
+        "{} axes or of another type",
         array.ndim());
   auto ids = mx::contiguous(mx::astype(array, mx::int64));
   ids.eval();
@@ -72,13 +73,13 @@ InterpretableModel InterpretableModel::load(
   auto [tokenizer, reason] = Tokenizer::find(checkpoint);
   if (!reason.empty() && options.warn)
     options.warn(fmt::format(
-        "this model takes token ids only, its tokenizer cannot be used: {}",
+        "this model takes token ids only; its tokenizer cannot be used: {}",
         reason));
   if (tokenizer && tokenizer->vocab_size() > decoder->config().vocab &&
       options.warn)
     options.warn(fmt::format(
-        "the tokenizer has {} ids, the embedding {} rows; a prompt that needs "
-        "one of the others is refused",
+        "the tokenizer has {} ids, the embedding {} rows; prompts with ids "
+        "beyond the embedding are refused",
         tokenizer->vocab_size(),
         decoder->config().vocab));
   InterpretableModel loaded(
@@ -113,14 +114,15 @@ Inputs::Rows InterpretableModel::token_ids(const Inputs& inputs) const {
     if (rows[i].empty())
       fail(
           ErrorKind::usage,
-          "[model] prompt {} has 0 tokens; a model needs at least one",
+          "[model] prompt {} has no tokens; give at least one",
           i);
     if (!decoder_) continue;
     const auto& config = decoder_->config();
     if (rows[i].size() > static_cast<size_t>(config.context))
       fail(
           ErrorKind::usage,
-          "[model] prompt {} has {} tokens, the model's context is {}",
+          "[model] prompt {} has {} tokens, more than the model's context of "
+          "{}",
           i,
           rows[i].size(),
           config.context);
@@ -132,7 +134,7 @@ Inputs::Rows InterpretableModel::token_ids(const Inputs& inputs) const {
             id,
             config.vocab,
             tokenizer_ && id >= 0 && id < tokenizer_->vocab_size()
-                ? ", the tokenizer more; leave that token out"
+                ? ", the tokenizer has more; leave that token out"
                 : "");
   }
   return rows;
@@ -181,7 +183,7 @@ InterpretableModel InterpretableModel::attach(
     std::shared_ptr<nn::Module> module,
     const AttachOptions& options) const {
   using Mode = AttachOptions::Mode;
-  if (!module) fail(ErrorKind::usage, "[attach] there is no module");
+  if (!module) fail(ErrorKind::usage, "[attach] no module was given");
   const auto at = sites_->find(site);
   const bool error = options.mode == Mode::replace_with_error;
   const SiteCatalog own(*module);
@@ -277,8 +279,8 @@ const Tokenizer& InterpretableModel::tokenizer() const {
   if (!tokenizer_)
     fail(
         ErrorKind::usage,
-        "[model] it came without a tokenizer that can be used; give token ids "
-        "instead of text");
+        "[model] the model has no usable tokenizer; give token ids instead of "
+        "text");
   return *tokenizer_;
 }
 
@@ -286,7 +288,7 @@ const Decoder& InterpretableModel::decoder() const {
   if (!decoder_)
     fail(
         ErrorKind::usage,
-        "[model] this needs a Decoder; the module is one of another kind");
+        "[model] this needs a Decoder; the model is a module of another kind");
   return *decoder_;
 }
 

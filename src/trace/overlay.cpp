@@ -100,9 +100,9 @@ void Standing::check_reached() const {
   if (!missed.empty())
     fail(
         ErrorKind::usage,
-        "[trace] the pass never reached these sites, which the model's handle "
-        "edits or has a module at: {}; another edit, or the module above them, "
-        "takes a path around them",
+        "[trace] the pass never reached these sites, where the model's handle "
+        "makes edits or has a module attached: {}; another edit, or the module "
+        "above them, bypasses them",
         missed);
 }
 
@@ -148,8 +148,8 @@ mx::array Standing::through(
     if (it.mode != AttachOptions::Mode::read && y.shape() != x.shape())
       fail(
           ErrorKind::usage,
-          "[attach] the module at site '{}' makes {} of {}; attach it to be "
-          "read, or let it return what it is given",
+          "[attach] the module at site '{}' returned {}; expected {}. Return "
+          "that shape, or attach it with mode 'read'",
           sites_[site].name,
           shown(y),
           shown(x));

@@ -175,7 +175,7 @@ SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)
       if (target == names_.end())
         fail(
             ErrorKind::usage,
-            "[SiteCatalog] '{}' is an alias of '{}', which is no site",
+            "[SiteCatalog] '{}' is an alias of '{}', which is not a site",
             join(path, name),
             join(path, below));
       const auto site = target->second;
@@ -242,7 +242,8 @@ SiteCatalog SiteCatalog::extended(
     if (contains(join(taken, name)))
       fail(
           ErrorKind::usage,
-          "[attach] '{}' is called so already; give the module another name",
+          "[attach] a site is already called '{}'; give the module another "
+          "name",
           join(taken, name));
   const auto first = static_cast<SiteId>(sites_.size());
   for (const auto& own : module.sites_) {
@@ -358,7 +359,9 @@ std::string SiteCatalog::where(const std::string& name) const {
       const auto place = fmt::format("{}.{}", own.substr(0, at), site);
       if (lookup(place).empty()) return nearest(name);
       out += fmt::format(
-          "{}{}", out.empty() ? "; it is no module here, see " : ", ", place);
+          "{}{}",
+          out.empty() ? "; it is not a module here, see " : ", ",
+          place);
     }
     return out;
   }

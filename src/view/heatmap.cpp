@@ -70,7 +70,7 @@ table.addEventListener("keydown", e => {
 )js";
 
 // The largest magnitude, 1 where there is none: what a full colour means.
-float reach(const Heatmap& map) {
+float largest_magnitude(const Heatmap& map) {
   float most = 0;
   for (const float value : map.values)
     if (std::isfinite(value)) most = std::max(most, std::abs(value));
@@ -120,7 +120,7 @@ std::string cell_class(float value, float most) {
 std::string heatmap_text(const Heatmap& map, const Terminal& terminal) {
   constexpr size_t gap = 1;
   const size_t rows = map.rows.size(), columns = map.columns.size();
-  const float most = reach(map);
+  const float most = largest_magnitude(map);
   size_t label = display_width(map.row_axis), width = 3;
   for (const auto& row : map.rows)
     label = std::max(label, display_width(visible(row)));
@@ -182,7 +182,7 @@ std::string heatmap_page(const Heatmap& map) {
       all,
       std::max<size_t>(1, most_cells / std::max<size_t>(map.rows.size(), 1)));
   const size_t first = all - kept;
-  const float most = reach(map);
+  const float most = largest_magnitude(map);
 
   const auto with_unit = [&](float value) {
     return fmt::format(

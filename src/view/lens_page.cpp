@@ -156,7 +156,7 @@ class Page {
     const bool stream = lens_.site == "resid_post";
     std::string out = fmt::format(
         "<header>\n<p class=\"eyebrow\">{}</p>\n<h1>{}</h1>\n"
-        "<p class=\"about\">What <code>{}</code> would say next {} each "
+        "<p class=\"about\">What <code>{}</code> would predict next {} each "
         "layer: {}, read {}by the model's own final norm and unembedding.{}",
         kind(),
         html(prompt()),

@@ -69,7 +69,7 @@ std::string tracked_text(const Lens& lens, const LensNames& names) {
         lens.layers[*row] ? fmt::format("layer {}", *lens.layers[*row])
                           : std::string("the start"));
   else if (best > 0)
-    out += fmt::format("never stays on top, rank {} at the end\n", best);
+    out += fmt::format("not on top at the end, rank {}\n", best);
   else
     out += "the last row is not finite\n";
   out += fmt::format(

@@ -207,7 +207,7 @@ TEST(Ablate, Misuse) {
   for (const int samples : {0, -1})
     expect(
         with([&](auto& o) { o.samples = samples; }),
-        "samples; take one at least");
+        "samples; use at least one");
 }
 
 // One pass a cell and sample, mlp_out restored.

@@ -414,7 +414,9 @@ TEST(Patch, Misuse) {
       }),
       "the clean prompt has 7 tokens, the corrupted one 3");
   expect(with([](auto& o) { o.site = "resid_pr"; }), "resid_pre");
-  expect(with([](auto& o) { o.site = "scores"; }), "no row for each position");
+  expect(
+      with([](auto& o) { o.site = "scores"; }),
+      "not have one row per position");
   expect(with([](auto& o) { o.site = "logits"; }), "logits");
   expect(with([](auto& o) { o.by = {}; }), "no axis");
   expect(with([](auto& o) { o.by = {Axis::head}; }), "has no heads");
@@ -445,7 +447,7 @@ TEST(Patch, Misuse) {
         o.metric =
             custom("shape", [](const mx::array& logits) { return logits; });
       }),
-      "one number a row");
+      "one number per row");
   expect(with([](auto& o) { o.position_map = {{0, 9}}; }), "are out of range");
   expect(
       with([](auto& o) { o.site = "layers.1.resid_pre"; }),

@@ -43,31 +43,31 @@ Runs of(Direction direction) {
   return {clean, corrupt};
 }
 
-// effect() and change() as they are documented.
+// effect() and delta() as they are documented.
 void expect_derived(const Sweep& sweep, const std::string& what) {
   const bool denoise = sweep.direction == Direction::denoise;
   const float run = denoise ? sweep.corrupt : sweep.clean;
   const float source = denoise ? sweep.clean : sweep.corrupt;
-  const auto effect = sweep.effect(), change = sweep.change();
+  const auto effect = sweep.effect(), delta = sweep.delta();
   ASSERT_EQ(effect.size(), sweep.cells()) << what;
-  ASSERT_EQ(change.size(), sweep.cells()) << what;
+  ASSERT_EQ(delta.size(), sweep.cells()) << what;
   for (size_t i = 0; i < sweep.cells(); ++i) {
-    EXPECT_NEAR(change[i], sweep.metric[i] - run, 1e-6) << what;
+    EXPECT_NEAR(delta[i], sweep.metric[i] - run, 1e-6) << what;
     EXPECT_NEAR(effect[i], (sweep.metric[i] - run) / (source - run), 1e-5)
         << what;
   }
 }
 
-TEST(Sweep, EffectAndChangeCountFromTheRunThatIsChanged) {
+TEST(Sweep, EffectAndDeltaCountFromTheRunThatIsPatched) {
   Sweep sweep;
   sweep.metric = {2, 10, 4, 0};
   sweep.clean = 10;
   sweep.corrupt = 2;
   EXPECT_EQ(sweep.effect(), (std::vector<float>{0, 1, 0.25f, -0.25f}));
-  EXPECT_EQ(sweep.change(), (std::vector<float>{0, 8, 2, -2}));
+  EXPECT_EQ(sweep.delta(), (std::vector<float>{0, 8, 2, -2}));
   sweep.direction = Direction::noise;
   EXPECT_EQ(sweep.effect(), (std::vector<float>{1, 0, 0.75f, 1.25f}));
-  EXPECT_EQ(sweep.change(), (std::vector<float>{-8, 0, -6, -10}));
+  EXPECT_EQ(sweep.delta(), (std::vector<float>{-8, 0, -6, -10}));
   sweep.corrupt = 10;
   EXPECT_THROW(sweep.effect(), Error);
   sweep.corrupt = NAN;

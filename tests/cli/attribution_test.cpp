@@ -47,7 +47,7 @@ TEST_F(AttributionCli, AgreesWithTheExactSweepAndWritesFiles) {
        page.string()}));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   // The page's columns are those of z.
-  EXPECT_NE(outcome.err.find("k has other columns"), std::string::npos);
+  EXPECT_NE(outcome.err.find("k has different columns"), std::string::npos);
   const auto out = json::parse(outcome.out);
   EXPECT_NEAR(out["metric"]["clean"].get<double>(), 6.1196, 1e-3);
   EXPECT_NEAR(out["metric"]["corrupt"].get<double>(), -5.4853, 1e-3);

@@ -23,7 +23,7 @@ std::vector<std::string> places_named(
   } catch (const Error& error) {
     message = error.what();
   }
-  const std::string see = "it is no module here, see ";
+  const std::string see = "it is not a module here, see ";
   const auto at = message.find(see);
   EXPECT_NE(at, message.npos) << name << ": " << message;
   if (at == message.npos) return {};

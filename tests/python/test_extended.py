@@ -1,4 +1,4 @@
-"""Models with edits that stand and with modules attached, by both engines."""
+"""Models with standing edits and with modules attached, by both engines."""
 
 from pathlib import Path
 
@@ -240,7 +240,7 @@ def test_every_analysis_runs_on_it(by_position):
 
 
 def test_what_cannot_be_attached(model, coder):
-    with pytest.raises(UsageError, match="is none of read, replace"):
+    with pytest.raises(UsageError, match="is not one of read, replace"):
         model.attach("layers.0", coder, "write")
     with pytest.raises(UsageError, match="a module or a function"):
         model.attach("layers.0", 3)

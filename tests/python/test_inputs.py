@@ -77,7 +77,7 @@ def test_ids_that_are_edited_or_computed():
     model = InterpretableModel(Net(positions=4))
     with model.trace([[1, 2, 3, 4]]):
         model.output.save()
-    with pytest.raises(OutOfRangeError, match="4 is not among the 4 that 'wpe'"):
+    with pytest.raises(OutOfRangeError, match="4 is not among the 4 ids of 'wpe'"):
         with model.trace([[1, 2, 3, 4, 5]]):
             model.output.save()
 
@@ -197,7 +197,7 @@ def test_what_a_model_becomes_is_tried_again():
         pass
     module.extra = nn.Linear(8, 8)
     module._mix = AHEAD["mean"]
-    with pytest.raises(UsageError, match="looks at what stands behind"):
+    with pytest.raises(UsageError, match="attends to later positions"):
         with model.trace([[1, 2, 3], [4]]):
             pass
 

@@ -113,7 +113,7 @@ def test_the_oracle(model):
 def test_saved_are_evaluated_the_rest_is_computed_when_asked_for(model):
     with model.trace(PROMPT) as trace:
         model.layers[-1].output.save()
-    with pytest.raises(mlxterp.UsageError, match="let go when the trace ended"):
+    with pytest.raises(mlxterp.UsageError, match="dropped when the trace ended"):
         trace.activations["model.model.layers.3.mlp"]
     with model.trace(PROMPT, activations=True) as trace:
         resid = model.layers[-1].output.save()

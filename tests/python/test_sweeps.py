@@ -62,11 +62,11 @@ def test_axes_sites_and_directions(model):
         model, CLEAN, CORRUPT, MARY_JOHN, direction="noise", layers=5, positions=-1
     )
     assert noise.shape == (1, 1)
-    assert noise.change.item() == pytest.approx(
+    assert noise.delta.item() == pytest.approx(
         noise.metric.item() - noise.clean, abs=1e-4
     )
     frame = by_head.to_pandas()
-    assert list(frame.columns) == ["layer", "head", "metric", "change", "effect"]
+    assert list(frame.columns) == ["layer", "head", "metric", "delta", "effect"]
     assert len(frame) == 18 and frame.layer.iloc[-1] == 29
     assert "iframe" in by_head._repr_html_()
     figure = by_head.plot(backend="plotly")
@@ -365,8 +365,8 @@ def test_results_are_pickled_and_copied(model):
         assert again(lens).tokens() == lens.tokens()
         assert [p.name for p in again(parts).parts] == [p.name for p in parts.parts]
         assert again(parts).sum == parts.sum
-        cells = again(gradients)["resid_pre"].change
-        assert mx.array_equal(cells, gradients["resid_pre"].change)
+        cells = again(gradients)["resid_pre"].delta
+        assert mx.array_equal(cells, gradients["resid_pre"].delta)
         assert again(tuned).num_layers == 2
     loaded = copy.deepcopy(model)
     assert mx.array_equal(loaded([1, 2]), model([1, 2]))

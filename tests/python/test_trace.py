@@ -99,7 +99,7 @@ def test_nothing_but_what_is_saved_is_computed():
     with model.trace(mx.ones((1, 4)), interventions=edits) as trace:
         early = model.layers[0].output.save()
         model.layers[1].output.value + 1
-    with pytest.raises(UsageError, match="let go when the trace ended: save"):
+    with pytest.raises(UsageError, match="dropped when the trace ended: save"):
         trace.activations["model.layers.1"]
     assert mx.all(early == model.model.layers[0](mx.ones((1, 4))) * 2)
 
@@ -152,7 +152,7 @@ def test_what_a_block_saved_is_among_the_activations(model):
     assert trace.value("layers.-1") is trace.saved_values["layers.2.output"]
     assert "model.model.layers.1" in trace.activations
     for name in ("layers.1", "layers.0.mlp"):  # saved before the edit
-        with pytest.raises(UsageError, match=f"'{name}' was let go"):
+        with pytest.raises(UsageError, match=f"'{name}' was dropped"):
             trace.activations[name]
     assert len(trace.activations) == 46 and saved.shape == (1, 6, 32)
 

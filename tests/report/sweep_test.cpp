@@ -51,16 +51,16 @@ TEST(SweepReport, SaysWhichRunIsChanged) {
   const auto noise = report(Direction::noise);
   EXPECT_NE(
       denoise.about.find(
-          "of z, patched from the clean run into the corrupted one. In "
-          "percent: 0 leaves the corrupted run as it is, 100 makes it say what "
-          "the clean one says."),
+          "of z, patched from the clean run into the corrupted one. Normalised "
+          "effect in percent: 0 is the corrupted run unchanged, 100 gives the "
+          "metric of the clean one."),
       std::string::npos)
       << denoise.about;
   EXPECT_NE(
       noise.about.find(
-          "patched from the corrupted run into the clean one. In percent: 0 "
-          "leaves the clean run as it is, 100 makes it say what the corrupted "
-          "one says."),
+          "patched from the corrupted run into the clean one. Normalised "
+          "effect in percent: 0 is the clean run unchanged, 100 gives the "
+          "metric of the corrupted one."),
       std::string::npos)
       << noise.about;
   // 0 is the run that is changed, 1 the other one.

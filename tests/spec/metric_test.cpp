@@ -64,13 +64,13 @@ TEST(ParseMetric, OneForEachPrompt) {
 TEST(ParseMetric, SaysWhatIsWrong) {
   const auto model = demo_without_weights();
   const std::pair<const char*, const char*> wrong[] = {
-      {"entropy", "is none of"},
-      {"", "is none of"},
-      {"logit", "is none of"},
-      {"logit( Mary", "is none of"},
-      {"logit Mary)", "is none of"},
-      {"kl( Mary)", "is none of"},
-      {"kl(", "is none of"},
+      {"entropy", "is not one of"},
+      {"", "is not one of"},
+      {"logit", "is not one of"},
+      {"logit( Mary", "is not one of"},
+      {"logit Mary)", "is not one of"},
+      {"kl( Mary)", "is not one of"},
+      {"kl(", "is not one of"},
       {"logit_diff( Mary)", "one token"},
       {"logit()", "empty token"},
       {"logit_diff(,,.)", "empty token"},

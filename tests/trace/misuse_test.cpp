@@ -125,7 +125,7 @@ INSTANTIATE_TEST_SUITE_P(
         run("no_token",
             ErrorKind::usage,
             [] { return Inputs(std::vector<int>{}); },
-            {"0 tokens"}),
+            {"no tokens"}),
         run("no_prompt",
             ErrorKind::usage,
             [] { return Inputs(Inputs::Rows{}); },
@@ -135,7 +135,7 @@ INSTANTIATE_TEST_SUITE_P(
             [] {
               return Inputs(Inputs::Rows{{1}, {}});
             },
-            {"prompt 1", "0 tokens"}),
+            {"prompt 1", "no tokens"}),
         run("array_without_rows",
             ErrorKind::usage,
             [] {
@@ -147,7 +147,7 @@ INSTANTIATE_TEST_SUITE_P(
             [] {
               return Inputs(mx::zeros({2, 0}, mx::int32));
             },
-            {"0 tokens"}),
+            {"no tokens"}),
         run("array_of_floats",
             ErrorKind::usage,
             [] {

@@ -81,7 +81,7 @@ for row, layer in enumerate(layers):
 
 # %%
 guess = sweeps.attribute(model, clean, corrupt, metric, "z", by=("layer", "head"))["z"]
-order = mx.argsort(-mx.abs(guess.change).reshape(-1))[:8].tolist()
+order = mx.argsort(-mx.abs(guess.delta).reshape(-1))[:8].tolist()
 strongest = [divmod(i, 9) for i in order]
 if SMALL:
     strongest = strongest[:2]
@@ -91,7 +91,7 @@ for layer, head in strongest:
     exact = sweeps.patch(
         model, clean, corrupt, metric, site="z", by=("layer", "head"), layers=layer, heads=head
     )
-    print(f"{layer:2}.{head}  {guess.change[layer, head].item():10.2f}  {exact.change.item():6.2f}")
+    print(f"{layer:2}.{head}  {guess.delta[layer, head].item():10.2f}  {exact.delta.item():6.2f}")
 
 # %% [markdown]
 # Estimate and truth agree in sign, and well for the strongest heads. Further down the
@@ -148,7 +148,7 @@ def mean_logit_diff(heads):
     return sum(ends) / len(ends)
 
 
-positive = [(layer, head) for layer, head in strongest if guess.change[layer, head].item() > 0]
+positive = [(layer, head) for layer, head in strongest if guess.delta[layer, head].item() > 0]
 print(f"all heads                {mean_logit_diff([]):6.2f}")
 print(f"without the {len(positive)} strongest  {mean_logit_diff(positive):6.2f}")
 for seed in range(1 if SMALL else 4):

@@ -1,4 +1,4 @@
-// mlxterp/analysis/ablate.h: what a model says without some of its values.
+// mlxterp/analysis/ablate.h: the effect of removing some of a model's values.
 
 #pragma once
 
@@ -14,17 +14,17 @@
 
 namespace mlxterp {
 
-/** What stands in the place of what is taken out. */
+/** What replaces the values that are ablated. */
 enum class Ablation {
-  zero,      ///< Nothing.
+  zero,      ///< Zeros.
   mean,      ///< The mean over the data, position by position.
-  resample,  ///< What it is in another prompt of the data.
+  resample,  ///< The value in another prompt of the data.
 };
 
 struct AblateOptions {
   /** One prompt or several, swept one after the other and averaged. */
   Inputs prompts;
-  /** Of every layer; as in PatchOptions, but pattern and resid_post. */
+  /** Of every layer; as in PatchOptions, except pattern and resid_post. */
   std::string site = "z";
   std::vector<Axis> by = {Axis::layer, Axis::head};
   Metric metric = {};  ///< Must be given.
@@ -32,7 +32,7 @@ struct AblateOptions {
   /** For mean and resample; the prompts themselves where absent. Each prompt
    * needs data as long as it is. */
   std::optional<Inputs> data = {};
-  int samples = 1;  ///< Resample only: how many prompts of the data, averaged.
+  int samples = 1;  ///< Resample only: prompts of the data to average over.
   uint64_t seed = 0;
   /** Only these; negative ones count from the end. Empty: all. */
   std::vector<int> layers = {}, positions = {}, heads = {}, neurons = {};
@@ -45,9 +45,9 @@ struct AblateOptions {
 /**
  * Ablation, exact, by the walk that patch() takes: zero, mean (over a data set,
  * per position; Wang et al., 2022) or resample (Chan et al., 2022, "causal
- * scrubbing"). Of the result `clean` is the metric of the whole runs and
- * change() what each cell does to it; `corrupt` is NaN. Evaluates. Throws
- * usage, unknown_name, out_of_range.
+ * scrubbing"). In the result `clean` is the metric of the intact runs,
+ * delta() the change that each cell makes, and `corrupt` NaN. Evaluates.
+ * Throws usage, unknown_name, out_of_range.
  */
 Sweep ablate(const InterpretableModel& model, const AblateOptions& options);
 

@@ -63,7 +63,7 @@ struct Attribution {
 std::vector<Attribution> attribute(
     const InterpretableModel& model, const AttributeOptions& options);
 
-/** How well one sweep stands for another of the same cells. */
+/** How well one sweep approximates another over the same cells. */
 struct Agreement {
   /** Correlations over all cells, of values and of ranks (equal values share
    * theirs); NaN where a sweep is constant. */
@@ -72,7 +72,7 @@ struct Agreement {
     size_t cell = 0;  ///< Flat.
     float exact = 0, approximate = 0;
   };
-  std::vector<Cell> worst;  ///< Farthest apart first.
+  std::vector<Cell> worst;  ///< Largest difference first.
 };
 
 /** Of the patched runs' metric. Throws usage where the sweeps do not go over

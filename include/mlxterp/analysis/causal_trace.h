@@ -1,5 +1,5 @@
-// mlxterp/analysis/causal_trace.h: where a model keeps what it knows of a
-// subject.
+// mlxterp/analysis/causal_trace.h: causal tracing, which localises where
+// a model recalls a fact.
 
 #pragma once
 
@@ -17,8 +17,8 @@ namespace mlxterp {
 
 struct CausalTraceOptions {
   Inputs prompt;        ///< One.
-  std::string subject;  ///< As it stands in the prompt.
-  /** Absent: the probability of what the clean run says next. */
+  std::string subject;  ///< As written in the prompt.
+  /** Absent: the probability of the token that the clean run predicts. */
   std::optional<Metric> metric = {};
   /** What is restored: resid_post (states), attn_out or mlp_out, or another
    * site of every layer. */
@@ -44,11 +44,11 @@ struct CausalTrace {
 
 /**
  * Causal tracing (Meng et al., 2022, "Locating and editing factual
- * associations in GPT"): the subject's embeddings are drowned in noise, then
- * the clean value of a window of layers at one position is put back. All noise
- * samples, layers and positions travel in one walk. sweep.effect() is the
- * paper's indirect effect over its total effect. Evaluates. Throws usage (a
- * subject that is not in the prompt), unknown_name, out_of_range.
+ * associations in GPT"): the subject's embeddings are corrupted with Gaussian
+ * noise, then the clean value of a window of layers at one position is
+ * restored. All samples, layers and positions share one walk. sweep.effect()
+ * is the paper's indirect effect over its total effect. Evaluates. Throws usage
+ * (a subject that is not in the prompt), unknown_name, out_of_range.
  */
 CausalTrace causal_trace(
     const InterpretableModel& model, const CausalTraceOptions& options);

@@ -1,5 +1,5 @@
-// mlxterp/analysis/heads.h: what attention heads do: where they look, what
-// their weights copy, and what becomes of induction without them.
+// mlxterp/analysis/heads.h: what attention heads do: what they attend to,
+// what their weights copy, and how induction fares without them.
 
 #pragma once
 
@@ -37,11 +37,11 @@ struct HeadGrid {
   std::vector<Head> best(size_t n) const;
 };
 
-/** Where a head looks, as source positions j of a destination i. */
+/** What a head attends to, as source positions j of a destination i. */
 enum class HeadKind {
-  induction,        ///< Behind an earlier one of its token: t[j - 1] = t[i].
+  induction,        ///< After an earlier copy of the token: t[j - 1] = t[i].
   previous_token,   ///< j = i - 1.
-  duplicate_token,  ///< An earlier one of its token: t[j] = t[i], j < i.
+  duplicate_token,  ///< An earlier copy of the token: t[j] = t[i], j < i.
   first_token,      ///< j = 0.
   current_token,    ///< j = i.
 };
@@ -56,8 +56,14 @@ inline constexpr std::array head_kinds = {
 /** "induction", "previous_token", ... */
 const char* name(HeadKind kind);
 
-/** How attention to those sources becomes a score. With S its sum over all
- * destinations, T destinations of which n have such sources, m of them: */
+/**
+ * How attention to those sources becomes a score, from
+ *
+ *     S  the attention to such sources, summed over all destinations,
+ *     T  the number of destinations,
+ *     n  the number of destinations that have such a source,
+ *     m  the number of pairs of a destination and such a source.
+ */
 enum class HeadMeasure {
   /** S / n, from 0 to 1: the mean over destinations that have a source. On
    * tokens repeated twice these are mlxterp 0.1's scores (induction_score,
@@ -94,8 +100,8 @@ struct HeadScores {
   }
 };
 
-/** Random tokens, again and again: what comes next can be known from the
- * context alone (Olsson et al., 2022). */
+/** Random tokens, repeated: what comes next can be predicted from the context
+ * alone (Olsson et al., 2022). */
 struct RepeatedTokens {
   int period = 50;
   int repeats = 2;
@@ -125,7 +131,7 @@ HeadScores head_scores(
     const HeadOptions& options = {});
 
 /**
- * What a head's weights alone say (Elhage et al., 2021, "A Mathematical
+ * Scores of a head's weights alone (Elhage et al., 2021, "A Mathematical
  * Framework for Transformer Circuits"): sum of eigenvalues over sum of their
  * magnitudes, from -1 to 1, of two maps between tokens, [vocab, vocab]. Each
  * has rank d_head at most, so the eigenvalues are those of a matrix [d_head,
@@ -134,8 +140,8 @@ HeadScores head_scores(
 struct HeadCircuits {
   /** W_U W_O W_V W_E: 1 where attending to a token makes it likelier. */
   HeadGrid copying;
-  /** W_E^T W_Q^T W_K W_E, without rotation: 1 where a token attends to its
-   * like. */
+  /** QK same-token score, of W_E^T W_Q^T W_K W_E without rotation: 1 where a
+   * token attends to equal tokens. */
   HeadGrid matching;
 };
 
@@ -159,16 +165,16 @@ struct AblationOptions {
   Progress progress = {};
 };
 
-/** What of induction is left without some heads. Losses in nats. A value. */
+/** How much of induction is left without some heads. Losses in nats. */
 struct InductionAblation {
   struct Trial {
     std::vector<Head> heads;
     float loss = 0;  ///< Of the repeated tokens, ablated.
-    /** The part of the gain that is gone: 0 none, 1 all of it. */
+    /** The fraction of the gain that is lost: 0 none, 1 all of it. */
     float removed = 0;
   };
   float first = 0;     ///< Mean loss of the tokens of the first period.
-  float repeated = 0;  ///< Of those after it. The gain is what it is less.
+  float repeated = 0;  ///< Of those after it. The gain is the difference.
   Trial best;          ///< Without the best induction heads.
   std::vector<Trial> random;
 

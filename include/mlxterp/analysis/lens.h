@@ -1,5 +1,5 @@
-// mlxterp/analysis/lens.h: the logit lens, what a model would say after each
-// of its layers.
+// mlxterp/analysis/lens.h: the logit lens, what a model would predict after
+// each of its layers.
 
 #pragma once
 
@@ -29,8 +29,8 @@ struct LensOptions {
   /** What is read of each layer: resid_pre, resid_mid or resid_post of the
    * residual stream; attn_out or mlp_out, what is added to it. */
   std::string site = "resid_post";
-  /** Where given, layers are read through its translators, what enters layer 0
-   * without one. resid_post only. Must outlive the call. */
+  /** If given, layers are read through its translators; what enters layer 0 is
+   * read without one. resid_post only. Must outlive the call. */
   const TunedLens* tuned = nullptr;
   /** Tokens kept in each cell, the most probable first. */
   int top_k = 5;
@@ -43,7 +43,7 @@ struct LensOptions {
 };
 
 /**
- * What each row and column of a lens says. Rows are residual streams in the
+ * The predictions of a lens by row and column. Rows are residual streams in the
  * model's order, columns positions in the prompt's; below, `[row, pos]` lies
  * flat, row after row. In a cell whose logits hold a NaN or an infinity that
  * would win, every number is NaN and every token -1. A value.
@@ -87,8 +87,8 @@ struct Lens {
 /**
  * The logit lens (nostalgebraist, 2020, "interpreting GPT: the logit lens"):
  * the residual stream after every layer, layers.i.resid_post, read by the
- * model's own ln_final and unembed. The last layer's row is then what the model
- * itself says. With LensOptions.tuned it is the tuned lens (Belrose et al.,
+ * model's own ln_final and unembed. The last layer's row is then the model's
+ * own prediction. With LensOptions.tuned it is the tuned lens (Belrose et al.,
  * 2023).
  *
  * `prompt` is one prompt. All rows and columns are unembedded together, at

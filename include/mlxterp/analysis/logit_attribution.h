@@ -1,5 +1,5 @@
 // mlxterp/analysis/logit_attribution.h: direct logit attribution, a logit as
-// the sum of what each part of the model writes for it.
+// the sum of the contributions of the model's components.
 
 #pragma once
 
@@ -13,7 +13,7 @@
 
 namespace mlxterp {
 
-/** How finely a layer is taken apart. */
+/** How finely a layer is decomposed. */
 enum class Unit {
   component,  ///< What attention and MLP add: attn_out, mlp_out.
   head,       ///< Each head through W_O, and the MLP whole.
@@ -21,7 +21,7 @@ enum class Unit {
 };
 
 struct LogitAttributionOptions {
-  /** One or several; what their parts write is averaged. */
+  /** One or several; their contributions are averaged. */
   Inputs prompts;
   /** logit or logit_diff: a direction in the unembedding; at its position. */
   Metric metric = {};  ///< Must be given.
@@ -39,9 +39,9 @@ struct LogitPart {
     head,
     neuron,
     attn_bias,  ///< Of W_O, and of a norm behind it.
-    mlp_bias,   ///< Of W_out, alike.
-    /** What edits and modules that the handle stands for add to the stream in a
-     * layer, beyond what its parts write; layer -1: to the logits behind it. */
+    mlp_bias,   ///< Of W_out, and of a norm behind it.
+    /** What edits and attached modules of the handle add to the residual stream
+     * in a layer, beyond its components; layer -1: to the logits after it. */
     edits,
     ln_final_bias,
     unembed_bias,
@@ -61,11 +61,11 @@ const char* name(LogitPart::Kind kind);
 
 struct LogitAttribution {
   std::vector<LogitPart> parts;  ///< In the model's order.
-  /** [layer + 1]: what the residual stream says before each layer and at the
-   * end: the sum of all parts so far and of the last two biases. */
+  /** [layer + 1]: the logit read from the residual stream before each layer and
+   * at the end: the sum of all parts so far and of the last two biases. */
   std::vector<float> accumulated;
   float sum = 0;      ///< Of all parts: the metric before any softcap.
-  float model = 0;    ///< The metric as the model computes it, behind the cap.
+  float model = 0;    ///< The metric as the model computes it, after the cap.
   float softcap = 0;  ///< Where not 0: logits are softcap * tanh(x / softcap).
   int layers = 0;
   size_t prompts = 0;

@@ -1,4 +1,4 @@
-// mlxterp/analysis/metric.h: one number for what a run says.
+// mlxterp/analysis/metric.h: what is measured of a run, one number.
 
 #pragma once
 
@@ -56,12 +56,12 @@ class Tokens {
 
 /**
  * What is measured of a run: a function from its logits to one number, in
- * float32. Read at one position, the last where nothing else is said; the loss
- * and custom_of_run at all. A value, made by the functions below.
+ * float32. Read at one position, by default the last; loss and custom_of_run
+ * at all positions. A value, made by the functions below.
  */
 struct Metric {
   enum class Kind {
-    none,  ///< Nothing was chosen; refused.
+    none,  ///< No metric was chosen; an error.
     logit,
     logit_diff,
     probability,
@@ -90,31 +90,31 @@ struct Metric {
 
 /** The token's logit. */
 Metric logit(Tokens token);
-/** The token's logit less the foil's (Wang et al., 2022). */
+/** The token's logit minus the foil's (Wang et al., 2022). */
 Metric logit_diff(Tokens token, Tokens foil);
-/** Of the token, 0 to 1. */
+/** The token's probability, 0 to 1. */
 Metric probability(Tokens token);
 /** Its natural logarithm. */
 Metric log_probability(Tokens token);
 /** How many tokens are ahead of it: 0 for the winner. */
 Metric rank(Tokens token);
-/** From what the clean run says to what this one says, in nats. */
+/** From the clean run's prediction to this run's, in nats. */
 Metric kl_divergence();
 /** Mean cross-entropy of the prompt's own next tokens, in nats. */
 Metric loss();
-/** One's own: logits [row, vocab], float32, to values [row]. */
+/** A function of your own: logits [row, vocab], float32, to values [row]. */
 Metric custom(
     std::string name,
     std::function<mlx::core::array(const mlx::core::array& logits)> function);
 /** The same with a function for each prompt. */
 Metric custom(std::string name, std::vector<Metric::Function> each);
-/** One's own, of every position: the logits of one run, [pos, vocab], float32,
- * to one number. A sweep calls it once for each cell. */
+/** A function of your own over all positions: the logits of one run, [pos,
+ * vocab], float32, to one number. A sweep calls it once for each cell. */
 Metric custom_of_run(std::string name, Metric::Function function);
 
-/** Throws usage where a metric is not of the kind that reads one run's last
- * logits alone: kl_divergence and loss need more. The value of logits
- * [1, pos, vocab]; evaluates. */
+/** The metric of logits [1, pos, vocab]; evaluates. Throws usage for a metric
+ * that needs more than one position of one run: kl_divergence, loss and
+ * custom_of_run. */
 float measure(
     const InterpretableModel& model,
     const Metric& metric,

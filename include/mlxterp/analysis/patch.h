@@ -1,5 +1,5 @@
-// mlxterp/analysis/patch.h: activation patching, which values of one run make
-// another one say what it says.
+// mlxterp/analysis/patch.h: activation patching, which values of one run, put
+// into another, restore its prediction.
 
 #pragma once
 
@@ -27,22 +27,22 @@ struct PatchOptions {
   Direction direction = Direction::denoise;
   /** Only these; negative ones count from the end. Empty: all. */
   std::vector<int> layers = {}, positions = {}, heads = {}, neurons = {};
-  /** Pairs of a clean and a corrupted position that stand for each other, where
-   * the prompts do not match position by position: the others are never
-   * patched. Empty: the prompts have one length. */
+  /** Pairs of a clean and a corrupted position that correspond, for prompts
+   * that do not match position by position; all others are never patched.
+   * Empty: the prompts have one length. */
   std::vector<std::pair<int, int>> position_map = {};
-  /** One forward pass a cell: slow, for comparison. So is any model that is no
-   * Decoder swept. */
+  /** One forward pass per cell: slow, for comparison. Models that are no
+   * Decoder are always swept so. */
   bool one_pass_per_cell = false;
-  /** Bytes that what is computed at once may take; 0: as many as pay off. */
+  /** Most bytes to compute with at once; 0: as many as are useful. */
   size_t memory = 0;
   Progress progress = {};
 };
 
 /**
  * Activation patching (Vig et al., 2020; Meng et al., 2022), exact: each cell
- * is what a whole forward pass with that one change would say. All cells travel
- * up the layers together (ARCHITECTURE.md, "The wavefront"), so a sweep costs
+ * is the result of a whole forward pass with that one change. All cells go up
+ * the layers together (ARCHITECTURE.md, "The wavefront"), so a sweep costs
  * about as much as a few forward passes. Patterns are patched in the heads of
  * the layer alone: z = pattern v. Evaluates.
  *

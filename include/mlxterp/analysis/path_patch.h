@@ -1,4 +1,4 @@
-// mlxterp/analysis/path_patch.h: which parts of a model speak to which others.
+// mlxterp/analysis/path_patch.h: effects along paths between components.
 
 #pragma once
 
@@ -27,7 +27,7 @@ struct PathPatchOptions {
   std::vector<Receiver> receivers = {};
   /** Senders: heads ("z", by layer and head) or MLPs ("mlp_out", by layer). */
   std::string senders = "z";
-  /** Whether the path may lead through MLPs on its way; else it is direct. */
+  /** Whether the path may go through MLPs; if not, it is direct. */
   bool through_mlps = true;
   Metric metric = {};  ///< Must be given.
   /** noise: the sender as in the corrupted run, all else as in the clean. */
@@ -43,7 +43,7 @@ struct PathPatchOptions {
  * other run, while every later head (and, on direct paths, every later MLP) is
  * held as it was; what the receivers then read is put into a run that is
  * otherwise untouched, whose metric is the cell. Without receivers the path
- * ends at the logits. All senders travel together. Evaluates. Throws usage,
+ * ends at the logits. All senders share one walk. Evaluates. Throws usage,
  * out_of_range.
  */
 Sweep path_patch(

@@ -1,4 +1,4 @@
-// mlxterp/analysis/sweep.h: what every sweep over a model's inside gives back.
+// mlxterp/analysis/sweep.h: the result of every sweep over a model's values.
 
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace mlxterp {
 
-/** What a sweep goes over. Where an axis is not named, all of it is patched at
- * once. */
+/** What a sweep goes over. Along an axis that is not named, everything is
+ * patched at once. */
 enum class Axis { layer, position, head, neuron };
 
 /** "layer", "pos", "head", "neuron". */
@@ -17,8 +17,8 @@ const char* name(Axis axis);
 
 /** Which run is patched with which one's values. */
 enum class Direction {
-  denoise,  ///< The corrupted run with clean values: what suffices.
-  noise,    ///< The clean run with corrupted values: what is needed.
+  denoise,  ///< The corrupted run with clean values: what is sufficient.
+  noise,    ///< The clean run with corrupted values: what is necessary.
 };
 
 /** The result of a sweep; cells lie flat, the last axis fastest. A value. */
@@ -42,11 +42,12 @@ struct Sweep {
 
   size_t cells() const { return metric.size(); }
   std::vector<int> shape() const;
-  /** How much of the way from the patched run to the other one each cell goes:
-   * 0 nothing, 1 all of it. Throws usage where the two do not differ. */
+  /** The normalised effect of each cell: 0 leaves the metric of the patched
+   * run, 1 reaches that of the other. Throws usage where the two do not differ.
+   */
   std::vector<float> effect() const;
-  /** How far each cell is from the run that was changed. */
-  std::vector<float> change() const;
+  /** The metric of each cell minus that of the run that is patched. */
+  std::vector<float> delta() const;
 };
 
 }  // namespace mlxterp

@@ -1,5 +1,5 @@
-// mlxterp/analysis/tasks.h: tasks whose prompts are made in code: pairs of a
-// clean and a corrupted prompt, and what to measure of them.
+// mlxterp/analysis/tasks.h: tasks with generated prompts: pairs of a clean and
+// a corrupted prompt, and a metric for them.
 
 #pragma once
 
@@ -14,7 +14,7 @@
 
 namespace mlxterp {
 
-/** What a task is called and where it is from. */
+/** A task's name and source. */
 struct TaskInfo {
   const char* name;
   const char* about;  ///< A sentence, with the paper.
@@ -78,7 +78,7 @@ Task make_task(
 struct TaskScores {
   std::vector<float> clean, corrupt;
   float clean_mean = 0, corrupt_mean = 0;
-  float accuracy = 0;  ///< Of clean prompts, the part above zero.
+  float accuracy = 0;  ///< The fraction of clean prompts above zero.
 };
 
 /** How well the model does; one pass a prompt, evaluates. */

@@ -19,7 +19,7 @@ namespace mlxterp {
  * in the residual stream (layers.i.resid_post) to what the last one would leave
  * there (Belrose et al., 2023, "Eliciting Latent Predictions from Transformers
  * with the Tuned Lens"; the paper's h + A h + b is the same map). The last
- * layer has none: it says what the model says. In float32. A value.
+ * layer has none: its prediction is the model's. In float32. A value.
  */
 class TunedLens {
  public:
@@ -44,7 +44,7 @@ class TunedLens {
    */
   void save(const std::filesystem::path& path, bool overwrite = false) const;
   /** A translator of the last layer, which mlxterp 0.1 trained too, is left
-   * out, and `warn` told so. Throws bad_data where a translator is missing, of
+   * out, with a warning. Throws bad_data where a translator is missing, of
    * another shape, no floating-point numbers or not finite; environment. */
   static TunedLens load(
       const std::filesystem::path& path, const Warn& warn = {});
@@ -62,22 +62,22 @@ class TunedLens {
 
 struct TunedLensOptions {
   int steps = 250;
-  /** Falls to zero in a straight line. */
+  /** Decays linearly to zero. */
   float learning_rate = 1.0f;
   float momentum = 0.9f;  ///< Nesterov's.
-  float clip = 1.0f;      ///< Of the norm of all gradients together.
+  float clip = 1.0f;      ///< Of the global gradient norm.
   /** Tokens of a step: one stretch of the text, each step the next one. */
   int length = 2048;
-  /** Told after every step what it began with: mean KL over the layers that are
-   * trained, nats. */
+  /** Called after every step with the loss it began with: the mean KL over the
+   * trained layers, in nats. */
   std::function<void(int step, float loss)> on_step = {};
   Progress progress = {};
 };
 
 /**
  * Trains translators of all layers but the last from the identity, on the mean
- * over layers and positions of the KL divergence from what the model says to
- * what each layer says through its translator, ln_final and unembed. One
+ * over layers and positions of the KL divergence from the model's prediction
+ * to each layer's through its translator, ln_final and unembed. One
  * forward pass a step for the residuals of all layers; then layers one by one
  * and positions in chunks, so that 256 MB of logits are there at a time. `ids`
  * is one long text. The model stays as it is. Evaluates. Throws usage where the
@@ -89,11 +89,11 @@ TunedLens train_tuned_lens(
     const std::vector<int>& ids,
     const TunedLensOptions& options = {});
 
-/** How near what a layer says is to what the model says. */
+/** How close a layer's prediction is to the model's. */
 struct LensQuality {
   float kl = 0;             ///< From the model to the layer, in nats.
   float cross_entropy = 0;  ///< Of the text's own next tokens, in nats.
-  float agreement = 0;      ///< How often both have the same winner.
+  float agreement = 0;      ///< How often both have the same top token.
 };
 
 struct LensEvaluation {

@@ -1,4 +1,4 @@
-// mlxterp/analysis/verify.h: whether the sites of a model mean what they say.
+// mlxterp/analysis/verify.h: checks that the sites of a model are consistent.
 
 #pragma once
 
@@ -18,7 +18,7 @@ struct Check {
   /** The largest one, as a part of the largest magnitude it is compared with;
    * NaN where a NaN was met. */
   double error = 0;
-  double bound = 0;     ///< 0: the same bits.
+  double bound = 0;     ///< 0: bitwise equality.
   size_t compared = 0;  ///< How many values.
   /** The site of the largest error, or what was thrown; empty: no error. */
   std::string where;

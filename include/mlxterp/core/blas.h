@@ -11,7 +11,7 @@ struct Blas {
   bool slow = false;  ///< The one-thread reference BLAS of MLX's Linux wheel.
 };
 
-/** Asks the process which library answers; measures nothing. */
+/** Finds out which library is in use; measures nothing. */
 Blas blas();
 
 }  // namespace mlxterp

@@ -7,7 +7,7 @@
 
 namespace mlxterp {
 
-/** What went wrong, and so who can mend it. */
+/** The kind of failure, and so who can fix it. */
 enum class ErrorKind {
   usage,         ///< The call itself: wrong shape, wrong combination.
   unknown_name,  ///< No site, module, tensor or token of that name.

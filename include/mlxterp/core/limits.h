@@ -1,5 +1,5 @@
 // mlxterp/core/limits.h: how large anything read from outside may be. Every
-// number in a file or an argument is held against these before it sizes
+// number in a file or an argument is checked against these before it sizes
 // anything.
 
 #pragma once

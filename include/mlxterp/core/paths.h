@@ -1,4 +1,4 @@
-// mlxterp/core/paths.h: where things lie on this machine.
+// mlxterp/core/paths.h: where files are on this machine.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace mlxterp {
 
 /** The user's cache folder: $MLXTERP_CACHE, else $XDG_CACHE_HOME/mlxterp, else
- * ~/.cache/mlxterp. It need not exist. Throws where none can be told. */
+ * ~/.cache/mlxterp. It need not exist. Throws where none is set. */
 std::filesystem::path cache_folder();
 
 /** The demo model that `make demo` puts into the cache folder. */

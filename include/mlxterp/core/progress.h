@@ -1,5 +1,5 @@
-// mlxterp/core/progress.h: how work reports on itself. The library prints
-// nothing; who calls it may show this.
+// mlxterp/core/progress.h: how long work reports its progress. The library
+// prints nothing; the caller may show this.
 
 #pragma once
 
@@ -9,12 +9,12 @@
 namespace mlxterp {
 
 /** Called now and then with what is being done and how much of it is done, 0 to
- * 1 (and 0 where nobody can tell), on the thread that does the work.
- * An exception thrown from it ends the work. Empty: nobody is told. */
+ * 1 (0 also if unknown), on the thread that does the work. An exception
+ * thrown from it ends the work. Empty: nothing is reported. */
 using Progress = std::function<void(std::string_view what, double done)>;
 
-/** Called with a sentence about what is odd but stops nothing. Empty: nobody is
- * told. */
+/** Called with a warning, a sentence about something that is unusual but not an
+ * error. Empty: warnings are dropped. */
 using Warn = std::function<void(std::string_view sentence)>;
 
 }  // namespace mlxterp

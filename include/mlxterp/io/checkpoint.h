@@ -1,4 +1,4 @@
-// mlxterp/io/checkpoint.h: a model as it lies on disk, whatever its format.
+// mlxterp/io/checkpoint.h: a model on disk, whatever its format.
 
 #pragma once
 
@@ -40,7 +40,7 @@ class Checkpoint {
   /** Every tensor, by its checkpoint name, in the file's order. */
   const std::vector<TensorInfo>& tensors() const;
 
-  /** What is odd about it but does not keep it from being read, a sentence
+  /** What is unusual about it but does not prevent reading it, a sentence
    * each: matrices of nothing but zeros, an index that gives another size.
    * Reads the first bytes of each matrix, and all of those that are zeros. */
   std::vector<std::string> warnings() const;

@@ -29,14 +29,14 @@ struct HubOptions {
  * looked up each time; where the hub cannot say, a copy that is whole is used.
  *
  * Read from the environment: HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME (where the
- * cache is), HF_HUB_OFFLINE (ask nobody), HF_ENDPOINT (another hub), HF_TOKEN,
- * HF_TOKEN_PATH (who asks), HF_HUB_DOWNLOAD_TIMEOUT (seconds of silence before
- * a new attempt, 30), SSL_CERT_FILE and the proxies that libcurl knows. The
+ * cache is), HF_HUB_OFFLINE (no network), HF_ENDPOINT (another hub), HF_TOKEN,
+ * HF_TOKEN_PATH (access), HF_HUB_DOWNLOAD_TIMEOUT (idle seconds before a new
+ * attempt, 30), SSL_CERT_FILE and the proxies that libcurl knows. The
  * token goes to the hub alone, not to where the hub redirects to.
  *
  * May be called from several threads and processes at once. Throws Error:
- * usage for what is no id, bad_data for an answer that is not what it claims
- * to be, environment for the rest.
+ * usage for what is not an id, bad_data for an answer that is not what it
+ * claims to be, environment for the rest.
  */
 std::filesystem::path hub_snapshot(
     std::string_view id, const HubOptions& options = {});

@@ -22,7 +22,7 @@ std::vector<std::pair<std::string, mlx::core::array>> load_npz(
 
 /** Writes named arrays (evaluates them), uncompressed as numpy.savez does;
  * the same arrays give the same bytes. The file appears whole or not at all.
- * Needs memory for it twice. Throws usage where `path` exists. */
+ * Needs memory for the file twice. Throws usage where `path` exists. */
 void save_npz(
     const std::filesystem::path& path,
     const std::vector<std::pair<std::string, mlx::core::array>>& arrays,

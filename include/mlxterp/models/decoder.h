@@ -38,7 +38,7 @@ struct DecoderConfig {
   float residual_scale = 1.0f;  ///< Of what they write.
 
   nn::Rope rope;  ///< dims 0: none.
-  /** Where set, layers with a window turn by this one instead. */
+  /** If set, layers with a window use this one instead. */
   std::optional<nn::Rope> local_rope;
   std::vector<int> windows;   ///< Of each layer, 0 none; empty: none.
   std::vector<bool> no_rope;  ///< Layers that do not rotate; empty: all do.

@@ -37,14 +37,14 @@ struct Family {
   std::string_view model_type;
   /** Fills a config from the text of config.json; throws bad_data. */
   DecoderConfig (*configure)(const std::string& config_json);
-  /** From the checkpoint's paths to the Decoder's: serves the tensors when
-   * loading and the names of sites alike. */
+  /** From the checkpoint's paths to the Decoder's: used both for the tensors
+   * when loading and for the names of sites. */
   std::span<const Rename> renames;
   std::span<const Fused> fused = {};
   /** Parts whose matrix is kept as [in, out] (GPT-2's Conv1D). */
   std::span<const std::string_view> transposed = {};
   /** Tensors whose names begin so have those parts as [out, in] already. */
-  std::string_view turned = {};
+  std::string_view already_transposed_prefix = {};
 };
 
 /** Every known family. */

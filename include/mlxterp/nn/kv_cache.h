@@ -16,9 +16,9 @@ namespace mlxterp::nn {
  * filled it first. Lazy where the pass that filled it was not evaluated.
  *
  * Keys are kept as they were rotated. Where that depends on the length of the
- * prompt (Rope::longer, Rope::dynamic) a pass that would turn them otherwise is
- * refused: their values too would be others, so start again, with an empty
- * cache and the whole prompt.
+ * prompt (Rope::longer, Rope::dynamic) a pass that would rotate them
+ * differently is refused: cached values would differ too, so start again, with
+ * an empty cache and the whole prompt.
  */
 struct KvCache {
   struct Layer {

@@ -42,7 +42,7 @@ struct Experts : Module {
 /**
  * A mixture of experts (Shazeer et al., 2017; Mixtral). Sites: router_logits
  * [batch, pos, expert]; expert_indices [batch, pos, k], the most probable
- * first; expert_weights, alike, as they multiply the experts' outputs.
+ * first; expert_weights [batch, pos, k], which multiply their outputs.
  */
 class MoE : public Module {
  public:

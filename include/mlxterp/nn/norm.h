@@ -22,7 +22,7 @@ struct NormConfig {
 /**
  * Divides by the scale, then applies gain and bias. Parameters: weight, of the
  * shape given: [d], or [head, d_head] where each head has a gain of its own;
- * bias, alike, if asked for. Sites: scale [..., 1], the divisor; normalized
+ * bias, likewise, if asked for. Sites: scale [..., 1], the divisor; normalized
  * [..., d], x (less its mean) / scale before gain and bias. Runs fused unless
  * one of them is edited; both are computed in float32, normalized is cast back.
  * `traits` tells of heads where it normalises each alone.

@@ -19,7 +19,7 @@ class Observer {
  public:
   virtual ~Observer() = default;
 
-  /** Sees a value and returns it, or what shall stand in its place. */
+  /** Sees a value and returns it, or its replacement. */
   virtual mlx::core::array at(SiteId site, mlx::core::array value) = 0;
 
   /** Whether `at` might replace the site's value. */
@@ -29,8 +29,8 @@ class Observer {
    */
   virtual void offer(SiteId site, std::function<mlx::core::array()> make) = 0;
 
-  /** Told, before `at` sees it, that an edit which belongs to the model's
-   * handle made `after` of a value. */
+  /** Called before `at` with what an edit of the model's handle made of a
+   * value. */
   virtual void edited(
       SiteId,
       const mlx::core::array& /*before*/,

@@ -13,17 +13,17 @@ namespace mlxterp::nn {
 
 /** Rotary position embedding (Su et al., 2021). A value; its calls are lazy. */
 struct Rope {
-  int dims = 0;  ///< Leading dimensions of d_head that turn; the rest stay.
+  int dims = 0;  ///< Leading dimensions of d_head that are rotated.
   float theta = 10000.0f;
-  /** Neighbours turn together (GPT-J), not the two halves (GPT-NeoX, Llama). */
+  /** Pairs are neighbours (GPT-J), not the two halves (GPT-NeoX, Llama). */
   bool interleaved = false;
   /** Multiplies positions: linear scaling by a factor is 1 / factor. */
   float scale = 1.0f;
-  /** Multiplies what is turned (YaRN, LongRoPE). */
+  /** Multiplies the rotated vectors (YaRN, LongRoPE). */
   float attention_factor = 1.0f;
-  /** Positions it is made for; 0: nothing said. */
+  /** Positions it is made for; 0: unspecified. */
   int max_positions = 0;
-  /** Radians to positions of each pair, where theta does not say it all. */
+  /** 1 / inv_freq of each pair, where theta alone does not determine it. */
   std::vector<float> wavelengths = {};
 
   /** Other wavelengths where a prompt is longer than `beyond` (LongRoPE). */

@@ -22,7 +22,7 @@ using Value = std::variant<
     std::vector<std::vector<int>>,
     std::vector<std::string>>;
 
-/** Names and values, in the order they are told. */
+/** Names and values, in the order they are shown. */
 using Facts = std::vector<std::pair<std::string, Value>>;
 
 /** Each value as a text of JSON, valid UTF-8: the metadata of a safetensors

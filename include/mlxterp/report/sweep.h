@@ -1,4 +1,4 @@
-// mlxterp/report/sweep.h: a sweep with all that is told of it: as JSON, as a
+// mlxterp/report/sweep.h: a sweep and what to show beside it: as JSON, as a
 // heatmap and as a file's tensors.
 
 #pragma once

@@ -23,8 +23,8 @@ mlx::core::array read_tensor(const std::string& path, const std::string& name);
 struct EditOptions {
   std::string_view name = "edit";  ///< Messages begin with it.
   /** Opens what an edit names as FILE:TENSOR; `read_tensor` opens any file.
-   * Empty: edits that name a file are refused, so that texts from elsewhere
-   * reach no file of this machine. */
+   * Empty: edits that name a file are refused, so that untrusted texts
+   * cannot read files of this machine. */
   TensorReader read = {};
 };
 

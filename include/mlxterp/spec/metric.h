@@ -14,7 +14,7 @@ namespace mlxterp::spec {
 /** What parse_metric takes, in a line. */
 inline constexpr const char* metric_grammar =
     "logit_diff(A,B), logit(A), prob(A), log_prob(A), rank(A), kl or loss; "
-    "tokens as they are, spaces included, or id:N";
+    "tokens are written literally, spaces included, or as id:N";
 
 struct MetricOptions {
   std::string_view name = "metric";  ///< Messages begin with it.
@@ -36,8 +36,8 @@ int parse_token(
  *            | "logit_diff(" token "," token ")"
  *     token  = "id:" number | text
  *
- * A token's text is taken as it is, spaces included: 'logit_diff( Mary, John)'
- * measures " Mary" against " John". One that holds a comma goes by its number.
+ * A token's text is taken literally, spaces included: 'logit_diff( Mary, John)'
+ * measures " Mary" against " John". One that holds a comma is written id:N.
  * Several texts, one for each prompt, are of one kind. Throws usage, and
  * unknown_name where a text is not one token.
  */
@@ -47,7 +47,7 @@ Metric parse_metric(
     const MetricOptions& options = {});
 
 /**
- * Sentences about answers that are measured together and probably not meant: a
+ * Warnings about answers, measured together, that are probably not meant: a
  * word without a leading space whose spaced form is another token, and words
  * of which only some begin with a space. "Mary" and " Mary" are two tokens, and
  * inside a text it is nearly always the second that comes next. Nothing is said

@@ -35,7 +35,7 @@ std::vector<int> parse_numbers(
     const std::vector<std::string>& texts, std::string_view name = "numbers");
 
 /**
- * Pairs of positions that stand for each other, as PatchOptions::position_map
+ * Pairs of positions that correspond, as PatchOptions::position_map
  * takes them: CLEAN:CORRUPT, each a number or a range of as many.
  * "0..2:1..3,5:4" is (0, 1), (1, 2), (2, 3), (5, 4). Throws usage.
  */

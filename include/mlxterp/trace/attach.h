@@ -8,19 +8,19 @@ namespace mlxterp {
 
 struct AttachOptions {
   enum class Mode {
-    read,     ///< Runs along; the site keeps its value.
-    replace,  ///< The site takes what the module makes of it.
-    /** The same, and what the module gets wrong of the value is added again,
-     * as it is without edits inside: nothing changes until one is made. That
-     * error is a site of its own, `error`. */
+    read,     ///< Runs alongside; the site keeps its value.
+    replace,  ///< The site takes the module's output.
+    /** The same plus the module's error, the value minus its unedited output:
+     * nothing changes until something inside is edited. The error is a site of
+     * its own, `error`. */
     replace_with_error,
   };
   Mode mode = Mode::read;
-  /** The module's sites are called `<site>.<name>.<its own>`. */
+  /** The module's sites are called `<site>.<name>.<site in the module>`. */
   std::string name = "attached";
-  /** Its value at a position depends on that position alone, as a sparse
-   * autoencoder's does. Sweeps then go on computing no more than what changes;
-   * else they run whole sequences. */
+  /** The module's output at a position depends on that position alone, as that
+   * of a sparse autoencoder does. Sweeps then compute only what changes;
+   * otherwise they run whole sequences. */
   bool by_position = false;
 };
 

@@ -56,7 +56,7 @@ class Saved {
  */
 class TraceContext final : public Observer {
  public:
-  /** Every site wanted, as `trace()` does: what is saved is said later. */
+  /** Every site is wanted, as in `trace()`: what to save is decided later. */
   struct Everything {};
 
   TraceContext(
@@ -106,11 +106,11 @@ class TraceContext final : public Observer {
    * edit made a NaN, naming its site; what was saved then throws the same. */
   void finish(std::vector<mlx::core::array> kept = {});
 
-  /** Evaluates what guards the edits, alone, and lets nothing go. Throws as
+  /** Evaluates the NaN checks of the edits alone, and drops nothing. Throws as
    * finish does. */
   void check() const;
 
-  /** Ends without evaluating: whoever reads what was saved gets `error`. */
+  /** Ends without evaluating: reading a saved value then throws `error`. */
   void abandon(const std::exception_ptr& error);
 
   /** Everything saved; finishes first. */

@@ -52,7 +52,7 @@ struct SiteView {
 class Intervention {
  public:
   /** What the new value of a position depends on. A sweep then knows how much
-   * of a run it must compute again; a function of one's own may look at
+   * of a run it must compute again; a function of your own may look at
    * anything. */
   enum class Reach {
     value,     ///< On its old value alone.
@@ -124,15 +124,15 @@ Intervention replace_with(float value);
  * place of the batch. */
 Intervention replace_with(mlx::core::array value);
 
-/** Held between the bounds given. */
+/** Clipped to the bounds given. */
 Intervention clamp(std::optional<float> least, std::optional<float> most);
 
-/** x, of floats, plus normal noise of that standard deviation. With a seed,
+/** x (floats) plus Gaussian noise of that standard deviation. With a seed,
  * each site gets its own noise, the same in every run; without, MLX's global
  * state is used. */
 Intervention noise(float std = 0.1f, std::optional<uint64_t> seed = {});
 
-/** One after the other, the first first. */
+/** Applied one after the other, in this order. */
 Intervention compose(std::vector<Intervention> steps);
 
 /**

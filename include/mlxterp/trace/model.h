@@ -23,8 +23,8 @@ namespace mlxterp {
 class Overlay;
 
 /** What a model runs on: one prompt or several, as text or token ids. Several
- * run as one batch: shorter ones are padded behind their end, where causal
- * attention never looks, so each row equals its single run. */
+ * run as one batch: shorter ones are padded after their end, which causal
+ * attention never sees, so each row equals its single run. */
 class Inputs {
  public:
   using Texts = std::vector<std::string>;
@@ -39,7 +39,7 @@ class Inputs {
   Inputs(std::vector<int> ids) : value_(Rows{std::move(ids)}) {}
   Inputs(std::initializer_list<int> ids) : Inputs(std::vector<int>(ids)) {}
   Inputs(Rows ids) : value_(std::move(ids)) {}
-  /** Ids [batch, pos], or whatever a module of one's own takes; integers are
+  /** Ids [batch, pos], or whatever a module of your own takes; integers are
    * evaluated. */
   Inputs(mlx::core::array array) : value_(std::move(array)) {}
   // NOLINTEND(google-explicit-constructor)
@@ -52,8 +52,8 @@ class Inputs {
 struct RunOptions {
   std::vector<std::string> save = {};  ///< Sites or patterns.
   std::vector<Edit> edits = {};        ///< In the order they act.
-  /** Where given, the prompts go on behind the positions it holds, and it then
-   * holds theirs too; where the run throws, it stays as it was. All prompts
+  /** If given, the prompts continue after the positions it holds, and it then
+   * holds theirs too; if the run throws, it is unchanged. All prompts
    * have one length, so that none is padded. */
   nn::KvCache* cache = nullptr;
 };
@@ -86,18 +86,18 @@ class InterpretableModel {
       std::optional<Tokenizer> tokenizer = std::nullopt,
       std::span<const Rename> renames = {});
 
-  /** The same model with edits that stand: every pass of the handle makes them
-   * first, in traces and in each analysis, so that a lens, a sweep or an
-   * attribution of it is one of the edited model. Handles add up, this one
-   * stays as it is, and nothing is copied. Throws unknown_name. */
+  /** The same model with standing edits, which every pass of the handle makes,
+   * in traces and in every analysis. Edits and modules act in the order they
+   * were added, before the edits of a pass. This handle stays as it is, and no
+   * weights are copied. Throws unknown_name. */
   [[nodiscard]] InterpretableModel with(const std::vector<Edit>& edits) const;
 
   /** The same model with a module that runs at one of its sites, on the site's
    * value: an autoencoder, a probe, a transcoder. What the module declares
-   * becomes sites of the handle, as `<site>.<name>.<its own>`, to be read,
-   * edited and swept like all others; the plain handle knows nothing of it. A
-   * module may be attached several times, and several may be. Throws
-   * unknown_name, and usage where the name is taken. */
+   * becomes sites of the new handle, `<site>.<name>.<site in the module>`, to
+   * be read, edited and swept like all others. A module may be attached at
+   * several sites, and a site may have several modules. Throws unknown_name,
+   * and usage where the name is taken. */
   [[nodiscard]] InterpretableModel attach(
       std::string_view site,
       std::shared_ptr<nn::Module> module,
@@ -107,8 +107,8 @@ class InterpretableModel {
   [[nodiscard]] Trace trace(
       const Inputs& inputs, std::vector<Edit> edits = {}) const;
 
-  /** One pass with everything said beforehand: makes the edits, evaluates what
-   * is to be saved and nothing else. */
+  /** One pass planned in full: makes the edits, evaluates what is to be saved
+   * and nothing else. */
   ActivationCache run(const Inputs& inputs, const RunOptions& options) const;
 
   /** The plain forward, lazy: logits [batch, pos, vocab]. */

@@ -52,7 +52,7 @@ class Trace {
    * throws what goes wrong. */
   void finish(std::vector<mlx::core::array> kept = {});
 
-  /** Evaluates what guards the edits, alone; throws where one made a NaN. */
+  /** Evaluates the NaN checks of the edits; throws where one made a NaN. */
   void check() const { context_.check(); }
 
   /** Everything saved, evaluated; ends the trace. */

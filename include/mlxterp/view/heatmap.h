@@ -16,8 +16,8 @@ using report::Heatmap;
  * are left out from the front, and it says so. */
 std::string heatmap_text(const Heatmap& map, const Terminal& terminal);
 
-/** One self-contained page: zero is paper, above it warm, below it cold; each
- * cell tells its value under the mouse or the keyboard's focus. */
+/** One self-contained page: zero is neutral, above it warm, below it cold; each
+ * cell shows its value under the mouse or the keyboard's focus. */
 std::string heatmap_page(const Heatmap& map);
 
 }  // namespace mlxterp::view

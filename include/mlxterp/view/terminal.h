@@ -52,7 +52,7 @@ std::string toned(std::string_view text, Tone tone, const Terminal& terminal);
  */
 class Table {
  public:
-  /** A column for each heading, aligned alike below it. */
+  /** A column for each heading, aligned with it. */
   struct Column {
     std::string heading;
     Align align = Align::left;

@@ -1,4 +1,4 @@
-"""What attention heads do: where they look, what their weights copy."""
+"""What attention heads do: what they attend to, what their weights copy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ._native import Bar, asked, inputs, native
 def repeated_tokens(
     model, period: int = 50, repeats: int = 2, sequences: int = 4, seed: int = 42
 ) -> list[list[int]]:
-    """Random tokens, again and again (Olsson et al., 2022): what comes next
-    can be known from the context alone. The same seed gives the same tokens on
+    """Random tokens, repeated (Olsson et al., 2022): what comes next can be
+    predicted from the context alone. The same seed gives the same tokens on
     every machine."""
     return _core.repeated_tokens(
         native(model, "repeated_tokens()"),
@@ -45,8 +45,8 @@ def head_scores(
 
 
 def head_circuits(model, progress=None) -> dict[str, mx.array]:
-    """What a head's weights alone say (Elhage et al., 2021): "copying" of the
-    OV circuit and "matching" of the QK circuit, from -1 to 1, [layer, head]."""
+    """Scores of a head's weights alone (Elhage et al., 2021), [layer, head], from
+    -1 to 1: "copying" of the OV circuit; "matching", the QK same-token score."""
     copying, matching = _core.head_circuits(
         native(model, "head_circuits()"), progress or Bar()
     )

@@ -1,5 +1,5 @@
-"""What a model would say after each of its layers, all layers and positions at
-once: `Lens`, by the C++ engine. `InterpretableModel.logit_lens` gives the same
+"""What a model would predict after each of its layers, all layers and positions
+at once: `Lens`, by the C++ engine. `InterpretableModel.logit_lens` gives the same
 numbers as upstream's nested lists."""
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def lens(
 
 @dataclass
 class LensQuality:
-    """How near what a layer says is to what the model says: KL divergence and
+    """How close a layer's prediction is to the model's: KL divergence and
     cross-entropy of the text's own next tokens in nats, and how often both
-    have the same winner."""
+    have the same top token."""
 
     kl: float
     cross_entropy: float

@@ -1,4 +1,4 @@
-"""A logit as the sum of what each part of the model writes for it."""
+"""A logit as the sum of each component's contribution."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ._native import asked
 @dataclass
 class LogitAttribution:
     """`parts` in the model's order, each with kind, layer, unit, value and name;
-    `accumulated` [layer + 1]: what the residual stream says before each layer
-    and at the end; `sum` of the parts is the metric before any softcap, `model`
+    `accumulated` [layer + 1]: the logit read from the residual stream before each
+    layer and at the end; `sum` of the parts is the metric before any softcap, `model`
     the metric as the model computes it."""
 
     parts: list[_core.LogitPart]

@@ -1,4 +1,4 @@
-"""One number for what a run says: what sweeps and attributions measure.
+"""Metrics: the number that sweeps and attributions measure of a run.
 
 A token is an id, or text that is exactly one token (" Mary"); one for all
 prompts or a list with one for each. Metrics read the last position, or the one
@@ -26,8 +26,8 @@ from ..errors import UsageError
 
 def as_metric(metric, model: _core.Model) -> Metric:
     """A metric as it is; text as the shell has it, `"logit_diff( Mary, John)"`;
-    a pair of tokens as their logit difference; a function of logits as a metric
-    of one's own. Warns of a token that is probably not meant, "Mary" for
+    a pair of tokens as their logit difference; a function of logits as a custom
+    metric. Warns of a token that is probably not meant, "Mary" for
     " Mary". Raises UsageError."""
     if isinstance(metric, Metric):
         return metric

@@ -1,6 +1,6 @@
-"""Which of a model's inner values make it say what it says: patching,
-ablation, causal tracing, path patching, attribution. Exact, and all cells of a
-sweep in about one pass.
+"""Which of a model's values cause its prediction: patching, ablation, causal
+tracing, path patching, attribution. Exact (attribution estimates), and all cells
+of a sweep in about one pass.
 
     sweep = mlxterp.patch(
         model,
@@ -8,7 +8,7 @@ sweep in about one pass.
         corrupt="When Mary and John went to the store, Mary gave a drink to",
         metric=mlxterp.metrics.logit_diff(" Mary", " John"),
     )
-    sweep.effect  # mx.array [layer, pos]: 0 nothing, 1 all of the difference
+    sweep.effect  # mx.array [layer, pos]: 0 no effect, 1 restores the metric
 
 Everything here evaluates, and raises UsageError, UnknownNameError or
 OutOfRangeError before any long work. Ctrl-C ends a sweep.
@@ -35,7 +35,7 @@ Numbers = "int | Sequence[int] | None"
 class Sweep(Reported):
     """A sweep's cells, each one patched run.
 
-    `metric`, `effect`, `change` and `spread` are float32 arrays with the axes
+    `metric`, `effect`, `delta` and `spread` are float32 arrays with the axes
     in `axes`, in that order: [("layer", [0, 1, ...]), ("pos", [...])].
 
     Attributes:
@@ -69,24 +69,24 @@ class Sweep(Reported):
 
     @property
     def effect(self) -> mx.array:
-        """How much of the way from the patched run to the other one each cell
-        goes: 0 nothing, 1 all of it. Raises UsageError where the two do not
+        """The normalised effect of each cell: 0 leaves the metric of the patched
+        run, 1 reaches that of the other. Raises UsageError where the two do not
         differ, and for ablations, which have no other run."""
         return self._array(self._inner.effect())
 
     @property
-    def change(self) -> mx.array:
-        """How far each cell's metric is from that of the run changed."""
-        return self._array(self._inner.change())
+    def delta(self) -> mx.array:
+        """Each cell's metric minus that of the run that is patched."""
+        return self._array(self._inner.delta())
 
     def to_pandas(self):
         """A pandas.DataFrame with a row for each cell: the axes, `metric`,
-        `change`, and `effect` where there is one."""
+        `delta`, and `effect` where there is one."""
         pd = require("pandas")
         index = pd.MultiIndex.from_product(
             [values for _, values in self.axes], names=[name for name, _ in self.axes]
         )
-        columns = {"metric": self._inner.metric, "change": self._inner.change()}
+        columns = {"metric": self._inner.metric, "delta": self._inner.delta()}
         try:
             columns["effect"] = self._inner.effect()
         except UsageError:
@@ -94,7 +94,7 @@ class Sweep(Reported):
         return pd.DataFrame(columns, index=index).reset_index()
 
     def plot(self, ax=None, cmap: str = "RdBu_r", backend: str = "matplotlib"):
-        """A heatmap of `change`, zero in the middle of the colours: matplotlib's
+        """A heatmap of `delta`, zero in the middle of the colours: matplotlib's
         axes, or with backend="plotly" a plotly Figure. Raises UsageError unless
         the sweep has one axis or two."""
         from ..view.figures import heatmap, interactive
@@ -102,7 +102,7 @@ class Sweep(Reported):
         if backend == "plotly":
             return interactive(self, cmap)
         if backend != "matplotlib":
-            raise UsageError(f"backend {backend!r} is none of matplotlib, plotly")
+            raise UsageError(f"backend {backend!r} is not one of matplotlib, plotly")
         return heatmap(self, ax, cmap)
 
     def __repr__(self) -> str:
@@ -150,8 +150,8 @@ def patch(
     "denoise" puts clean values into the corrupted run, "noise" the reverse.
     `layers`, `positions`, `heads`, `neurons`: only these; negative ones count
     from the end. `position_map`: pairs of a clean and a corrupted position, for
-    prompts of different length. `one_pass_per_cell`: the slow way, to compare with.
-    `memory`: bytes that what is computed at once may take; 0: what pays off.
+    prompts of different length. `one_pass_per_cell`: slow, for comparison.
+    `memory`: most bytes to compute with at once; 0: as many as are useful.
     """
     return _swept(_core.patch, _core.PatchOptions, locals())
 
@@ -174,12 +174,12 @@ def ablate(
     memory: int = 0,
     progress: Progress | None = None,
 ) -> Sweep:
-    """What the model says without some of its values, exact.
+    """Ablation, exact: how the metric changes without some of the values.
 
     `ablation`: "zero"; "mean" over `data`, position by position (Wang et al.,
-    2022); "resample", what the value is in another prompt of `data` (Chan et
+    2022); "resample", the value in another prompt of `data` (Chan et
     al., 2022), averaged over `samples`. Without `data` it is the prompts
-    themselves. Read `change`; the rest as in patch().
+    themselves. Read `delta`; the rest as in patch().
     """
     return _swept(_core.ablate, _core.AblateOptions, locals())
 
@@ -210,10 +210,10 @@ def causal_trace(
     memory: int = 0,
     progress: Progress | None = None,
 ) -> CausalTrace:
-    """Causal tracing (Meng et al., 2022): the subject's embeddings are drowned
-    in noise (`noise` standard deviations of the embedding's entries), then the
-    clean value of a window of layers at one position is put back. `metric`:
-    absent, the probability of what the clean run says next. `window`: 1 in the
+    """Causal tracing (Meng et al., 2022): the subject's embeddings are corrupted
+    with Gaussian noise (of `noise` standard deviations of the embedding), then
+    the clean value of a window of layers at one position is restored. `metric`:
+    by default the probability of the clean prediction. `window`: 1 in the
     paper for states, 10 for attn_out and mlp_out.
     """
     inner, chosen = asked("causal_trace()", _core.CausalTraceOptions, locals())
@@ -249,7 +249,7 @@ def path_patch(
 
     `receivers`: (layer, head, "q" | "k" | "v") or "24.6.q", of k and v the kv
     head; none: the logits. `senders`: "z" by layer and head, or "mlp_out" by layer.
-    `through_mlps`: whether the path may lead through MLPs; else it is direct.
+    `through_mlps`: whether the path may go through MLPs; else it is direct.
     """
     receivers = [*map(_receiver, receivers)]
     return _swept(_core.path_patch, _core.PathPatchOptions, locals())
@@ -275,7 +275,7 @@ def attribute(
     """Attribution patching (Nanda, 2023; Syed et al., 2023): patch() to the
     first order, one pass forward and one back for all `sites`. `steps` > 1:
     gradients averaged along the line between the runs' embeddings (EAP-IG:
-    Hanna et al., 2024). A sweep for each site; `change` is the attribution.
+    Hanna et al., 2024). A sweep for each site; `delta` is the attribution.
     """
     inner, chosen = asked("attribute()", _core.AttributeOptions, locals())
     found = _core.attribute(inner, chosen)
@@ -284,8 +284,8 @@ def attribute(
 
 @dataclass
 class Agreement:
-    """How well one sweep stands for another: correlations over all cells, and
-    the cells farthest apart as (flat index, exact, approximate)."""
+    """How well one sweep approximates another: correlations over all cells, and
+    the cells with the largest difference as (flat index, exact, approximate)."""
 
     pearson: float
     spearman: float

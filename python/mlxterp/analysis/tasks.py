@@ -1,5 +1,5 @@
-"""Tasks whose prompts are made in code: pairs of a clean and a corrupted
-prompt, and what to measure of them.
+"""Tasks with generated prompts: pairs of a clean and a corrupted prompt, and a
+metric for them.
 
     task = mlxterp.tasks.make_task(model, "ioi", pairs=8)
     sweep = mlxterp.patch(model, task.clean, task.corrupt, task.metric)
@@ -27,5 +27,5 @@ def make_task(model, name: str, pairs: int = 8, seed: int = 0) -> Task:
 
 def score(model, task: Task) -> _core.TaskScores:
     """How well the model does: `clean` and `corrupt` of every pair, their means,
-    and `accuracy`, the part of clean prompts above zero."""
+    and `accuracy`, the fraction of clean prompts above zero."""
     return _core.score_task(native(model, "score()"), task)

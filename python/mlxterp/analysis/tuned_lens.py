@@ -25,7 +25,7 @@ _MIN_CHUNK = 10
 
 class TunedLens(nn.Module):
     """One translator W h + b for each layer, the identity until trained. The
-    last layer's stays so and is never applied: it says what the model says.
+    last layer's stays so and is never applied: its prediction is the model's.
 
     Attributes:
         num_layers: How many layers the model has.
@@ -46,7 +46,7 @@ class TunedLens(nn.Module):
 
     def __call__(self, h: mx.array, layer_idx: int) -> mx.array:
         """The states [..., hidden_dim] of a layer, translated. Raises
-        OutOfRangeError for a layer the lens has not, UsageError for states of
+        OutOfRangeError for a layer that the lens lacks, UsageError for states of
         another width."""
         return self.native()(h, layer_idx)
 
@@ -59,7 +59,7 @@ class TunedLens(nn.Module):
 
     @classmethod
     def of(cls, native: _core.TunedLens) -> TunedLens:
-        """The other way round."""
+        """From the C++ engine's."""
         lens = cls(native.layers, native.d_model)
         for it, weight, bias in zip(lens.translators, native.weights, native.biases):
             it.weight, it.bias = weight, bias
@@ -109,9 +109,9 @@ def train_tuned_lens(
     verbose: bool = True,
     callback: Callable[[int, float], None] | None = None,
 ) -> TunedLens:
-    """Trains a tuned lens: SGD with Nesterov momentum brings KL(model || lens)
-    down, the mean over layers and positions, with a learning rate that falls
-    to 0 in a line and gradients clipped to a global norm.
+    """Trains a tuned lens: SGD with Nesterov momentum minimises KL(model || lens),
+    the mean over layers and positions, with a learning rate that decays
+    linearly to 0 and gradients clipped to a global norm.
 
     The texts are joined by spaces; every step takes the next `max_seq_len`
     tokens. The layers' losses share no parameter, so their gradients are taken
@@ -140,7 +140,7 @@ def train_tuned_lens(
             f"max_seq_len must be at least {_MIN_CHUNK}, but is {max_seq_len}"
         )
     if save_path and not Path(save_path).parent.is_dir():  # told before the work
-        raise IoError(f"there is no folder {Path(save_path).parent} to save in")
+        raise IoError(f"there is no folder {Path(save_path).parent} to save to")
 
     def tell(step: int, loss: float) -> None:
         if verbose and step % 10 == 0:

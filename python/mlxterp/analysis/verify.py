@@ -1,4 +1,4 @@
-"""Whether the sites of one's own model mean what they say."""
+"""Checks that the sites of a natively loaded model are consistent."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def _encoded(text: str, tokenizer: Any) -> list[int]:
 
 def _ids(row: Any, where: str) -> list[int]:
     if not isinstance(row, Sequence) or isinstance(row, str):
-        raise UsageError(f"In the inputs, {where} is no list of ids: {repr(row)}")
+        raise UsageError(f"In the inputs, {where} is not a list of ids: {repr(row)}")
     if not row:
         raise UsageError(f"In the inputs, {where} is empty.")
     ids = []
@@ -69,7 +69,7 @@ def _ids(row: Any, where: str) -> list[int]:
             ids.append(operator.index(it))
         except TypeError:
             raise UsageError(
-                f"In the inputs, {where} holds {repr(it)}, which is no token id."
+                f"In the inputs, {where} holds {repr(it)}, which is not a token id."
             ) from None
     if min(ids) < 0:
         raise UsageError(f"In the inputs, {where} holds {min(ids)}, below 0.")

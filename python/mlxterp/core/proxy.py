@@ -152,7 +152,7 @@ def part(model: Any, module: Any, name: str) -> Any:
     trace, or a part that only the engine knows. Raises UnknownNameError."""
     engine = getattr(model, "engine", None)
     if engine is None:
-        raise UnknownNameError(f"'{name}' is nothing here.")
+        raise UnknownNameError(f"'{name}' is not a part or a value of this model.")
     engine.resolve(name)  # raises where it means nothing
     try:
         engine.resolve(f"{name}.input")

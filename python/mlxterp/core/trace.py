@@ -25,7 +25,7 @@ class Trace:
 
     The pass is built when the block begins, lazily: nothing is computed until
     it ends. Then the saved values are evaluated together and everything else
-    is let go, so that what is not saved costs neither time nor memory. Where
+    is dropped, so that what is not saved costs neither time nor memory. Where
     the block saved nothing, or `activations` asks for it, all of it stays
     readable after it. An exception in the block or in an intervention arrives
     unchanged. A function acts once on a value.
@@ -34,7 +34,7 @@ class Trace:
         output: the model's output, mx.array, lazy unless saved.
         saved_values: saved name to mx.array, evaluated.
         activations: key of every module output to mx.array, of the pass that
-            ran, computed when read. What was let go raises UsageError.
+            ran, computed when read. What was dropped raises UsageError.
 
     Args:
         model_forward: the plain forward function (kept for those who call
@@ -114,7 +114,7 @@ class Trace:
     def value(self, name: str) -> mx.array:
         """The lazy value of any site of the pass by name. Raises
         UnknownNameError, and UsageError where the pass never reached it or
-        has let it go."""
+        has dropped it."""
         return self._begun().value(name)
 
     @property
@@ -227,7 +227,7 @@ class _Values:
         if site in self._saved:
             return self._saved[site]
         raise UsageError(
-            f"'{name}' was let go when the trace ended: save() it inside, or "
+            f"'{name}' was dropped when the trace ended: save() it inside, or "
             "keep everything by model.trace(..., activations=True)."
         )
 

@@ -31,7 +31,7 @@ def padded(
     longest = max(lengths)
     ends = min(0, *map(min, inputs)), max(map(max, inputs))
     if ends[1] >= 2**31:
-        raise OutOfRangeError(f"{ends[1]} is no token id: these have 31 bits.")
+        raise OutOfRangeError(f"{ends[1]} is not a token id: these have 31 bits.")
     rows = [[*row, *[0] * (longest - len(row))] for row in inputs]
     return mx.array(rows), lengths, ends
 
@@ -51,7 +51,7 @@ def check_ids(ids: mx.array, module: nn.Module, name: str, ends=None) -> None:
     for end in ends or ():
         if not 0 <= end < rows:
             raise OutOfRangeError(
-                f"{end} is not among the {rows} that '{name}' knows, 0 to {rows - 1}."
+                f"{end} is not among the {rows} ids of '{name}', 0 to {rows - 1}."
             )
 
 
@@ -106,4 +106,4 @@ def sees_ahead(run: Callable, rows: list[list[int]]) -> str:
             "Inside mx.compile and mx.vmap rows of different length go into a "
             "batch only if the model has run such a batch outside before."
         )
-    return "" if same else "looks at what stands behind a position"
+    return "" if same else "attends to later positions"

@@ -357,7 +357,7 @@ class WrappedPass:
     def _check_open(self, site: str):
         if self._finished:
             raise UsageError(
-                f"'{site}' was let go when the trace ended: save() it inside."
+                f"'{site}' was dropped when the trace ended: save() it inside."
             )
 
     def _why_absent(self, site: str) -> str:

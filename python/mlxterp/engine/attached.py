@@ -31,7 +31,7 @@ class _Function(nn.Module):
 def engine_of(module: Any, mode: str) -> WrappedEngine:
     """What runs an attached module. Raises UsageError."""
     if mode not in (modes := ("read", "replace", "replace_with_error")):
-        raise UsageError(f"attach: mode {mode!r} is none of {', '.join(modes)}.")
+        raise UsageError(f"attach: mode {mode!r} is not one of {', '.join(modes)}.")
     if not callable(module):
         raise UsageError(
             f"attach: a module or a function is needed, not {type(module).__name__}."
@@ -66,14 +66,14 @@ class Run:
 
 class Attached:
     """The `Engine` of the contract: another one, in whose passes a module reads
-    the value of a site, before the edits of the pass. What happens inside it is
-    sites too: `<site>.<name>.<part>`, `<site>.<name>` its output. The other
-    engine stays as it is, and may have several.
+    the value of a site, before the edits of the pass. Its parts are sites too,
+    `<site>.<name>.<part>`, and its output is `<site>.<name>`. The other engine
+    stays as it is, and may have several.
 
     mode: "read" leaves the value as it is; "replace" puts what the module
-        returns in its place; "replace_with_error" also adds what it misses
-        unedited, value + (edited output - output), so that without edits
-        inside nothing changes. What it misses is a site of its own,
+        returns in its place; "replace_with_error" also adds its error, value -
+        output without edits inside, so that nothing changes until something
+        inside is edited. The error is a site of its own,
         `<site>.<name>.error`.
     """
 

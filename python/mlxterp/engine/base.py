@@ -47,11 +47,11 @@ class Pass(Protocol):
         pass: `model.` and the module's path, `….attention_weights` too."""
 
     def check(self, kept: Sequence[mx.array] = ()) -> None:
-        """Evaluates `kept` and the checks of the interventions, and lets
-        nothing go. Raises as `finish` does."""
+        """Evaluates `kept` and the checks of the interventions, and drops
+        nothing. Raises as `finish` does."""
 
     def finish(self, kept: Sequence[mx.array]) -> None:
-        """Lets go of every value, then evaluates `kept` together with the
+        """Drops every value, then evaluates `kept` together with the
         checks of the interventions, the GIL released. Raises UsageError
         where an intervention made a NaN or an infinity, naming its site."""
 
@@ -93,7 +93,7 @@ class Engine(Protocol):
         by_position: bool,
         standing: Sequence[tuple[str, Intervention]] = (),
     ) -> Engine:
-        """An engine with a module attached, behind edits that stand: see
+        """An engine with a module attached, after the standing edits: see
         `InterpretableModel.attach`. This one stays as it is."""
 
     def named_modules(self) -> list[tuple[str, object]]:

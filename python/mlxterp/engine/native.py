@@ -164,7 +164,7 @@ class NativeEngine:
     `model`: a .gguf file, a Hugging Face folder or id, "demo", or what another
     NativeEngine has loaded. `dtype` of the weights: float32 on a CPU and the
     file's own on a GPU where nothing is said. `progress(what, done)` is called
-    while it loads, `warn(sentence)` with what is odd about the checkpoint.
+    while it loads, `warn(sentence)` with warnings about the checkpoint.
     Raises IoError, BadDataError.
     """
 
@@ -218,7 +218,7 @@ class NativeEngine:
             if site.endswith(_ROPE):
                 at = site.removesuffix(_ROPE)
                 raise UsageError(
-                    f"'{site}' stands for two calls; intervene on {at}.rot_q "
+                    f"'{site}' means two calls; intervene on {at}.rot_q "
                     f"or {at}.rot_k"
                 )
         return NativePass(self, inputs, interventions)

@@ -12,9 +12,9 @@ def _grid(sweep):
     if len(sweep.axes) > 2:
         raise UsageError(
             f"a picture has two axes, this sweep {len(sweep.axes)}; slice "
-            "sweep.change or use to_pandas()"
+            "sweep.delta or use to_pandas()"
         )
-    values = sweep.change.reshape(sweep.shape[0], -1).tolist()
+    values = sweep.delta.reshape(sweep.shape[0], -1).tolist()
     (row_axis, rows), *rest = sweep.axes
     column_axis, columns = rest[0] if rest else ("", [0])
     names = {"": lambda _: ""}

@@ -121,7 +121,7 @@ _SCORES = {
 
 
 class AttentionPatternDetector:
-    """Tells the kinds of a head by scores above thresholds."""
+    """Classifies heads by scores above thresholds."""
 
     def __init__(
         self,

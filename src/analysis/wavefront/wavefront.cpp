@@ -95,8 +95,8 @@ class Sweeper {
       if (end == begin && end < plans_.size())
         fail(
             ErrorKind::usage,
-            "[patch] one cell takes {} rows of {} positions, and the memory "
-            "given holds {}; give at least {:.0f} MB",
+            "[patch] one cell takes {} rows of {} positions, the memory given "
+            "holds {}; give at least {:.0f} MB",
             rows_of(plans_[end]),
             runs_end_,
             budget,

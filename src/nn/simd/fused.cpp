@@ -51,7 +51,10 @@ class Fused : public mx::Primitive {
 
   void eval_gpu(
       const std::vector<mx::array>&, std::vector<mx::array>&) override {
-    fail(ErrorKind::usage, "[{}] it runs on a CPU stream only", name_);
+    fail(
+        ErrorKind::usage,
+        "[{}] this operation runs only on a CPU stream",
+        name_);
   }
 
   std::vector<mx::array> vjp(

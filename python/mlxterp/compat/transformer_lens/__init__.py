@@ -16,7 +16,7 @@ HookFunction = Callable[..., "mx.array | None"]
 
 
 class HookPoint:
-    """What a hook function is told of where it acts.
+    """Where a hook function acts.
 
     Attributes:
         name: As the hook was asked for.
@@ -30,7 +30,7 @@ class HookPoint:
         for part in self.name.split("."):
             if part.isdigit():
                 return int(part)
-        raise UsageError(f"'{self.name}' is in no layer")
+        raise UsageError(f"'{self.name}' belongs to no layer")
 
     def __repr__(self) -> str:
         return f"HookPoint({self.name})"

@@ -1,4 +1,4 @@
-"""What a model says before its end: lenses and activation patching."""
+"""What a model predicts before its last layer: lenses and activation patching."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ class AnalysisMixin:
             warnings.warn(
                 "the model's final norm was not found (looked for "
                 f"{', '.join(self._module_resolver.NORM_PATHS)}), so the lens "
-                "goes without; pass final_norm, or skip_norm=True to say so",
+                "uses none; pass final_norm, or skip_norm=True to say so",
                 stacklevel=4,
             )
         return (lambda hidden: hidden) if skip_norm or norm is None else norm
