@@ -89,14 +89,12 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         self.standing: list[tuple[str, Callable]] = []
         # The wrapped module, or what the native engine runs.
         self.model = getattr(engine, "module", getattr(engine, "model", engine))
-        self.tokenizer = (
-            getattr(engine, "tokenizer", None) if tokenizer is None else tokenizer
-        )
+        own = getattr(engine, "tokenizer", None)
+        self.tokenizer = own if tokenizer is None else tokenizer
         self._layer_attr = layer_attr
         self.layers = self._find_layers()
-        self._module_resolver = ModuleResolver(
-            self.model, embedding_path, norm_path, lm_head_path
-        )
+        paths = embedding_path, norm_path, lm_head_path
+        self._module_resolver = ModuleResolver(self.model, *paths)
 
     def _find_layers(self) -> LayerListProxy:
         name = self._layer_attr
@@ -284,13 +282,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         )
 
     def __repr__(self) -> str:
-        return (
-            "InterpretableModel(\n"
-            f"  model={type(self.model).__name__},\n"
-            f"  layers={len(self.layers)},\n"
-            f"  tokenizer={'✗' if self.tokenizer is None else '✓'}\n"
-            ")"
-        )
+        parts = f"model={type(self.model).__name__}", f"layers={len(self.layers)}"
+        known = f"tokenizer={'✗' if self.tokenizer is None else '✓'}"
+        return "InterpretableModel(\n  " + ",\n  ".join([*parts, known]) + "\n)"
 
 
 def _engine_for(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,17 +15,6 @@ from .wrapped import WrappedEngine
 
 MODES = ("read", "replace", "replace_with_error")
 _ERROR = "error"
-
-
-class _Function(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, fn: Callable[[mx.array], mx.array]):
-        super().__init__()
-        self._fn = fn
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self._fn(x)
 
 
 class Attached:
@@ -65,7 +54,7 @@ class Attached:
         with suppress(UnknownNameError):
             engine.resolve(f"{site}.{name}")
             raise UsageError(f"attach: there is a '{site}.{name}' already.")
-        module = module if isinstance(module, nn.Module) else _Function(module)
+        module = module if isinstance(module, nn.Module) else nn.Sequential(module)
         self._module = WrappedEngine(module, None)
         self._missed = WrappedEngine(nn.Identity(), None)
 

@@ -11,7 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
-from ._patterns import is_pattern
+from ._names import is_pattern
 from .base import Intervention
 
 # mlx-lm's attention has a module for the rotation; upstream keeps what its

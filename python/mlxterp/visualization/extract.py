@@ -29,17 +29,9 @@ def _keys_by_layer(trace: Any) -> dict[int, str]:
 def get_attention_patterns(
     trace: Any, layers: int | Sequence[int] | None = None
 ) -> dict[int, np.ndarray]:
-    """The attention patterns a trace has seen.
-
-    Args:
-        trace: What `model.trace` gave; it may be finished.
-        layers: One layer, several, or None for all that have a pattern.
-
-    Returns:
-        {layer: [batch, head, destination, source]}; each row sums to 1.
-
-    Raises:
-        UnknownNameError: a layer asked for has no pattern.
+    """The attention patterns that a trace, which may be finished, has seen, of one
+    layer, several, or all that have one: {layer: [batch, head, destination,
+    source]}, whose rows sum to 1. Raises UnknownNameError for a layer without.
     """
     keys = _keys_by_layer(trace)
     layers = keys if layers is None else layers
