@@ -105,11 +105,10 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         if found := layer_list(self.model, name):
             path, layers = found
             return LayerListProxy(layers, name, self.model, path, model=self)
-        lists = [
-            key
-            for key, value in (*self.model.items(), *_inner(self.model))
-            if isinstance(value, (list, tuple, nn.Sequential))
-        ]
+        inner = self.model.get("model")
+        held = {**self.model, **(inner if isinstance(inner, nn.Module) else {})}
+        kinds = list, tuple, nn.Sequential
+        lists = [key for key, value in held.items() if isinstance(value, kinds)]
         raise UnknownNameError(
             f"{type(self.model).__name__} has no list of layers at '{name}' or "
             f"'model.{name}': give its name as layer_attr="
@@ -300,8 +299,3 @@ def _engine_for(
         )
     warn = partial(warnings.warn, stacklevel=4)
     return NativeEngine(model, warn=warn, special=special, revision=revision)
-
-
-def _inner(model: nn.Module):
-    inner = model.get("model")
-    return inner.items() if isinstance(inner, nn.Module) else ()

@@ -128,7 +128,8 @@ nb::class_<T> bind_result(
               nb::str("{}={!r:.60}").format(member, self.attr(member)));
         };
         (show(members.name), ...);
-        return nb::str("{}({})").format(name, nb::str(", ").attr("join")(shown));
+        return nb::str("{}({})").format(
+            name, nb::str(", ").attr("join")(shown));
       });
   return bound;
 }

@@ -205,7 +205,8 @@ void bind_interventions(nb::module_& m) {
       nb::arg("edit"),
       nb::arg("value"),
       nb::arg("at"),
-      "The edited value; itself where it is not changed. Raises UsageError where "
+      "The edited value; itself where it is not changed. Raises UsageError "
+      "where "
       "it is no array of the same shape and dtype.");
 
   m.def(
@@ -222,7 +223,8 @@ void bind_interventions(nb::module_& m) {
       },
       nb::arg("pattern"),
       nb::arg("names"),
-      "Which of the names a pattern describes: `*` is any run of characters but "
+      "Which of the names a pattern describes: `*` is any run of characters "
+      "but "
       "dots, `{3..7}` and `{a,b}` are choices.");
 
   m.attr("zero_out") = zero_out();

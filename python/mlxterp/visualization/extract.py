@@ -84,8 +84,7 @@ def head_pattern(attention: Any, head: int = 0) -> np.ndarray:
             "attention must be [batch, head, destination, source] or its last "
             f"two or three axes, but has shape {attention.shape}"
         )
-    if attention.ndim == 4:
-        attention = attention[0]
+    attention = attention[0] if attention.ndim == 4 else attention
     if attention.ndim == 2:
         return attention
     if not 0 <= head < attention.shape[0]:

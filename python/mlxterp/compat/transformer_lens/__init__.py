@@ -143,14 +143,11 @@ class HookMixin:
     def to_tokens(
         self, input: str | Sequence[str], prepend_bos: bool = False
     ) -> mx.array:
-        """Token ids [batch, pos] of one text or of several with as many
-        tokens.
-
+        """Token ids [batch, pos] of one text or of several with as many tokens.
         Raises UsageError for texts of different lengths, since an array cannot
-        tell which of its tokens are padding: give those to `trace` as they
-        are.
+        tell which of its tokens are padding: give those to `trace` as they are.
         """
-        texts = [input] if isinstance(input, str) else list(input)
+        texts = [input] if isinstance(input, str) else input
         rows = [self._encoded(text, prepend_bos) for text in texts]
         if prepend_bos and getattr(self.tokenizer, "bos_token_id", None) is None:
             raise UsageError("the tokenizer has no bos_token_id to prepend")
