@@ -11,7 +11,20 @@ import sys
 
 from . import _core, visualization
 from ._blas import warn_where_slow
-from ._core import Intervention, Layout, SiteView
+from ._core import (
+    Intervention,
+    Layout,
+    SiteView,
+    add_vector,
+    at_positions,
+    clamp,
+    noise,
+    on_heads,
+    on_neurons,
+    replace_with,
+    scale,
+    zero_out,
+)
 from .analysis import heads, lenses, logits, metrics, sweeps, tasks, tuned_lens
 from .analysis.collecting import collect
 from .analysis.heads import head_circuits, head_scores, induction_ablation
@@ -29,23 +42,8 @@ from .analysis.tasks import make_task
 from .analysis.tuned_lens import TunedLens, train_tuned_lens
 from .analysis.verify import verify
 from .compat.transformer_lens import patching
-from .core import (
-    ActivationCache,
-    InterventionComposer,
-    add_vector,
-    clamp,
-    collect_activations,
-    noise,
-    replace_with,
-    scale,
-    zero_out,
-)
-from .core.intervention import (
-    at_positions,
-    interventions,
-    on_heads,
-    on_neurons,
-)
+from .core import ActivationCache, InterventionComposer, collect_activations
+from .core.intervention import interventions
 from .errors import (
     BadDataError,
     IoError,

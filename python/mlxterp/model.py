@@ -88,14 +88,12 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         self.standing: list[tuple[str, Callable]] = []
         # The wrapped module, or what the native engine runs.
         self.model = getattr(engine, "module", getattr(engine, "model", engine))
-        self.tokenizer = (
-            getattr(engine, "tokenizer", None) if tokenizer is None else tokenizer
-        )
+        own = getattr(engine, "tokenizer", None)
+        self.tokenizer = own if tokenizer is None else tokenizer
         self._layer_attr = layer_attr
         self.layers = self._find_layers()
-        self._module_resolver = ModuleResolver(
-            self.model, embedding_path, norm_path, lm_head_path
-        )
+        paths = embedding_path, norm_path, lm_head_path
+        self._module_resolver = ModuleResolver(self.model, *paths)
 
     def _find_layers(self) -> LayerListProxy:
         name = self._layer_attr
@@ -106,11 +104,10 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         if found := layer_list(self.model, name):
             path, layers = found
             return LayerListProxy(layers, name, self.model, path, model=self)
-        lists = [
-            key
-            for key, value in (*self.model.items(), *_inner(self.model))
-            if isinstance(value, (list, tuple, nn.Sequential))
-        ]
+        inner = self.model.get("model")
+        held = {**self.model, **(inner if isinstance(inner, nn.Module) else {})}
+        kinds = list, tuple, nn.Sequential
+        lists = [key for key, value in held.items() if isinstance(value, kinds)]
         raise UnknownNameError(
             f"{type(self.model).__name__} has no list of layers at '{name}' or "
             f"'model.{name}': give its name as layer_attr="
@@ -296,13 +293,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         )
 
     def __repr__(self) -> str:
-        return (
-            "InterpretableModel(\n"
-            f"  model={type(self.model).__name__},\n"
-            f"  layers={len(self.layers)},\n"
-            f"  tokenizer={'✗' if self.tokenizer is None else '✓'}\n"
-            ")"
-        )
+        parts = f"model={type(self.model).__name__}", f"layers={len(self.layers)}"
+        known = f"tokenizer={'✗' if self.tokenizer is None else '✓'}"
+        return "InterpretableModel(\n  " + ",\n  ".join([*parts, known]) + "\n)"
 
 
 def _engine_for(
@@ -318,8 +311,3 @@ def _engine_for(
         )
     warn = partial(warnings.warn, stacklevel=4)
     return NativeEngine(model, warn=warn, special=special, revision=revision)
-
-
-def _inner(model: nn.Module):
-    inner = model.get("model")
-    return inner.items() if isinstance(inner, nn.Module) else ()

@@ -71,7 +71,8 @@ std::vector<Edit> edits_of(const std::vector<PyEdit>& edits);
 /** Calls `f(what, done)`, or only asks whether Ctrl-C was pressed. */
 Progress progress_of(const std::optional<nb::callable>& f);
 
-/** A member of a result and its name in Python. */
+/** A member of a result and its name in Python; without one it is pickled
+ * alone. */
 template <typename T, typename M>
 struct Member {
   const char* name;
@@ -102,7 +103,8 @@ nb::class_<T> bind_result(
   nb::class_<T> bound(m, name);
   const auto read = [&](const auto& member) {
     using Value = std::decay_t<decltype(std::declval<T&>().*member.at)>;
-    if constexpr (!std::is_enum_v<Value>) bound.def_ro(member.name, member.at);
+    if constexpr (!std::is_enum_v<Value>)
+      if (*member.name) bound.def_ro(member.name, member.at);
   };
   (read(members), ...);
   bound
@@ -121,11 +123,13 @@ nb::class_<T> bind_result(
       .def("__repr__", [name, members...](nb::handle self) {
         nb::list shown;
         const auto show = [&](const char* member) {
+          if (!*member) return;
           shown.append(
               nb::str("{}={!r:.60}").format(member, self.attr(member)));
         };
         (show(members.name), ...);
-        return nb::str("{}({})").format(name, nb::str(", ").attr("join")(shown));
+        return nb::str("{}({})").format(
+            name, nb::str(", ").attr("join")(shown));
       });
   return bound;
 }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "bind.h"
 #include "core/glob.h"
 #include "mlxterp/core/error.h"
@@ -203,11 +205,27 @@ void bind_interventions(nb::module_& m) {
       nb::arg("edit"),
       nb::arg("value"),
       nb::arg("at"),
-      "The edited value; itself where it is not changed. Raises UsageError where "
+      "The edited value; itself where it is not changed. Raises UsageError "
+      "where "
       "it is no array of the same shape and dtype.");
 
-  m.def("expand_braces", &expand_braces, nb::arg("pattern"));
-  m.def("glob_matches", &glob_matches, nb::arg("pattern"), nb::arg("name"));
+  m.def(
+      "matching",
+      [](std::string_view pattern, const std::vector<std::string>& names) {
+        std::vector<size_t> found;
+        const auto forms = expand_braces(pattern);
+        for (size_t i = 0; i < names.size(); ++i)
+          if (std::ranges::any_of(forms, [&](const auto& form) {
+                return form == names[i] || glob_matches(form, names[i]);
+              }))
+            found.push_back(i);
+        return found;
+      },
+      nb::arg("pattern"),
+      nb::arg("names"),
+      "Which of the names a pattern describes: `*` is any run of characters "
+      "but "
+      "dots, `{3..7}` and `{a,b}` are choices.");
 
   m.attr("zero_out") = zero_out();
   m.def("scale", &scale, nb::arg("factor"), "x * factor.");

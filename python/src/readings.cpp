@@ -52,21 +52,20 @@ void bind_lens(nb::module_& m) {
       m,
       "Lens",
       Member{"ids", &Lens::ids},
-      Member{"model_layers", &Lens::model_layers},
-      Member{"site", &Lens::site},
-      Member{"tuned", &Lens::tuned},
+      Member{"", &Lens::model_layers},
+      Member{"", &Lens::site},
+      Member{"", &Lens::tuned},
       Member{"layers", &Lens::layers},
-      Member{"sites", &Lens::sites},
+      Member{"", &Lens::sites},
       Member{"positions", &Lens::positions},
       Member{"top_k", &Lens::top_k},
       Member{"top_ids", &Lens::top_ids},
       Member{"top_logits", &Lens::top_logits},
       Member{"top_probabilities", &Lens::top_probabilities},
       Member{"track", &Lens::track},
-      Member{"track_logits", &Lens::track_logits},
+      Member{"", &Lens::track_logits},
       Member{"track_probabilities", &Lens::track_probabilities},
-      Member{"track_ranks", &Lens::track_ranks})
-      .def("on_top_from", &Lens::on_top_from);
+      Member{"track_ranks", &Lens::track_ranks});
 
   bind_options<LensOptions>(
       m,
@@ -247,8 +246,7 @@ void bind_heads(nb::module_& m) {
             spec::name)},
        {"draws", field(&AblationOptions::draws)}});
   using Trial = InductionAblation::Trial;
-  bind_result(
-      m, "Head", Member{"layer", &Head::layer}, Member{"head", &Head::head});
+  bind_result(m, "Head", Member{"", &Head::layer}, Member{"", &Head::head});
   bind_result(
       m,
       "Trial",

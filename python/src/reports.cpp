@@ -2,6 +2,7 @@
 
 #include "bind.h"
 #include "mlxterp/core/error.h"
+#include "mlxterp/io/atomic_file.h"
 #include "mlxterp/report/lens.h"
 #include "mlxterp/report/sweep.h"
 #include "mlxterp/view/heatmap.h"
@@ -28,6 +29,14 @@ report::SweepReport report_of(
 }  // namespace
 
 void bind_reports(nb::module_& m) {
+  m.def(
+      "write_file",
+      [](const std::string& path, std::string_view text) {
+        write_file_atomically(path, text, /*overwrite=*/true);
+      },
+      nb::arg("path"),
+      nb::arg("text"),
+      "Whole or not at all.");
   using report::SweepReport;
   nb::class_<SweepReport>(m, "SweepReport")
       .def(

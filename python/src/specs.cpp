@@ -2,7 +2,6 @@
 
 #include "bind.h"
 #include "mlxterp/spec/edit.h"
-#include "mlxterp/spec/head.h"
 #include "mlxterp/spec/metric.h"
 
 namespace mlxterp::python {
@@ -36,10 +35,6 @@ void bind_specs(nb::module_& m) {
       },
       nb::arg("text"),
       "An edit as the shell has it: \"at_positions(-1, scale(0.5))\".");
-  m.def(
-      "parse_receiver",
-      [](const std::string& text) { return spec::parse_receiver(text); },
-      nb::arg("text"));
 }
 
 }  // namespace mlxterp::python

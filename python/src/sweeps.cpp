@@ -37,11 +37,7 @@ Field<Options> axes(std::vector<Axis> Options::*member) {
 void bind_sweeps(nb::module_& m) {
   using Range = Sweep::Range;
   bind_result(
-      m,
-      "SweepRange",
-      Member{"axis", &Range::axis},
-      Member{"values", &Range::values})
-      .def_prop_ro("axis", [](const Range& self) { return name(self.axis); });
+      m, "SweepRange", Member{"", &Range::axis}, Member{"", &Range::values});
   bind_result(
       m,
       "Sweep",
@@ -50,10 +46,10 @@ void bind_sweeps(nb::module_& m) {
       Member{"spread", &Sweep::spread},
       Member{"clean", &Sweep::clean},
       Member{"corrupt", &Sweep::corrupt},
-      Member{"direction", &Sweep::direction},
-      Member{"pairs", &Sweep::pairs},
-      Member{"computed", &Sweep::computed},
-      Member{"rows", &Sweep::rows},
+      Member{"", &Sweep::direction},
+      Member{"", &Sweep::pairs},
+      Member{"", &Sweep::computed},
+      Member{"", &Sweep::rows},
       Member{"ids", &Sweep::ids})
       .def_prop_ro(
           "axes",
@@ -63,9 +59,6 @@ void bind_sweeps(nb::module_& m) {
               axes.emplace_back(name(range.axis), range.values);
             return axes;
           })
-      .def_prop_ro(
-          "direction",
-          [](const Sweep& self) { return spec::name(self.direction); })
       .def_prop_ro("shape", &Sweep::shape)
       .def("effect", &Sweep::effect)
       .def("delta", &Sweep::delta);
@@ -81,7 +74,10 @@ void bind_sweeps(nb::module_& m) {
        {"metric", field(&PatchOptions::metric)},
        {"direction",
         worded(
-             &PatchOptions::direction, "direction", spec::parse_direction, spec::name)},
+            &PatchOptions::direction,
+            "direction",
+            spec::parse_direction,
+            spec::name)},
        {"layers", field(&PatchOptions::layers)},
        {"positions", field(&PatchOptions::positions)},
        {"heads", field(&PatchOptions::heads)},
@@ -101,10 +97,10 @@ void bind_sweeps(nb::module_& m) {
        {"metric", field(&AblateOptions::metric)},
        {"ablation",
         worded(
-             &AblateOptions::ablation,
-             "ablation",
-             spec::parse_ablation,
-             spec::name)},
+            &AblateOptions::ablation,
+            "ablation",
+            spec::parse_ablation,
+            spec::name)},
        {"data", prompts(&AblateOptions::data)},
        {"samples", field(&AblateOptions::samples)},
        {"seed", field(&AblateOptions::seed)},
@@ -137,20 +133,44 @@ void bind_sweeps(nb::module_& m) {
       .def_ro("subject", &CausalTrace::subject);
   m.def("causal_trace", &run<CausalTraceOptions, &causal_trace>);
 
-  nb::class_<Receiver>(m, "Receiver").def("__repr__", &spec::spell);
+  // (layer, head, "q" | "k" | "v"), or text as the shell has it.
+  const Field<PathPatchOptions> receivers = {
+      [](PathPatchOptions& self, nb::handle value) {
+        self.receivers.clear();
+        for (nb::handle it : nb::iter(value)) {
+          nb::object text = nb::borrow(it);
+          if (!nb::isinstance<nb::str>(it)) {
+            nb::list parts;
+            for (nb::handle part : nb::iter(it))
+              parts.append(nb::str(part));
+            text = nb::str(".").attr("join")(parts);
+          }
+          self.receivers.push_back(
+              spec::parse_receiver(nb::cast<std::string>(text)));
+        }
+      },
+      [](const PathPatchOptions& self) {
+        std::vector<std::string> spelled;
+        for (const auto& it : self.receivers)
+          spelled.push_back(spec::spell(it));
+        return nb::cast(spelled);
+      }};
   bind_options<PathPatchOptions>(
       m,
       "PathPatchOptions",
       {.clean = no_prompts, .corrupt = no_prompts, .metric = {}},
       {{"clean", prompts(&PathPatchOptions::clean)},
        {"corrupt", prompts(&PathPatchOptions::corrupt)},
-       {"receivers", field(&PathPatchOptions::receivers)},
+       {"receivers", receivers},
        {"senders", field(&PathPatchOptions::senders)},
        {"through_mlps", field(&PathPatchOptions::through_mlps)},
        {"metric", field(&PathPatchOptions::metric)},
        {"direction",
         worded(
-             &PathPatchOptions::direction, "direction", spec::parse_direction, spec::name)},
+            &PathPatchOptions::direction,
+            "direction",
+            spec::parse_direction,
+            spec::name)},
        {"layers", field(&PathPatchOptions::layers)},
        {"heads", field(&PathPatchOptions::heads)},
        {"memory", field(&PathPatchOptions::memory)}});
@@ -167,7 +187,10 @@ void bind_sweeps(nb::module_& m) {
        {"metric", field(&AttributeOptions::metric)},
        {"direction",
         worded(
-             &AttributeOptions::direction, "direction", spec::parse_direction, spec::name)},
+            &AttributeOptions::direction,
+            "direction",
+            spec::parse_direction,
+            spec::name)},
        {"steps", field(&AttributeOptions::steps)},
        {"layers", field(&AttributeOptions::layers)},
        {"positions", field(&AttributeOptions::positions)},

@@ -161,16 +161,18 @@ class Ablater {
     for (auto& cell : cells)
       for (auto& place : cell)
         if (place.to < 0) place.to = static_cast<int>(ids.size()) - 1;
-    auto result = PlainSweep{
-        .model = model_,
-        .site = site_,
-        .metric = metric,
-        .ids = ids,
-        .cells = cells,
-        .source = source,
-        .reference = reference,
-        .what = "Ablating",
-        .progress = progress}.sweep();
+    auto result =
+        PlainSweep{
+            .model = model_,
+            .site = site_,
+            .metric = metric,
+            .ids = ids,
+            .cells = cells,
+            .source = source,
+            .reference = reference,
+            .what = "Ablating",
+            .progress = progress}
+            .sweep();
     result.runs = {metric.of_run(run["logits"], ids, reference)};
     return result;
   }

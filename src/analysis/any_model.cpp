@@ -14,7 +14,8 @@ const Decoder* decoder_of(const InterpretableModel& model) {
 }
 
 int layer_count(const InterpretableModel& model) {
-  if (const auto* decoder = decoder_of(model)) return decoder->config().n_layers;
+  if (const auto* decoder = decoder_of(model))
+    return decoder->config().n_layers;
   const auto& sites = model.sites();
   int layers = 0;
   for (size_t i = 0; i < sites.size(); ++i)
@@ -37,8 +38,7 @@ int vocabulary(const InterpretableModel& model) {
 }
 
 int residual_width(const InterpretableModel& model) {
-  if (const auto* decoder = decoder_of(model))
-    return decoder->config().d_model;
+  if (const auto* decoder = decoder_of(model)) return decoder->config().d_model;
   auto trace = model.trace(std::vector<int>{0});
   return trace.value("layers.0.resid_post").shape(-1);
 }

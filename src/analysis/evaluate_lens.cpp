@@ -96,7 +96,8 @@ LensEvaluation evaluate_lens(
       add(own, compare(target, log_p, winners, next));
       for (size_t i = 0; i < layers; ++i) {
         const auto h = rows(stretch.residuals[i], from, to);
-        add(logit[i], compare(logits_of(model, stretch, h), log_p, winners, next));
+        add(logit[i],
+            compare(logits_of(model, stretch, h), log_p, winners, next));
         if (lens && i + 1 < layers)
           add(tuned[i],
               compare(

@@ -181,8 +181,7 @@ class Reader {
         rows_[0],
         {static_cast<int>(begin), 0},
         {static_cast<int>(end), rows_[0].shape(1)});
-    return mx::contiguous(
-        mx::astype(Stepper(model_).head(some), mx::float32));
+    return mx::contiguous(mx::astype(Stepper(model_).head(some), mx::float32));
   }
 
  private:
@@ -221,6 +220,8 @@ Lens logit_lens(
     const Inputs& prompt,
     const LensOptions& options) {
   const auto model = plain.with(options.edits);
+  Lens lens;
+  lens.model_layers = layer_count(model);
   const auto vocab = static_cast<size_t>(vocabulary(model));
   check_top_k(options.top_k, vocab);
   if (options.track &&
@@ -232,8 +233,6 @@ Lens logit_lens(
         vocab);
   check_site(model, options);
 
-  Lens lens;
-  lens.model_layers = layer_count(model);
   lens.site = options.site;
   lens.tuned = options.tuned != nullptr;
   if (options.embed && options.site != "resid_pre") {  // which has it anyway

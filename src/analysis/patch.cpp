@@ -38,8 +38,7 @@ class Patcher {
     Averages averages(places.size());
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
-      const auto result =
-          plain ? plainly(i, places) : together(i, places);
+      const auto result = plain ? plainly(i, places) : together(i, places);
       averages.add(result.cells, options_.metric.name, "patch");
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
@@ -113,16 +112,18 @@ class Patcher {
     for (const auto& cell : places)
       cells.push_back(of_pair(cell, pair));
     const PlainSource from{site_values(site_, source), pair.position_map};
-    auto result = PlainSweep{
-        .model = model_,
-        .site = site_,
-        .metric = metric,
-        .ids = pair.run,
-        .cells = cells,
-        .source = from,
-        .reference = reference,
-        .what = "Patching",
-        .progress = progress(pair_index)}.sweep();
+    auto result =
+        PlainSweep{
+            .model = model_,
+            .site = site_,
+            .metric = metric,
+            .ids = pair.run,
+            .cells = cells,
+            .source = from,
+            .reference = reference,
+            .what = "Patching",
+            .progress = progress(pair_index)}
+            .sweep();
     result.runs = {
         metric.of_run(run["logits"], pair.run, reference),
         metric.of_run(source["logits"], pair.source, reference)};

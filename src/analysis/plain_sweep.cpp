@@ -10,8 +10,7 @@ namespace mlxterp {
 namespace {
 
 mx::array indices(const std::vector<int>& values) {
-  return mx::array(
-      values.data(), {static_cast<int>(values.size())}, mx::int32);
+  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
 }
 
 // What stands in a place of a layer's value, whatever part of it that is.
@@ -79,8 +78,8 @@ Wavefront::Result PlainSweep::sweep() const {
               static_cast<double>(cells.size()));
   }
   result.computed = cells.size();
-  result.rows = cells.size() * ids.size() *
-                static_cast<size_t>(layer_count(model));
+  result.rows =
+      cells.size() * ids.size() * static_cast<size_t>(layer_count(model));
   return result;
 }
 

@@ -35,9 +35,7 @@ mx::array logits_of(
   const auto* decoder = decoder_of(model);
   if (!decoder)
     return logits_of_last(
-        model,
-        {stretch.ids.begin(), stretch.ids.begin() + h.shape(0)},
-        h);
+        model, {stretch.ids.begin(), stretch.ids.begin() + h.shape(0)}, h);
   Pass pass;
   return mx::astype(
       decoder->unembed(decoder->ln_final(h, pass), pass), mx::float32);
@@ -58,16 +56,15 @@ Stretch read_stretch(const InterpretableModel& model, std::vector<int> ids) {
 }
 
 int chunk_of(const InterpretableModel& model) {
-  const auto row =
-      static_cast<size_t>(vocabulary(model)) * sizeof(float);
+  const auto row = static_cast<size_t>(vocabulary(model)) * sizeof(float);
   return static_cast<int>(std::max<size_t>(1, logits_budget / row));
 }
 
 void check_stretch(
     const InterpretableModel& model, int length, const char* function) {
   const auto* decoder = decoder_of(model);
-  const int context = decoder ? decoder->config().context
-                              : std::numeric_limits<int>::max();
+  const int context =
+      decoder ? decoder->config().context : std::numeric_limits<int>::max();
   if (length < 2 || length > context)
     fail(
         ErrorKind::usage,

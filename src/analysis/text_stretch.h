@@ -23,8 +23,8 @@ Stretch read_stretch(const InterpretableModel& model, std::vector<int> ids);
 /** Positions [from, to) of x [pos, ...]. */
 mlx::core::array rows(const mlx::core::array& x, int from, int to);
 
-/** Logits of residuals in the model's dtype, [pos, d_model] and not more of them
- * than the stretch has, as float32; lazy. */
+/** Logits of residuals in the model's dtype, [pos, d_model] and not more of
+ * them than the stretch has, as float32; lazy. */
 mlx::core::array logits_of(
     const InterpretableModel& model,
     const Stretch& stretch,

@@ -169,8 +169,8 @@ TunedLens train_tuned_lens(
     if (!std::isfinite(slopes.loss))
       fail(
           ErrorKind::bad_data,
-          "[train_tuned_lens] the loss of step {} is {}, NaN or infinite; use a "
-          "smaller "
+          "[train_tuned_lens] the loss of step {} is {}, NaN or infinite; use "
+          "a smaller "
           "learning rate, or float32",
           step,
           slopes.loss);

@@ -210,6 +210,36 @@ TEST(Ablate, Misuse) {
         "samples; use at least one");
 }
 
+// By every axis and kind, of a metric that reads one token, the whole
+// vocabulary or every position.
+TEST(Ablate, PlainPassesSayTheSame) {
+  for (const auto& variant : {"llama-gqa", "gemma2"}) {
+    const auto model =
+        InterpretableModel::load((test::families_root / variant).string());
+    AblateOptions options{
+        .prompts = Inputs::Rows{prompt, {1, 4, 9, 16, 25, 36, 49}}};
+    for (const auto& metric : {logit(4), kl_divergence(), loss()})
+      for (const auto ablation :
+           {Ablation::zero, Ablation::mean, Ablation::resample})
+        for (const auto* site : {"resid_pre", "z", "mlp.post"}) {
+          options.metric = metric;
+          options.ablation = ablation;
+          options.site = site;
+          options.by = {Axis::layer, Axis::position};
+          options.plain = false;
+          const auto fast = ablate(model, options);
+          options.plain = true;
+          const auto plain = ablate(model, options);
+          expect_cells(
+              fast.metric,
+              plain.metric,
+              fmt::format("{} {} {}", variant, metric.name, site));
+          EXPECT_NEAR(fast.clean, plain.clean, 1e-4);
+          EXPECT_EQ(fast.cells(), size_t{14});
+        }
+  }
+}
+
 // One pass a cell and sample, mlp_out restored.
 void expect_plain(
     const InterpretableModel& model,

@@ -255,6 +255,9 @@ def test_what_cannot_be_attached(model, coder):
     narrow = model.attach("layers.0", lambda x: x[..., :3], "replace", name="narrow")
     with pytest.raises(UsageError, match="layers.0"):
         out(narrow)
+    for mode in ("replace", "replace_with_error"):  # and not broadcast
+        with pytest.raises(UsageError, match="expected"):
+            out(model.attach("layers.0", lambda x: x.mean(1, keepdims=True), mode))
     with pytest.raises(UsageError, match="NaN"):
         bad = {"layers.0.attached.acts": lambda a: a * float("nan")}
         out(model.attach("layers.0", coder), bad)

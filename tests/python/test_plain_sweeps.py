@@ -38,7 +38,7 @@ def test_patching(name, direction):
                 mlxterp.patch(it, CLEAN, CORRUPT, DIFF, site, by, direction)
                 for it in models
             )
-            assert mx.abs(ours.change).max().item() > 1e-4
+            assert mx.abs(ours.delta).max().item() > 1e-4
             compared += same(ours, theirs, name)
     assert compared == len(SITES) * layers * (1 + len(CLEAN))
 
@@ -54,7 +54,7 @@ def test_ablating(name):
                     mlxterp.ablate(it, prompts, DIFF, site, by, ablation)
                     for it in models
                 )
-                assert mx.abs(ours.change).max().item() > 1e-4
+                assert mx.abs(ours.delta).max().item() > 1e-4
                 compared += same(ours, theirs, name)
     assert compared == 3 * len(SITES) * len(models[0].layers) * (1 + len(CLEAN))
 
@@ -76,7 +76,7 @@ def test_heads_neurons_and_choices(site, by, more):
         for it in pair(FOLDERS / "llama-gqa")
     )
     assert same(ours, theirs) == len(mx.flatten(ours.metric))
-    assert mx.abs(ours.change).max().item() > 1e-5
+    assert mx.abs(ours.delta).max().item() > 1e-5
 
 
 @pytest.mark.parametrize(

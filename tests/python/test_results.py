@@ -71,7 +71,8 @@ def told(value):
         return repr(value)  # NaN is NaN
     fields = [it for it in dir(value) if not it.startswith("_")]
     held = {it: getattr(value, it, None) for it in fields}
-    return {it: told(x) for it, x in held.items() if not callable(x) and x is not value}
+    found = {it: told(x) for it, x in held.items() if not callable(x) and x is not value}
+    return found or told(value.__getstate__())
 
 
 def test_pickled_and_copied(results):

@@ -320,7 +320,7 @@ def test_each_argument_reaches_its_field(monkeypatch, model):
         for field, value in own.items():
             got = getattr(seen[0], field)
             if field == "receivers":
-                got, value = [*map(repr, got)], ["L24H6.q"]
+                value = ["L24H6.q"]
             assert plain(got) == plain(value), f"{name}: {field}"
             compared += 1
     assert compared > 35

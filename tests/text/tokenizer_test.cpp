@@ -132,6 +132,44 @@ TEST(Tokenizer, DemoModelIdsAreThoseOfLlamaCpp) {
   expect_ids(demo(), "smollm2");
 }
 
+TEST(Tokenizer, FunctionsOfAnotherProgram) {
+  // A token for each character, its number in the alphabet.
+  const auto tokenizer = Tokenizer::from_functions(
+      {.encode =
+           [](std::string_view text) {
+             std::vector<int> ids;
+             for (const char c : text)
+               ids.push_back(c - 'a');
+             return ids;
+           },
+       .decode =
+           [](std::span<const int> ids) {
+             std::string text;
+             for (const int id : ids)
+               text += static_cast<char>('a' + id);
+             return text;
+           },
+       .vocab_size = 26});
+  EXPECT_EQ(tokenizer.encode("cab"), (std::vector<int>{2, 0, 1}));
+  const std::vector<int> ids = {2, 0, 1};
+  EXPECT_EQ(tokenizer.decode(ids), "cab");
+  EXPECT_EQ(tokenizer.labels(ids), (std::vector<std::string>{"c", "a", "b"}));
+  EXPECT_EQ(tokenizer.single_token("z"), 25);
+  EXPECT_EQ(tokenizer.vocab_size(), 26);
+  EXPECT_FALSE(tokenizer.bos() || tokenizer.eos());
+  EXPECT_TRUE(tokenizer.ends().empty() && tokenizer.control_tokens().empty());
+  try {
+    tokenizer.single_token("ab");
+    FAIL() << "two tokens were one";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::unknown_name);
+    EXPECT_NE(
+        std::string(error.what()).find("not one token but 2"),
+        std::string::npos);
+  }
+  EXPECT_THROW(Tokenizer::from_functions({}), Error);
+}
+
 TEST(Tokenizer, DemoModelPrompts) {
   EXPECT_EQ(
       demo().encode("The Eiffel Tower is located in the city of"),

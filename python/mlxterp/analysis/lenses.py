@@ -138,9 +138,6 @@ def evaluate_lens(
     logit, tuned, entropy, n = _core.evaluate_lens(
         inner, list(ids), None if lens is None else lens.native(), length, Bar()
     )
-    return {
-        "logit": [LensQuality(*q) for q in logit],
-        "tuned": [LensQuality(*q) for q in tuned],
-        "cross_entropy": entropy,
-        "positions": n,
-    }
+    lenses = {"logit": logit, "tuned": tuned}
+    found = {name: [LensQuality(*q) for q in of] for name, of in lenses.items()}
+    return found | {"cross_entropy": entropy, "positions": n}

@@ -17,6 +17,7 @@ OutOfRangeError before any long work. Ctrl-C ends a sweep.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -29,7 +30,6 @@ from ._native import Report, Reported, asked
 from .metrics import Metric
 
 Progress = Callable[[str, float], None]
-Numbers = "int | Sequence[int] | None"
 
 
 class Sweep(Reported):
@@ -87,10 +87,8 @@ class Sweep(Reported):
             [values for _, values in self.axes], names=[name for name, _ in self.axes]
         )
         columns = {"metric": self._inner.metric, "delta": self._inner.delta()}
-        try:
+        with suppress(UsageError):
             columns["effect"] = self._inner.effect()
-        except UsageError:
-            pass
         return pd.DataFrame(columns, index=index).reset_index()
 
     def plot(self, ax=None, cmap: str = "RdBu_r", backend: str = "matplotlib"):
@@ -222,14 +220,6 @@ def causal_trace(
     return CausalTrace(sweep, found.metric, found.subject)
 
 
-def _receiver(receiver) -> _core.Receiver:
-    """(layer, head, "q" | "k" | "v"), or text as the shell has it."""
-    text = receiver
-    if not isinstance(receiver, str):
-        text = ".".join(map(str, receiver))
-    return _core.parse_receiver(text)
-
-
 def path_patch(
     model,
     clean,
@@ -251,7 +241,6 @@ def path_patch(
     head; none: the logits. `senders`: "z" by layer and head, or "mlp_out" by layer.
     `through_mlps`: whether the path may go through MLPs; else it is direct.
     """
-    receivers = [*map(_receiver, receivers)]
     return _swept(_core.path_patch, _core.PathPatchOptions, locals())
 
 

@@ -37,12 +37,11 @@ class TunedLens(nn.Module):
         super().__init__()
         self.num_layers = num_layers
         self.hidden_dim = hidden_dim
-        self.translators = [
-            nn.Linear(hidden_dim, hidden_dim) for _ in range(num_layers)
-        ]
-        for translator in self.translators:
-            translator.weight = mx.eye(hidden_dim)
-            translator.bias = mx.zeros((hidden_dim,))
+        self.translators = []
+        for _ in range(num_layers):
+            self.translators.append(nn.Linear(hidden_dim, hidden_dim))
+            self.translators[-1].weight = mx.eye(hidden_dim)
+            self.translators[-1].bias = mx.zeros((hidden_dim,))
 
     def __call__(self, h: mx.array, layer_idx: int) -> mx.array:
         """The states [..., hidden_dim] of a layer, translated. Raises

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from ..analysis.layer_sites import checked_layers
 from ..core import OutputProxy, TraceContext, add_vector
-from .._core import Intervention, Layout, SiteView
+from .._core import Intervention, SiteView
 from ..core.intervention import at_positions
 from ..core.proxy import write
 from ..errors import OutOfRangeError
@@ -130,9 +130,8 @@ class LayerMixin:
         fn = add_vector(steering_vector * factor)
         if positions is not None:
             fn = at_positions(positions, fn)
-        chosen = checked_layers(
-            self, [layers] if hasattr(layers, "__index__") else layers
-        )
+        layers = [layers] if hasattr(layers, "__index__") else layers
+        chosen = checked_layers(self, layers)
         return self._act({f"layers.{layer}.resid_post": fn for layer in chosen})
 
     def _act(self, edits: dict[str, Callable]) -> dict[str, Callable]:
@@ -140,9 +139,8 @@ class LayerMixin:
         trace = TraceContext.current(self)
         if trace is not None:
             for site, fn in edits.items():
-                view = SiteView(site, Layout.features, trace.lengths)
-                given = (view,) if isinstance(fn, Intervention) else ()
-                trace.edit(site, fn(trace.value(site), *given))
+                view = SiteView(site, lengths=trace.lengths)
+                trace.edit(site, Intervention(fn)(trace.value(site), view))
         return edits
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from ..engine._patterns import is_pattern
+from ..engine._names import is_pattern
 from ..errors import UnknownNameError
 from .module_resolver import normalize_layer_key
 

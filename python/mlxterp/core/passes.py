@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 
@@ -16,15 +17,13 @@ def handle(x: mx.array) -> mx.array:
     return x.astype(x.dtype)
 
 
+@dataclass
 class _Building:
     """How far a pass is built: whether what is read is as it was the last
     time, and how often each function was called."""
 
-    def __init__(self):
-        self.begin(unchanged=False)
-
-    def begin(self, unchanged: bool):
-        self.unchanged, self.calls = unchanged, {}
+    unchanged: bool = False
+    calls: dict = field(default_factory=dict)
 
 
 class _Once:
@@ -83,7 +82,7 @@ class Build:
             return fn(x)
 
         edits = [*self._edits, (site, _Once(setting, building))]
-        building.begin(unchanged=True)
+        building.unchanged, building.calls = True, {}
         with random_state_kept(start=self._start):
             self.held = self.engine.run(self.rows, edits)
         self._edits = edits

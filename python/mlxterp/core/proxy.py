@@ -171,9 +171,7 @@ class ModuleProxy:
     """
 
     def __init__(self, module: Any, name: str, model: Any = None):
-        object.__setattr__(self, "_module", module)
-        object.__setattr__(self, "_name", name)
-        object.__setattr__(self, "_model", model)
+        self.__dict__.update(_module=module, _name=name, _model=model)
 
     @property
     def output(self) -> OutputProxy:

@@ -173,10 +173,8 @@ class Trace:
         return self._values
 
     def __repr__(self) -> str:
-        return (
-            f"Trace(saved_values={len(self.saved_values)}, "
-            f"activations={len(self.activations)})"
-        )
+        saved, seen = len(self.saved_values), len(self.activations)
+        return f"Trace(saved_values={saved}, activations={seen})"
 
 
 def planned(model: Any, interventions: Mapping[str, Any]) -> list[tuple[str, Callable]]:

@@ -13,15 +13,13 @@ import difflib
 import re
 from collections.abc import Iterator
 
+from .._core import matching
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
 from ._nodes import ATTENTION_NAMES, MLP_NAMES, Node, Tree
-from ._patterns import compiled, is_pattern
 from ._residual import SHARES
 
 TAILS = ("input", *SITES, *SHARES, "output")  # what a site's name ends in
-LAYER_ALIASES = ("resid_pre", *SHARES, "resid_post")
-_ENDS = {"resid_pre": "input", "resid_post": "output"}
 
 _ROOT = {
     "": "output",
@@ -79,18 +77,15 @@ class Names:
     def match(self, pattern: str) -> list[str]:
         if not isinstance(pattern, str) or not is_pattern(pattern):
             return [self.resolve(pattern)]
-        tried = compiled(pattern)
-        bare = re.sub(r"^(model\.)+", "", pattern)
-        names = list(self._all())
-        for form in (tried, compiled(bare)):
-            found = [site for name, site in names if form.fullmatch(name)]
-            if found:
-                return sorted(dict.fromkeys(found), key=self._order)
+        names, sites = zip(*self._all())
+        for form in (pattern, _bare(pattern)):
+            if found := {sites[i] for i in matching(form, names)}:
+                return sorted(found, key=self._order)
         raise self.unknown(pattern)
 
     def unknown(self, name: str) -> UnknownNameError:
         """The error for a name, with the nearest that mean something."""
-        bare = re.sub(r"^(model\.)+", "", name)
+        bare = _bare(name)
         names = list(dict.fromkeys(it for it, _ in self._all()))
         short = [it for it in names if not it.startswith("model.")] or names
         near = difflib.get_close_matches(bare, short, n=3, cutoff=0.6)
@@ -122,22 +117,19 @@ class Names:
             return _join(self._tree.by_path[path], "output")
         head, _, tail = path.rpartition(".")
         node = self._tree.by_path.get(head)
-        if node is None:
-            return None
-        if tail in ("input", "output"):
-            return _join(node, tail)
-        tail = "pattern" if tail == "attention_weights" else tail
-        if tail in SITES and self._may_attend(node):
-            return _join(node, tail)
-        if tail in LAYER_ALIASES and node.index in self._layer_index:
-            return self._alias(node, tail)
-        return None
+        tails = node and self._tails(node, self._may_attend(node))
+        return _join(node, tails[tail]) if tails and tail in tails else None
 
-    def _alias(self, layer: Node, alias: str) -> str | None:
-        if alias in _ENDS:
-            return _join(layer, _ENDS[alias])
-        part = self.mlp_of if alias == "mlp_out" else self.attention_of
-        return _join(layer, alias) if part(layer) else None
+    def _tails(self, node: Node, attends: bool) -> dict[str, str]:
+        """What may stand behind a module's name, and what ends the site's."""
+        tails = {"input": "input", "output": "output"}
+        if attends:
+            tails |= dict(zip(SITES, SITES)) | {"attention_weights": "pattern"}
+        if node.index in self._layer_index:
+            tails |= {"resid_pre": "input", "resid_post": "output"}
+            has = self.attention_of(node), self.attention_of(node), self.mlp_of(node)
+            tails |= {share: share for share, part in zip(SHARES, has) if part}
+        return tails
 
     def part(self, layer: int, out: str) -> str:
         node = self._layers[layer]
@@ -186,16 +178,8 @@ class Names:
         dot = name + "." if name else ""
         if name:
             yield name, _join(node, "output")
-        for tail in ("input", "output"):
-            yield dot + tail, _join(node, tail)
-        if attends:
-            for tail in SITES:
-                yield dot + tail, _join(node, tail)
-            yield dot + "attention_weights", _join(node, "pattern")
-        if node.index in self._layer_index:
-            for tail in LAYER_ALIASES:
-                if site := self._alias(node, tail):
-                    yield dot + tail, site
+        for tail, own in self._tails(node, attends).items():
+            yield dot + tail, _join(node, own)
 
     def _forms(self, node: Node, path: str) -> Iterator[str]:
         yield path
@@ -210,6 +194,14 @@ class Names:
     def _order(self, site: str):
         path, _, tail = site.rpartition(".")
         return self._tree.by_path[path].index, TAILS.index(tail)
+
+
+def is_pattern(name: str) -> bool:
+    return any(it in name for it in "*{}")
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"^(model\.)+", "", name)
 
 
 def _join(node: Node, tail: str) -> str:

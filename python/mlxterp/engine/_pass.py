@@ -135,12 +135,9 @@ class WrappedPass:
             self._end_turns(node.holds)
         index, plan = node.index, self._plan
 
-        if args and type(args[0]) is _array:
-            x = args[0]
-        else:
-            x = first(args)
-            if x is None:
-                x = first(kwargs)
+        x = first(args)
+        if x is None:
+            x = first(kwargs)
         event = None
         if node.role is not None and stack and x is not None:
             event = stack[-1].index, len(self._events.get(stack[-1].index, ()))

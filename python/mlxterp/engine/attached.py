@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,17 +17,6 @@ from .wrapped import WrappedEngine
 _ERROR = "error"
 
 
-class _Function(nn.Module):
-    """A plain function as a module."""
-
-    def __init__(self, fn: Callable[[mx.array], mx.array]):
-        super().__init__()
-        self._fn = fn
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self._fn(x)
-
-
 def engine_of(module: Any, mode: str) -> WrappedEngine:
     """What runs an attached module. Raises UsageError."""
     if mode not in (modes := ("read", "replace", "replace_with_error")):
@@ -37,7 +26,7 @@ def engine_of(module: Any, mode: str) -> WrappedEngine:
             f"attach: a module or a function is needed, not {type(module).__name__}."
         )
     return WrappedEngine(
-        module if isinstance(module, nn.Module) else _Function(module), None
+        module if isinstance(module, nn.Module) else nn.Sequential(module), None
     )
 
 
@@ -144,6 +133,11 @@ class Attached:
             if self._mode == "read":
                 return x
             y = run.output.astype(x.dtype)
+            if y.shape != x.shape:
+                raise UsageError(
+                    f"The module attached at '{self._at}' returned {y.shape}; expected "
+                    f"{x.shape}. Return that shape, or attach it with mode 'read'."
+                )
             if self._mode == "replace":
                 return y
             plain = self._module.forward(x).astype(x.dtype) if inside else y

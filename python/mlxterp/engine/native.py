@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
-from ._patterns import is_pattern
+from ._names import is_pattern
 from .attached import Run, engine_of
 from .base import Intervention
 

@@ -55,10 +55,8 @@ class WrappedEngine:
         self._attending: set[int] = set()
         self._places: dict[int, dict[str, Event | Part]] = {}
         self._shares: dict[int, dict[str, Share | Middle]] = {}
-        classes = {type(node.module) for node in self._tree.nodes}
-        self._classes = list({calling_class(it): None for it in classes})
-        if None in self._classes:
-            self._classes.remove(None)
+        classes = {calling_class(type(node.module)) for node in self._tree.nodes}
+        self._classes = list(classes - {None})
         self._compiled = hold_compiled([node.module for node in self._tree.nodes])
         self._embeddings = [
             calling_class(type(node.module))

@@ -24,19 +24,10 @@ def get_activations(
     position counts within its own prompt, a negative one from that prompt's
     last token.
 
-    Args:
-        model: An InterpretableModel.
-        prompts: One text or several.
-        layers: Indices of layers; None means all.
-        positions: One position or several.
-
-    Returns:
-        {"layer_{i}": [prompt, d_model]}, or [prompt, position, d_model] for
-        more than one position. Evaluated.
-
-    Raises:
-        UsageError: no prompt, or no position.
-        OutOfRangeError: a layer or position beyond what there is.
+    `layers`: indices of layers, None means all; `positions`: one or several.
+    Returns {"layer_{i}": [prompt, d_model]}, or [prompt, position, d_model] for
+    more than one position, evaluated. Raises UsageError for no prompt or no
+    position, OutOfRangeError for a layer or position beyond what there is.
     """
     if isinstance(prompts, str):
         prompts = [prompts]

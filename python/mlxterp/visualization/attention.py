@@ -78,11 +78,9 @@ def attention_heatmap(
     """
     config = config or AttentionVisualizationConfig()
     pattern = head_pattern(attention, head_idx)
-    title = title or "Attention pattern"
     name = _backend(backend if backend != "auto" else config.backend)
-    return _GRIDS[name](
-        [(title, pattern)], tokens, None, replace(config, heads_per_row=1)
-    )
+    alone = replace(config, heads_per_row=1)
+    return _GRIDS[name]([(title or "Attention pattern", pattern)], tokens, None, alone)
 
 
 def attention_from_trace(
@@ -209,10 +207,7 @@ def _matplotlib_grid(
     heads, rows, columns = grid.heads, grid.rows, grid.columns
     # A grid's heatmaps are half as wide and high as one alone.
     scale = 100 if len(heads) == 1 else 200
-    size = (
-        config.figure_width / scale * columns,
-        config.figure_height / scale * rows,
-    )
+    size = config.figure_width / scale * columns, config.figure_height / scale * rows
     with plt.rc_context({"text.parse_math": False}):
         figure, places = plt.subplots(
             rows, columns, figsize=size, squeeze=False, layout="constrained"
@@ -230,15 +225,15 @@ def _matplotlib_grid(
             )
             axes.set_title(name)
             across, down = grid.labels(pattern)
+            axes.set_xticks([])
+            axes.set_yticks([])
             # Only the outer heatmaps have room for their tokens.
-            last = index + columns >= len(heads)
-            axes.set_xticks(range(len(across)) if last else [])
-            axes.set_yticks(range(len(down)) if index % columns == 0 else [])
-            if last:
-                axes.set_xticklabels(across, rotation=45, ha="right", fontsize=7)
+            if index + columns >= len(heads):
+                how = dict(rotation=45, ha="right", fontsize=7)
+                axes.set_xticks(range(len(across)), across, **how)
                 axes.set_xlabel("Source")
             if index % columns == 0:
-                axes.set_yticklabels(down, fontsize=7)
+                axes.set_yticks(range(len(down)), down, fontsize=7)
                 axes.set_ylabel("Destination")
             if config.show_colorbar and index == 0:
                 figure.colorbar(image, ax=places.ravel().tolist())
@@ -280,17 +275,10 @@ def _plotly_grid(
             ),
             **where,
         )
-        figure.update_xaxes(
-            tickvals=list(range(len(across))),
-            ticktext=[plotly_label(token) for token in across],
-            **where,
-        )
-        figure.update_yaxes(
-            tickvals=list(range(len(down))),
-            ticktext=[plotly_label(token) for token in down],
-            autorange="reversed",
-            **where,
-        )
+        for update, labels in (figure.update_xaxes, across), (figure.update_yaxes, down):
+            shown = [plotly_label(token) for token in labels]
+            update(tickvals=[*range(len(labels))], ticktext=shown, **where)
+        figure.update_yaxes(autorange="reversed", **where)
     scale = 1 if len(heads) == 1 else 0.5
     figure.update_layout(
         title=plotly_label(title) if title else None,

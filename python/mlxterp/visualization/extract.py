@@ -29,17 +29,9 @@ def _keys_by_layer(trace: Any) -> dict[int, str]:
 def get_attention_patterns(
     trace: Any, layers: int | Sequence[int] | None = None
 ) -> dict[int, np.ndarray]:
-    """The attention patterns a trace has seen.
-
-    Args:
-        trace: What `model.trace` gave; it may be finished.
-        layers: One layer, several, or None for all that have a pattern.
-
-    Returns:
-        {layer: [batch, head, destination, source]}; each row sums to 1.
-
-    Raises:
-        UnknownNameError: a layer asked for has no pattern.
+    """The attention patterns that a trace, which may be finished, has seen, of one
+    layer, several, or all that have one: {layer: [batch, head, destination,
+    source]}, whose rows sum to 1. Raises UnknownNameError for a layer without.
     """
     keys = _keys_by_layer(trace)
     layers = keys if layers is None else layers
@@ -92,8 +84,7 @@ def head_pattern(attention: Any, head: int = 0) -> np.ndarray:
             "attention must be [batch, head, destination, source] or its last "
             f"two or three axes, but has shape {attention.shape}"
         )
-    if attention.ndim == 4:
-        attention = attention[0]
+    attention = attention[0] if attention.ndim == 4 else attention
     if attention.ndim == 2:
         return attention
     if not 0 <= head < attention.shape[0]:

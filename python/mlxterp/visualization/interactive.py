@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.files import replacing
+from .. import _core
 from ..core.optional import require
 from ..errors import UsageError
 from ..view.page import HtmlPage
@@ -71,24 +71,16 @@ def _data(patterns: Mapping[int, Any], tokens: Sequence[str]) -> dict[str, Any]:
     layers = []
     for layer in sorted(patterns):
         value = to_numpy(patterns[layer])
-        if value.ndim == 4:
-            value = value[0]
+        value = value[0] if value.ndim == 4 else value
         if value.ndim != 3:
             raise UsageError(
                 "a layer's patterns must be [batch, head, destination, "
                 f"source], but layer {layer} has shape {value.shape}"
             )
         check_tokens(value, tokens)
-        layers.append(
-            {
-                "layer": int(layer),
-                "heads": value.shape[0],
-                "destinations": value.shape[1],
-                "values": base64.b64encode(
-                    np.ascontiguousarray(value, "<f4").tobytes()
-                ).decode("ascii"),
-            }
-        )
+        packed = base64.b64encode(np.ascontiguousarray(value, "<f4").tobytes())
+        shape = {"heads": value.shape[0], "destinations": value.shape[1]}
+        layers.append({"layer": int(layer), **shape, "values": packed.decode("ascii")})
     return {"tokens": [str(token) for token in tokens], "layers": layers}
 
 
@@ -109,16 +101,10 @@ def interactive_attention(
     """A page of attention patterns: choose a layer, a head and a token, by
     pointer or keyboard, and see where the token attends or what attends to it.
 
-    Args:
-        attention_patterns: {layer: [batch, head, destination, source]}, the
-            first of the batch is shown, as `get_attention_patterns` gives.
-        tokens: The text of each source position.
-        config: How the page looks.
-
-    Returns: one HTML document with everything in it.
-
-    Raises:
-        UsageError: no pattern, or one of another shape or number of tokens.
+    `attention_patterns`: {layer: [batch, head, destination, source]}, the first
+    of the batch is shown; `tokens`: the text of each source position. Returns one
+    HTML document with everything in it. Raises UsageError for no pattern, or one
+    of another shape or number of tokens.
     """
     config = config or InteractiveAttentionConfig()
     colour = _COLOURS.get(config.colorscale.lower())
@@ -165,8 +151,7 @@ def save_interactive_attention(
     """Writes the page to a file. Raises as `interactive_attention`, and
     IoError; a file that is there is then left as it was."""
     page = interactive_attention(attention_patterns, tokens, config)
-    with replacing(filepath) as draft:
-        draft.write_text(page, encoding="utf-8")
+    _core.write_file(os.fspath(filepath), page)
 
 
 def interactive_attention_from_trace(

@@ -70,23 +70,11 @@ def plot_token_predictions(
         )
         axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
         axes.set_yticks(range(len(layers)), [f"L{layer}" for layer in layers])
-        box = {
-            "boxstyle": "round,pad=0.25",
-            "facecolor": "black",
-            "alpha": 0.45,
-        }
+        box = dict(boxstyle="round,pad=0.25", facecolor="black", alpha=0.45)
+        how = dict(ha="center", va="center", color="white", fontsize=8, bbox=box)
         for y, row in enumerate(best):
             for x, token in enumerate(row):
-                axes.text(
-                    x,
-                    y,
-                    token_label(token, 10),
-                    ha="center",
-                    va="center",
-                    color="white",
-                    fontsize=8,
-                    bbox=box,
-                )
+                axes.text(x, y, token_label(token, 10), **how)
         axes.set_xlabel("Input token")
         axes.set_ylabel("Layer")
         quoted = f"\n{token_label(text, 60)!r}" if text else ""

@@ -97,10 +97,7 @@ def copying_score(
         that token's own logit.
     """
     if unembedding is None:
-        diagonal, magnitude = (
-            np.mean(np.diag(ov_circuit)),
-            np.mean(np.abs(ov_circuit)),
-        )
+        diagonal, magnitude = np.diag(ov_circuit).mean(), np.abs(ov_circuit).mean()
     else:
         read = unembedding.T @ ov_circuit  # [vocab, d_model]
         vocab = read.shape[0]
@@ -120,20 +117,14 @@ _SCORES = {
 }
 
 
+@dataclass
 class AttentionPatternDetector:
     """Classifies heads by scores above thresholds."""
 
-    def __init__(
-        self,
-        induction_threshold: float = 0.4,
-        previous_token_threshold: float = 0.5,
-        first_token_threshold: float = 0.3,
-        current_token_threshold: float = 0.3,
-    ):
-        self.induction_threshold = induction_threshold
-        self.previous_token_threshold = previous_token_threshold
-        self.first_token_threshold = first_token_threshold
-        self.current_token_threshold = current_token_threshold
+    induction_threshold: float = 0.4
+    previous_token_threshold: float = 0.5
+    first_token_threshold: float = 0.3
+    current_token_threshold: float = 0.3
 
     def analyze_head(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import mlx.core as mx
@@ -70,7 +71,9 @@ class HookCache(ActivationCache):
 
 
 class HookMixin:
-    """TransformerLens' hooks of an InterpretableModel."""
+    """TransformerLens' hooks of an InterpretableModel. What takes `inputs` takes
+    them as `trace` does; names that mean nothing raise UnknownNameError or
+    OutOfRangeError, a function of names that chose none UsageError."""
 
     def hook_names(self) -> list[str]:
         """Every hook point (`blocks.0.attn.hook_q`), in the order of the
@@ -82,30 +85,21 @@ class HookMixin:
     ) -> tuple[mx.array, HookCache]:
         """One pass, and the values at hook points.
 
-        Args:
-            inputs: Whatever `trace` takes.
-            names_filter: A hook point or any other name of a site, several, or
-                a function of hook points' names; None means all hook points.
-                Keep what you need: nothing else is computed or held.
+        names_filter: A hook point or any other name of a site, several, or a
+            function of hook points' names; None means all hook points. Keep
+            what you need: nothing else is computed or held.
 
-        Returns: logits [batch, pos, vocab] and the cache, evaluated. Of hook
-            points nobody named those that the pass has not are left out.
-
-        Raises:
-            UnknownNameError, OutOfRangeError: a name that means nothing.
-            UsageError: a named value the pass never had, or no name chosen.
+        Returns logits [batch, pos, vocab] and the cache, evaluated. Of hook
+        points nobody named those that the pass has not are left out; one that was
+        named raises UsageError.
         """
         sites, named = self._hooks_meant(names_filter)
         values: dict[str, mx.array] = {}
         with self.trace(inputs) as trace:
             logits = self.output.save()
             for name, site in sites.items():
-                try:
+                with nullcontext() if named else suppress(UsageError):
                     values[name] = trace.value(site)
-                except UsageError:
-                    if named:
-                        raise
-                else:
                     trace.save(name, values[name])
             if not values:
                 raise UsageError("the pass has none of the hook points chosen")
@@ -118,21 +112,14 @@ class HookMixin:
     ) -> mx.array:
         """One pass with functions at hook points.
 
-        Args:
-            inputs: Whatever `trace` takes.
-            fwd_hooks: (name, function) pairs, applied in order; the name as
-                `names_filter` of `run_with_cache`. The function is called as
-                `function(value, hook=HookPoint)` and gives the new value, of
-                the same shape and type, or changes the value in place and
-                gives None.
+        fwd_hooks: (name, function) pairs, applied in order; the name as
+            `names_filter` of `run_with_cache`. The function is called as
+            `function(value, hook=HookPoint)` and gives the new value, of the
+            same shape and type, or changes the value in place and gives None.
 
-        Returns: logits [batch, pos, vocab], evaluated.
-
-        Raises:
-            UnknownNameError, OutOfRangeError: a name that means nothing.
-            UsageError: a hook that never acted or gave another shape or type,
-                or a function of names that chose none.
-            Whatever a hook raises.
+        Returns logits [batch, pos, vocab], evaluated. Raises UsageError for a
+        hook that never acted or gave another shape or type, and whatever a hook
+        raises.
         """
         at_sites: dict[str, InterventionComposer] = {}
         for names, function in fwd_hooks:
@@ -156,14 +143,11 @@ class HookMixin:
     def to_tokens(
         self, input: str | Sequence[str], prepend_bos: bool = False
     ) -> mx.array:
-        """Token ids [batch, pos] of one text or of several with as many
-        tokens.
-
+        """Token ids [batch, pos] of one text or of several with as many tokens.
         Raises UsageError for texts of different lengths, since an array cannot
-        tell which of its tokens are padding: give those to `trace` as they
-        are.
+        tell which of its tokens are padding: give those to `trace` as they are.
         """
-        texts = [input] if isinstance(input, str) else list(input)
+        texts = [input] if isinstance(input, str) else input
         rows = [self._encoded(text, prepend_bos) for text in texts]
         if prepend_bos and getattr(self.tokenizer, "bos_token_id", None) is None:
             raise UsageError("the tokenizer has no bos_token_id to prepend")

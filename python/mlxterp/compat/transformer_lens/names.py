@@ -12,9 +12,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
-from ...analysis.engine_model import engine_model
+from ... import _core
+from ...engine.base import layout_of
 from ...engine.canonical import canonical_sites
 from ...errors import OutOfRangeError, UnknownNameError
 
@@ -22,7 +24,14 @@ from ...errors import OutOfRangeError, UnknownNameError
 def hook_sites(model: Any) -> dict[str, str]:
     """Every hook point of a model, in the order of the pass, and its site."""
     sites = canonical_sites(model)
-    return {hook: sites[name] for hook, name in engine_model(model).lens_names}
+    return {hook: sites[name] for hook, name in _lens_names(tuple(sites))}
+
+
+@lru_cache(maxsize=16)
+def _lens_names(names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What TransformerLens calls those that it has a name for, and they."""
+    sites = [(name, name, layout_of(name)) for name in names]
+    return _core.Model.of_engine(len, sites, "").lens_names
 
 
 def hook_site(model: Any, name: str, hooks: Mapping[str, str] | None = None) -> str:

@@ -24,7 +24,6 @@ from ... import _core
 from ...analysis import metrics, sweeps
 from ...core.inputs import to_rows
 from ...errors import UsageError
-from .names import hook_site
 
 PatchingMetric = Callable[[mx.array], mx.array]
 
@@ -65,11 +64,9 @@ def _swept(model, inputs, corrupted, metric, short, axes) -> mx.array:
 
 def _is_own(model, inputs, clean, shown) -> bool:
     """Whether these are the values of the model's own plain run."""
-    with model.trace(inputs) as trace:
-        own = [
-            trace.value(hook_site(model, shown.format(i))) for i in range(len(clean))
-        ]
-    return all(map(mx.array_equal, own, clean))
+    hooks = [shown.format(i) for i in range(len(clean))]
+    own = model.run_with_cache(inputs, hooks)[1]
+    return all(map(mx.array_equal, own.activations.values(), clean))
 
 
 def _function(short: str, axes: tuple[str, ...], hook: str, about: str):

@@ -44,14 +44,11 @@ def replace_with(value: mx.array | float, align: str = "end") -> Intervention:
             some = slice(-n, None) if align == "end" else slice(0, n)
             where = (slice(None),) * axis + (some,)
             given = value[where]
-        pairs = zip(given.shape[::-1], x[where].shape[::-1])
-        if given.ndim > x.ndim or any(a not in (1, b) for a, b in pairs):
-            raise UsageError(
-                f"replace_with: shape {given.shape} does not broadcast to the "
-                f"activation's {x[where].shape}."
-            )
         y = mx.array(x)
-        y[where] = given.astype(x.dtype)
+        try:
+            y[where] = mx.broadcast_to(given, x[where].shape).astype(x.dtype)
+        except ValueError as error:
+            raise UsageError(f"replace_with: {error}") from None
         return y
 
     return Intervention(replaced)

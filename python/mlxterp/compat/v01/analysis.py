@@ -29,6 +29,10 @@ from .distances import DISTANCES
 Prediction = tuple[int, float, str]  #: Token id, logit, and the token's text.
 
 
+def _split(rows: list, width: int) -> list[list]:
+    return [rows[at : at + width] for at in range(0, len(rows), width)]
+
+
 class AnalysisMixin:
     """The analyses of an InterpretableModel, which has `trace`, `layers`,
     `encode`, `token_to_str` and `_module_resolver`.
@@ -54,7 +58,8 @@ class AnalysisMixin:
         the model wants the final norm first, as `logit_lens` applies it.
 
         Args:
-            hidden_state: [d_model], [batch, d_model] or [batch, pos, d_model].
+            hidden_state: [d_model], [batch, d_model] or [batch, pos, d_model];
+                else UsageError.
             top_k: How many; more than the vocabulary has means all.
             return_scores: (token id, logit) instead of token ids.
             embedding_layer: An embedding whose rows project instead of the
@@ -63,11 +68,7 @@ class AnalysisMixin:
 
         Returns:
             One list for a [d_model], a list of them for each further axis.
-
-        Raises:
-            UsageError: a shape with no or more than three axes.
-            UnknownNameError: the model has no output projection.
-            BadDataError: a logit is NaN.
+            Raises BadDataError where a logit is NaN.
         """
         if not 1 <= hidden_state.ndim <= 3:
             raise UsageError(
@@ -80,12 +81,9 @@ class AnalysisMixin:
         found: list = top_tokens(rows, project, top_k)
         if not return_scores:
             found = [[token for token, _ in row] for row in found]
-        if hidden_state.ndim == 1:
-            return found[0]
-        if hidden_state.ndim == 2:
-            return found
-        batch, width = hidden_state.shape[:2]
-        return [found[row * width : (row + 1) * width] for row in range(batch)]
+        if hidden_state.ndim < 3:
+            return found if hidden_state.ndim == 2 else found[0]
+        return _split(found, hidden_state.shape[1])
 
     def logit_lens(
         self,
@@ -177,11 +175,7 @@ class AnalysisMixin:
             )
         known = {t: self._text(t) for t in {token for row in found for token, _ in row}}
         named = [[(token, score, known[token]) for token, score in r] for r in found]
-        width = len(positions)
-        results = {
-            layer: named[index * width : (index + 1) * width]
-            for index, layer in enumerate(layers)
-        }
+        results = dict(zip(layers, _split(named, len(positions))))
         if given["plot"]:
             from ...visualization.lens_plots import plot_token_predictions
 
@@ -298,7 +292,7 @@ class AnalysisMixin:
             part or "resid_post",
             by="layer",
             layers=layers,
-            aligned=at_ends,
+            position_map=at_ends,
         )
         differ = found.corrupt > 1e-10
         effects = found.effect.tolist() if differ else [0.0] * len(layers)
