@@ -34,7 +34,8 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
     if (one.layer < 0)
       fail(
           ErrorKind::usage,
-          "[sweep] '{}' is a site of the whole model; name one that every layer "
+          "[sweep] '{}' is a site of the whole model; name one that every "
+          "layer "
           "has, say resid_pre",
           printable(name));
     fail(

@@ -95,9 +95,7 @@ class Standing final : public Observer {
   mlx::core::array stepped(
       const Overlay::Step& step, SiteId site, const mlx::core::array& value);
   mlx::core::array through(
-      const Overlay::Attached& it,
-      SiteId site,
-      const mlx::core::array& value);
+      const Overlay::Attached& it, SiteId site, const mlx::core::array& value);
   SiteView view(SiteId site, const mlx::core::array& value);
 
   const Overlay& overlay_;

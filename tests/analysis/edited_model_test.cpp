@@ -325,7 +325,8 @@ TEST(Attach, WhatTakesTheSitesPlaceHasItsShape) {
   };
   using Mode = AttachOptions::Mode;
   const auto plain = test::tiny_model();
-  for (const auto mode : {Mode::read, Mode::replace, Mode::replace_with_error}) {
+  for (const auto mode :
+       {Mode::read, Mode::replace, Mode::replace_with_error}) {
     const auto model =
         plain.attach("layers.1", std::make_shared<Mean>(), {.mode = mode});
     if (mode == Mode::read)

@@ -248,8 +248,7 @@ TEST(Metric, EqualLogitsRankByTheirIds) {
   const auto flat = mx::zeros({1, 1, vocab});
   for (const int token : {0, 5, vocab - 1})
     EXPECT_EQ(measure(model(), rank(token), flat), token);
-  const auto level =
-      model().with({{"logits", replace_with(0.0f)}});
+  const auto level = model().with({{"logits", replace_with(0.0f)}});
   const std::vector<int> prompt = {3, 4, 5};
   LensOptions options;
   options.track = 5;

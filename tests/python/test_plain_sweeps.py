@@ -93,7 +93,7 @@ def test_metrics(metric):
 
 
 def test_prompts_of_different_length():
-    how = dict(site="attn_out", aligned=[(0, 0), (2, 1), (4, 3)])
+    how = dict(site="attn_out", position_map=[(0, 0), (2, 1), (4, 3)])
     found = [
         mlxterp.patch(it, CLEAN, CORRUPT[1:], DIFF, **how)
         for it in pair(FOLDERS / "llama-gqa")

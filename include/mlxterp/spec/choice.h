@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/sweep.h"
-#include "mlxterp/analysis/collect.h"
 
 namespace mlxterp::spec {
 

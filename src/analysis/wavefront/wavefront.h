@@ -16,8 +16,8 @@ namespace mlxterp {
 
 /**
  * A sweep asks for thousands of cells what a run would give if some of its
- * values were replaced. Run one by one, each costs a forward pass. Here all travel up
- * the layers together, each from where it begins to differ:
+ * values were replaced. Run one by one, each costs a forward pass. Here all
+ * travel up the layers together, each from where it begins to differ:
  *
  * 1. what a cell shares with its run is never computed again: layers below its
  *    first edit, and positions before it, whose keys and values it borrows;
