@@ -5,16 +5,14 @@
 #include <charconv>
 #include <cmath>
 #include <cstdint>
-#include <locale>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/fail.h"
+#include "core/number.h"
 #include "mlxterp/core/limits.h"
-#include "mlxterp/spec/limits.h"
 
 namespace mlxterp::spec {
 
@@ -47,19 +45,11 @@ inline std::optional<Range> range_of(std::string_view text) {
   return Range{*first, *last};
 }
 
-/** The whole of `text` as a finite decimal number, whatever the locale. Not
- * std::from_chars, which libc++ lacks for floats before LLVM 20. */
+/** The whole of `text` as a finite decimal number, whatever the locale. */
 inline std::optional<float> finite_number(std::string_view text) {
-  if (text.empty() || text.size() > limits::spec_number_bytes ||
-      text.find_first_not_of("0123456789.eE+-") != text.npos)
-    return std::nullopt;
-  std::istringstream in{std::string(text)};
-  in.imbue(std::locale::classic());
-  double value = 0;  // a float that is too small is 0, not a failure
-  if (!(in >> value) || in.peek() != std::istringstream::traits_type::eof())
-    return std::nullopt;
-  const auto narrow = static_cast<float>(value);
-  return std::isfinite(narrow) ? std::optional(narrow) : std::nullopt;
+  if (text.size() > limits::spec_number_bytes) return std::nullopt;
+  const auto value = parse_float(text);
+  return value && std::isfinite(*value) ? value : std::nullopt;
 }
 
 inline std::string_view trimmed(std::string_view text) {

@@ -6,7 +6,7 @@
 
 #include "mlx/ops.h"
 #include "mlxterp/io/safetensors.h"
-#include "mlxterp/spec/limits.h"
+#include "mlxterp/core/limits.h"
 #include "tests/spec/model.h"
 #include "tests/temp_folder.h"
 

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "mlxterp/core/error.h"
-#include "mlxterp/spec/limits.h"
+#include "mlxterp/core/limits.h"
 #include "tests/spec/model.h"
 
 namespace mlxterp::spec {

@@ -67,4 +67,11 @@ inline constexpr size_t pattern_bytes = 4096;
 inline constexpr size_t pattern_names = 10'000;    // its braces spelt out
 inline constexpr size_t pattern_searches = 1'024;  // of those, with a star
 
+// metrics, edits, lists and ranges, as text
+inline constexpr size_t spec_bytes = 1ull << 20;    // of the texts of one list
+inline constexpr size_t spec_numbers = 1ull << 20;  // that ranges stand for
+inline constexpr size_t spec_number_bytes = 64;     // of one decimal number
+inline constexpr size_t spec_edits = 1024;          // in one compose(...)
+inline constexpr int spec_depth = 16;               // of nested edits
+
 }  // namespace mlxterp::limits
