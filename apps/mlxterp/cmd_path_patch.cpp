@@ -3,10 +3,12 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <tuple>
 
 #include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/head.h"
+#include "pairs.h"
 #include "progress.h"
 #include "sweep.h"
 #include "verbs.h"
@@ -18,23 +20,19 @@ namespace {
 struct Arguments {
   SweepArguments sweep;
   ChoiceArguments choice;
-  std::vector<std::string> clean, corrupt, receivers, metrics;
+  PromptPairs prompts;
+  std::vector<std::string> receivers, metrics;
   std::string senders = "z", direction = "noise";
   bool direct = false;
 };
 
 void run(const Arguments& arguments) {
   const auto& a = arguments;
-  if (a.clean.empty() || a.clean.size() != a.corrupt.size())
-    usage(fmt::format(
-        "{} --clean and {} --corrupt; give one of each for every pair",
-        a.clean.size(),
-        a.corrupt.size()));
-  if (a.metrics.empty())
-    usage("no --metric; give one, such as 'logit_diff( Mary, John)'");
+  a.prompts.check();
+  if (a.metrics.empty()) usage(no_metric);
   const auto choice = a.choice.parse();
   // Member by member: GCC 12 crashes where one of a braced list throws.
-  PathPatchOptions options{.clean = a.clean, .corrupt = a.corrupt};
+  PathPatchOptions options{.clean = Inputs::Rows(), .corrupt = Inputs::Rows()};
   options.receivers = spec::parse_receivers(a.receivers, "--receiver");
   options.senders = a.senders;
   options.through_mlps = !a.direct;
@@ -45,6 +43,7 @@ void run(const Arguments& arguments) {
   options.progress = progress();
   a.sweep.check();
   const auto model = a.sweep.model.load();
+  std::tie(options.clean, options.corrupt) = a.prompts.tokens(model);
   options.metric = spec::parse_metric(model, a.metrics, metric_options());
   run_sweep(a.sweep, model, [&] {
     return report::sweep_report(
@@ -59,8 +58,7 @@ Run add_path_patch(CLI::App& app) {
   auto& a = *arguments;
   app.description("Path patching: effects along paths between components");
   a.sweep.add_model(app);
-  add_list(app, "--clean", a.clean, "The clean prompt; repeat for more pairs");
-  add_list(app, "--corrupt", a.corrupt, "The corrupted prompt of each pair");
+  a.prompts.add_to(app);
   add_list(
       app,
       "--receiver",

@@ -66,6 +66,13 @@ void Output::add_to(CLI::App& app) {
 void Output::check() const {
   if (file) check_output(*file, force);
   if (page) check_output(*page, force);
+  std::error_code error;
+  const auto whole = [&](const std::string& path) {
+    return std::filesystem::weakly_canonical(path, error);
+  };
+  if (file && page && whole(*file) == whole(*page))
+    usage(fmt::format(
+        "-o and --html both name {}; give two files", view::escape(*page)));
 }
 
 void Output::write(const Tensors& tensors, const report::Facts& facts) const {

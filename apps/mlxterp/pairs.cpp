@@ -11,7 +11,7 @@ namespace mlxterp::cli {
 
 namespace {
 
-Inputs::Rows prompts(
+Inputs::Rows rows_of(
     const InterpretableModel& model,
     const std::vector<std::string>& texts,
     const std::vector<std::string>& ids,
@@ -37,12 +37,47 @@ void check_lengths(const Inputs::Rows& clean, const Inputs::Rows& corrupt) {
 
 }  // namespace
 
-void PairArguments::add_to(CLI::App& app) {
+void PromptPairs::add_to(CLI::App& app) {
   add_list(app, "--clean", clean, "The clean prompt; repeat for more pairs");
   add_list(app, "--corrupt", corrupt, "The corrupted prompt of each pair");
   add_list(app, "--clean-ids", clean_ids, "Token ids instead of --clean");
   add_list(app, "--corrupt-ids", corrupt_ids, "Token ids instead of --corrupt");
   add_special(app, special);
+}
+
+bool PromptPairs::empty() const {
+  return clean.empty() && clean_ids.empty() && corrupt.empty() &&
+         corrupt_ids.empty();
+}
+
+void PromptPairs::check() const {
+  const auto count = [](const auto& texts, const auto& ids, const char* what) {
+    if (texts.empty() && ids.empty())
+      usage(fmt::format("no --{0}; give one, or --{0}-ids", what));
+    if (!texts.empty() && !ids.empty())
+      usage(fmt::format("--{0} and --{0}-ids: give one, not both", what));
+    return texts.size() + ids.size();
+  };
+  const auto n_clean = count(clean, clean_ids, "clean");
+  const auto n_corrupt = count(corrupt, corrupt_ids, "corrupt");
+  if (n_clean != n_corrupt)
+    usage(fmt::format(
+        "{} clean and {} corrupted prompts; give the same number of each",
+        n_clean,
+        n_corrupt));
+}
+
+std::pair<Inputs::Rows, Inputs::Rows> PromptPairs::tokens(
+    const InterpretableModel& model, bool mapped) const {
+  std::pair out{
+      rows_of(model, clean, clean_ids, special),
+      rows_of(model, corrupt, corrupt_ids, special)};
+  if (!mapped) check_lengths(out.first, out.second);
+  return out;
+}
+
+void PairArguments::add_to(CLI::App& app) {
+  prompts.add_to(app);
   add_list(app, "--by", by, "Axes: layer, pos, head, neuron")
       ->default_str("layer,pos");
   add_list(app, "--metric", metrics, spec::metric_grammar);
@@ -64,36 +99,13 @@ void PairArguments::add_to(CLI::App& app) {
       "0..5:1..6");
 }
 
-void PairArguments::check_absent() const {
-  if (!clean.empty() || !clean_ids.empty() || !corrupt.empty() ||
-      !corrupt_ids.empty() || !metrics.empty())
+void PairArguments::check(bool elsewhere) const {
+  if (elsewhere && !(prompts.empty() && metrics.empty()))
     usage(
         "--task brings its own prompts and metric; leave out --clean, "
-        "--corrupt "
-        "and --metric");
-}
-
-void PairArguments::check_present() const {
-  const auto count = [](const auto& texts, const auto& ids, const char* what) {
-    if (texts.empty() && ids.empty())
-      usage(fmt::format("no --{0}; give one, or --{0}-ids", what));
-    if (!texts.empty() && !ids.empty())
-      usage(fmt::format("--{0} and --{0}-ids: give one, not both", what));
-    return texts.size() + ids.size();
-  };
-  const auto n_clean = count(clean, clean_ids, "clean");
-  const auto n_corrupt = count(corrupt, corrupt_ids, "corrupt");
-  if (n_clean != n_corrupt)
-    usage(fmt::format(
-        "{} clean and {} corrupted prompts; give the same number of each",
-        n_clean,
-        n_corrupt));
-  if (metrics.empty())
-    usage("no --metric; give one, such as 'logit_diff( Mary, John)'");
-}
-
-void PairArguments::check(bool elsewhere) const {
-  elsewhere ? check_absent() : check_present();
+        "--corrupt and --metric");
+  if (!elsewhere) prompts.check();
+  if (!elsewhere && metrics.empty()) usage(no_metric);
   spec::parse_direction(direction, "--direction");
   spec::parse_axes(by, "--by");
   spec::parse_position_map(aligned, "--align");
@@ -101,13 +113,11 @@ void PairArguments::check(bool elsewhere) const {
 }
 
 PatchOptions PairArguments::options(const InterpretableModel& model) const {
-  const auto clean_rows = prompts(model, clean, clean_ids, special);
-  const auto corrupt_rows = prompts(model, corrupt, corrupt_ids, special);
   const auto map = spec::parse_position_map(aligned, "--align");
-  if (map.empty()) check_lengths(clean_rows, corrupt_rows);
+  const auto [clean, corrupt] = prompts.tokens(model, !map.empty());
   const auto [layers, positions, heads, neurons] = choice.parse();
   // Member by member: GCC 12 crashes where one of a braced list throws.
-  PatchOptions out{.clean = clean_rows, .corrupt = corrupt_rows};
+  PatchOptions out{.clean = clean, .corrupt = corrupt};
   out.by = spec::parse_axes(by, "--by");
   if (!metrics.empty())
     out.metric = spec::parse_metric(model, metrics, metric_options());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -10,11 +11,27 @@
 
 namespace mlxterp::cli {
 
-/** --clean, --corrupt and their ids, --no-special, --metric, --by, --direction,
- * --layers, --positions, --heads, --neurons, --align. */
-struct PairArguments {
+inline constexpr auto no_metric =
+    "no --metric; give one, such as 'logit_diff( Mary, John)'";
+
+/** --clean and --corrupt as text or as ids, --no-special. */
+struct PromptPairs {
   std::vector<std::string> clean, corrupt, clean_ids, corrupt_ids;
   bool special = true;
+
+  void add_to(CLI::App& app);
+  bool empty() const;
+  /** Throws usage where prompts are missing, or given twice. */
+  void check() const;
+  /** Throws usage where the two of a pair differ in length, unless `mapped`. */
+  std::pair<Inputs::Rows, Inputs::Rows> tokens(
+      const InterpretableModel& model, bool mapped = false) const;
+};
+
+/** These and --metric, --by, --direction, --layers, --positions, --heads,
+ * --neurons, --align. */
+struct PairArguments {
+  PromptPairs prompts;
   std::string direction = "denoise";
   std::vector<std::string> by = {"layer,pos"}, metrics, aligned;
   ChoiceArguments choice;
@@ -25,10 +42,6 @@ struct PairArguments {
   void check(bool elsewhere = false) const;
   /** All options of patching except the site. */
   PatchOptions options(const InterpretableModel& model) const;
-
- private:
-  void check_absent() const;
-  void check_present() const;
 };
 
 }  // namespace mlxterp::cli

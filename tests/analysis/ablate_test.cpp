@@ -226,9 +226,9 @@ TEST(Ablate, PlainPassesSayTheSame) {
           options.ablation = ablation;
           options.site = site;
           options.by = {Axis::layer, Axis::position};
-          options.plain = false;
+          options.one_pass_per_cell = false;
           const auto fast = ablate(model, options);
-          options.plain = true;
+          options.one_pass_per_cell = true;
           const auto plain = ablate(model, options);
           expect_cells(
               fast.metric,

@@ -1,8 +1,11 @@
 // Every verb that sweeps or measures: what it prints is what the library says
 // of the same options, each of which differs here from its default.
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -351,6 +354,49 @@ TEST_F(Verbs, PathPatch) {
   auto all = pair;
   all.insert(all.end(), {"--senders", "mlp_out", "--raw"});
   expect_sweep(answer(all), sweep, sweep.metric);
+  // The same prompts by their ids.
+  const auto ids = [&](const std::string& text) {
+    return fmt::format(
+        "{}", fmt::join(model->tokenizer().encode(text), ","));
+  };
+  all = {
+      "path-patch",
+      path,
+      "--clean-ids",
+      ids(clean),
+      "--corrupt-ids",
+      ids(corrupt),
+      "--metric",
+      "logit_diff(id:5,id:9)",
+      "--senders",
+      "mlp_out",
+      "--raw"};
+  expect_sweep(answer(all), sweep, sweep.metric);
+  all.insert(all.end(), {"--clean", clean});
+  EXPECT_NE(run(all).err.find("not both"), std::string::npos);
+}
+
+TEST_F(Verbs, OneFileIsNotTwo) {
+  const testing::TempFolder folder;
+  const std::string file = folder / "out";
+  const auto outcome = run(
+      {"patch",
+       path,
+       "--clean-ids",
+       "3,4",
+       "--corrupt-ids",
+       "5,4",
+       "--metric",
+       "logit(id:5)",
+       "-o",
+       file,
+       "--html",
+       (folder / "." / "out").string(),
+       "--force"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("give two files"), std::string::npos)
+      << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(file));
 }
 
 TEST_F(Verbs, Attribute) {
