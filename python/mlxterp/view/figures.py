@@ -16,10 +16,8 @@ def _grid(sweep):
             "sweep.change or use to_pandas()"
         )
     axes = [*sweep.axes, ("", [""])][:2]
-    names = [
-        [f"{i} {sweep.labels[i]}" if axis == "pos" and sweep.labels else str(i) for i in its]
-        for axis, its in axes
-    ]
+    labels = {"pos": [f"{i} {it}" for i, it in enumerate(sweep.labels)]}
+    names = [[(labels.get(axis) or {i: str(i)})[i] for i in its] for axis, its in axes]
     values = sweep.change.reshape(sweep.shape[0], -1).tolist()
     most = max((abs(v) for row in values for v in row if v == v), default=0) or 1.0
     return [axis for axis, _ in axes], *names, values, most
