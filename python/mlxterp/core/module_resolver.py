@@ -51,7 +51,9 @@ class ModuleResolver:
     # What upstream does not know, behind what it does: names and where they
     # stand. The native engine's are the last.
     _PLACES = ("", "model.", "backbone.", "transformer.", "language_model.")
-    _MORE_EMBEDDINGS = "model.embed_tokens embed_in embeddings tok_embeddings embedding embed"
+    _MORE_EMBEDDINGS = (
+        "model.embed_tokens embed_in embeddings tok_embeddings embedding embed"
+    )
     _MORE_NORMS = "model.norm final_layer_norm final_layernorm norm_f ln_final"
     _MORE_HEADS = "lm_head embed_out unembed"
 
@@ -146,14 +148,10 @@ def find_layer_key_pattern(
 ) -> str | None:
     """The key of a layer among `activations`, or of a component in it
     (`mlp`): `layers.N` or `h.N` behind any prefix; None where none fits."""
-    keys = list(activations)
     tail = f".{component}" if component else ""
     names = [f"{lists}.{layer_idx}{tail}" for lists in ("layers", "h")]
-    for name in names:
-        for lead in ("model.model.", "model.", ""):
-            if lead + name in keys:
-                return lead + name
-    for key in keys:
-        if any(key.endswith("." + name) for name in names):
-            return key
-    return None
+    leads = ("model.model.", "model.", "")
+    ends = tuple(f".{name}" for name in names)
+    fitting = [key for key in activations if f".{key}".endswith(ends)]
+    usual = [lead + name for name in names for lead in leads]
+    return next(iter([*(it for it in usual if it in fitting), *fitting]), None)

@@ -48,18 +48,14 @@ class Attention:
     def pattern(self) -> mx.array:
         """[batch, head, dest, src]; rows sum to 1, with sinks to less."""
         if self._pattern is None:
-            scores = self.scores
             # A row that sees nothing is uniform, as in MLX's own, not NaN.
-            scores = mx.maximum(scores, mx.finfo(scores.dtype).min)
-            if self.sinks is None:
-                self._pattern = mx.softmax(scores, axis=-1, precise=True)
-            else:
-                batch, heads, dest, _ = scores.shape
-                sinks = self.sinks.astype(scores.dtype).reshape(1, heads, 1, 1)
-                sinks = mx.broadcast_to(sinks, (batch, heads, dest, 1))
-                both = mx.concatenate([sinks, scores], axis=-1)
-                both = mx.softmax(both, axis=-1, precise=True)
-                self._pattern = both[..., 1:]
+            scores = mx.maximum(self.scores, mx.finfo(self.scores.dtype).min)
+            if self.sinks is not None:
+                sinks = self.sinks.astype(scores.dtype).reshape(1, -1, 1, 1)
+                sinks = mx.broadcast_to(sinks, (*scores.shape[:3], 1))
+                scores = mx.concatenate([sinks, scores], axis=-1)
+            both = mx.softmax(scores, axis=-1, precise=True)
+            self._pattern = both if self.sinks is None else both[..., 1:]
         return self._pattern
 
     @pattern.setter

@@ -26,12 +26,8 @@ def canonical_sites(model: Any) -> dict[str, str]:
     asked = [("embed", [f"{embedding}.output"])]
     for layer in range(len(model.layers)):
         asked += _of_layer(model.engine, f"layers.{layer}.", layer)
-    sites: dict[str, str] = {}
-    for name, meant in asked:
-        for site in meant:
-            with suppress(UnknownNameError):
-                sites.setdefault(name, model.engine.resolve(site))
-    return sites
+    found = {name: _first(model.engine, meant) for name, meant in asked}
+    return {name: site for name, site in found.items() if site is not None}
 
 
 def _of_layer(engine: Any, here: str, layer: int) -> Iterator[tuple[str, list[str]]]:
@@ -44,7 +40,7 @@ def _of_layer(engine: Any, here: str, layer: int) -> Iterator[tuple[str, list[st
     yield f"{here}resid_mid", [f"{here}resid_mid"]
     with suppress(UnknownNameError):
         mlp = engine.part(layer, "mlp_out")
-        gated = _has(engine, f"{mlp}.{_GATE}")
+        gated = _first(engine, [f"{mlp}.{_GATE}"])
         for name, tails in _MLP.items():
             if gated or name != "pre_linear":
                 yield f"{here}mlp.{name}", [f"{mlp}.{tail}" for tail in tails]
@@ -52,8 +48,9 @@ def _of_layer(engine: Any, here: str, layer: int) -> Iterator[tuple[str, list[st
     yield f"{here}resid_post", [f"{here}resid_post"]
 
 
-def _has(engine: Any, site: str) -> bool:
-    try:
-        return bool(engine.resolve(site))
-    except UnknownNameError:
-        return False
+def _first(engine: Any, names: list[str]) -> str | None:
+    """The site that the first of these names means, if any does."""
+    for name in names:
+        with suppress(UnknownNameError):
+            return engine.resolve(name)
+    return None

@@ -78,9 +78,9 @@ def attention_heatmap(
     """
     config = config or AttentionVisualizationConfig()
     pattern = head_pattern(attention, head_idx)
-    name = _backend(backend if backend != "auto" else config.backend)
-    alone = replace(config, heads_per_row=1)
-    return _GRIDS[name]([(title or "Attention pattern", pattern)], tokens, None, alone)
+    backend = backend if backend != "auto" else config.backend
+    named = [(title or "Attention pattern", pattern)]
+    return _drawn(backend, named, tokens, None, replace(config, heads_per_row=1))
 
 
 def attention_from_trace(
@@ -125,16 +125,12 @@ def attention_from_trace(
         from .interactive import HtmlPage, interactive_attention
 
         return HtmlPage(interactive_attention(patterns, tokens))
-    chosen = _chosen_heads(patterns, heads)
-    if mode == "single":
-        chosen = chosen[:1]
-    named = []
-    for layer, head in chosen:
-        name = f"L{layer}H{head}" if head_notation == "LH" else f"{layer}.{head}"
-        named.append((name, head_pattern(patterns[layer], head)))
+    chosen = _chosen_heads(patterns, heads)[: 1 if mode == "single" else None]
+    label = "L{}H{}" if head_notation == "LH" else "{}.{}"
+    named = [(label.format(i, h), head_pattern(patterns[i], h)) for i, h in chosen]
     if mode == "interactive":
         return _circuitsvis(named, tokens, config)
-    return _GRIDS[_backend(config.backend)](named, tokens, "Attention patterns", config)
+    return _drawn(config.backend, named, tokens, "Attention patterns", config)
 
 
 def _chosen_heads(
@@ -152,16 +148,16 @@ def _chosen_heads(
     return list(heads)
 
 
-def _backend(name: str) -> str:
-    """The name of a backend that draws; "auto" takes what is installed."""
+def _drawn(name: str, heads: list, tokens: Sequence[str], title: str | None, config):
+    """A figure by that backend; "auto" takes what is installed."""
     if name in ("auto", "circuitsvis"):  # the latter draws no figures
-        return "plotly" if available("plotly") else "matplotlib"
+        name = "plotly" if available("plotly") else "matplotlib"
     if name not in _GRIDS:
         raise UsageError(
             f"unknown backend {name!r}; there are auto, {', '.join(_GRIDS)}, "
             "and circuitsvis for mode='interactive'"
         )
-    return name
+    return _GRIDS[name](_Grid(heads, tokens, config), title, config)
 
 
 class _Grid:
@@ -199,11 +195,8 @@ class _Grid:
         return self._labels, self._labels[len(self._labels) - pattern.shape[0] :]
 
 
-def _matplotlib_grid(
-    heads: list, tokens: Sequence[str], title: str | None, config: Any
-) -> Any:
+def _matplotlib_grid(grid: _Grid, title: str | None, config: Any) -> Any:
     plt = require("matplotlib.pyplot")
-    grid = _Grid(heads, tokens, config)
     heads, rows, columns = grid.heads, grid.rows, grid.columns
     # A grid's heatmaps are half as wide and high as one alone.
     scale = 100 if len(heads) == 1 else 200
@@ -242,12 +235,9 @@ def _matplotlib_grid(
     return figure
 
 
-def _plotly_grid(
-    heads: list, tokens: Sequence[str], title: str | None, config: Any
-) -> Any:
+def _plotly_grid(grid: _Grid, title: str | None, config: Any) -> Any:
     graph = require("plotly.graph_objects")
     subplots = require("plotly.subplots")
-    grid = _Grid(heads, tokens, config)
     heads, rows, columns = grid.heads, grid.rows, grid.columns
     figure = subplots.make_subplots(
         rows=rows,

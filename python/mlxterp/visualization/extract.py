@@ -19,10 +19,9 @@ def _keys_by_layer(trace: Any) -> dict[int, str]:
     """The key of each layer's pattern: the layer is the first number in it."""
     found: dict[int, str] = {}
     for key in trace.activations:
-        if key.endswith(_SUFFIX):
-            numbers = [part for part in key.split(".") if part.isdigit()]
-            if numbers:
-                found.setdefault(int(numbers[0]), key)
+        numbers = [part for part in key.split(".") if part.isdigit()]
+        if key.endswith(_SUFFIX) and numbers:
+            found.setdefault(int(numbers[0]), key)
     return dict(sorted(found.items()))
 
 

@@ -138,8 +138,9 @@ def display_interactive_attention(
 ) -> None:
     """Shows the page in a notebook. Raises as `interactive_attention`, and
     ImportError outside a notebook's Python."""
-    display = require("IPython.display", "ipython, or use save_interactive_attention").display
-    display(HtmlPage(interactive_attention(attention_patterns, tokens, config)))
+    ipython = require("IPython.display", "ipython, or use save_interactive_attention")
+    page = interactive_attention(attention_patterns, tokens, config)
+    ipython.display(HtmlPage(page))
 
 
 def save_interactive_attention(

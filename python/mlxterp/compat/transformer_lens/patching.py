@@ -32,11 +32,10 @@ def _plain(model, corrupted, clean, metric, short, axes, shown) -> mx.array:
     """One pass a cell."""
     order = ("head", "dest", "src") if short == "pattern" else ("pos", "head")
     sizes = dict(zip(order, clean[0].shape[1:]))
-    named = [axis for axis in axes[1:] if axis != "pattern"]
-    ranges = [range(len(clean)), *(range(sizes[axis]) for axis in named)]
+    ranges = [range(len(clean)), *(range(sizes[axis]) for axis in axes[1:])]
     found = []
     for layer, *cell in product(*ranges):
-        chosen = dict(zip(named, cell))
+        chosen = dict(zip(axes[1:], cell))
         at = slice(None), *(chosen.get(axis, slice(None)) for axis in order)
 
         def set_there(value, hook, layer=layer, at=at):
@@ -58,7 +57,7 @@ def _plain(model, corrupted, clean, metric, short, axes, shown) -> mx.array:
 def _swept(model, inputs, corrupted, metric, short, axes) -> mx.array:
     """All cells in one walk."""
     own = metrics.custom_of_run("patching_metric", lambda logits: metric(logits[None]))
-    by = ["pos" if a == "dest" else a for a in axes if a != "pattern"]
+    by = ["pos" if axis == "dest" else axis for axis in axes]
     return sweeps.patch(model, inputs, corrupted, own, short, by).metric
 
 
@@ -90,8 +89,7 @@ def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
             model, corrupted_tokens, clean, patching_metric, short, axes, hook
         )
 
-    named = [a for a in axes if a != "pattern"]
-    act_patch.__doc__ = f"""{about}: [{", ".join(named)}]."""
+    act_patch.__doc__ = f"""{about}: [{", ".join(axes)}]."""
     return act_patch
 
 
@@ -122,9 +120,7 @@ get_act_patch_attn_head_out_by_pos = _by_pos("z", "The output (z)")
 get_act_patch_attn_head_q_by_pos = _by_pos("q", "The query")
 get_act_patch_attn_head_k_by_pos = _by_pos("k", "The key (of a kv head)")
 get_act_patch_attn_head_v_by_pos = _by_pos("v", "The value (of a kv head)")
-get_act_patch_attn_head_pattern_all_pos = _head(
-    "pattern", "The pattern", "head", "pattern"
-)
+get_act_patch_attn_head_pattern_all_pos = _head("pattern", "The pattern")
 get_act_patch_attn_head_pattern_by_pos = _head(
     "pattern", "The pattern", "head", "dest", where="one destination"
 )
@@ -144,11 +140,5 @@ def get_act_patch_attn_head_all_pos_every(
 ) -> list[mx.array]:
     """out, q, k, v, pattern: five arrays [layer, head]; k and v have as many
     heads as the model has kv heads."""
-    each = (
-        get_act_patch_attn_head_out_all_pos,
-        get_act_patch_attn_head_q_all_pos,
-        get_act_patch_attn_head_k_all_pos,
-        get_act_patch_attn_head_v_all_pos,
-        get_act_patch_attn_head_pattern_all_pos,
-    )
+    each = [_head(short, "All") for short in ("z", "q", "k", "v", "pattern")]
     return [f(model, corrupted_tokens, clean_cache, metric) for f in each]

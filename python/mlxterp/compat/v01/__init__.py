@@ -47,8 +47,11 @@ def replace_with(value: mx.array | float, align: str = "end") -> Intervention:
         y = mx.array(x)
         try:
             y[where] = mx.broadcast_to(given, x[where].shape).astype(x.dtype)
-        except ValueError as error:
-            raise UsageError(f"replace_with: {error}") from None
+        except ValueError:
+            raise UsageError(
+                f"replace_with: shape {given.shape} does not broadcast to the "
+                f"activation's {x[where].shape}."
+            ) from None
         return y
 
     return Intervention(replaced)
