@@ -11,12 +11,14 @@ import mlx.core as mx
 
 from .. import _core
 from ..core.inputs import to_rows
+from ..engine._threads import leave_clean
 from ..errors import MlxterpError, UsageError
 from .metrics import as_metric
 
 
 def native(model, what: str) -> _core.Model:
     """The C++ model behind `model`. Raises UsageError where it is wrapped."""
+    leave_clean()
     if isinstance(model, _core.Model):
         return model
     inner = getattr(getattr(model, "engine", model), "model", None)

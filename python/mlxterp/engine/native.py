@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
+from ._threads import leave_clean
 from .base import Intervention
 
 # mlx-lm's attention has a module for the rotation; upstream keeps what its
@@ -250,6 +251,7 @@ class NativeEngine:
         inputs: list[list[int]] | mx.array,
         interventions: Sequence[tuple[str, Intervention]] = (),
     ) -> NativePass:
+        leave_clean()
         for site, _ in interventions:
             if site.endswith(_ROPE):
                 at = site.removesuffix(_ROPE)
@@ -261,6 +263,7 @@ class NativeEngine:
 
     def forward(self, ids: list[list[int]] | mx.array) -> mx.array:
         """Logits [batch, pos, vocab], lazy."""
+        leave_clean()
         return self.model.forward(ids)
 
     def named_modules(self) -> list[tuple[str, object]]:
