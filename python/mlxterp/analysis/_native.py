@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from .. import _core
 from ..core.inputs import to_rows
+from ..engine._threads import leave_clean
 from ..errors import UsageError
 from ..view.page import HtmlPage
 from .engine_model import engine_model
@@ -21,6 +22,7 @@ from .metrics import as_metric
 def native(model, what: str, edits: Mapping | None = None) -> _core.Model:
     """The C++ model behind `model`, with its edits and these. Raises UsageError
     where it is wrapped."""
+    leave_clean()
     inner = _inner(model)
     if inner is None:
         raise UsageError(

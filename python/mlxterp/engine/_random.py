@@ -6,9 +6,12 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 
+from ._threads import leave_clean
+
 
 def random_state() -> mx.array:
     """The key that this thread's next random numbers come from."""
+    leave_clean()
     return mx.random.state[0]
 
 

@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
 from ._names import is_pattern
+from ._threads import leave_clean
 from .attached import Run, engine_of
 from .base import Intervention
 
@@ -214,6 +215,7 @@ class NativeEngine:
         inputs: list[list[int]] | mx.array,
         interventions: Sequence[tuple[str, Intervention]] = (),
     ) -> NativePass:
+        leave_clean()
         for site, _ in interventions:
             if site.endswith(_ROPE):
                 at = site.removesuffix(_ROPE)
@@ -225,6 +227,7 @@ class NativeEngine:
 
     def forward(self, ids: list[list[int]] | mx.array) -> mx.array:
         """Logits [batch, pos, vocab], lazy."""
+        leave_clean()
         return self.model.forward(ids)
 
     def attach(self, site, module, mode, name, by_position, standing=()):

@@ -20,6 +20,7 @@ from ._patches import calling_class, stepped_in
 from ._places import Event, Part, Unclear, places
 from ._random import random_state_kept
 from ._residual import SHARES, Middle, Share, shares
+from ._threads import leave_clean
 from .base import Intervention
 
 
@@ -91,6 +92,7 @@ class WrappedEngine:
         interventions: Sequence[tuple[str, Intervention]] = (),
     ) -> WrappedPass:
         """As the contract says. Padding has id 0."""
+        leave_clean()
         tree, _, classes = self._current()
         ids, lengths, ends = self._padded(inputs)
         plan = self._plan(interventions, ids, lengths, tree)
@@ -103,6 +105,7 @@ class WrappedEngine:
     def forward(self, *args, **kwargs):
         """The plain module, untraced also inside an intervention; its token
         ids are checked, and rows of them padded."""
+        leave_clean()
         tree, _, _ = self._current()
         if args and isinstance(args[0], list):
             args = self._padded(args[0])[0], *args[1:]
