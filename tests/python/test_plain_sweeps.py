@@ -145,7 +145,7 @@ def test_what_makes_no_sense():
         mlxterp.patch(model, CLEAN, CORRUPT, metrics.logit(96))
     with pytest.raises(mlxterp.OutOfRangeError, match="layer 3"):
         mlxterp.ablate(model, CLEAN, DIFF, "mlp_out", "layer", "zero", layers=3)
-    with pytest.raises(UsageError, match="came without a tokenizer"):
+    with pytest.raises(UsageError, match="no usable tokenizer"):
         mlxterp.patch(model, CLEAN, CORRUPT, (" a", " b"))
     with pytest.raises(UsageError, match="loaded itself"):
         mlxterp.attribute(model, CLEAN, CORRUPT, DIFF)
