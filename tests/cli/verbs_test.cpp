@@ -377,7 +377,6 @@ TEST_F(Verbs, PathPatch) {
 }
 
 TEST_F(Verbs, OneFileIsNotTwo) {
-  const testing::TempFolder folder;
   const std::string file = folder / "out";
   const auto outcome = run(
       {"patch",
@@ -628,7 +627,8 @@ void expect_narrow(const std::string& help, const std::string& verb) {
     // The examples end with an empty line, where more text follows.
     if (at == example) copied = true;
     if (line.empty()) copied = false;
-    if (!copied) EXPECT_LE(line.size(), 80u) << verb << ": " << line;
+    if (copied) continue;
+    EXPECT_LE(line.size(), 80u) << verb << ": " << line;
   }
 }
 
