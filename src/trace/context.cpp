@@ -30,11 +30,12 @@ void check_memory(const std::vector<mx::array>& values) {
   size_t bytes = 0;
   for (const auto& value : values)
     if (!value.is_available()) bytes += value.nbytes();
-  if (const size_t limit = machine_memory(); bytes > limit)
+  if (const size_t limit = std::min(machine_memory(), address_space_left());
+      bytes > limit)
     fail(
         ErrorKind::environment,
-        "[trace] what is to be saved takes {:.1f} GB, this machine has {:.1f} "
-        "GB; save fewer sites, or shorter or fewer prompts at once",
+        "[trace] what is to be saved takes {:.1f} GB, this process can have "
+        "{:.1f} GB; save fewer sites, or shorter or fewer prompts at once",
         static_cast<double>(bytes) / 1e9,
         static_cast<double>(limit) / 1e9);
 }
