@@ -201,11 +201,16 @@ std::string read_text(const std::string& path) {
   if (path == "-") return read_whole(std::cin, "stdin");
   const auto shown = view::escape(path);
   std::error_code error;
-  std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path, error))
+  // Before it is opened: opening a pipe waits for its writer.
+  const bool regular = std::filesystem::is_regular_file(path, error);
+  std::ifstream file;
+  if (regular) file.open(path, std::ios::binary);
+  if (!file || !regular)
     throw Error(
         ErrorKind::environment,
-        fmt::format("cannot read {}; is it a text file?", shown));
+        fmt::format(
+            "cannot read {}; is it a text file? (of pipes, stdin is read: -)",
+            shown));
   return read_whole(file, shown);
 }
 

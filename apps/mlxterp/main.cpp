@@ -2,14 +2,18 @@
 
 #include <fmt/format.h>
 
+#include <sys/resource.h>
+
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <new>
 #include <utility>
 #include <vector>
 
 #include "help.h"
+#include "mlxterp/core/blas.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/view/terminal.h"
 #include "output.h"
@@ -88,6 +92,39 @@ int run(int argc, char** argv) {
   return usage_error;
 }
 
+// Bytes of address space this process may have; 0: no limit.
+size_t address_space() {
+  struct rlimit limit {};
+  const bool limited =
+      getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY;
+  return limited ? static_cast<size_t>(limit.rlim_cur) : 0;
+}
+
+void check_address_space() {
+  const size_t needed = (size_t{200} << 20) + blas_buffers();
+  if (address_space() && address_space() < needed)
+    throw Error(
+        ErrorKind::environment,
+        fmt::format(
+            "`ulimit -v` gives this process {} MB; it needs {} before it "
+            "loads anything, less with OPENBLAS_NUM_THREADS=1",
+            address_space() >> 20,
+            needed >> 20));
+}
+
+int answer(int argc, char** argv) {
+  try {
+    check_address_space();
+    return run(argc, argv);
+  } catch (const Error& error) {
+    return fail(error.what(), error.exit_code());
+  } catch (const std::bad_alloc&) {
+    return fail("out of memory", environment_error);
+  } catch (const std::exception& error) {
+    return fail(error.what(), environment_error);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -98,13 +135,9 @@ int main(int argc, char** argv) {
   // float32 must mean float32: on NVIDIA GPUs MLX rounds its products to TF32
   // unless this is set before the first.
   setenv("MLX_ENABLE_TF32", "0", /*overwrite=*/0);
-  try {
-    return run(argc, argv);
-  } catch (const Error& error) {
-    return fail(error.what(), error.exit_code());
-  } catch (const std::bad_alloc&) {
-    return fail("out of memory", environment_error);
-  } catch (const std::exception& error) {
-    return fail(error.what(), environment_error);
-  }
+  const int code = answer(argc, argv);
+  if (!address_space()) return code;
+  // Threads of OpenBLAS that look for memory without end are waited for.
+  std::fflush(nullptr);
+  std::_Exit(code);
 }

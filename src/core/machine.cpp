@@ -140,4 +140,14 @@ Blas blas() {
 #endif
 }
 
+size_t blas_buffers() {
+#ifdef __APPLE__
+  return 0;
+#else
+  const auto threads = reinterpret_cast<int (*)()>(
+      dlsym(RTLD_DEFAULT, "openblas_get_num_threads"));
+  return threads ? static_cast<size_t>(threads()) << 27 : 0;
+#endif
+}
+
 }  // namespace mlxterp

@@ -1,6 +1,7 @@
 #include "models/loadable.h"
 
 #include "core/fail.h"
+#include "core/limited_memory.h"
 #include "core/machine.h"
 #include "io/decode.h"
 #include "mlx/device.h"
@@ -50,6 +51,7 @@ void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
         bytes / 1e9,
         for_a_pass / 1e9,
         left / 1e9);
+  prepare_for_limited_memory();
 }
 
 }  // namespace

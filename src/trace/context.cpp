@@ -30,13 +30,28 @@ void check_memory(const std::vector<mx::array>& values) {
   size_t bytes = 0;
   for (const auto& value : values)
     if (!value.is_available()) bytes += value.nbytes();
-  if (const size_t limit = machine_memory(); bytes > limit)
+  if (const size_t limit = std::min(machine_memory(), address_space_left());
+      bytes > limit)
     fail(
         ErrorKind::environment,
-        "[trace] the values to save take {:.1f} GB, this machine has {:.1f} "
+        "[trace] the values to save take {:.1f} GB, this process can have {:.1f} "
         "GB; save fewer sites, or shorter or fewer prompts at once",
         static_cast<double>(bytes) / 1e9,
         static_cast<double>(limit) / 1e9);
+}
+
+// Whether an edit made its value of the one before, which is then computed in
+// any case: one that was replaced must not be. Edits are short; what is further
+// away counts as a replacement.
+bool made_of(const mx::array& after, const mx::array& before) {
+  constexpr size_t far = 64;
+  std::vector<mx::array> near = {after};
+  for (size_t i = 0; i < near.size() && i < far; ++i) {
+    if (near[i].id() == before.id()) return true;
+    const auto inputs = near[i].inputs();
+    near.insert(near.end(), inputs.begin(), inputs.end());
+  }
+  return false;
 }
 
 }  // namespace
@@ -100,9 +115,19 @@ mx::array TraceContext::at(SiteId site, mx::array value) {
 }
 
 void TraceContext::edited(
-    SiteId site, const mx::array&, const mx::array& after) {
-  if (mx::issubdtype(after.dtype(), mx::inexact) && !after.is_tracer())
-    guards_.emplace_back(site, mx::any(mx::isnan(after)));
+    SiteId site, const mx::array& before, const mx::array& after) {
+  if (!mx::issubdtype(after.dtype(), mx::inexact) || after.is_tracer()) return;
+  // In scores -inf hides a position.
+  auto infinite = (*sites_)[site].layout == Layout::scores ? mx::isposinf(after)
+                                                           : mx::isinf(after);
+  if (made_of(after, before))
+    infinite = mx::logical_and(infinite, mx::isfinite(before));
+  guards_.emplace_back(
+      site,
+      mx::maximum(
+          mx::astype(mx::any(infinite), mx::int32),
+          mx::multiply(
+              mx::array(2), mx::astype(mx::any(mx::isnan(after)), mx::int32))));
 }
 
 bool TraceContext::edits(SiteId site) const {
@@ -211,12 +236,14 @@ void TraceContext::finish(std::vector<mx::array> kept) {
 
 void TraceContext::check_guards(const Guards& guards) const {
   for (const auto& [site, guard] : guards) {
-    auto holds_nan = guard;
-    if (holds_nan.item<bool>())
+    auto holds = guard;
+    if (const int what = holds.item<int>())
       fail(
           ErrorKind::usage,
-          "[trace] the intervention on site '{}' returned NaN",
-          (*sites_)[site].name);
+          "[trace] the intervention on site '{}' returned {}; check its "
+          "arithmetic for x/0, inf-inf or a scale beyond the dtype",
+          (*sites_)[site].name,
+          what == 1 ? "an infinity" : "NaN");
   }
 }
 

@@ -2,6 +2,7 @@
 // of the same options, each of which differs here from its default.
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cmath>
@@ -698,10 +699,60 @@ TEST_F(Verbs, APromptMayComeFromStdin) {
   const auto given = run({"lens", path, "the one", "--json"});
   EXPECT_EQ(json::parse(piped.out), json::parse(given.out));
   EXPECT_EQ(shell(binary() + " lens " + quoted + " - </dev/null").code, 2);
-  const auto endless = shell(
-      binary() + " tuned-lens eval " + quoted +
-      " --text /dev/zero --lens none");
-  EXPECT_NE(endless.code, 0);
+}
+
+// What never ends, or waits for its writer, is named as no text.
+TEST_F(Verbs, TextsAreRegularFiles) {
+  const auto pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string file : {"/dev/zero", pipe.c_str(), folder.c_str()})
+    for (const Words& words :
+         {Words{
+              "tuned-lens",
+              "train",
+              path,
+              "--output",
+              (folder / "lens").string(),
+              "--text",
+              file},
+          Words{
+              "ablate",
+              path,
+              "the one",
+              "--metric",
+              "logit(id:1)",
+              "--data",
+              file}}) {
+      const auto outcome = run(words);
+      EXPECT_EQ(outcome.code, 4) << outcome.err;
+      EXPECT_NE(outcome.err.find("a text file"), std::string::npos)
+          << outcome.err;
+    }
+  const auto endless =
+      shell(binary() + " lens " + test::quoted(path) + " - </dev/zero");
+  EXPECT_EQ(endless.code, 2) << endless.err;
+}
+
+// The answer, or an error in words: no signal, and never without end.
+TEST_F(Verbs, LittleAddressSpace) {
+#ifndef __linux__
+  GTEST_SKIP() << "only Linux holds processes to `ulimit -v`";
+#endif
+  for (const int megabytes : {250, 500, 1700, 2000, 2300}) {
+    const auto limit = fmt::format(
+        "ulimit -v {}; timeout 100 {} ", megabytes * 1000, binary());
+    for (const std::string& words :
+         {"info " + test::quoted(path),
+          std::string("trace demo --ids 100..1600 --save "
+                      "'layers.{0..7}.attn.pattern' >/dev/null")}) {
+      const auto outcome = shell(limit + words);
+      EXPECT_TRUE(outcome.code == 0 || outcome.code == 4)
+          << megabytes << " MB: " << outcome.code << ' ' << outcome.err;
+      if (outcome.code == 4) {
+        EXPECT_NE(outcome.err.find("mlxterp: "), std::string::npos);
+      }
+    }
+  }
 }
 
 TEST_F(Verbs, RevisionIsForTheHub) {

@@ -150,3 +150,37 @@ def test_parts_that_are_added_by_nnterps_and_transformerlenss_names(name):
         for i in range(len(model.layers)):
             added = cache["attn_out", i] + cache["mlp_out", i]
             assert gap(cache["resid_pre", i] + added, cache["resid_post", i]) < 1e-5
+
+
+REPLACED = {
+    "a replaced value": lambda bad: lambda x: mx.full(x.shape, bad, x.dtype),
+    "part of a value": lambda bad: lambda x: mx.where(mx.arange(x.shape[-1]) == 0, bad, x),
+    "arithmetic": lambda bad: lambda x: x + (bad if bad != bad else 1 / mx.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("how", REPLACED)
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_an_edit_makes_infinite_is_told_at_every_site(bad, how):
+    """Its site is named; one that was infinite before is nobody's fault."""
+    ids, seen = [[3, 4, 5]], 0
+    models = pair(FOLDERS / "gemma2")
+    for names in sites(*models):
+        for model, name in zip(models, names):
+            edit = REPLACED[how](bad)
+            with pytest.raises(UsageError, match=name.split(".")[-1]) as caught:
+                with model.trace(ids, interventions={name: edit}):
+                    model.output.save()
+            assert ("NaN" if bad != bad else "infinity") in str(caught.value)
+            seen += 1
+    assert seen == 2 * (1 + len(models[0].layers) * 13)
+
+
+def test_what_hides_a_position_is_no_infinity():
+    for model in pair(FOLDERS / "gemma2"):
+        scores = f"{model.engine.part(0, 'attn_out')}.scores"
+        hide = lambda x: mx.where(mx.arange(x.shape[-1]) == 1, -float("inf"), x)  # noqa: E731
+        for edit in (hide, lambda x: x * 2, lambda x: mx.where(x > -1e30, x, -float("inf"))):
+            with model.trace([[3, 4, 5]], interventions={scores: edit}):
+                out = model.output.save()
+            assert mx.isfinite(out).all()

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 namespace mlxterp {
@@ -13,5 +14,9 @@ struct Blas {
 
 /** Finds out which library is in use; measures nothing. */
 Blas blas();
+
+/** Address space that its buffers take, which it looks for without end where
+ * `ulimit -v` leaves less; 0 where that is not known. */
+size_t blas_buffers();
 
 }  // namespace mlxterp

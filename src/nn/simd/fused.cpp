@@ -1,5 +1,7 @@
 #include "nn/simd/fused.h"
 
+#include <new>
+
 #include "core/fail.h"
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -33,8 +35,11 @@ class Fused : public mx::Primitive {
     auto& out = outputs[0];
     if (in_place_ && inputs[0].is_donatable())
       out.copy_shared_buffer(inputs[0]);
-    else
-      out.set_data(mx::allocator::malloc(out.nbytes()));
+    else {
+      auto data = mx::allocator::malloc(out.nbytes());
+      if (!data.buffer().ptr()) throw std::bad_alloc();
+      out.set_data(std::move(data));
+    }
     if (out.size() == 0) return;
     auto& encoder = mx::cpu::get_command_encoder(stream());
     // MLX keeps the arrays themselves until the work is done.
