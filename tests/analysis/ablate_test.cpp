@@ -197,13 +197,13 @@ TEST(Ablate, Misuse) {
       with([](auto& o) {
         o.data = Inputs(Inputs::Rows{{1, 2}, {3, 4}});
       }),
-      "prompt 0 has 7 tokens, and no prompt of the data is as long");
+      "prompt 0 has 7 tokens, and no prompt of the data is that long");
   expect(
       with([](auto& o) {
         o.data = Inputs(Inputs::Rows{prompt, prompt});
         o.ablation = Ablation::resample;
       }),
-      "no other prompt of the data is as long");
+      "no other prompt of the data is that long");
   for (const int samples : {0, -1})
     expect(
         with([&](auto& o) { o.samples = samples; }),

@@ -424,7 +424,7 @@ TEST(Attribute, SaysWhatIsWrongBeforeLongWork) {
       with([](auto& o) {
         o.sites = {"z", "attn.z"};
       }),
-      "'attn.z' twice");
+      "'attn.z' is given twice");
   EXPECT_SAYS(with([](auto& o) { o.sites = {"resid_per"}; }), "resid_pre");
   EXPECT_SAYS(with([](auto& o) { o.sites = {"attn.scores"}; }), "scores");
   EXPECT_SAYS(
@@ -435,7 +435,7 @@ TEST(Attribute, SaysWhatIsWrongBeforeLongWork) {
       "[attribute] 'resid_pre' has no heads");
   EXPECT_SAYS(with([](auto& o) { o.by = {layer, neuron, layer}; }), "twice");
   EXPECT_SAYS(with([](auto& o) { o.metric = rank(4); }), "no gradient");
-  EXPECT_SAYS(with([](auto& o) { o.steps = 0; }), "0 steps");
+  EXPECT_SAYS(with([](auto& o) { o.steps = 0; }), "steps is 0");
   EXPECT_SAYS(with([](auto& o) { o.layers = {3}; }), "layer 3");
   EXPECT_SAYS(with([](auto& o) { o.corrupt = {1, 2}; }), "equally long");
   EXPECT_SAYS(

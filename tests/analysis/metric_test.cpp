@@ -139,9 +139,11 @@ TEST(Metric, TokensFollowTheirDefinitions) {
   const auto logits = mx::expand_dims(rows_of({row}), 0);
   EXPECT_EQ(measure(model(), rank(5), logits), 0);
   EXPECT_EQ(measure(model(), rank(11), logits), vocab - 1);
-  // What is equal is not ahead.
+  // Of equal ones the lower id is ahead.
   row[6] = row[5];
-  EXPECT_EQ(measure(model(), rank(6), mx::expand_dims(rows_of({row}), 0)), 0);
+  const auto equal = mx::expand_dims(rows_of({row}), 0);
+  EXPECT_EQ(measure(model(), rank(5), equal), 0);
+  EXPECT_EQ(measure(model(), rank(6), equal), 1);
 }
 
 TEST(Metric, ProbabilitiesOfLogitsOfAnySize) {
@@ -268,8 +270,8 @@ TEST(Metric, SaysWhatItCannotRead) {
   const auto expect = [](const std::string& said, const char* part) {
     EXPECT_NE(said.find(part), std::string::npos) << said;
   };
-  expect(message(kl_divergence()), "kl reads more than the logits of one");
-  expect(message(loss()), "loss reads more than the logits of one");
+  expect(message(kl_divergence()), "kl needs more than the logits of one");
+  expect(message(loss()), "loss needs more than the logits of one");
   expect(message(logit(vocab)), "token id 97 is out of range");
   expect(message(logit(-1)), "token id -1 is out of range");
   expect(message(logit_diff(1, 97)), "token id 97 is out of range");

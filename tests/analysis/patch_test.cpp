@@ -424,7 +424,7 @@ TEST(Patch, Misuse) {
       with([](auto& o) {
         o.by = {Axis::layer, Axis::layer};
       }),
-      "the axis 'layer' twice");
+      "the axis 'layer' is given twice");
   expect(with([](auto& o) { o.layers = {3}; }), "layer 3 is out of range");
   expect(with([](auto& o) { o.positions = {-8}; }), "position -8");
   expect(with([](auto& o) { o.metric = logit(97); }), "97 is out of range");

@@ -357,8 +357,7 @@ TEST_F(Verbs, PathPatch) {
   expect_sweep(answer(all), sweep, sweep.metric);
   // The same prompts by their ids.
   const auto ids = [&](const std::string& text) {
-    return fmt::format(
-        "{}", fmt::join(model->tokenizer().encode(text), ","));
+    return fmt::format("{}", fmt::join(model->tokenizer().encode(text), ","));
   };
   all = {
       "path-patch",

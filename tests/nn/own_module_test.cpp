@@ -197,7 +197,7 @@ TEST(OwnModule, ATreeThatWasRefusedCanBePutRight) {
   for (int i = 0; i < 2; ++i)
     expect(
         message("layers.0.nowhere.output"),
-        "'end' is an alias of 'layers.0.nowhere.output', which is no site");
+        "'end' is an alias of 'layers.0.nowhere.output', which is not a site");
   const auto model = made("layers.0.mlp.output");
   const auto x = mx::reshape(mx::arange(8, mx::float32), {2, 4});
   Pass plain;

@@ -5,8 +5,8 @@
 #include <locale>
 
 #include "mlx/ops.h"
-#include "mlxterp/io/safetensors.h"
 #include "mlxterp/core/limits.h"
+#include "mlxterp/io/safetensors.h"
 #include "tests/spec/model.h"
 #include "tests/temp_folder.h"
 

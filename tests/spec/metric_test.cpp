@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "mlxterp/core/limits.h"
-#include "mlxterp/core/limits.h"
 #include "tests/spec/model.h"
 
 namespace mlxterp::spec {
