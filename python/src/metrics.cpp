@@ -48,7 +48,14 @@ Metric::Function function_of(nb::callable f) {
 void bind_metrics(nb::module_& m) {
   nb::class_<Metric>(m, "Metric")
       .def_ro("name", &Metric::name)
-      .def_rw("position", &Metric::position)
+      .def_prop_rw(
+          "position",
+          [](const Metric& self) { return self.position; },
+          [](Metric& self, nb::handle value) {
+            if (!nb::try_cast<int>(value, self.position))
+              fail_field("Metric", "position", value);
+          },
+          nb::for_setter(nb::arg("value").none()))
       .def("__repr__", [](const Metric& self) { return self.name; });
   m.def(
       "logit",

@@ -18,7 +18,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from .. import _core
-from ..core.files import existing
+from ..core.files import existing, named
 from ..errors import BadDataError, IoError, OutOfRangeError, UsageError
 from ._native import native as native_model
 from ._native import options
@@ -91,17 +91,15 @@ class TunedLens(nn.Module):
         `translators_{i}_weight` and `translators_{i}_bias`) and .json
         (`num_layers`, `hidden_dim`), each whole or not at all. What follows the
         last dot of `path` is its suffix and is replaced. Raises IoError."""
-        self.native().save(os.fspath(path), overwrite)
+        self.native().save(os.fspath(named(path)), overwrite)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TunedLens:
         """A lens that `save` wrote. A translator of the last layer, which
         mlxterp 0.1 trained too, is left out with a UserWarning. Raises
         MissingFileError (a FileNotFoundError), IoError, or BadDataError."""
-        if not Path(path).name:
-            raise UsageError(f"TunedLens: {os.fspath(path)!r} names no file.")
         for suffix in (".json", ".npz"):
-            existing(Path(path).with_suffix(suffix))
+            existing(named(path).with_suffix(suffix))
         return cls.of(_core.TunedLens.load(os.fspath(path)))
 
 
