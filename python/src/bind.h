@@ -44,6 +44,10 @@ Inputs inputs_of(const Ids& ids);
  * character and has no bytes. */
 const std::string& checked_text(const std::string& text);
 
+/** A path as the system takes it. Throws usage where it is empty or holds a
+ * zero byte, where the system would see its end. */
+const std::string& checked_path(const std::string& path);
+
 /** A Python function that C++ may copy, call and drop without the GIL. */
 using Held = std::shared_ptr<nb::callable>;
 Held hold(nb::callable f);

@@ -81,7 +81,14 @@ Metric::Function function_of(const std::string& name, nb::callable f) {
 void bind_metrics(nb::module_& m) {
   nb::class_<Metric>(m, "Metric")
       .def_ro("name", &Metric::name)
-      .def_rw("position", &Metric::position)
+      .def_prop_rw(
+          "position",
+          [](const Metric& self) { return self.position; },
+          [](Metric& self, nb::handle value) {
+            if (!nb::try_cast<int>(value, self.position))
+              fail_field("Metric", "position", value);
+          },
+          nb::for_setter(nb::arg("value").none()))
       .def("__repr__", [](const Metric& self) { return self.name; })
       .def("__getstate__", &state_of)
       .def("__setstate__", [](Metric& self, const nb::tuple& state) {

@@ -48,6 +48,7 @@ Model load(
     nb::gil_scoped_acquire gil;
     if (warn) (*warn)(sentence);
   };
+  checked_path(path);
   nb::gil_scoped_release no_gil;
   const auto found = find_model(path, {.revision = revision, .progress = told});
   auto model = InterpretableModel::load(
@@ -147,6 +148,16 @@ const std::string& checked_text(const std::string& text) {
     i += length;
   }
   return text;
+}
+
+const std::string& checked_path(const std::string& path) {
+  if (path.empty() || path.find('\0') != path.npos)
+    throw Error(
+        ErrorKind::usage,
+        fmt::format(
+            "[path] '{}' names no file: it is empty or holds a zero byte",
+            printable(path, 60)));
+  return path;
 }
 
 Inputs inputs_of(const Ids& ids) {

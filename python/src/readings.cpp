@@ -1,13 +1,17 @@
 // What is read of a model without changing it: lenses, attribution of logits,
 // heads, and whether its sites mean what they say.
 
+#include <fmt/format.h>
+
 #include "bind.h"
+#include "mlx/utils.h"
 #include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/tuned_lens.h"
 #include "mlxterp/analysis/verify.h"
+#include "mlxterp/core/error.h"
 #include "mlxterp/spec/choice.h"
 
 namespace mlxterp::python {
@@ -26,26 +30,65 @@ std::vector<std::vector<float>> grid_of(const HeadGrid& grid) {
   return rows;
 }
 
+// What a lens is given: one array of floating-point numbers for each layer.
+std::vector<mx::array> of_each_layer(
+    const TunedLens& lens,
+    const char* field,
+    nb::handle value,
+    const mx::Shape& shape) {
+  std::vector<mx::array> arrays;
+  if (!nb::try_cast(value, arrays)) fail_field("TunedLens", field, value);
+  bool fits = static_cast<int>(arrays.size()) == lens.layers();
+  for (const auto& array : arrays)
+    fits &=
+        array.shape() == shape && mx::issubdtype(array.dtype(), mx::floating);
+  if (!fits)
+    throw Error(
+        ErrorKind::usage,
+        fmt::format(
+            "[TunedLens] {} takes {} arrays of floating-point numbers, one for "
+            "each layer, of shape ({})",
+            field,
+            lens.layers(),
+            fmt::join(shape.begin(), shape.end(), ", ")));
+  return arrays;
+}
+
 void bind_lens(nb::module_& m) {
   nb::class_<TunedLens>(m, "TunedLens")
       .def(nb::init<int, int>())
       .def_prop_ro("layers", &TunedLens::layers)
       .def_prop_ro("d_model", &TunedLens::d_model)
-      .def_rw("weights", &TunedLens::weights)
-      .def_rw("biases", &TunedLens::biases)
+      .def_prop_rw(
+          "weights",
+          [](const TunedLens& self) { return self.weights; },
+          [](TunedLens& self, nb::handle value) {
+            const mx::Shape shape{self.d_model(), self.d_model()};
+            self.weights = of_each_layer(self, "weights", value, shape);
+          },
+          nb::for_setter(nb::arg("value").none()))
+      .def_prop_rw(
+          "biases",
+          [](const TunedLens& self) { return self.biases; },
+          [](TunedLens& self, nb::handle value) {
+            const mx::Shape shape{self.d_model()};
+            self.biases = of_each_layer(self, "biases", value, shape);
+          },
+          nb::for_setter(nb::arg("value").none()))
       .def("__call__", &TunedLens::operator())
       .def(
           "save",
           [](const TunedLens& self, const std::string& path, bool overwrite) {
-            self.save(path, overwrite);
+            self.save(checked_path(path), overwrite);
           })
       .def_static("load", [](const std::string& path) {
-        return TunedLens::load(path, [](std::string_view sentence) {
-          // Raises where warnings are errors.
-          if (PyErr_WarnEx(
-                  PyExc_UserWarning, std::string(sentence).c_str(), 1) < 0)
-            throw nb::python_error();
-        });
+        return TunedLens::load(
+            checked_path(path), [](std::string_view sentence) {
+              // Raises where warnings are errors.
+              if (PyErr_WarnEx(
+                      PyExc_UserWarning, std::string(sentence).c_str(), 1) < 0)
+                throw nb::python_error();
+            });
       });
 
   bind_result(

@@ -32,7 +32,7 @@ void bind_reports(nb::module_& m) {
   m.def(
       "write_file",
       [](const std::string& path, std::string_view text) {
-        write_file_atomically(path, text, /*overwrite=*/true);
+        write_file_atomically(checked_path(path), text, /*overwrite=*/true);
       },
       nb::arg("path"),
       nb::arg("text"),

@@ -305,6 +305,83 @@ def test_the_locale_says_nothing(tmp_path):
         assert child(code, "comma", name, model, env=env) == plain
 
 
+def test_setters_take_what_fits_only(tmp_path):
+    """Every attribute of a bound class that can be set, whatever it is given."""
+    child(
+        r"""
+        made = {
+            "TunedLens": lambda: _core.TunedLens(2, 4),
+            "Metric": lambda: _core.logit(1),
+        }
+        uses = {
+            "TunedLens": lambda it: (
+                it(mx.ones((1, 4)), 0),
+                it.save(sys.argv[1], True),
+                it.layers,
+            ),
+            "Metric": lambda it: mlxterp.patch(model, [1, 2], [1, 3], it),
+        }
+        bad = [
+            None, [], {}, "a", "", 1.5, object(), [None], [1], [[]],
+            mx.zeros((2,)), [mx.zeros((4, 4))], [mx.zeros((4,))] * 3,
+            [mx.zeros((4, 5))] * 2, [mx.zeros((4,), mx.int32)] * 2,
+            [mx.zeros((4, 4)), mx.zeros((4,))], [mx.array(1.0)] * 2,
+        ]
+        model, seen = tiny(), 0
+        for name, bound in vars(_core).items():
+            if not isinstance(bound, type):
+                continue
+            for field, attribute in vars(bound).items():
+                if not getattr(attribute, "fset", None):
+                    continue
+                it = made[name]()
+                for value in bad:
+                    def work():
+                        setattr(it, field, value)
+                    refused(work, errors.UsageError)
+                    uses[name](it)
+                    seen += 1
+        assert seen == 3 * len(bad), seen
+        metric = _core.logit(1)
+        for position in (2, -3, 10**30, -(10**30)):
+            metric.position = position
+            refused(lambda: uses["Metric"](metric), errors.OutOfRangeError)
+        """,
+        tmp_path / "lens",
+    )
+
+
+def test_paths_that_are_none(tmp_path):
+    child(
+        r"""
+        folder = sys.argv[1]
+        kinds = errors.UsageError, errors.IoError
+        lens = mlxterp.TunedLens(2, 4)
+        page = lambda path: mlxterp.visualization.save_interactive_attention(
+            {0: mx.ones((1, 2, 2)) / 2}, ["a", "b"], path
+        )
+        model = tiny()
+        os.mkfifo(folder + "/pipe")
+        none = ["", ".", "/", "a\0b", folder + "/x\0", "\ud83d", "/dev/null/a/b",
+                "x" * 5000, folder + "/nothing/here"]
+        for path in none + ["..", folder, folder + "/" + "y" * 300, folder + "/pipe"]:
+            for work in (
+                lambda: mlxterp.TunedLens.load(path),
+                lambda: _core.TunedLens.load(path),
+                lambda: InterpretableModel(path),
+                lambda: _core.Model.load(path),
+            ):
+                refused(work, *kinds, errors.UnknownNameError)
+        for path in none:
+            refused(lambda: lens.save(path), *kinds)
+        for path in none + ["..", folder, folder + "/" + "y" * 300, folder + "/pipe"]:
+            refused(lambda: page(path), *kinds)
+        assert os.listdir(folder) == ["pipe"]
+        """,
+        tmp_path,
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for what is resident")
 def test_loading_again_and_again_keeps_nothing():
     """Random keys and parameters of models that are gone go with them: the

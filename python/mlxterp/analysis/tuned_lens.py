@@ -76,12 +76,10 @@ class TunedLens(nn.Module):
         """A lens that `save` wrote. A translator of the last layer, which
         mlxterp 0.1 trained too, is left out with a UserWarning. Raises
         MissingFileError (a FileNotFoundError), IoError, or BadDataError."""
-        if not Path(path).name:
-            raise UsageError(f"TunedLens: {os.fspath(path)!r} names no file.")
         for suffix in (".json", ".npz"):
-            if not (file := Path(path).with_suffix(suffix)).is_file():
-                shown = str(file).encode("utf-8", "backslashreplace").decode()
-                raise MissingFileError(f"there is no file {shown}")
+            if not os.path.isfile(file := os.path.splitext(path)[0] + suffix):
+                shown = file.encode("utf-8", "backslashreplace").decode()
+                raise MissingFileError(f"there is no file {shown[:400]}")
         return cls.of(_core.TunedLens.load(os.fspath(path)))
 
 
