@@ -11,7 +11,7 @@ import sys
 from types import SimpleNamespace
 
 from . import _core, visualization
-from ._blas import warn_where_slow
+from ._blas import check_blas
 from .analysis import heads, lenses, logits, metrics, sweeps, tasks, tuned_lens
 from .analysis.collecting import collect
 from .analysis.heads import head_circuits, head_scores, induction_ablation
@@ -63,7 +63,7 @@ from .utils import batch_get_activations, get_activations
 for _module in (heads, lenses, logits, metrics, patching, sweeps, tasks, tuned_lens):
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
-warn_where_slow(_core.blas())
+check_blas()
 
 __version__ = "0.1.0"
 
