@@ -76,7 +76,8 @@ bench-peers: setup-build build/build.ninja  ## The same sweeps by TransformerLen
 	@scripts/fetch_demo.sh
 	@scripts/bench_peers.sh
 
-install: build  ## Install into PREFIX (/usr/local)
+install: setup-build build/build.ninja  ## Install into PREFIX (/usr/local)
+	@cmake --build build --target mlxterp_cli
 	@cmake --install build --prefix "$(PREFIX)"
 
 clean:  ## Remove the build; keep .venv and the model cache

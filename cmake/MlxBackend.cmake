@@ -2,7 +2,8 @@
 # build and, installed, by find_package(mlxterp).
 #
 # MLX comes from its PyPI wheel: the Python named by MLXTERP_PYTHON tells where
-# it lies. MLX_DIR, the folder of MLXConfig.cmake, goes before it.
+# it lies. MLX_DIR, the folder of MLXConfig.cmake, goes before it. What is built
+# already fits one version, MLXTERP_MLX_VERSION.
 if(TARGET mlxterp_mlx)
   return()
 endif()
@@ -21,7 +22,12 @@ if(NOT MLX_DIR)
                         "pass -DMLXTERP_PYTHON=<python with mlx>")
   endif()
 endif()
-find_package(MLX CONFIG REQUIRED PATHS ${_mlxterp_mlx_root} NO_DEFAULT_PATH)
+set(_mlxterp_mlx_version)
+if(MLXTERP_MLX_VERSION)
+  set(_mlxterp_mlx_version ${MLXTERP_MLX_VERSION} EXACT)
+endif()
+find_package(MLX ${_mlxterp_mlx_version} CONFIG REQUIRED
+             PATHS ${_mlxterp_mlx_root} NO_DEFAULT_PATH)
 
 # IMPORTED, so that an installed mlxterp looks for MLX anew, here.
 add_library(mlxterp_mlx INTERFACE IMPORTED GLOBAL)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the peers into an environment of their own and runs the sweeps of
 # all of them in one run. MLXTERP_PEERS names a Python that has them already;
-# MLXTERP_UPSTREAM, a folder with mlxterp for Python, whose lenses then run too.
+# MLXTERP_UPSTREAM, a folder with mlxterp 0.1, whose lenses then run too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

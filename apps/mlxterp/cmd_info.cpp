@@ -50,15 +50,20 @@ void run(const ModelArguments& arguments) {
       report::model_info(checkpoint, arguments.model, arguments.precision());
   if (!info.no_tokenizer.empty()) warn(info.no_tokenizer);
   info.matmul_gflops = matmul_speed();
+  const bool on_cpu = mx::default_device() == mx::Device::cpu;
   if (arguments.json) {
     print(report::to_json(info) + "\n");
+    if (on_cpu) require_right_products(blas());
     return;
   }
   view::Table table({{""}, {""}});
   for (const auto& [what, is] : report::rows(info))
     table.add({what, is});
   print(table.text(view::terminal(STDOUT_FILENO)));
-  if (blas().slow && mx::default_device() == mx::Device::cpu)
+  if (!on_cpu) return;
+  const auto found = blas();
+  require_right_products(found);
+  if (found.slow)
     warn(
         "this BLAS is many times slower than OpenBLAS; install "
         "libopenblas-dev and build again");

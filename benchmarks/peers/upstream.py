@@ -1,4 +1,4 @@
-"""The logit lens and a tuned lens' training against upstream's, mlxterp for Python.
+"""The logit lens and a tuned lens' training against upstream's, mlxterp 0.1.
 
 usage: upstream.py [--rounds N] [--device cpu|gpu]
 

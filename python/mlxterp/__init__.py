@@ -10,7 +10,7 @@ with model.trace("Hello", interventions={"layers.4": iv.scale(0.5)}):
 import sys
 
 from . import _core, visualization
-from ._blas import warn_where_slow
+from ._blas import check_blas
 from ._core import (
     Intervention,
     Layout,
@@ -59,9 +59,9 @@ from .utils import batch_get_activations, get_activations
 for _module in (heads, lenses, logits, metrics, patching, sweeps, tasks, tuned_lens):
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
-warn_where_slow(_core.blas())
+check_blas()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
 

@@ -1,4 +1,4 @@
-"""Which BLAS does the matrix products on a CPU.
+"""Which BLAS does the matrix products on a CPU, and whether they are right.
 
 MLX's Linux wheel brings a slow reference BLAS (4 GFLOP/s against 150 on two
 cores). Importing the extension puts OpenBLAS in its place.
@@ -6,10 +6,18 @@ cores). Importing the extension puts OpenBLAS in its place.
 
 import warnings
 
+from . import _core
 
-def warn_where_slow(blas: tuple[str, bool]) -> None:
-    """Warns that the slow BLAS is in use, and says how to change that."""
-    name, slow = blas
+
+def check_blas() -> None:
+    """Multiplies small matrices and warns where the slow BLAS does it.
+
+    Raises:
+        IoError: a product is not a plain loop's. It names the library, its
+            kernel and the remedy.
+    """
+    _core.require_right_products()
+    name, slow = _core.blas()
     if slow:
         warnings.warn(
             f"matrix products run on the {name}, some 30 times slower than "

@@ -1,10 +1,12 @@
 // The fast BLAS on Linux, also where MLX was imported first. Python binds
 // libmlx's calls when it loads it; their slots are pointed at OpenBLAS anew.
+// And whether what answers multiplies rightly.
 
 #include "mlxterp/core/blas.h"
 
 #include "bind.h"
 #include "core/limited_memory.h"
+#include "mlx/device.h"
 
 #ifdef __linux__
 #include <dlfcn.h>
@@ -21,26 +23,27 @@ namespace {
 
 #ifdef __linux__
 
-// The library that multiplies MLX's matrices; "" where that cannot be seen.
-std::string answering() {
-  std::string file;
+// What multiplies MLX's matrices. A slot that was never called yet leads into
+// libmlx itself.
+Blas answering() {
+  Sgemm* sgemm = nullptr;
   visit_mlx_calls([&](const char* name, void** slot) {
-    Dl_info where{};
-    if (std::strcmp(name, "cblas_sgemm") == 0 && dladdr(*slot, &where) &&
-        where.dli_fname)
-      file = where.dli_fname;
+    if (std::strcmp(name, "cblas_sgemm") == 0)
+      sgemm = reinterpret_cast<Sgemm*>(*slot);
   });
-  return file.substr(file.rfind('/') + 1);
-}
-
-bool is_reference(const std::string& file) {
-  return file.starts_with("libblas") || file.starts_with("libmlx");
+  // Not there: libmlx binds its calls otherwise, to the first in the order.
+  return sgemm ? blas_of(sgemm) : blas();
 }
 
 void prefer_openblas() {
-  if (!is_reference(answering())) return;
-  // This extension is linked against it, so it is here.
-  void* openblas = dlopen("libopenblas.so.0", RTLD_NOW | RTLD_NOLOAD);
+  if (!answering().slow) return;
+  // This extension is linked against it, so it is here: by whatever name.
+  const auto own = blas();
+  if (own.slow) return;
+  void* openblas = nullptr;
+  Dl_info where{};
+  if (dladdr(reinterpret_cast<const void*>(own.sgemm), &where))
+    openblas = dlopen(where.dli_fname, RTLD_NOW | RTLD_NOLOAD);
   if (!openblas) return;
   visit_mlx_calls([&](const char* name, void** slot) {
     if (std::strncmp(name, "cblas_", 6) != 0) return;
@@ -48,20 +51,12 @@ void prefer_openblas() {
   });
 }
 
-std::pair<std::string, bool> found_blas() {
-  const auto file = answering();
-  if (is_reference(file)) return {"reference BLAS (" + file + ")", true};
-  const auto found = blas();
-  return {found.name, found.slow};
-}
-
 #else
 
 void prefer_openblas() {}
 
-std::pair<std::string, bool> found_blas() {
-  const auto found = blas();
-  return {found.name, found.slow};
+Blas answering() {
+  return blas();
 }
 
 #endif
@@ -71,7 +66,14 @@ std::pair<std::string, bool> found_blas() {
 void bind_blas(nb::module_& m) {
   prefer_openblas();
   prepare_for_limited_memory();
-  m.def("blas", &found_blas);
+  m.def("blas", [] {
+    const auto found = answering();
+    return std::pair{found.name, found.slow};
+  });
+  m.def("require_right_products", [] {
+    if (mx::default_device() == mx::Device::cpu)
+      require_right_products(answering());
+  });
 }
 
 }  // namespace mlxterp::python

@@ -1,6 +1,5 @@
 #include "core/machine.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 #include <pthread.h>
 #include <sys/resource.h>
@@ -13,8 +12,6 @@
 #include <charconv>
 #include <fstream>
 #include <string>
-
-#include "mlxterp/core/blas.h"
 
 namespace mlxterp {
 
@@ -108,45 +105,6 @@ bool on_main_thread() {
   return pthread_main_np() != 0;
 #else
   return syscall(SYS_gettid) == getpid();
-#endif
-}
-
-Blas blas() {
-#ifdef __APPLE__
-  return {"Accelerate", false};
-#else
-  // The first cblas_sgemm in the search order is the one MLX calls.
-  const auto* sgemm = dlsym(RTLD_DEFAULT, "cblas_sgemm");
-  Dl_info where{};
-  if (!sgemm || !dladdr(sgemm, &where) || !where.dli_fname)
-    return {"unknown", true};
-  const auto file = std::filesystem::path(where.dli_fname).filename().string();
-  using Text = char* (*)();
-  const auto ask = [](const char* function) -> std::string {
-    const auto call = reinterpret_cast<Text>(dlsym(RTLD_DEFAULT, function));
-    return call ? call() : "";
-  };
-  if (file.find("openblas") != std::string::npos) {
-    // "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ...": the first two words.
-    const auto config = ask("openblas_get_config");
-    const auto end = config.find(' ', config.find(' ') + 1);
-    return {
-        config.substr(0, end) + " (" + ask("openblas_get_corename") + ")",
-        false};
-  }
-  const bool fast = file.find("mkl") != std::string::npos ||
-                    file.find("blis") != std::string::npos;
-  return {fast ? file : "reference BLAS (" + file + ")", !fast};
-#endif
-}
-
-size_t blas_buffers() {
-#ifdef __APPLE__
-  return 0;
-#else
-  const auto threads = reinterpret_cast<int (*)()>(
-      dlsym(RTLD_DEFAULT, "openblas_get_num_threads"));
-  return threads ? static_cast<size_t>(threads()) << 27 : 0;
 #endif
 }
 

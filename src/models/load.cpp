@@ -10,6 +10,7 @@
 #include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlx/transforms.h"
+#include "mlxterp/core/blas.h"
 #include "mlxterp/models/family.h"
 #include "models/loadable.h"
 #include "models/original_name.h"
@@ -376,12 +377,13 @@ void check_tensors(const Checkpoint& checkpoint) {
 std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options) {
   check_loadable(checkpoint, options);
+  const bool on_cpu = mx::default_device() == mx::Device::cpu;
+  if (on_cpu) require_right_products(blas());
   const KeepRandomState keep;
   Loader loader(checkpoint, family_of(checkpoint.config()));
   loader.plan();
   auto how = options;
-  if (!how.dtype && mx::default_device() == mx::Device::cpu)
-    how.dtype = mx::float32;
+  if (!how.dtype && on_cpu) how.dtype = mx::float32;
   return loader.read(how);
 }
 

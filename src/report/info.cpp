@@ -381,6 +381,7 @@ std::string to_json(const ModelInfo& info) {
   const auto& weights = info.weights;
   const auto speed = info.matmul_gflops ? number(*info.matmul_gflops) : Json();
   const auto found = blas();
+  const auto wrong = on_cpu() ? wrong_product(found) : "";
   Json out;
   out["model"] = info.model;
   out["path"] = info.path;
@@ -400,6 +401,7 @@ std::string to_json(const ModelInfo& info) {
   out["blas"] = {
       {"name", found.name},
       {"slow", on_cpu() && found.slow},
+      {"wrong", wrong.empty() ? Json() : Json(wrong)},
       {"gflops", on_cpu() ? speed : Json()}};
   return text_of(out);
 }
@@ -431,7 +433,15 @@ Rows rows(const ModelInfo& info) {
   add_tokenizer(out, info.tokenizer);
   out.emplace_back("device", device_name());
   // What BLAS there is answers for the CPU only.
-  if (on_cpu()) out.emplace_back("BLAS", blas().name);
+  if (on_cpu()) {
+    const auto found = blas();
+    const bool right = wrong_product(found).empty();
+    out.emplace_back("BLAS", found.name);
+    out.emplace_back(
+        "BLAS check",
+        right ? "small products are those of a plain loop"
+              : "WRONG: small products are not those of a plain loop");
+  }
   if (info.matmul_gflops)
     out.emplace_back(
         "float32 matmul", fmt::format("{:.0f} GFLOP/s", *info.matmul_gflops));

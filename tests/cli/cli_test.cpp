@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "mlxterp/io/safetensors.h"
+#include "tests/bad_input.h"
 #include "tests/cli/program.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny_checkpoint.h"
@@ -31,7 +32,7 @@ TEST_F(Cli, HelpAndVersion) {
   EXPECT_EQ(bare.code, 2);
   EXPECT_EQ(bare.out, "");
   EXPECT_NE(bare.err.find("lens"), std::string::npos);
-  EXPECT_EQ(run({"--version"}).out.find("mlxterp "), 0u);
+  EXPECT_EQ(run({"--version"}).out.find("mlxterp 0.2."), 0u);
   for (const auto* verb :
        {"info",
         "sites",
@@ -201,6 +202,27 @@ TEST_F(Cli, BadDataExitsWith3AndTheMachineWith4) {
   EXPECT_NE(home.err.find("MLXTERP_CACHE"), std::string::npos);
 }
 
+#if !defined(__APPLE__) && !defined(MLXTERP_ADDRESS_SANITIZER)
+TEST_F(Cli, ABlasThatMultipliesWronglyIsAnError) {
+  const auto preload =
+      "LD_PRELOAD=" + quoted(MLXTERP_BINARY_DIR "/tests/libopenblas_wrong.so") +
+      " ";
+  const auto lens = shell(preload + binary() + " lens demo Hello");
+  EXPECT_EQ(lens.code, 4) << lens.out;
+  EXPECT_EQ(lens.out, "");
+  const auto info = shell(preload + binary() + " info demo");
+  EXPECT_EQ(info.code, 4);
+  EXPECT_NE(info.out.find("WRONG"), std::string::npos) << info.out;
+  const auto numbers = shell(preload + binary() + " info demo --json");
+  EXPECT_EQ(numbers.code, 4);
+  const auto wrong = json::parse(numbers.out)["blas"]["wrong"];
+  for (const auto& said : {lens.err, info.err, wrong.get<std::string>()})
+    for (const char* part :
+         {"OpenBLAS 0.0.1", "SkylakeX", "libopenblas_wrong", "CORETYPE="})
+      EXPECT_NE(said.find(part), std::string::npos) << part << ": " << said;
+}
+#endif
+
 TEST_F(Cli, InfoKnowsTheModel) {
   const auto outcome = run({"info", "demo", "--json"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
@@ -214,6 +236,7 @@ TEST_F(Cli, InfoKnowsTheModel) {
   EXPECT_EQ(info["parameters"], 134515008);
   EXPECT_EQ(info["file"]["format"], "GGUF");
   EXPECT_GT(info["blas"]["gflops"], 0);
+  EXPECT_TRUE(info["blas"]["wrong"].is_null()) << info["blas"]["wrong"];
   EXPECT_EQ(info["matmul_gflops"], info["blas"]["gflops"]);
   EXPECT_EQ(info["tokenizer"]["adds"], "nothing");
   EXPECT_FALSE(info["tokenizer"]["adds_space"]);

@@ -1,6 +1,7 @@
-"""OpenBLAS multiplies, whichever of MLX and mlxterp was imported first; each
-order in a process of its own."""
+"""OpenBLAS multiplies, whichever of MLX and mlxterp was imported first, and one
+that multiplies wrongly is refused; each in a process of its own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,22 @@ def test_openblas_answers(first):
     )
     assert done.returncode == 0, done.stderr
     assert "OpenBLAS" in done.stdout and "False" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a Mac has one BLAS only")
+@pytest.mark.parametrize("first", ["mlx.core, mlxterp", "mlxterp"])
+def test_a_blas_that_multiplies_wrongly_is_refused(first):
+    root = Path(__file__).parents[2]
+    wrong = os.environ.get("MLXTERP_WRONG_BLAS")
+    wrong = Path(wrong or root / "build/tests/libopenblas_wrong.so")
+    assert wrong.exists(), "build the target wrong_blas"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {first}"],
+        env={"PYTHONPATH": str(root / "python"), "LD_PRELOAD": str(wrong)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("mlxterp.errors.IoError: [blas] OpenBLAS 0.0.1 (SkylakeX)")
+    assert wrong.name in said and "OPENBLAS_CORETYPE=" in said

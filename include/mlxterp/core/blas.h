@@ -1,4 +1,5 @@
-// mlxterp/core/blas.h: which BLAS does the matrix products on the CPU.
+// mlxterp/core/blas.h: which BLAS does the matrix products on the CPU, and
+// whether it does them right.
 
 #pragma once
 
@@ -7,9 +8,28 @@
 
 namespace mlxterp {
 
+/** The type of cblas_sgemm. */
+using Sgemm = void(
+    int order,
+    int transpose_a,
+    int transpose_b,
+    int m,
+    int n,
+    int k,
+    float alpha,
+    const float* a,
+    int lda,
+    const float* b,
+    int ldb,
+    float beta,
+    float* c,
+    int ldc);
+
 struct Blas {
   std::string name;   ///< "OpenBLAS 0.3.21 (Haswell)", "reference", ...
   bool slow = false;  ///< The one-thread reference BLAS of MLX's Linux wheel.
+  std::string file = {};   ///< The library's, without its folder.
+  Sgemm* sgemm = nullptr;  ///< null where it cannot be seen.
 };
 
 /** Finds out which library is in use; measures nothing. */
@@ -18,5 +38,19 @@ Blas blas();
 /** Address space that its buffers take, which it looks for without end where
  * `ulimit -v` leaves less; 0 where that is not known. */
 size_t blas_buffers();
+
+/** The library that a cblas_sgemm belongs to. */
+Blas blas_of(Sgemm* sgemm);
+
+/**
+ * Multiplies a few small matrices by `blas` and in a plain loop: some builds of
+ * OpenBLAS silently give wrong products on some processors. Says which entry is
+ * wrong, by what library and kernel, and the remedy; "" where all are right or
+ * there is no sgemm. Takes less than a millisecond.
+ */
+std::string wrong_product(const Blas& blas);
+
+/** Throws environment with what wrong_product() says. */
+void require_right_products(const Blas& blas);
 
 }  // namespace mlxterp
