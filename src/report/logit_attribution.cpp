@@ -62,7 +62,7 @@ Heatmap heatmap(const LogitAttributionReport& report) {
   for (const auto& token : report.tokens)
     map.heading += token.text;
   map.about = fmt::format(
-      "What each component contributes to {}{}. All of them sum to {:+.4f}.",
+      "Contributions of the components to {}{}; they sum to {:+.4f}.",
       fmt::join(report.metrics, ", "),
       dla.prompts > 1 ? fmt::format(", mean of {} prompts", dla.prompts) : "",
       dla.sum);

@@ -371,7 +371,7 @@ def test_paths_that_are_none(tmp_path):
                 lambda: InterpretableModel(path),
                 lambda: _core.Model.load(path),
             ):
-                refused(work, *kinds, errors.UnknownNameError)
+                refused(work, *kinds, errors.BadDataError)
         for path in none:
             refused(lambda: lens.save(path), *kinds)
         for path in none + ["..", folder, folder + "/" + "y" * 300, folder + "/pipe"]:
