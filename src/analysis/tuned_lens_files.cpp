@@ -21,6 +21,12 @@ std::string name_of(int layer, const char* part) {
 }  // namespace
 
 void TunedLens::save(const std::filesystem::path& path, bool overwrite) const {
+  const auto name = path.filename();
+  if (name.empty() || name == "." || name == "..")
+    fail(
+        ErrorKind::usage,
+        "[TunedLens] '{}' does not name a file",
+        printable(path.string()));
   auto arrays = path, config = path;
   arrays.replace_extension(".npz");
   config.replace_extension(".json");

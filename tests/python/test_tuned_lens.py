@@ -312,7 +312,7 @@ def test_files_that_are_not_there(tmp_path):
         ('{"num_layers": 0, "hidden_dim": 3}', "num_layers"),
         ('{"num_layers": 3, "hidden_dim": 3}', "translators_2_weight"),
         ('{"num_layers": 99999999999, "hidden_dim": 3}', "num_layers from 1"),
-        ('{"num_layers": 2, "hidden_dim": 4}', "speaks of 4"),
+        ('{"num_layers": 2, "hidden_dim": 4}', "says 4 features"),
     ],
 )
 def test_damaged_configs(tmp_path, config, match):
