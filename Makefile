@@ -2,8 +2,8 @@
 .DEFAULT_GOAL := help
 PREFIX ?= /usr/local
 
-.PHONY: help setup setup-build setup-test setup-docs demo python build test docs \
-        notebooks lint format format-check check-includes asan debug bench \
+.PHONY: help setup setup-build setup-wheel setup-test setup-docs demo python \
+        wheel build test docs notebooks lint format format-check check-includes asan debug bench \
         bench-peers install clean
 
 help:  ## Show this list
@@ -15,6 +15,9 @@ setup:  ## Install what is missing, for building, testing and linting
 
 setup-build:  # the smallest set: what `make demo` needs
 	@scripts/setup.sh
+
+setup-wheel:  # and what a wheel for other machines is made with
+	@scripts/setup.sh wheel
 
 setup-test:  # and what the tests of the Python package need
 	@scripts/setup.sh test
@@ -34,9 +37,17 @@ test: setup-test build  ## Build and run every test
 	@scripts/fetch_demo.sh
 	@ctest --preset release
 
-python: setup-build  ## Install the Python package into .venv
+# Packs what `build` compiles; nothing is compiled twice.
+python: setup-build build/build.ninja  ## Install the Python package and its command into .venv
+	@cmake --build build --target _core mlxterp_packed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --no-build-isolation --force-reinstall --no-deps .
+	  --no-build-isolation --force-reinstall --no-deps \
+	  --config-settings=build-dir=build/package \
+	  --config-settings=cmake.define.MLXTERP_BUILT="$(CURDIR)/build" .
+
+wheel: setup-wheel build/build.ninja  ## Make dist/*.whl for machines like this, and the sdist
+	@cmake --build build --target _core mlxterp_packed
+	@scripts/wheel.sh dist
 
 docs: setup-docs  ## Build the documentation of the Python package into build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs --quiet build --strict
@@ -81,7 +92,7 @@ install: setup-build build/build.ninja  ## Install into PREFIX (/usr/local)
 	@cmake --install build --prefix "$(PREFIX)"
 
 clean:  ## Remove the build; keep .venv and the model cache
-	rm -rf build build-debug build-asan build-lint build-python demo.html
+	rm -rf build dist build-debug build-asan build-lint build-python demo.html
 
 # Configured once; ninja itself sees when a CMakeLists.txt changes.
 build/build.ninja: CMakePresets.json

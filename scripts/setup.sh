@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing; does nothing, quickly, when nothing is.
 #   scripts/setup.sh        what building and the demo need
-#   scripts/setup.sh test   what the tests of the Python package need as well
+#   scripts/setup.sh wheel  what makes a wheel for other machines as well
+#   scripts/setup.sh test   and what the tests of the Python package need
 #   scripts/setup.sh docs   and what the documentation is built with
 #   scripts/setup.sh dev    clang-format, clang-tidy and the benchmarks, too
 # Exit code 4: something is missing that this script may not install.
@@ -27,18 +28,21 @@ if ! have cargo && [[ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]]; then
 fi
 
 files=(requirements.txt)
-[[ ${1:-} ]] && files+=(requirements-test.txt)
+[[ ${1:-} ]] && files+=(requirements-wheel.txt)
+[[ ${1:-} =~ ^(test|docs|dev)$ ]] && files+=(requirements-test.txt)
 [[ ${1:-} == docs ]] && files+=(requirements-docs.txt)
 
 # 3. .venv with the pinned MLX wheel, which holds its C++ headers and library.
+other_platform=darwin
+[[ $(uname -s) == Darwin ]] && other_platform=linux
 requirements_met() {
   local requirement site
   for site in .venv/lib/python3*/site-packages; do
     compgen -G "$site/mlx/lib/libmlx.*" >/dev/null || return 1
     while read -r requirement; do
       [[ -d "$site/$requirement.dist-info" ]] || return 1
-    done < <(sed -n 's/^\([A-Za-z0-9_]*\)[^=]*==\([0-9.]*\).*/\1-\2/p' \
-      "${files[@]}")
+    done < <(sed -n -e "/sys_platform == \"$other_platform\"/d" \
+      -e 's/^\([A-Za-z0-9_]*\)[^=]*==\([0-9.]*\).*/\1-\2/p' "${files[@]}")
   done
 }
 

@@ -61,7 +61,7 @@ for _module in (heads, lenses, logits, metrics, patching, sweeps, tasks, tuned_l
 
 check_blas()
 
-__version__ = "0.2.0"
+__version__ = _core.version
 
 _NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
 

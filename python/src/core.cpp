@@ -8,6 +8,7 @@ namespace nb = nanobind;
 NB_MODULE(_core, m) {
   nb::module_::import_("mlx.core");  // it owns the type of arrays
   using namespace mlxterp::python;
+  m.attr("version") = MLXTERP_VERSION;
   bind_errors(m);
   bind_interventions(m);
   bind_model(m);

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <utility>
 
@@ -233,8 +234,9 @@ HttpResponse HttpClient::send_once(
   set(CURLOPT_BUFFERSIZE, 256L << 10);
   const auto range = fmt::format("{}-", request.from);
   if (request.from > 0) set(CURLOPT_RANGE, range.c_str());
-  for (const char* name : {"SSL_CERT_FILE", "CURL_CA_BUNDLE"})
-    if (const char* file = environment(name)) set(CURLOPT_CAINFO, file);
+  const char* built_in = curl_version_info(CURLVERSION_NOW)->cainfo;
+  const auto roots = certificates(built_in ? built_in : "");
+  if (!roots.empty()) set(CURLOPT_CAINFO, roots.c_str());
 
   const CURLcode code = curl_easy_perform(curl);
   if (arrival.thrown) std::rethrow_exception(arrival.thrown);
@@ -256,6 +258,21 @@ HttpResponse HttpClient::send_once(
       location)
     next = location;
   return std::move(response);
+}
+
+std::string certificates(const std::string& built_in) {
+  for (const char* name : {"CURL_CA_BUNDLE", "SSL_CERT_FILE"})
+    if (const char* file = environment(name)) return file;
+  std::error_code error;
+  if (built_in.empty() || std::filesystem::exists(built_in, error))
+    return built_in;
+  for (const char* file :
+       {"/etc/ssl/certs/ca-certificates.crt",  // Debian, Arch, Alpine
+        "/etc/pki/tls/certs/ca-bundle.crt",    // Fedora, Red Hat
+        "/etc/ssl/ca-bundle.pem",              // openSUSE
+        "/etc/ssl/cert.pem"})                  // BSD
+    if (std::filesystem::exists(file, error)) return file;
+  return built_in;
 }
 
 std::string origin_of(const std::string& url) {

@@ -74,6 +74,11 @@ class HttpClient {
  * or https URL. */
 std::string origin_of(const std::string& url);
 
+/** The file of root certificates: $CURL_CA_BUNDLE, $SSL_CERT_FILE, `built_in`
+ * or, where that is not there because libcurl comes from another system (as in
+ * a wheel), this system's. "" is libcurl's own choice. */
+std::string certificates(const std::string& built_in);
+
 /** Text as one segment of a URL's path. */
 std::string url_escape(std::string_view text);
 

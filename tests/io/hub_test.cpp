@@ -452,6 +452,25 @@ TEST_F(Hub, TheSameHostAtAnotherPortIsElsewhereToo) {
   expect_model();
 }
 
+TEST_F(Hub, CertificatesAreThoseOfThisSystem) {
+  ::unsetenv("CURL_CA_BUNDLE");
+  ::unsetenv("SSL_CERT_FILE");
+  const TempFolder folder;
+  folder.write("roots.pem", "");
+  const auto there = (folder.path() / "roots.pem").string();
+  EXPECT_EQ(certificates(there), there);
+  EXPECT_EQ(certificates(""), "");
+  // libcurl was built where they lie elsewhere.
+  const auto here = certificates("/nowhere/roots.pem");
+  EXPECT_TRUE(here == "/nowhere/roots.pem" || fs::exists(here)) << here;
+  if (fs::exists("/etc/ssl/certs/ca-certificates.crt"))
+    EXPECT_EQ(here, "/etc/ssl/certs/ca-certificates.crt");
+  ::setenv("SSL_CERT_FILE", "/mine.pem", 1);
+  EXPECT_EQ(certificates(there), "/mine.pem");
+  ::setenv("CURL_CA_BUNDLE", "/curls.pem", 1);
+  EXPECT_EQ(certificates(there), "/curls.pem");
+}
+
 TEST_F(Hub, RedirectsThatAreNotFollowed) {
   put_model();
   for (const char* target : {"file:///etc/passwd", "ftp://127.0.0.1/x"}) {
