@@ -205,8 +205,8 @@ TEST_F(Cli, BadDataExitsWith3AndTheMachineWith4) {
 #if !defined(__APPLE__) && !defined(MLXTERP_ADDRESS_SANITIZER)
 TEST_F(Cli, ABlasThatMultipliesWronglyIsAnError) {
   const auto preload =
-      "LD_PRELOAD=" + quoted(MLXTERP_BINARY_DIR "/tests/libopenblas_wrong.so") +
-      " ";
+      "LD_PRELOAD=" +
+      test::quoted(MLXTERP_BINARY_DIR "/tests/libopenblas_wrong.so") + " ";
   const auto lens = shell(preload + binary() + " lens demo Hello");
   EXPECT_EQ(lens.code, 4) << lens.out;
   EXPECT_EQ(lens.out, "");
@@ -215,7 +215,7 @@ TEST_F(Cli, ABlasThatMultipliesWronglyIsAnError) {
   EXPECT_NE(info.out.find("WRONG"), std::string::npos) << info.out;
   const auto numbers = shell(preload + binary() + " info demo --json");
   EXPECT_EQ(numbers.code, 4);
-  const auto wrong = json::parse(numbers.out)["blas"]["wrong"];
+  const auto wrong = nlohmann::json::parse(numbers.out)["blas"]["wrong"];
   for (const auto& said : {lens.err, info.err, wrong.get<std::string>()})
     for (const char* part :
          {"OpenBLAS 0.0.1", "SkylakeX", "libopenblas_wrong", "CORETYPE="})
