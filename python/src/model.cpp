@@ -151,11 +151,19 @@ const std::string& checked_text(const std::string& text) {
 }
 
 const std::string& checked_path(const std::string& path) {
-  if (path.empty() || path.find('\0') != path.npos)
+  const auto half = [&](size_t i) {  // of a surrogate pair, U+D800 to U+DFFF
+    return i + 1 < path.size() && path[i] == '\xed' &&
+           static_cast<unsigned char>(path[i + 1]) >= 0xa0;
+  };
+  bool wrong = path.empty() || path.find('\0') != path.npos;
+  for (size_t i = 0; i < path.size() && !wrong; ++i)
+    wrong = half(i);
+  if (wrong)
     throw Error(
         ErrorKind::usage,
         fmt::format(
-            "[path] '{}' names no file: it is empty or holds a zero byte",
+            "[path] '{}' names no file: it is empty, or holds a zero byte or half "
+            "of a surrogate pair",
             printable(path, 60)));
   return path;
 }

@@ -169,6 +169,7 @@ def ablate(
     positions=None,
     heads=None,
     neurons=None,
+    one_pass_per_cell: bool = False,
     memory: int = 0,
     progress: Progress | None = None,
 ) -> Sweep:
