@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
 from .compat.v01.analysis import AnalysisMixin
 from .compat.v01.habits import Lax
-from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace
+from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace, TraceContext
 from .core.habits import Strict
 from .core.inputs import to_rows
 from .core.proxy import part, read, wrapped, write
@@ -79,7 +79,12 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         revision: str | None = None,
         engine: Engine | None = None,
     ):
-        self._from = model, revision  # how pickle finds it again
+        # How pickle finds it again.
+        own = "self", "model", "engine", "own"
+        again = {name: it for name, it in locals().items() if name not in own}
+        local = isinstance(model, (str, os.PathLike)) and os.path.exists(model)
+        path = os.path.abspath(model) if local else model
+        self._from = path if engine is None else None, again
         if engine is None:
             engine = _engine_for(model, layer_attr, special, revision)
         self.engine = engine
@@ -176,14 +181,16 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _from=None, **changes)
+        other.__dict__.update({**self.__dict__, "_from": None, **changes})
         other.layers = other._find_layers()
         return other
 
     def __call__(self, *args, **kwargs):
         """The plain forward pass, of whatever `trace` takes or the module, with
         the standing edits."""
-        if args and (self.standing or isinstance(args[0], (str, list, tuple))):
+        ids = args and isinstance(args[0], mx.array) and args[0].ndim == 1
+        ids = ids and mx.issubdtype(args[0].dtype, mx.integer)
+        if args and (ids or self.standing or isinstance(args[0], (str, list, tuple))):
             args = to_rows(args[0], self.tokenizer), *args[1:]
         if self.standing and len(args) == 1 and not kwargs:
             return self.engine.run(args[0], self.standing).output
@@ -192,13 +199,24 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return self.engine.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any):
-        """Inside a trace a site's name sets its value, as `model.logits = v`."""
-        own = name in self.__dict__ or hasattr(type(self), name)
-        number = isinstance(value, (mx.array, int, float)) and value is not True
-        if not own and number and value is not False and "engine" in self.__dict__:
-            with suppress(UnknownNameError):
+        """Inside a trace a site's name sets its value, as `model.logits = v`, and
+        one that means nothing is an error; outside it is an attribute."""
+        own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
+        number = isinstance(value, (mx.array, int, float)) and not isinstance(value, bool)
+        traced = not own and TraceContext.current(self) is not None
+        if traced or not own and number and "engine" in self.__dict__:
+            try:
                 return write(self, self.engine.resolve(name), value)
+            except UnknownNameError as error:
+                if traced:
+                    near = get_close_matches(name, dir(type(self)), n=1, cutoff=0.8)
+                    hint = f"; or is it 'model.{near[0]}'?" if near else ""
+                    raise UnknownNameError(f"{error}{hint}") from None
         object.__setattr__(self, name, value)
+
+    def __copy__(self) -> InterpretableModel:
+        """Another handle on the same model."""
+        return self._handle(_from=self._from)
 
     def __reduce__(self):
         """A model on disk or a hub is loaded again by its path."""
@@ -207,14 +225,19 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
                 "a handle with edits or attached modules is not copied: pickle the "
                 "plain model, and make the handle of its copy"
             )
-        path, revision = self._from
+        path, again = self._from
         if not isinstance(path, (str, os.PathLike)):
             raise UsageError(
-                f"this model wraps {type(self.model).__name__}, which pickle cannot "
-                "copy: build it again, or give mlxterp the path of its checkpoint"
+                f"this model wraps {type(self.model).__name__}, or has an engine that "
+                "was given, which pickle cannot copy: build it again, or give mlxterp "
+                "the path of its checkpoint"
             )
-        again = partial(type(self), strict=self.strict, revision=revision)
-        return again, (os.fspath(path),)
+        if self.engine.model.updated:
+            raise UsageError(
+                f"parameters of this model were set since it was loaded from '{path}', "
+                "where its copy would not find them: copy.copy shares them"
+            )
+        return partial(type(self), **again), (os.fspath(path),)
 
     def _forward(self, inputs):
         return self(inputs)

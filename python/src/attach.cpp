@@ -89,7 +89,8 @@ void bind_attach(nb::class_<Model>& model) {
                 options),
             self.path,
             self.model_type,
-            self.modules};
+            self.modules,
+            self.updated};
       },
       nb::arg("site"),
       nb::arg("run"),

@@ -33,6 +33,8 @@ struct Model {
   /** Every module, children before parents, and what the checkpoint calls it.
    */
   std::vector<std::pair<std::string, std::string>> modules;
+  /** Whether parameters have been set since, of all that share them. */
+  std::shared_ptr<bool> updated = std::make_shared<bool>(false);
 };
 
 /** Rows of ids, an array as it is, or texts. */

@@ -61,6 +61,23 @@ View seen(const mx::array& x) {
   return view;
 }
 
+// An array; of numpy or a list, too.
+mx::array array_of(nb::handle given, const char* what) {
+  if (nb::isinstance<mx::array>(given)) return nb::cast<mx::array>(given);
+  const auto array = nb::module_::import_("mlx.core").attr("array");
+  try {
+    if (!given.is_none() && !nb::isinstance<nb::str>(given))
+      return nb::cast<mx::array>(array(given));
+  } catch (const nb::python_error&) {  // said below
+  }
+  throw Error(
+      ErrorKind::usage,
+      fmt::format(
+          "[{}] an array or a number is needed, not {}",
+          what,
+          nb::repr(given.type()).c_str()));
+}
+
 // From the random state that mx.random.seed sets; C++ has one of its own.
 Intervention noise_of_python(float std) {
   (void)noise(std);  // says what is wrong with it
@@ -194,7 +211,16 @@ void bind_interventions(nb::module_& m) {
             return self(x, view);
           },
           nb::arg("x"),
-          nb::arg("at") = nb::none());
+          nb::arg("at") = nb::none())
+      // It never changes, so that it is its own copy.
+      .def("__copy__", [](nb::object self) { return self; })
+      .def("__deepcopy__", [](nb::object self, nb::handle) { return self; })
+      .def("__reduce__", [](nb::handle) -> nb::object {
+        throw Error(
+            ErrorKind::usage,
+            "[intervention] a function is not pickled; make it again, or keep "
+            "its text for parse_intervention");
+      });
   m.def(
       "apply_edit",
       [](const Intervention& edit, nb::handle value, const View& at) {
@@ -231,16 +257,21 @@ void bind_interventions(nb::module_& m) {
   m.def("scale", &scale, nb::arg("factor"), "x * factor.");
   m.def(
       "add_vector",
-      &add_vector,
-      nb::arg("vector"),
+      [](nb::handle vector) {
+        return add_vector(array_of(vector, "add_vector"));
+      },
+      nb::arg("vector").none(),
       "x + vector, cast to the site's dtype: [feature], or what else "
       "broadcasts to the site's shape.");
   m.def(
       "replace_with",
-      [](const std::variant<float, mx::array>& value) {
-        return std::visit([](auto it) { return replace_with(it); }, value);
+      [](nb::handle value) {
+        if (nb::isinstance<nb::float_>(value) ||
+            nb::isinstance<nb::int_>(value))
+          return replace_with(nb::cast<float>(value));
+        return replace_with(array_of(value, "replace_with"));
       },
-      nb::arg("value"),
+      nb::arg("value").none(),
       "A number everywhere; or an array of the site's shape, or with 1 in "
       "place of the batch, cast to its dtype.");
   m.def(

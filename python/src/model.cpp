@@ -195,6 +195,7 @@ void bind_model(nb::module_& m) {
       .def_ro("path", &Model::path)
       .def_ro("model_type", &Model::model_type)
       .def_ro("modules", &Model::modules)
+      .def_prop_ro("updated", [](const Model& self) { return *self.updated; })
       .def_prop_ro("keys", &keys_of)
       .def_prop_ro(
           "paths",  // parents before their parts
@@ -296,6 +297,7 @@ void bind_model(nb::module_& m) {
             check_finite(values);
             for (const auto& [path, value] : values)
               *known.at(path) = value;
+            *self.updated = *self.updated || !values.empty();
           })
       .def(
           "edited",  // the same modules, with edits that stand
@@ -304,7 +306,8 @@ void bind_model(nb::module_& m) {
                 self.model.with(edits_of(edits)),
                 self.path,
                 self.model_type,
-                self.modules};
+                self.modules,
+                self.updated};
           },
           nb::arg("edits"))
       .def(

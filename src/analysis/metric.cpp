@@ -1,8 +1,10 @@
 #include "mlxterp/analysis/metric.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "analysis/any_model.h"
+#include "analysis/metric_name.h"
 #include "analysis/readout.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -23,7 +25,44 @@ mx::array log_softmax(const mx::array& x) {
   return mx::subtract(x, mx::logsumexp(x, -1, true));
 }
 
+std::string text_of(const Token& token) {
+  if (const auto* id = std::get_if<int>(&token.value()))
+    return fmt::format("id:{}", *id);
+  return std::get<std::string>(token.value());
+}
+
+// As the shell's metrics are written; of each prompt's tokens.
+std::string written(
+    std::string_view kind, const Tokens& token, const Tokens* foil = nullptr) {
+  std::vector<std::string> texts;
+  const auto count = std::max(token.size(), foil ? foil->size() : 0);
+  for (size_t i = 0; i < count; ++i) {
+    // Of lists that do not match, which readout() refuses, what there is.
+    const auto at = [i](const Tokens& of) {
+      return of.size() ? text_of(of.each()[std::min(i, of.size() - 1)]) : "";
+    };
+    texts.push_back(
+        foil ? fmt::format("{}({},{})", kind, at(token), at(*foil))
+             : fmt::format("{}({})", kind, at(token)));
+  }
+  return name_of(texts);
+}
+
 }  // namespace
+
+std::string name_of(const std::vector<std::string>& metrics) {
+  constexpr size_t shown = 3;
+  if (metrics.empty()) return "";
+  auto out = metrics.front();
+  if (std::ranges::count(metrics, out) ==
+      static_cast<std::ptrdiff_t>(metrics.size()))
+    return out;
+  for (size_t i = 1; i < std::min(shown, metrics.size()); ++i)
+    out += "; " + metrics[i];
+  return metrics.size() > shown
+             ? fmt::format("{}; ... ({} in all)", out, metrics.size())
+             : out;
+}
 
 int Token::id(const InterpretableModel& model) const {
   if (const auto* text = std::get_if<std::string>(&value_))
@@ -50,30 +89,40 @@ const Token& Tokens::of(size_t prompt, size_t prompts) const {
 }
 
 Metric logit(Tokens token) {
-  return {.kind = Kind::logit, .name = "logit", .token = std::move(token)};
+  auto name = written("logit", token);
+  return {
+      .kind = Kind::logit, .name = std::move(name), .token = std::move(token)};
 }
 
 Metric logit_diff(Tokens token, Tokens foil) {
+  auto name = written("logit_diff", token, &foil);
   return {
       .kind = Kind::logit_diff,
-      .name = "logit_diff",
+      .name = std::move(name),
       .token = std::move(token),
       .foil = std::move(foil)};
 }
 
 Metric probability(Tokens token) {
-  return {.kind = Kind::probability, .name = "prob", .token = std::move(token)};
+  auto name = written("prob", token);
+  return {
+      .kind = Kind::probability,
+      .name = std::move(name),
+      .token = std::move(token)};
 }
 
 Metric log_probability(Tokens token) {
+  auto name = written("log_prob", token);
   return {
       .kind = Kind::log_probability,
-      .name = "log_prob",
+      .name = std::move(name),
       .token = std::move(token)};
 }
 
 Metric rank(Tokens token) {
-  return {.kind = Kind::rank, .name = "rank", .token = std::move(token)};
+  auto name = written("rank", token);
+  return {
+      .kind = Kind::rank, .name = std::move(name), .token = std::move(token)};
 }
 
 Metric kl_divergence() {

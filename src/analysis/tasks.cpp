@@ -265,7 +265,9 @@ Metric Task::metric() const {
       answers.emplace_back(pair.answers[0]);
       foils.emplace_back(pair.foils[0]);
     }
-    return logit_diff(std::move(answers), std::move(foils));
+    auto metric = logit_diff(std::move(answers), std::move(foils));
+    metric.name = "logit_diff";  // of whatever the answers are
+    return metric;
   }
   std::vector<Metric::Function> each;
   for (const auto& pair : pairs)

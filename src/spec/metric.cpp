@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "analysis/metric_name.h"
 #include "spec/text.h"
 
 namespace mlxterp::spec {
@@ -70,20 +71,6 @@ Parts parts_of(std::string_view text, std::string_view name) {
           name,
           printable(text));
   return out;
-}
-
-// The text; where prompts have their own, the first few.
-std::string name_of(const std::vector<std::string>& texts) {
-  constexpr size_t shown = 3;
-  if (std::ranges::count(texts, texts.front()) ==
-      static_cast<std::ptrdiff_t>(texts.size()))
-    return texts.front();
-  auto out = texts.front();
-  for (size_t i = 1; i < std::min(shown, texts.size()); ++i)
-    out += "; " + texts[i];
-  return texts.size() > shown
-             ? fmt::format("{}; ... ({} in all)", out, texts.size())
-             : out;
 }
 
 // The N of `id:N`; spaces around it are no part of a token, as after a comma.

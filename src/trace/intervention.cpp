@@ -144,6 +144,14 @@ std::vector<int> position_rows(
   return flat;
 }
 
+// The same on every machine and in every model that has the site (FNV-1a).
+uint64_t hash_of(std::string_view name) {
+  uint64_t hash = 0xCBF29CE484222325ull;
+  for (const char c : name)
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ull;
+  return hash;
+}
+
 Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
   if (indices.empty())
     fail(
@@ -300,9 +308,7 @@ Intervention noise(float std, std::optional<uint64_t> seed) {
           "floats",
           at.name);
     std::optional<mx::array> key;
-    if (seed)
-      key = mx::random::key(
-          *seed + 0x9E3779B97F4A7C15ull * static_cast<uint64_t>(at.site + 1));
+    if (seed) key = mx::random::key(*seed + hash_of(at.name));
     const auto drawn = mx::random::normal(x.shape(), x.dtype(), 0.0f, std, key);
     return mx::add(x, drawn);
   };

@@ -80,3 +80,25 @@ def test_what_it_refuses():
     flat = InterpretableModel(nn.Linear(4, 4), layer_attr=None)
     with pytest.raises(UsageError, match="has no layers"):
         lens(flat, [[1]])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_last_layer_says_what_the_model_says(name):
+    """With the factor and the soft cap behind the projection, and edits there."""
+    for model in pair(FOLDERS / name):
+        last, n = len(model.layers) - 1, 4
+        norm = model._module_resolver.get_final_norm_path()
+        for edits in ({}, {norm: lambda x: x * 2}, {"output": lambda x: x * 2}):
+            edited = model.edited(edits)
+            with edited.trace([ROW]):
+                want = mx.sort(edited.output[0].astype(mx.float32), axis=-1)[:, ::-1]
+                state = edited[f"{norm}.output"].save()
+            found = edited.logit_lens(ROW, top_k=n)[last]
+            assert same(mx.array([[s for _, s, _ in r] for r in found]), want[:, :n])
+        own = model.get_token_predictions(state[0], n, True)
+        with model.trace([ROW]):
+            want = mx.sort(model.output[0].astype(mx.float32), axis=-1)[:, ::-1]
+        assert same(mx.array([[score for _, score in row] for row in own]), want[:, :n])
+        given = model._module_resolver.get_final_norm()
+        found = model.logit_lens(ROW, top_k=n, final_norm=given)[last]
+        assert same(mx.array([[s for _, s, _ in r] for r in found]), want[:, :n])

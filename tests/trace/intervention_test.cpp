@@ -66,6 +66,8 @@ TEST(Intervention, SeededNoiseIsRepeatableAndDiffersBySite) {
   expect_identical(first, again, "the same seed");
   EXPECT_NEAR(mx::std(first).item<float>(), 0.5f, 0.02f);
   view.site = 6;
+  expect_identical(noise(0.5f, 3)(x, view), first, "the site's name counts");
+  view.name = "layers.1.resid_pre";
   EXPECT_GT(test::max_difference(noise(0.5f, 3)(x, view), first), 0.1);
 }
 

@@ -64,6 +64,10 @@ _BY_PASSES = (
 )
 
 
+#: What of a model an analysis is made of.
+_CHOSEN = ("layers", "positions", "heads", "neurons")
+
+
 def asked(what: str, kind: type, given: dict) -> tuple[_core.Model, Any]:
     """The C++ model of a function's arguments `given`, and its options made of
     the others, which are called as their fields; None leaves a field as it is.
@@ -81,6 +85,9 @@ def asked(what: str, kind: type, given: dict) -> tuple[_core.Model, Any]:
             value = inputs(model, value)
         elif name == "track" and isinstance(value, str):
             value = inner.single_token(value)
+        elif name in _CHOSEN and hasattr(value, "__len__") and not len(value):
+            text = f"{what}: {name}={value!r} chooses none; leave it out for all"
+            raise UsageError(text)
         elif name == "metric":
             value = as_metric(value, inner)
         made[name] = value

@@ -33,8 +33,11 @@ def as_metric(metric, model: _core.Model) -> Metric:
         return metric
     if isinstance(metric, str):
         return _core.parse_metric(model, [metric], _warn)
+    name = getattr(metric, "__name__", "metric")
+    if getattr(_core, name, None) is metric:
+        raise UsageError(f"{name} makes a metric: call it, as in metrics.{name}(...)")
     if callable(metric):
-        return custom(getattr(metric, "__name__", "metric"), metric)
+        return custom(name, metric)
     if isinstance(metric, tuple) and len(metric) == 2:
         if all(isinstance(token, str) for token in metric):
             for sentence in _core.answer_warnings(model, list(metric)):

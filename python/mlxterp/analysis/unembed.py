@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from ..errors import BadDataError, UnknownNameError, UsageError
 
@@ -51,7 +52,24 @@ def output_projection(
             "embedding_path to InterpretableModel. Looked for "
             f"{', '.join([*resolver.LM_HEAD_PATHS, *resolver.EMBEDDING_PATHS])}"
         )
-    return tied_projection(module) if tied else module
+    own = tied_projection(module) if tied else module
+    return _behind_norm(model, own) if resolver.is_usual() else own
+
+
+def _behind_norm(model: Any, own: Projection) -> Projection:
+    """What the model itself makes of what its last norm returned: the projection
+    with the factor and the soft cap behind it. `own` serves where a pass cannot
+    show that."""
+    norm = model._module_resolver.get_final_norm_path()
+    if norm is None or not isinstance(model.model, nn.Module):
+        return own
+
+    def project(rows: mx.array) -> mx.array:
+        given = rows[None]
+        behind = [(f"{norm}.output", lambda x: given.astype(x.dtype))]
+        return model.engine.run([[0] * len(rows)], behind).output[0]
+
+    return project
 
 
 def top_of(logits: mx.array, k: int) -> tuple[mx.array, mx.array]:

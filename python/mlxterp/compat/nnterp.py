@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import operator
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from ..analysis.layer_sites import checked_layers
 from ..core import OutputProxy, TraceContext, add_vector
-from .._core import Intervention, SiteView
-from ..core.intervention import at_positions
+from ..core.intervention import at_positions, replace_with, zero_out
 from ..core.proxy import write
-from ..errors import OutOfRangeError
+from ..engine.base import handle
+from ..errors import OutOfRangeError, UsageError
 
 
 class LayerSites:
@@ -24,10 +26,7 @@ class LayerSites:
         self._model, self._alias, self._tail = model, alias, tail
 
     def _site(self, layer: int) -> str:
-        count, layer = len(self), operator.index(layer)
-        if not -count <= layer < count:
-            raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
-        layer %= count
+        layer = _checked(layer, len(self))
         if self._tail is None:
             return f"layers.{layer}.{self._alias}"
         return self._model.engine.part(layer, self._alias) + self._tail
@@ -99,14 +98,22 @@ class LayerMixin:
     ) -> dict[str, Callable]:
         """Interventions by which the layers from `start` to `end`, both
         included, leave what they read, or `skip_with` [batch, pos, d_model].
-        Inside an open trace of this model they act in it at once. The passes
-        of several threads need interventions of their own. Raises
-        OutOfRangeError."""
+        Negative ones count from the end. Inside an open trace of this model they
+        act in it at once. Raises OutOfRangeError, UsageError for no layer.
+        """
+        first, last = (_checked(it, len(self.layers)) for it in (start, end))
+        if first > last:
+            raise UsageError(f"there is no layer from {start} to {end}")
         skipping: dict[str, Callable] = {}
-        for layer in checked_layers(self, range(start, end + 1)):
-            keep, give = _carrying(skip_with)
-            skipping[f"layers.{layer}.resid_pre"] = keep
-            skipping[f"layers.{layer}.resid_post"] = give
+        for layer in range(first, last + 1):
+            here = f"layers.{layer}."
+            if skip_with is not None:
+                skipping[f"{here}resid_post"] = replace_with(skip_with)
+            elif isinstance(self.model, nn.Module):  # it may add something else
+                keep, give = _carrying()
+                skipping |= {f"{here}resid_pre": keep, f"{here}resid_post": give}
+            else:
+                skipping |= dict.fromkeys((f"{here}attn_out", f"{here}mlp_out"), zero_out)
         return self._act(skipping)
 
     def steer(
@@ -127,7 +134,7 @@ class LayerMixin:
         Raises OutOfRangeError for a layer; a pass raises UsageError for a
         vector of another width.
         """
-        fn = add_vector(steering_vector * factor)
+        fn = add_vector(mx.array(steering_vector) * factor)
         if positions is not None:
             fn = at_positions(positions, fn)
         layers = [layers] if hasattr(layers, "__index__") else layers
@@ -137,24 +144,25 @@ class LayerMixin:
     def _act(self, edits: dict[str, Callable]) -> dict[str, Callable]:
         """The edits, made in the trace of this model that is open, if one is."""
         trace = TraceContext.current(self)
-        if trace is not None:
-            for site, fn in edits.items():
-                view = SiteView(site, lengths=trace.lengths)
-                trace.edit(site, Intervention(fn)(trace.value(site), view))
+        for site, fn in edits.items() if trace is not None else ():
+            trace.edit(site, fn)
         return edits
 
 
-def _carrying(given: mx.array | None) -> tuple[Callable, Callable]:
-    """Two interventions: the second gives what the first was given, or
-    `given`."""
-    carried: list[mx.array] = []
+def _checked(layer: int, count: int) -> int:
+    layer = operator.index(layer)
+    if not -count <= layer < count:
+        raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
+    return layer % count
+
+
+def _carrying() -> tuple[Callable, Callable]:
+    """Two interventions: the second gives what the first was given last on its
+    thread."""
+    carried = threading.local()
 
     def keep(x: mx.array) -> mx.array:
-        carried[:] = [x]
+        carried.value = handle(x)
         return x
 
-    def give(x: mx.array) -> mx.array:
-        kept = carried.pop()  # nothing of a pass is held behind it
-        return kept if given is None else given.astype(x.dtype)
-
-    return keep, give
+    return keep, lambda x: carried.value

@@ -74,7 +74,7 @@ def collect_activations(
     with model.trace(inputs) as trace:
         keys = [key for key in trace.activations if key != "__model_output__"]
         sites = {key: model.engine.resolve(key) for key in keys}
-        if layers:
+        if layers is not None:
             sites = _chosen(model.engine, layers, sites, normalize_keys)
         found = {}
         for key, site in sites.items():

@@ -43,6 +43,11 @@ class InterventionComposer(Intervention):
         self.interventions.append(fn)
         return self
 
+    def __copy__(self, memo=None) -> InterventionComposer:
+        return InterventionComposer(*self.interventions)
+
+    __deepcopy__ = __copy__
+
     def build(self) -> Intervention:
         """The interventions added so far as one."""
         return compose(self.interventions)

@@ -72,6 +72,11 @@ class ModuleResolver:
         }
         self.clear_cache()
 
+    def is_usual(self) -> bool:
+        """Whether no path was given for the unembedding, which may be another
+        than the model's own."""
+        return self._paths["lm_head"][0] is None
+
     def get_embedding_layer(self) -> nn.Module | None:
         """The token embedding, or None."""
         return self._find("embedding")[0]

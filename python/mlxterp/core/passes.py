@@ -7,14 +7,9 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from .._core import Intervention, SiteView
 from ..engine._random import random_state, random_state_kept, set_random_state
-from ..engine.base import Engine, Pass
-
-
-def handle(x: mx.array) -> mx.array:
-    """The same value, without a copy: what is written into `x` later changes
-    nothing in it."""
-    return x.astype(x.dtype)
+from ..engine.base import Engine, Pass, handle
 
 
 @dataclass
@@ -75,11 +70,11 @@ class Build:
 
     def set(self, site: str, fn: Callable) -> None:
         """Builds the pass anew with one more edit, behind the others."""
-        building = self._building
+        building, fn = self._building, Intervention(fn)
 
-        def setting(x: mx.array) -> mx.array:
+        def setting(x: mx.array, at: SiteView) -> mx.array:
             building.unchanged = False
-            return fn(x)
+            return fn(x, at)
 
         edits = [*self._edits, (site, _Once(setting, building))]
         building.unchanged, building.calls = True, {}

@@ -7,13 +7,15 @@ which it was read, as it was then, wherever it is used.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from .._core import Layout
+from ..engine.base import handle, layout_of
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
 from .context import TraceContext
 from .habits import Strict
@@ -71,14 +73,44 @@ class OutputProxy(mx.array):
     def __setitem__(self, key, value) -> None:
         if isinstance(value, _Slice) and value._is_now(self, key):
             return  # `x[:, 1:] += 1` has edited in place what it puts back
-        edited = mx.array(self._value)
-        edited[key] = value
-        self._put(edited)
-        super().__setitem__(..., edited)
-        self._value, self._sets = edited, self._trace.sets
+        if isinstance(value, mx.array):
+            value = handle(value)  # not what the user writes into it later
+        self._change(lambda x: _with_part(x, key, value), key)
 
-    def _put(self, edited: mx.array) -> None:
-        self._trace.edit(self._name, edited)
+    def _change(self, fn: Callable[[mx.array], mx.array], key: Any = ...) -> None:
+        """Edits the trace's value, and shows what it is then."""
+        self._edit(fn, key)
+        self._value, self._sets = self._now(), self._trace.sets
+        super().__setitem__(..., self._value)
+
+    def _edit(self, fn: Callable[[mx.array], mx.array], key: Any) -> None:
+        self._check_rows(key)
+        # Where it was set since, what was read is what is put back.
+        stale = self._trace.set_since(self._name, self._sets)
+        self._trace.edit(self._name, fn(self._value) if stale else fn)
+
+    def _now(self) -> mx.array:
+        return self._trace.value(self._name)
+
+    def _position_axes(self) -> list[int]:
+        site = self._trace.interpretable_model.engine.resolve(self._name)
+        axes = (2, 3) if layout_of(site) == Layout.scores else (1,)
+        shape, longest = self._value.shape, max(self._trace.lengths)
+        return [it for it in axes if it < len(shape) and shape[it] == longest]
+
+    def _check_rows(self, key: Any) -> None:
+        """Raises UsageError where an index counts positions from the end, and
+        rows end at different ones."""
+        lengths, items = self._trace.lengths, _items(key, self._value.ndim)
+        if len(set(lengths)) == 1 or not items:
+            return
+        if any(_counts_back(items[axis]) for axis in self._position_axes()):
+            raise UsageError(
+                f"'{self._name}[{_shown(key)}]' counts from the end of the longest "
+                f"row, and the rows have {', '.join(map(str, lengths))} positions. "
+                "From each row's own end counts at_positions(-1, ...), in the "
+                "trace's interventions=."
+            )
 
     def __repr__(self) -> str:
         return f"OutputProxy({self._name})"
@@ -91,14 +123,49 @@ class _Slice(OutputProxy):
         super().__init__(of._value[key], f"{of._name}[{_shown(key)}]", of._trace)
         self._of, self._key = of, key
 
-    def _put(self, edited: mx.array) -> None:
-        self._of[self._key] = edited
+    def _edit(self, fn: Callable[[mx.array], mx.array], key: Any) -> None:
+        self._check_rows(key)
+        of = self._key
+        self._of._change(lambda x: _with_part(x, of, fn(x[of])), of)
+
+    def _now(self) -> mx.array:
+        return self._of._value[self._key]
+
+    def _position_axes(self) -> list[int]:
+        items = _items(self._key, self._of._value.ndim)
+        if not all(isinstance(it, (int, slice)) for it in items):
+            return []
+        gone = [isinstance(it, int) for it in items]
+        axes = self._of._position_axes()
+        return [it - sum(gone[:it]) for it in axes if items and not gone[it]]
 
     def _site(self) -> None:
         return None
 
     def _is_now(self, of: OutputProxy, key: Any) -> bool:
         return self._of is of and self._key is key and self._is_current()
+
+
+def _with_part(x: mx.array, key: Any, value: Any) -> mx.array:
+    edited = mx.array(x)
+    edited[key] = value
+    return edited
+
+
+def _items(key: Any, ndim: int) -> list:
+    """The index of each axis; none where axes are added."""
+    items = list(key) if isinstance(key, tuple) else [key]
+    if any(it is None for it in items):
+        return []
+    at = next((i for i, it in enumerate(items) if it is ...), len(items))
+    rest = items[at + 1 :]
+    return [*items[:at], *[slice(None)] * (ndim - at - len(rest)), *rest]
+
+
+def _counts_back(index: Any) -> bool:
+    if isinstance(index, slice):
+        return any(it is not None and it < 0 for it in (index.start, index.stop))
+    return bool((mx.array(index) < 0).any().item())
 
 
 def _shown(key: Any) -> str:
@@ -112,7 +179,9 @@ def _shown(key: Any) -> str:
 
 def _in_place(op):
     def changed(self, other):
-        self[...] = op(self._value, other)
+        if isinstance(other, mx.array):
+            other = handle(other)
+        self._change(lambda x: _with_part(x, ..., op(x, other)))
         return self
 
     return changed

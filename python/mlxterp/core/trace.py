@@ -7,11 +7,12 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..engine.base import handle
 from ..errors import UnknownNameError, UsageError
 from .context import TraceContext
 from .inputs import to_rows
 from .intervention import replace_with
-from .passes import Build, handle
+from .passes import Build
 
 #: Upstream's name of the model's output.
 OUTPUT = "__model_output__"
@@ -127,6 +128,10 @@ class Trace:
         """How many values have been set in it so far."""
         return self._begun().sets
 
+    def set_since(self, name: str, sets: int) -> bool:
+        """Whether that site has been set since there were so many `sets`."""
+        return self._begun().last_set(name) > sets
+
     def save(
         self,
         name: str,
@@ -149,14 +154,19 @@ class Trace:
         if site is not None:
             self._values.saved(site, value)
 
-    def edit(self, name: str, value: mx.array | float) -> None:
-        """Puts a value in a site's place for everything that is read from now
-        on: the pass is built anew with that edit, lazily."""
+    def edit(self, name: str, value: mx.array | float | Callable) -> None:
+        """Puts a value, or what a function makes of it, in a site's place for
+        everything that is read from now on: the pass is built anew with that
+        edit, lazily."""
         if not self._open:
             raise UsageError(f"'{name}' can be set only while its trace is open.")
+        if value is None or isinstance(value, (bool, str)):
+            raise UsageError(
+                f"'{name}' is set to an array or a number, not {type(value).__name__}."
+            )
         if isinstance(value, mx.array):
             value = handle(value)  # not what the user writes into it later
-        self._values.set(name, replace_with(value))
+        self._values.set(name, value if callable(value) else replace_with(value))
         self.output = self._values.output
 
     def get(self, name: str) -> mx.array | None:
@@ -199,6 +209,7 @@ class _Values:
         self._build: Build | None = build
         self._resolve = build.engine.resolve
         self._saved: dict[str, mx.array] = {}
+        self._last_set: dict[str, int] = {}
         self.rows = build.rows
         self._learn()
 
@@ -229,11 +240,16 @@ class _Values:
             "keep everything by model.trace(..., activations=True)."
         )
 
+    def last_set(self, name: str) -> int:
+        return self._last_set.get(self._resolve(name), 0)
+
     def saved(self, name: str, value: mx.array):
         self._saved[self._resolve(name)] = value
 
     def set(self, name: str, fn: Callable):
-        self._build.set(self._resolve(name), fn)
+        site = self._resolve(name)
+        self._build.set(site, fn)
+        self._last_set[site] = self._build.sets
         self._saved.clear()  # these were read before
         self._learn()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from .base import LAYOUTS
+from .base import LAYOUTS, handle
 
 #: Sites of a module that calls `mx.fast.scaled_dot_product_attention`.
 SITES = tuple(LAYOUTS)
@@ -23,11 +23,13 @@ class Attention:
     [batch, kv_head, src, d_head], where each kv head serves several heads.
     """
 
-    __slots__ = tuple("q k v scale mask sinks z _scores _pattern".split())
+    __slots__ = tuple("given q k v scale mask sinks z _scores _pattern".split())
 
     def __init__(self, q, k, v, scale, mask, sinks):
-        self.q, self.k, self.v = q, k, v
-        self.scale, self.mask, self.sinks = scale, mask, sinks
+        self.given = q, k  # the arrays themselves, which may be changed in place
+        self.q, self.k, self.v = map(handle, (q, k, v))
+        self.mask = mask if isinstance(mask, str) else handle(mask)
+        self.scale, self.sinks = scale, sinks
         self.z: mx.array | None = None
         self._scores: mx.array | None = None
         self._pattern: mx.array | None = None

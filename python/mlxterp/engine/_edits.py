@@ -14,14 +14,14 @@ from .base import layout_of
 
 
 class Edit:
-    """One intervention at one site, during one pass. `number` is the site's
-    own, `lengths` the real positions of each row of the batch."""
+    """One intervention at one site, during one pass. `name` is what the
+    intervention is told, `lengths` the real positions of each row of the batch."""
 
-    __slots__ = ("_edit", "_lengths", "_number", "fired", "guards", "site")
+    __slots__ = ("_edit", "_lengths", "_name", "fired", "guards", "site")
 
-    def __init__(self, site: str, fn: Callable, number: int, lengths: list[int]):
+    def __init__(self, site: str, fn: Callable, name: str, lengths: list[int]):
         self.site, self._edit = site, Intervention(fn)
-        self._number, self._lengths = number, lengths
+        self._name, self._lengths = name, lengths
         self.fired = False
         self.guards: list[mx.array] = []  # lazy bools: not finite by the edit
 
@@ -45,7 +45,7 @@ class Edit:
         batch = len(self._lengths), max(self._lengths)
         if layout == Layout.features and value.shape[:2] != batch:
             layout = Layout.other
-        return SiteView(self.site, layout, self._lengths, self._number)
+        return SiteView(self._name, layout, self._lengths)
 
     def check(self):
         """Raises UsageError where an evaluated guard saw a NaN or an infinity."""

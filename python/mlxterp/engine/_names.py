@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from .._core import matching
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
+from ._checks import EMBEDDINGS
 from ._nodes import ATTENTION_NAMES, MLP_NAMES, Node, Tree
 from ._residual import SHARES
+from .canonical import mlp_site
 
 TAILS = ("input", *SITES, *SHARES, "output")  # what a site's name ends in
 
@@ -54,6 +56,8 @@ class Names:
             + r")\.(-?\d+)((?:\..+)?)"
         )
         self._known: dict[str, str] = {}
+        embeddings = (it for it in tree.nodes if isinstance(it.module, EMBEDDINGS))
+        self._embedding = next(embeddings, None)
 
     def resolve(self, name: str) -> str:
         if not isinstance(name, str):
@@ -130,6 +134,31 @@ class Names:
             has = self.attention_of(node), self.attention_of(node), self.mlp_of(node)
             tails |= {share: share for share, part in zip(SHARES, has) if part}
         return tails
+
+    def canonical(self, site: str) -> str:
+        """What a resolved site is called in every model, and so by the native
+        engine; itself where it has no such name."""
+        path, _, tail = site.rpartition(".")
+        node = layer = self._tree.by_path[path]
+        if not path:
+            return "logits" if tail == "output" else "tokens"
+        if tail == "output" and isinstance(node.module, EMBEDDINGS):
+            return "embed" if node is self._embedding else site
+        while layer is not None and layer.index not in self._layer_index:
+            layer = layer.parent
+        if layer is None:
+            return site
+        here = f"layers.{self._layer_index[layer.index]}."
+        if layer is node:
+            ends = {"input": "resid_pre", "output": "resid_post"}
+            return here + ends.get(tail, tail)
+        if tail in SITES:
+            return f"{here}attn.{tail}" if node is self.attention_of(layer) else site
+        mlp = self.mlp_of(layer)
+        if mlp is None or not site.startswith(mlp.path + "."):
+            return site
+        name = mlp_site(site[len(mlp.path) + 1 :], "gate_proj" in mlp.children)
+        return f"{here}mlp.{name}" if name else site
 
     def part(self, layer: int, out: str) -> str:
         node = self._layers[layer]

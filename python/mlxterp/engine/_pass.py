@@ -14,6 +14,7 @@ from ._edits import Edit, apply
 from ._nodes import Node, Shared, Tree
 from ._patches import stepped_in
 from ._residual import SHARES
+from .base import handle
 
 _array = mx.array
 
@@ -79,10 +80,12 @@ class WrappedPass:
         self._by_id = tree.by_id
         self._stack: list[Node] = []
         # (input, output) of a node's last call, by its index, and of those
-        # before it.
+        # before it, as they were then: a module may change them in place. Behind
+        # them the arrays themselves, to be known again.
         self._calls: dict[int, tuple] = {}
         self._earlier: dict[int, list[tuple]] = {}
-        # Norm and rope calls of the node's last run: (role, input, output).
+        # Norm and rope calls of the node's last run: (role, input, output, and
+        # the output itself).
         self._events: dict[int, list[tuple]] = {}
         self._attention: dict[int, Attention | Softmax] = {}
         self._attended: set[int] = set()  # nodes of `_attention`
@@ -94,18 +97,19 @@ class WrappedPass:
         self._turns: dict[Shared, int] = {}
         self._unclear: dict[Node, int] = {}
         self._inputs: mx.array | None = None
+        self._given: mx.array | None = None  # what the module was called with
         self._finished = False
 
     # Building
 
     def build(self, classes, module, inputs: mx.array):
         """Runs the module; nothing is evaluated."""
-        self._inputs = inputs
+        self._inputs, self._given = inputs, handle(inputs)
         with stepped_in(classes, self):
-            result = module(inputs)
+            result = module(self._given)
         self._end_turns(list(self._turns))
         if 0 not in self._calls:  # its class cannot be stepped in front of
-            self._calls[0] = inputs, first(result)
+            self._calls[0] = (inputs, first(result)) * 2
         output = self._calls[0][1]
         if output is None:
             raise UsageError(
@@ -147,12 +151,13 @@ class WrappedPass:
                 args, kwargs = _replaced(args, kwargs, edited)
                 x = edited
         if index in plan.entered:
-            plan.entered[index] = x
+            plan.entered[index] = handle(x)
         if isinstance(module, EMBEDDINGS) and x is not None:
-            ends = self._ends if x is self._inputs else None
+            ends = self._ends if x is self._given else None
             check_ids(x, module, node.path, ends)
         if node.has_roles:
             self._events[index] = []
+        entered = handle(x)
 
         stack.append(node)
         try:
@@ -174,9 +179,10 @@ class WrappedPass:
         before = self._calls.get(index)
         if before is not None:
             self._earlier.setdefault(index, []).append(before)
-        self._calls[index] = x, y
+        left = handle(y)
+        self._calls[index] = entered, left, x, y
         if event is not None and (events := self._events.get(event[0])) is not None:
-            events.append((node.role, x, y))
+            events.append((node.role, entered, left, y))
         return result
 
     def _turn(self, node: Node) -> Node:
@@ -219,13 +225,13 @@ class WrappedPass:
         if axis not in (-1, x.ndim - 1) or node.index in self._fused:
             return original(x, axis, **more)
         edits = self._plan.attention.get(node.index, {})
-        call = self._attention[node.index] = Softmax(x)
+        call = self._attention[node.index] = Softmax(handle(x))
         self._attended.add(node.index)
         if "scores" in edits:
             call.scores = apply(edits["scores"], call.scores)
             x = call.scores.reshape(x.shape)
         y = original(x, axis, **more)
-        call.pattern = by_head(y)
+        call.pattern = by_head(handle(y))
         if "pattern" in edits:
             call.pattern = apply(edits["pattern"], call.pattern)
             y = call.pattern.reshape(y.shape)
@@ -255,7 +261,7 @@ class WrappedPass:
             z = original(q, k, v, scale=scale, mask=mask, sinks=sinks, **more)
         if edits:
             z = _turned_edit(edits.get("z", []), z)
-        call.z = z
+        call.z = handle(z)
         return z
 
     @staticmethod
@@ -310,7 +316,7 @@ class WrappedPass:
         self._finished = True
         self._calls, self._earlier = {}, {}
         self._events, self._attention = {}, {}
-        self._inputs = None
+        self._inputs = self._given = None
         edits, self._plan = self._plan.all, Plan()
         _check(edits, kept)
 
@@ -327,7 +333,7 @@ class WrappedPass:
         return self._events.get(node.index, [])
 
     def calls_of(self, node: Node) -> list[tuple]:
-        """(input, output) of each call."""
+        """(input, output, and both arrays themselves) of each call."""
         last = self._calls.get(node.index)
         earlier = self._earlier.get(node.index, [])
         return earlier if last is None else [*earlier, last]

@@ -36,7 +36,7 @@ class Event:
         events = run.events(node)
         if self.n >= len(events):
             return None
-        _, x, y = events[self.n]
+        _, x, y, _ = events[self.n]
         return self._turn(x if self.tail == "input" else y)
 
     def add(self, edit: Callable, plan, node: Node):
@@ -79,8 +79,8 @@ def places(node: Node, run) -> dict[str, Event | Part]:
     # never reaches the fused call: before it there is nothing of its shape.
     if hasattr(node.module, "qk_rope_head_dim"):
         return {}
-    q = _before(events, call.q, "q_norm", None)
-    k = _before(events, call.k, "k_norm", q)
+    q = _before(events, call.given[0], "q_norm", None)
+    k = _before(events, call.given[1], "k_norm", q)
     return {name: at for name, at in (("q", q), ("k", k)) if at is not None}
 
 
@@ -89,13 +89,13 @@ def _before(events, rotated: mx.array, norm: str, queries: Event | None):
     [batch, head, pos, d_head], in either order of axes; None where there is
     none, then nothing is known before `rotated` itself.
 
-    events: (role, input, output) of each call, in order.
+    events: (role, input, output, the output itself) of each call, in order.
     norm: the role of the norm that belongs to it.
     queries: what they took, when the keys are looked for.
     """
     batch, heads, pos, d_head = rotated.shape
     rope = _rope_of(events, rotated, queries)
-    for n, (role, x, _) in enumerate(events):
+    for n, (role, x, *_) in enumerate(events):
         if n == rope:
             return Event(n, True)  # it turns along its second-last axis
         if role == norm and x.shape == (batch, pos, heads * d_head):
@@ -114,10 +114,10 @@ def _before(events, rotated: mx.array, norm: str, queries: Event | None):
 def _rope_of(events, rotated: mx.array, queries: Event | None) -> int | None:
     """The rope call that made `rotated`, else the first that could have: of
     several the first turns the queries."""
-    ropes = [n for n, (role, x, _) in enumerate(events) if role == "rope"]
+    ropes = [n for n, (role, x, *_) in enumerate(events) if role == "rope"]
     fitting = [n for n in ropes if events[n][1].shape == rotated.shape]
     for n in fitting:
-        if events[n][2] is rotated:
+        if events[n][3] is rotated:
             return n
     if queries is not None and len(ropes) > 1:
         fitting = [n for n in fitting if n != ropes[0]]
@@ -126,7 +126,7 @@ def _rope_of(events, rotated: mx.array, queries: Event | None) -> int | None:
 
 def _of_softmax(node: Node, call: Softmax, events) -> dict[str, Event | Part]:
     heads, found = call.scores.shape[1], {}
-    ropes = [(n, x) for n, (role, x, _) in enumerate(events) if role == "rope"]
+    ropes = [(n, x) for n, (role, x, *_) in enumerate(events) if role == "rope"]
     for name, (n, _) in zip("qk", ropes):
         found[name] = Event(n, True)
         found["rot_" + name] = Event(n, True, "output")

@@ -69,7 +69,7 @@ def shares(layer: Node, attention: Node | None, run) -> dict[str, Share | Middle
     called = [it for it in layer.children.values() if run.calls_of(it)]
     if not run.calls_of(layer):
         return {}
-    x, y = run.calls_of(layer)[-1]
+    x, y, *_ = run.calls_of(layer)[-1]
     if y is None or x is None or x.shape != y.shape:
         return {}
     own = list(_chain(attention, called, run)) if attention is not None else []
@@ -106,8 +106,8 @@ def _chain(part: Node, called: list[Node], run) -> Iterator[Node]:
     """A part, and what is called with just what it returned, and so on."""
     while part is not None and run.calls_of(part):
         yield part
-        y = run.calls_of(part)[-1][1]
-        after = (it for it in called if run.calls_of(it)[-1][0] is y)
+        y = run.calls_of(part)[-1][3]
+        after = (it for it in called if run.calls_of(it)[-1][2] is y)
         part = next(after, None) if y is not None else None
 
 

@@ -28,6 +28,12 @@ def layout_of(site: str) -> Layout:
     return LAYOUTS.get(site.rpartition(".")[2], Layout.features)
 
 
+def handle(x: mx.array | None) -> mx.array | None:
+    """The same value, without a copy: what is written into `x` later changes
+    nothing in it."""
+    return None if x is None else x.astype(x.dtype)
+
+
 #: Of the value, or of the value and its `SiteView`.
 Intervention = Callable[..., mx.array]
 

@@ -54,3 +54,9 @@ def _first(engine: Any, names: list[str]) -> str | None:
         with suppress(UnknownNameError):
             return engine.resolve(name)
     return None
+
+
+def mlp_site(part: str, gated: bool) -> str | None:
+    """What a value inside an MLP is called, if it has such a name."""
+    found = [name for name, parts in _MLP.items() if part in parts]
+    return found[-1 if gated else 0] if found else None

@@ -151,8 +151,7 @@ class WrappedEngine:
             node = tree.by_path.get(path)
             if node is None or tail not in TAILS:
                 raise self._names.unknown(site)
-            number = node.index * len(TAILS) + TAILS.index(tail)
-            edit = Edit(site, fn, number, lengths)
+            edit = Edit(site, fn, self._names.canonical(site), lengths)
             plan.all.append(edit)
             if tail in ("input", "output"):
                 group = plan.inputs if tail == "input" else plan.outputs

@@ -57,6 +57,12 @@ class HookCache(ActivationCache):
             )
         return self.activations[name]
 
+    def __contains__(self, key) -> bool:
+        try:
+            return self[key] is not None
+        except (LookupError, TypeError, ValueError):  # no such name, layer or form
+            return False
+
     def _long(self, short: str, layer: int, part: str | None = None) -> str:
         """The name that (short, layer) means; `part` ("attn", "mlp") is only
         needed where the short name stands for several."""

@@ -273,6 +273,8 @@ class AnalysisMixin:
         distance = DISTANCES[metric]
         layers = checked_layers(self, layers)
         part = "" if component == "output" else component
+        if not layers:
+            return {}
 
         for layer in layers:
             layer_site(self, layer, part)  # raises where there is none
