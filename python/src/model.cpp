@@ -162,7 +162,8 @@ const std::string& checked_path(const std::string& path) {
     throw Error(
         ErrorKind::usage,
         fmt::format(
-            "[path] '{}' names no file: it is empty, or holds a zero byte or half "
+            "[path] '{}' names no file: it is empty, or holds a zero byte or "
+            "half "
             "of a surrogate pair",
             printable(path, 60)));
   return path;
