@@ -56,7 +56,6 @@ def run(*command, env=None, cwd=None):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=250,
     )
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
     return done.stdout
