@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 import enum
 from typing import overload
 import mlx.core
+version: str = '0.2.0'
 class Options:
     def __getattr__(self, arg: str, /) -> object: ...
     def __dir__(self) -> list[str]: ...
