@@ -31,7 +31,7 @@ void check_tensors(const Checkpoint& checkpoint);
  * Builds the checkpoint's Decoder and reads every weight, evaluated. Throws
  * bad_data for a tensor that is missing, superfluous, of another shape than
  * the config says, there twice under two names, or holds NaN or Inf (unless
- * they are allowed); environment where memory does not suffice.
+ * they are allowed); environment: too little memory, or a BLAS that is wrong.
  */
 std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options = {});
