@@ -526,10 +526,8 @@ TEST_F(Cli, NotFiniteIsNullInJson) {
       {"trace",
        "demo",
        eiffel,
-       "--edit",
-       "layers.29.resid_post=scale(1e38)",
-       "--edit",
-       "layers.29.resid_post=scale(1e38)",
+       "--edit",  // finite by themselves, their sum is not
+       "layers.29.{attn_out,mlp_out}=replace_with(3e38)",
        "--track",
        " Paris",
        "--json"});
