@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "analysis/any_model.h"
+#include "analysis/int_array.h"
 #include "analysis/metric_name.h"
 #include "analysis/readout.h"
 #include "core/fail.h"
@@ -199,10 +200,7 @@ float Readout::of_run(
   }
   auto row = mx::expand_dims(row_of(logits), 0);
   if (const auto read = columns(); !read.empty())
-    row = mx::take(
-        row,
-        mx::array(read.data(), {static_cast<int>(read.size())}, mx::int32),
-        1);
+    row = mx::take(row, int_array(read), 1);
   return values(row, reference, {}).item<float>();
 }
 

@@ -1,6 +1,7 @@
 #include "analysis/plain_sweep.h"
 
 #include "analysis/any_model.h"
+#include "analysis/int_array.h"
 #include "mlx/ops.h"
 
 namespace mx = mlx::core;
@@ -8,10 +9,6 @@ namespace mx = mlx::core;
 namespace mlxterp {
 
 namespace {
-
-mx::array indices(const std::vector<int>& values) {
-  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
-}
 
 // What stands in a place of a layer's value, whatever part of it that is.
 Intervention replaced(
@@ -32,9 +29,9 @@ Intervention replaced(
     const bool scores = site.layout == Layout::scores;
     const bool means = value.ndim() == (site.heads > 0 ? 3u : 2u);
     if (means) value = mx::expand_dims(value, 0);
-    auto part = mx::take(value, indices(from), scores ? 2 : 1);
+    auto part = mx::take(value, int_array(from), scores ? 2 : 1);
     if (place.unit >= 0)
-      part = mx::take(part, indices({place.unit}), scores ? 1 : 2);
+      part = mx::take(part, int_array({place.unit}), scores ? 1 : 2);
     inner = [part](const mx::array& x) { return mx::astype(part, x.dtype()); };
   }
   if (place.unit < 0) return at_positions(to, inner);

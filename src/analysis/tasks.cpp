@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 
+#include "analysis/int_array.h"
 #include "analysis/random.h"
 #include "analysis/readout.h"
 #include "analysis/task_words.h"
@@ -231,10 +232,6 @@ constexpr std::array infos = {
     TaskInfo{"agreement", "subject and verb (Linzen et al., 2016)"},
     TaskInfo{"facts", "capitals, languages, continents (Meng et al., 2022)"}};
 
-mx::array indices(const std::vector<int>& ids) {
-  return mx::array(ids.data(), {static_cast<int>(ids.size())}, mx::int32);
-}
-
 }  // namespace
 
 std::span<const TaskInfo> task_list() {
@@ -275,7 +272,7 @@ Metric Task::metric() const {
         [answers = pair.answers, foils = pair.foils](const mx::array& logits) {
           const auto p = mx::softmax(logits, -1);
           const auto sum = [&](const std::vector<int>& ids) {
-            return mx::sum(mx::take(p, indices(ids), 1), 1);
+            return mx::sum(mx::take(p, int_array(ids), 1), 1);
           };
           return mx::subtract(sum(answers), sum(foils));
         });

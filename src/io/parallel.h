@@ -27,7 +27,7 @@ void split_over_cores(size_t n, size_t least, const Part& part) {
   const auto guarded = [&](size_t begin, size_t end) {
     try {
       part(begin, end);
-    } catch (...) {
+    } catch (...) {  // thrown again below, when all threads have ended
       if (!failed.test_and_set()) first = std::current_exception();
     }
   };

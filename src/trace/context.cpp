@@ -35,8 +35,7 @@ void check_memory(const std::vector<mx::array>& values) {
     fail(
         ErrorKind::environment,
         "[trace] the values to save take {:.1f} GB, this process can have "
-        "{:.1f} "
-        "GB; save fewer sites, or shorter or fewer prompts at once",
+        "{:.1f} GB; save fewer sites, or shorter or fewer prompts at once",
         static_cast<double>(bytes) / 1e9,
         static_cast<double>(limit) / 1e9);
 }

@@ -173,6 +173,17 @@ Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
     else
       choose(indices, x.shape(place), axis, at, flat);
     if (flat.empty()) return x;
+    // MLX writes where it is told; a module may keep fewer than it was given.
+    if (std::ranges::max(flat) >= x.shape(place))
+      fail(
+          ErrorKind::usage,
+          "[intervention] {} {} of site '{}' is out of range: its value has "
+          "{}, "
+          "fewer than the prompt",
+          name_of(axis),
+          std::ranges::max(flat),
+          at.name,
+          x.shape(place));
     const bool by_row =
         axis == Axis::position && at.packed.empty() && !at.lengths.empty();
     const int rows = by_row ? x.shape(0) : 1;

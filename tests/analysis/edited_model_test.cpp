@@ -336,6 +336,34 @@ TEST(Attach, WhatTakesTheSitesPlaceHasItsShape) {
   }
 }
 
+// A part with fewer positions than the prompts: an error, and no write beyond.
+TEST(Attach, WhatPoolsPositionsIsNotSwept) {
+  struct Pool : nn::Module {
+    Slot pooled = site("pooled", {.width = 24});
+    mx::array forward(const mx::array& x, Pass& pass) const override {
+      tap(pass, pooled, mx::mean(x, 1, true));
+      return x;
+    }
+  };
+  const auto plain = test::tiny_model();
+  for (const bool by_position : {true, false}) {
+    const auto model = plain.attach(
+        "layers.1.resid_post",
+        std::make_shared<Pool>(),
+        {.name = "sae", .by_position = by_position});
+    for (const bool slow : {false, true}) {
+      PatchOptions options{
+          .clean = clean,
+          .corrupt = corrupt,
+          .site = "resid_post.sae.pooled",
+          .by = {Axis::position},
+          .metric = logit_diff(4, 9)};
+      options.one_pass_per_cell = slow;
+      EXPECT_THROW(patch(model, options), Error) << by_position << slow;
+    }
+  }
+}
+
 TEST(Attach, FeaturesAreSweptAsEverySiteIs) {
   const auto plain = test::tiny_model();
   const int d = plain.decoder().config().d_model;

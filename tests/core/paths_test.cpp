@@ -52,8 +52,8 @@ TEST(Paths, TheFirstThatIsSetDecides) {
         std::string::npos)
         << error.what();
   }
-  Environment::set("HOME", "/home/mary");
-  EXPECT_EQ(cache_folder(), "/home/mary/.cache/mlxterp");
+  Environment::set("HOME", "/home/user");
+  EXPECT_EQ(cache_folder(), "/home/user/.cache/mlxterp");
   Environment::set("XDG_CACHE_HOME", "/caches of mary");
   EXPECT_EQ(cache_folder(), "/caches of mary/mlxterp");
   Environment::set("MLXTERP_CACHE", "/models");
@@ -63,7 +63,7 @@ TEST(Paths, TheFirstThatIsSetDecides) {
   // What is set to nothing counts as not set.
   Environment::set("MLXTERP_CACHE", "");
   Environment::set("XDG_CACHE_HOME", "");
-  EXPECT_EQ(cache_folder(), "/home/mary/.cache/mlxterp");
+  EXPECT_EQ(cache_folder(), "/home/user/.cache/mlxterp");
 }
 
 }  // namespace

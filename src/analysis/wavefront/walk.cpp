@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "analysis/int_array.h"
+#include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 
@@ -334,6 +335,14 @@ mx::array Walk::replaced(
     const auto flat = mx::reshape(source, {source.shape(0) * n, -1});
     std::vector<int> to_rows, to_units, places;
     for (size_t i = 0; i < to.size(); ++i) {
+      // MLX writes where it is told; a module of the user's may pool positions.
+      if (to[i] >= rows || from[i] >= source.shape(0) || units[i] >= n)
+        fail(
+            ErrorKind::usage,
+            "[sweep] site '{}' has {} positions where the prompts have more; a "
+            "part that does not keep them cannot be swept",
+            id < 0 ? "resid_post" : sites_[id].name,
+            rows);
       const bool all = units[i] < 0;
       for (int u = all ? 0 : units[i]; u < (all ? n : units[i] + 1); ++u) {
         to_rows.push_back(to[i]);
