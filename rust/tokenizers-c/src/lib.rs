@@ -14,8 +14,8 @@ use bounds::{Bounds, TkcLimits};
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    AddedToken, DecoderWrapper, Encoding, ModelWrapper, NormalizerWrapper, PostProcessorWrapper,
-    PreTokenizerWrapper, Token, Tokenizer, TokenizerBuilder, TokenizerImpl,
+    AddedToken, DecoderWrapper, Encoding, NormalizerWrapper, PostProcessorWrapper,
+    PreTokenizerWrapper, Token, Tokenizer, TokenizerImpl,
 };
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -28,10 +28,10 @@ struct Entry {
 }
 
 pub struct TkcTokenizer {
-    /// Reads special tokens in a text as plain text.
-    plain: Tokenizer,
-    /// Reads them as themselves; made when first asked for.
-    parsing: OnceLock<Tokenizer>,
+    /// Reads special tokens in a text as themselves.
+    parsing: Tokenizer,
+    /// Reads them as plain text; made when first asked for.
+    plain: OnceLock<Tokenizer>,
     vocabulary: Vec<Entry>,
     decoder: String,
     bounds: Bounds,
@@ -69,18 +69,10 @@ type BpeTokenizer = TokenizerImpl<
 /// through the generic values that the crate needs to tell models apart, which
 /// halves the time.
 fn parse(json: &[u8]) -> Fallible<Tokenizer> {
-    let Ok(bpe) = serde_json::from_slice::<BpeTokenizer>(json) else {
-        return Tokenizer::from_bytes(json);
-    };
-    let tokenizer = TokenizerBuilder::new()
-        .with_model(ModelWrapper::from(bpe.get_model().clone()))
-        .with_normalizer(bpe.get_normalizer().cloned())
-        .with_pre_tokenizer(bpe.get_pre_tokenizer().cloned())
-        .with_post_processor(bpe.get_post_processor().cloned())
-        .with_decoder(bpe.get_decoder().cloned())
-        .with_added_vocabulary(bpe.get_added_vocabulary().clone())
-        .build()?;
-    Ok(tokenizer.into())
+    match serde_json::from_slice::<BpeTokenizer>(json) {
+        Ok(bpe) => Ok(bpe.into()),
+        Err(_) => Tokenizer::from_bytes(json),
+    }
 }
 
 /// A step of a tokenizer without what it puts in front of a text; null where
@@ -123,23 +115,23 @@ fn inner(tokenizer: &Tokenizer) -> Fallible<Option<Tokenizer>> {
 impl TkcTokenizer {
     fn new(json: &[u8], added: &[u8], limits: TkcLimits) -> Fallible<Self> {
         let bounds = Bounds::of(json, limits)?;
-        let mut plain = parse(json)?;
+        let mut parsing = parse(json)?;
         // A prompt is never cut or padded silently.
-        plain.with_truncation(None)?;
-        plain.with_padding(None);
-        plain.set_encode_special_tokens(true);
+        parsing.with_truncation(None)?;
+        parsing.with_padding(None);
+        parsing.set_encode_special_tokens(false);
         if !added.is_empty() {
             for token in serde_json::from_slice::<Vec<AddedToken>>(added)? {
                 if token.special {
-                    plain.add_special_tokens([token])?;
+                    parsing.add_special_tokens([token])?;
                 } else {
-                    plain.add_tokens([token])?;
+                    parsing.add_tokens([token])?;
                 }
             }
         }
 
         let mut vocabulary = Vec::new();
-        for (text, id) in plain.get_vocab(true) {
+        for (text, id) in parsing.get_vocab(true) {
             let id = id as usize;
             if id >= limits.vocabulary {
                 return Err(format!(
@@ -156,16 +148,16 @@ impl TkcTokenizer {
             }
             vocabulary[id].text = Some(text.into_boxed_str());
         }
-        for (id, token) in plain.get_added_tokens_decoder() {
+        for (id, token) in parsing.get_added_tokens_decoder() {
             let entry = &mut vocabulary[id as usize];
             entry.text = Some(token.content.into_boxed_str());
             entry.added = true;
             entry.special = token.special;
         }
-        let decoder = serde_json::to_string(&plain.get_decoder())?;
+        let decoder = serde_json::to_string(&parsing.get_decoder())?;
         Ok(Self {
-            plain,
-            parsing: OnceLock::new(),
+            parsing,
+            plain: OnceLock::new(),
             vocabulary,
             decoder,
             bounds,
@@ -178,10 +170,10 @@ impl TkcTokenizer {
         ids.iter().filter_map(text).map(|text| text.len() + 1).sum()
     }
 
-    fn parsing(&self) -> &Tokenizer {
-        self.parsing.get_or_init(|| {
-            let mut tokenizer = self.plain.clone();
-            tokenizer.set_encode_special_tokens(false);
+    fn plain(&self) -> &Tokenizer {
+        self.plain.get_or_init(|| {
+            let mut tokenizer = self.parsing.clone();
+            tokenizer.set_encode_special_tokens(true);
             tokenizer
         })
     }
@@ -208,9 +200,9 @@ impl TkcTokenizer {
         byte_ids: &[i32],
     ) -> Fallible<Vec<u32>> {
         let tokenizer = if parse_special {
-            self.parsing()
+            &self.parsing
         } else {
-            &self.plain
+            self.plain()
         };
         if let Ok(text) = std::str::from_utf8(text) {
             return Ok(tokenizer.encode_fast(text, add_special)?.get_ids().to_vec());
@@ -366,7 +358,7 @@ pub unsafe extern "C" fn tkc_token_id(
     guarded(|| {
         let found = std::str::from_utf8(bytes(text, length))
             .ok()
-            .and_then(|text| (*tokenizer).plain.token_to_id(text));
+            .and_then(|text| (*tokenizer).parsing.token_to_id(text));
         *id = found.map_or(-1, i64::from);
         Ok(())
     })
@@ -429,7 +421,7 @@ pub unsafe extern "C" fn tkc_decode(
         let length = tokenizer.text_bytes(ids);
         let bounds = &tokenizer.bounds;
         bounds.decoding.check(length, &bounds.limits)?;
-        let text = bounds.watched(length, || tokenizer.plain.decode(ids, !with_special))?;
+        let text = bounds.watched(length, || tokenizer.parsing.decode(ids, !with_special))?;
         let text = text.into_bytes().into_boxed_slice();
         *out = TkcText {
             length: text.len(),
