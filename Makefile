@@ -39,14 +39,14 @@ test: setup-test build  ## Build and run every test
 
 # Packs what `build` compiles; nothing is compiled twice.
 python: setup-build build/build.ninja  ## Install the Python package and its command into .venv
-	@cmake --build build --target _core mlxterp_packed
+	@cmake --build build --target _core_stub mlxterp_packed
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation --force-reinstall --no-deps \
 	  --config-settings=build-dir=build/package \
 	  --config-settings=cmake.define.MLXTERP_BUILT="$(CURDIR)/build" .
 
 wheel: setup-wheel build/build.ninja  ## Make dist/*.whl for machines like this, and the sdist
-	@cmake --build build --target _core mlxterp_packed
+	@cmake --build build --target _core_stub mlxterp_packed
 	@scripts/wheel.sh dist
 
 docs: setup-docs  ## Build the documentation of the Python package into build/site

@@ -1,7 +1,7 @@
 # The Python package of what MLXTERP_BUILT, a build folder of this source tree,
 # holds already: `make python` and `make wheel` compile nothing twice.
 include(PythonCommand)
-foreach(target _core mlxterp_packed)
+foreach(target _core_stub mlxterp_packed)
   add_custom_target(${target})  # done
 endforeach()
 set(_extension ${SKBUILD_PLATLIB_DIR}/mlxterp/_core.${SKBUILD_SOABI}.so)
