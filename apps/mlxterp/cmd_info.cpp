@@ -49,8 +49,9 @@ void run(const ModelArguments& arguments) {
   auto info =
       report::model_info(checkpoint, arguments.model, arguments.precision());
   if (!info.no_tokenizer.empty()) warn(info.no_tokenizer);
-  info.matmul_gflops = matmul_speed();
   const bool on_cpu = mx::default_device() == mx::Device::cpu;
+  if (on_cpu) bound_blas_threads();  // as loading does
+  info.matmul_gflops = matmul_speed();
   if (arguments.json) {
     print(report::to_json(info) + "\n");
     if (on_cpu) require_right_products(blas());

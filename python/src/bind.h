@@ -74,7 +74,10 @@ Intervention intervention_of(const nb::callable& f);
 using PyEdit = std::pair<std::string, nb::callable>;
 std::vector<Edit> edits_of(const std::vector<PyEdit>& edits);
 
-/** Calls `f(what, done)`, or only asks whether Ctrl-C was pressed. */
+/** Raises what a signal meant, KeyboardInterrupt; on other threads nothing. */
+void check_signals();
+
+/** Calls `f(what, done)`, or only checks signals. */
 Progress progress_of(const std::optional<nb::callable>& f);
 
 /** A member of a result and its name in Python; without one it is pickled

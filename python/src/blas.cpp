@@ -71,8 +71,9 @@ void bind_blas(nb::module_& m) {
     return std::pair{found.name, found.slow};
   });
   m.def("require_right_products", [] {
-    if (mx::default_device() == mx::Device::cpu)
-      require_right_products(answering());
+    if (mx::default_device() != mx::Device::cpu) return;
+    require_right_products(answering());
+    bound_blas_threads();
   });
 }
 

@@ -35,10 +35,15 @@ Held hold(nb::callable f) {
           }};
 }
 
+void check_signals() {
+  nb::gil_scoped_acquire gil;
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+
 Progress progress_of(const std::optional<nb::callable>& f) {
   return [held = f ? hold(*f) : nullptr](std::string_view what, double done) {
     nb::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    check_signals();
     if (held) (*held)(what, done);
   };
 }

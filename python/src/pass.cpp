@@ -1,6 +1,7 @@
 // One traced pass, its values read by name.
 
 #include "bind.h"
+#include "core/evaluate.h"
 
 namespace mlxterp::python {
 
@@ -23,7 +24,7 @@ class TracedPass {
 
   void finish(std::vector<mx::array> kept) {
     nb::gil_scoped_release no_gil;
-    trace_.finish(std::move(kept));
+    trace_.finish(std::move(kept), check_signals);
   }
 
  private:
@@ -45,6 +46,13 @@ void bind_pass(nb::module_& m) {
       .def("value", &TracedPass::value)
       .def("check", &TracedPass::check)
       .def("finish", &TracedPass::finish, nb::arg("kept"));
+  m.def(
+      "evaluate",
+      [](std::vector<mx::array> values) {
+        evaluate(std::move(values), check_signals);
+      },
+      nb::arg("values"),
+      nb::call_guard<nb::gil_scoped_release>());
 }
 
 }  // namespace mlxterp::python

@@ -245,10 +245,13 @@ Lens logit_lens(
     lens.sites.push_back(fmt::format("layers.{}.{}", layer, options.site));
   }
 
-  if (options.progress) options.progress("Running the model", 0.0);
+  const auto running = [&] {
+    if (options.progress) options.progress("Running the model", 0.0);
+  };
+  running();
   auto save = lens.sites;
   save.emplace_back("tokens");
-  const auto run = model.run(prompt, {.save = save});
+  const auto run = model.run(prompt, {.save = save, .between = running});
   if (run.lengths().size() != 1)
     fail(
         ErrorKind::usage,

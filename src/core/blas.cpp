@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <vector>
 
 #include "core/fail.h"
+#include "core/machine.h"
 
 namespace mlxterp {
 
@@ -184,14 +186,30 @@ void require_right_products(const Blas& blas) {
   if (!wrong.empty()) fail(ErrorKind::environment, "[blas] {}", wrong);
 }
 
-size_t blas_buffers() {
+int blas_threads() {
 #ifdef __APPLE__
   return 0;
 #else
   const auto threads = reinterpret_cast<int (*)()>(
       dlsym(RTLD_DEFAULT, "openblas_get_num_threads"));
-  return threads ? static_cast<size_t>(threads()) << 27 : 0;
+  return threads ? threads() : 0;
 #endif
+}
+
+void bound_blas_threads() {
+#ifndef __APPLE__
+  for (const char* chosen :
+       {"OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"})
+    if (std::getenv(chosen)) return;
+  const auto set = reinterpret_cast<void (*)(int)>(
+      dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
+  const auto most = static_cast<int>(free_cores());
+  if (set && blas_threads() > most) set(most);
+#endif
+}
+
+size_t blas_buffers() {
+  return static_cast<size_t>(blas_threads()) << 27;
 }
 
 }  // namespace mlxterp

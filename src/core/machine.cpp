@@ -10,8 +10,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <fstream>
+#include <locale>
+#include <sstream>
 #include <string>
+#include <thread>
 
 namespace mlxterp {
 
@@ -27,31 +31,73 @@ std::string small_text(const fs::path& path) {
   return text;
 }
 
-// "max", and what is no number at all, is no limit.
-size_t limit_in(const fs::path& file) {
-  const auto text = small_text(file);
+// "max", "-1", and what is no number at all, is no limit.
+size_t limit_of(std::string_view text) {
   size_t limit = 0;
   const auto parsed =
       std::from_chars(text.data(), text.data() + text.size(), limit);
   return parsed.ec == std::errc() && limit > 0 ? limit : no_limit;
 }
 
+size_t limit_in(const fs::path& file) {
+  return limit_of(small_text(file));
+}
+
+// "150000 100000", of which period the group may run so long: cores, rounded
+// up.
+size_t cores_in(size_t quota, size_t period) {
+  return quota == no_limit || period == no_limit
+             ? no_limit
+             : (quota + period - 1) / period;
+}
+
+// Of version 2's one tree, and of a controller's own in version 1.
+struct Controller {
+  std::string_view name;
+  size_t (*unified)(const fs::path& folder);
+  size_t (*own)(const fs::path& folder);
+};
+
+constexpr Controller memory{
+    "memory",
+    [](const fs::path& folder) { return limit_in(folder / "memory.max"); },
+    [](const fs::path& folder) {
+      return limit_in(folder / "memory.limit_in_bytes");
+    }};
+
+constexpr Controller cpu{
+    "cpu",
+    [](const fs::path& folder) {
+      const auto text = small_text(folder / "cpu.max");
+      const auto gap = std::min(text.find(' '), text.size());
+      const auto period = std::string_view(text).substr(gap);
+      return cores_in(limit_of(text), limit_of(period.substr(!period.empty())));
+    },
+    [](const fs::path& folder) {
+      return cores_in(
+          limit_in(folder / "cpu.cfs_quota_us"),
+          limit_in(folder / "cpu.cfs_period_us"));
+    }};
+
 // A group has no more than any of those it lies in. Seen from inside a
 // container the path may lead to nowhere, but then the root is its group.
 size_t limit_of_group(
-    const fs::path& root, const fs::path& group, const char* file) {
-  size_t limit = limit_in(root / file);
+    const fs::path& root,
+    const fs::path& group,
+    size_t (*limit_in)(const fs::path& folder)) {
+  size_t limit = limit_in(root);
   auto folder = root;
   for (const auto& part : group.relative_path()) {
     folder /= part;
-    limit = std::min(limit, limit_in(folder / file));
+    limit = std::min(limit, limit_in(folder));
   }
   return limit;
 }
 
-}  // namespace
-
-size_t cgroup_memory(std::string_view groups, const fs::path& root) {
+size_t least_limit(
+    const Controller& controller,
+    std::string_view groups,
+    const fs::path& root) {
   size_t limit = no_limit;
   while (!groups.empty()) {
     const auto end = std::min(groups.find('\n'), groups.size());
@@ -60,18 +106,65 @@ size_t cgroup_memory(std::string_view groups, const fs::path& root) {
     // number:controllers:path
     const auto first = line.find(':'), second = line.find(':', first + 1);
     if (first == line.npos || second == line.npos) continue;
-    const auto controllers = line.substr(first + 1, second - first - 1);
+    const auto names = line.substr(first + 1, second - first - 1);
     const fs::path group(line.substr(second + 1));
-    if (controllers.empty())  // version 2, which has one tree
+    if (names.empty()) {  // version 2, which has one tree
       for (const auto& tree : {root, root / "unified"})
-        limit = std::min(limit, limit_of_group(tree, group, "memory.max"));
-    else if (
-        fmt::format(",{},", controllers).find(",memory,") != std::string::npos)
-      limit = std::min(
-          limit,
-          limit_of_group(root / "memory", group, "memory.limit_in_bytes"));
+        limit =
+            std::min(limit, limit_of_group(tree, group, controller.unified));
+    } else if (
+        fmt::format(",{},", names).find(fmt::format(",{},", controller.name)) !=
+        std::string::npos) {
+      // Its folder is called after all that share it, and after each of them.
+      for (const auto& name : {controller.name, names})
+        limit =
+            std::min(limit, limit_of_group(root / name, group, controller.own));
+    }
   }
   return limit;
+}
+
+}  // namespace
+
+size_t cgroup_memory(std::string_view groups, const fs::path& root) {
+  return least_limit(memory, groups, root);
+}
+
+size_t cgroup_cores(std::string_view groups, const fs::path& root) {
+  return least_limit(cpu, groups, root);
+}
+
+size_t usable_cores() {
+  size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
+#ifndef __APPLE__
+  static const size_t quota =
+      cgroup_cores(small_text("/proc/self/cgroup"), "/sys/fs/cgroup");
+  cores = std::min(cores, quota);
+#endif
+  return cores;
+}
+
+size_t others_running(std::string_view loadavg) {
+  // "0.52 0.58 0.59 3/397 12345": means of 1, 5 and 15 minutes, tasks that run
+  // (this one among them) of all, the last process.
+  std::istringstream text{std::string(loadavg)};
+  double minute = 0, skipped = 0;
+  size_t running = 0;
+  text.imbue(std::locale::classic());
+  if (!(text >> minute >> skipped >> skipped >> running) || minute < 0 ||
+      running < 1)
+    return 0;
+  return std::min(running - 1, static_cast<size_t>(std::lround(minute)));
+}
+
+size_t free_cores() {
+  const size_t cores = usable_cores();
+#ifdef __APPLE__
+  return cores;
+#else
+  const size_t busy = others_running(small_text("/proc/loadavg"));
+  return busy < cores ? cores - busy : 1;
+#endif
 }
 
 size_t machine_memory() {

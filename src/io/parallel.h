@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "core/machine.h"
+
 namespace mlxterp {
 
 /** Calls `part(begin, end)` for stretches that cover 0..n, at most one a core,
@@ -18,8 +20,7 @@ namespace mlxterp {
 template <typename Part>
 void split_over_cores(size_t n, size_t least, const Part& part) {
   constexpr size_t most = 16;  // memory is the limit before that
-  const size_t cores =
-      std::clamp<size_t>(std::thread::hardware_concurrency(), 1, most);
+  const size_t cores = std::clamp<size_t>(usable_cores(), 1, most);
   const size_t parts =
       std::clamp<size_t>(n / std::max<size_t>(least, 1), 1, cores);
   std::exception_ptr first;

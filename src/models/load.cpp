@@ -378,7 +378,10 @@ std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options) {
   check_loadable(checkpoint, options);
   const bool on_cpu = mx::default_device() == mx::Device::cpu;
-  if (on_cpu) require_right_products(blas());
+  if (on_cpu) {
+    require_right_products(blas());
+    bound_blas_threads();
+  }
   const KeepRandomState keep;
   Loader loader(checkpoint, family_of(checkpoint.config()));
   loader.plan();

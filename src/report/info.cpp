@@ -401,6 +401,7 @@ std::string to_json(const ModelInfo& info) {
   out["blas"] = {
       {"name", found.name},
       {"slow", on_cpu() && found.slow},
+      {"threads", on_cpu() && blas_threads() ? Json(blas_threads()) : Json()},
       {"wrong", wrong.empty() ? Json() : Json(wrong)},
       {"gflops", on_cpu() ? speed : Json()}};
   return text_of(out);
@@ -436,7 +437,15 @@ Rows rows(const ModelInfo& info) {
   if (on_cpu()) {
     const auto found = blas();
     const bool right = wrong_product(found).empty();
-    out.emplace_back("BLAS", found.name);
+    const auto threads = blas_threads();
+    out.emplace_back(
+        "BLAS",
+        threads ? fmt::format(
+                      "{}, {} thread{}",
+                      found.name,
+                      threads,
+                      threads == 1 ? "" : "s")
+                : found.name);
     out.emplace_back(
         "BLAS check",
         right ? "small products are those of a plain loop"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/evaluate.h"
 #include "core/fail.h"
 #include "core/machine.h"
 #include "mlx/ops.h"
@@ -211,7 +212,8 @@ void TraceContext::save(SiteId site) {
       Saved::State{site, (*sites_)[site].name, handle(site), nullptr}));
 }
 
-void TraceContext::finish(std::vector<mx::array> kept) {
+void TraceContext::finish(
+    std::vector<mx::array> kept, const std::function<void()>& between) {
   if (ended_) return;
   check_thread();
   ended_ = true;
@@ -226,7 +228,7 @@ void TraceContext::finish(std::vector<mx::array> kept) {
     check_memory(values);
     for (const auto& [site, guard] : guards)
       values.push_back(guard);
-    mx::eval(std::move(values));
+    evaluate(std::move(values), between);
     check_guards(guards);
   } catch (...) {
     abandon(std::current_exception());

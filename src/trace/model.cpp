@@ -254,6 +254,7 @@ ActivationCache InterpretableModel::run(
   context.check_reached();
   for (const auto site : wanted)
     context.save(site);
+  context.finish({}, options.between);
   auto saved = context.saved();
   if (options.cache) *options.cache = std::move(cache);
   return saved;

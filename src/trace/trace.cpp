@@ -43,11 +43,12 @@ mlx::core::array Trace::output() const {
   return *output_;
 }
 
-void Trace::finish(std::vector<mlx::core::array> kept) {
+void Trace::finish(
+    std::vector<mlx::core::array> kept, const std::function<void()>& between) {
   if (!output_) return;
   context_.check_thread();
   output_.reset();
-  context_.finish(std::move(kept));
+  context_.finish(std::move(kept), between);
 }
 
 ActivationCache Trace::saved() {

@@ -238,6 +238,12 @@ TEST_F(Cli, InfoKnowsTheModel) {
   EXPECT_GT(info["blas"]["gflops"], 0);
   EXPECT_TRUE(info["blas"]["wrong"].is_null()) << info["blas"]["wrong"];
   EXPECT_EQ(info["matmul_gflops"], info["blas"]["gflops"]);
+#ifdef __linux__
+  EXPECT_GE(info["blas"]["threads"], 1);
+  const auto one =
+      shell("OPENBLAS_NUM_THREADS=1 " + binary() + " info demo --json");
+  EXPECT_EQ(nlohmann::json::parse(one.out)["blas"]["threads"], 1) << one.out;
+#endif
   EXPECT_EQ(info["tokenizer"]["adds"], "nothing");
   EXPECT_FALSE(info["tokenizer"]["adds_space"]);
   EXPECT_EQ(info["windows"], json(std::vector<int>(30, 0)));

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlxterp
 import pytest
 from families import build
@@ -190,6 +191,52 @@ def test_ctrl_c_ends_a_sweep(model):
     assert time.monotonic() - begin < 4
     # And the model is as before.
     assert sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, layers=0, positions=0)
+
+
+@pytest.mark.parametrize("engine", ["native", "wrapped"])
+def test_ctrl_c_ends_an_evaluation(model, engine):
+    traced = model if engine == "native" else wrapped_chain()
+    ids = [[5 + i % 40 for i in range(400)]]
+
+    def run():
+        begin = time.monotonic()
+        try:
+            with traced.trace(ids):
+                traced.output.save()
+        finally:
+            seconds.append(time.monotonic() - begin)
+
+    seconds = []
+    run()
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, seconds[0] / 5)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert seconds[1] < 0.7 * seconds[0], seconds
+    run()  # and the model is as before
+
+
+def wrapped_chain():
+    """A module of much work in few steps."""
+
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed = nn.Embedding(64, 64)
+            self.layers = [nn.Linear(64, 64) for _ in range(4)]
+            self.wide = [nn.Linear(64, 65536) for _ in range(8)]
+
+        def __call__(self, ids):
+            x = self.embed(ids)
+            for layer in self.layers:
+                x = nn.relu(layer(x))
+            return sum(mx.mean(wide(x), axis=-1) for wide in self.wide)
+
+    return InterpretableModel(Chain())
 
 
 def test_ablating_induction_heads(model):

@@ -35,6 +35,17 @@ struct Blas {
 /** Finds out which library is in use; measures nothing. */
 Blas blas();
 
+/**
+ * Leaves OpenBLAS as many threads as cores are free now. Its threads wait for
+ * each other without sleeping: where others use the cores, a product takes
+ * several times as long by two threads as by one. Does nothing where the user
+ * has chosen (OPENBLAS_NUM_THREADS, OMP_NUM_THREADS), and with other libraries.
+ */
+void bound_blas_threads();
+
+/** How many threads OpenBLAS may use; 0 where that is not known. */
+int blas_threads();
+
 /** Address space that its buffers take, which it looks for without end where
  * `ulimit -v` leaves less; 0 where that is not known. */
 size_t blas_buffers();

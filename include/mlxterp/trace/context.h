@@ -103,8 +103,11 @@ class TraceContext final : public Observer {
 
   /** Drops every value that was not saved, then evaluates what was, and
    * `kept`, together with the checks of the edits in one go. Throws where an
-   * edit made a NaN, naming its site; what was saved then throws the same. */
-  void finish(std::vector<mlx::core::array> kept = {});
+   * edit made a NaN, naming its site; what was saved then throws the same.
+   * `between`: as in RunOptions. */
+  void finish(
+      std::vector<mlx::core::array> kept = {},
+      const std::function<void()>& between = {});
 
   /** Evaluates the NaN checks of the edits alone, and drops nothing. Throws as
    * finish does. */

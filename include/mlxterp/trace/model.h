@@ -56,6 +56,9 @@ struct RunOptions {
    * holds theirs too; if the run throws, it is unchanged. All prompts
    * have one length, so that none is padded. */
   nn::KvCache* cache = nullptr;
+  /** Called now and then while the pass is evaluated on a CPU; what it throws
+   * ends the run. */
+  std::function<void()> between = {};
 };
 
 /**

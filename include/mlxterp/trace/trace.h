@@ -50,7 +50,9 @@ class Trace {
 
   /** Ends the trace now: evaluates what was saved, and `kept` with it, and
    * throws what goes wrong. */
-  void finish(std::vector<mlx::core::array> kept = {});
+  void finish(
+      std::vector<mlx::core::array> kept = {},
+      const std::function<void()>& between = {});
 
   /** Evaluates the NaN checks of the edits; throws where one made a NaN. */
   void check() const { context_.check(); }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from .._core import evaluate
 from ..errors import UsageError
 from ._attention import SITES, Attention, Softmax, by_head, turned
 from ._checks import EMBEDDINGS, check_ids
@@ -385,7 +386,7 @@ class WrappedPass:
 def _check(edits: list[Edit], kept: Sequence[mx.array] = ()):
     guards = [guard for edit in edits for guard in edit.guards]
     try:
-        mx.eval(*kept, *guards)
+        evaluate([*kept, *guards])
     except ValueError as error:
         # Inside mx.compile and mx.vmap nothing can be evaluated: the values
         # stay lazy parts of the user's function, and unchecked.
