@@ -37,6 +37,17 @@ int vocabulary(const InterpretableModel& model) {
   return logits.shape(-1);
 }
 
+int head_count(const InterpretableModel& model) {
+  if (const auto* decoder = decoder_of(model)) return decoder->config().n_heads;
+  auto trace = model.trace(std::vector<int>{0});
+  return trace.value("layers.0.attn.pattern").shape(1);
+}
+
+int context_length(const InterpretableModel& model) {
+  const auto* decoder = decoder_of(model);
+  return decoder ? decoder->config().context : 1'000'000'000;
+}
+
 int residual_width(const InterpretableModel& model) {
   if (const auto* decoder = decoder_of(model)) return decoder->config().d_model;
   auto trace = model.trace(std::vector<int>{0});

@@ -19,6 +19,12 @@ int layer_count(const InterpretableModel& model);
  * it is built, not evaluated. So for the next one. */
 int vocabulary(const InterpretableModel& model);
 
+/** How many query heads the attention of a layer has, by its pattern. */
+int head_count(const InterpretableModel& model);
+
+/** The most positions of a prompt, or a billion where nobody knows. */
+int context_length(const InterpretableModel& model);
+
 /** The width of the residual stream. */
 int residual_width(const InterpretableModel& model);
 

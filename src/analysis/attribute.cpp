@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "analysis/any_model.h"
 #include "analysis/gradient_tap.h"
 #include "analysis/int_array.h"
 #include "analysis/measured.h"
@@ -39,7 +40,7 @@ class Attributor {
  public:
   Attributor(const InterpretableModel& model, const AttributeOptions& options)
       : model_(model),
-        decoder_(model.decoder()),
+        decoder_(decoder_of(model)),
         options_(options),
         pairs_(make_pairs("attribute", model, of_site(""))) {
     check();
@@ -50,7 +51,7 @@ class Attributor {
       it.grid = make_grid("attribute", model, of_site(name), it.site, pairs_);
       it.by_unit = it.site.heads > 0 || !options.neurons.empty() ||
                    std::ranges::count(options.by, Axis::neuron) > 0;
-      if (it.site.pattern && !options.position_map.empty())
+      if (it.site.layout == Layout::scores && !options.position_map.empty())
         fail(
             ErrorKind::usage,
             "[attribute] patterns cannot be compared between prompts that do "
@@ -95,7 +96,7 @@ class Attributor {
     squares = sums;
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
-      const auto parts = parts_of(i);
+      const auto parts = decoder_ ? together(i) : by_passes(i);
       for (size_t s = 0; s < sites_.size(); ++s)
         for (size_t c = 0; c < sums[s].size(); ++c) {
           const double value =
@@ -185,7 +186,7 @@ class Attributor {
   mx::array nothing(const Site& it, int length) const {
     const auto& site = it.site;
     mx::Shape shape{1, length, site.width};
-    if (site.pattern)
+    if (site.layout == Layout::scores)
       shape = {1, site.heads, length, length};
     else if (site.heads > 0)
       shape = {1, length, site.heads, site.width};
@@ -235,15 +236,89 @@ class Attributor {
     return out;
   }
 
-  Parts parts_of(size_t index) const {
+  // Zeros for everything that is watched.
+  std::vector<mx::array> nothings_of(int length) const {
+    std::vector<mx::array> nothings;
+    for (const auto& it : sites_)
+      nothings.insert(nothings.end(), it.layers.size(), nothing(it, length));
+    return nothings;
+  }
+
+  // A pass for each point, of a model that need not be a Decoder.
+  Parts by_passes(size_t index) const {
+    const auto& pair = pairs_[index];
+    const auto& metric = metrics_[index];
+    const std::string embedded = "layers.0.resid_pre";
+    RunOptions save{.save = {"logits", embedded}};
+    for (const auto site : watched_)
+      save.save.push_back(model_.sites()[site].name);
+    const auto source = model_.run(pair.source, save);
+    const auto run = model_.run(pair.run, save);
+    std::optional<mx::array> reference;
+    if (metric.needs_reference()) {
+      const bool denoise = options_.direction == Direction::denoise;
+      reference = metric.row_of((denoise ? source : run)["logits"]);
+    }
+    const auto way = mx::subtract(
+        aligned(source[embedded], pair, run[embedded]), run[embedded]);
+    const auto nothings = nothings_of(static_cast<int>(pair.run.size()));
+    std::vector<mx::array> gradients;
+    for (int k = 0; k < options_.steps; ++k) {
+      report(index, k);
+      const mx::array share(
+          static_cast<float>(k) / static_cast<float>(options_.steps));
+      auto [values, grads] = mx::vjp(
+          [&](const std::vector<mx::array>& added) {
+            std::vector<Edit> edits;
+            if (k > 0)
+              edits.push_back(
+                  {embedded, [&](const mx::array& x) {
+                     return mx::add(
+                         x, mx::astype(mx::multiply(share, way), x.dtype()));
+                   }});
+            for (size_t i = 0; i < watched_.size(); ++i)
+              edits.push_back(
+                  {model_.sites()[watched_[i]].name,
+                   [&, i](const mx::array& x) {
+                     return mx::add(x, mx::astype(added[i], x.dtype()));
+                   }});
+            const auto trace = model_.trace(pair.run, std::move(edits));
+            return std::vector{mx::reshape(
+                metric.lazily(trace.output(), pair.run, reference), {})};
+          },
+          nothings,
+          {mx::array(1.0f)});
+      for (size_t i = 0; i < grads.size() && k > 0; ++i)
+        grads[i] = mx::add(gradients[i], grads[i]);
+      gradients = std::move(grads);
+      mx::eval(gradients);
+    }
+    report(index, options_.steps);
+    Parts parts;
+    for (const auto& it : sites_)
+      for (size_t i = it.first; i < it.first + it.layers.size(); ++i) {
+        const auto& name = model_.sites()[watched_[i]].name;
+        const auto before = mx::astype(run[name], mx::float32);
+        const auto difference = mx::subtract(
+            aligned(mx::astype(source[name], mx::float32), pair, before),
+            before);
+        parts.rows.push_back(contracted(it, gradients[i], difference, pair));
+      }
+    mx::eval(parts.rows);
+    parts.run =
+        static_cast<double>(metric.of_run(run["logits"], pair.run, reference));
+    parts.source = static_cast<double>(
+        metric.of_run(source["logits"], pair.source, reference));
+    return parts;
+  }
+
+  // All points of a Decoder's passes in as few passes as pay.
+  Parts together(size_t index) const {
     const auto& pair = pairs_[index];
     const auto& metric = metrics_[index];
     const int length =
         static_cast<int>(std::max(pair.run.size(), pair.source.size()));
-    std::vector<mx::array> nothings;
-    for (const auto& it : sites_)
-      nothings.insert(nothings.end(), it.layers.size(), nothing(it, length));
-
+    const auto nothings = nothings_of(length);
     const auto [source, line] = embedded(pair, length);
     const int chunk = std::max(1, rows_that_pay / length);
     const bool denoise = options_.direction == Direction::denoise;
@@ -267,7 +342,7 @@ class Attributor {
               rows_in_pass.lengths.erase(rows_in_pass.lengths.begin());
             Stepper stepper(model_, &tap, rows_in_pass);
             auto x = batch;
-            for (int i = 0; i < decoder_.config().n_layers; ++i)
+            for (int i = 0; i < decoder_->config().n_layers; ++i)
               x = stepper.layer(i, x);
             if (first && metric.needs_reference()) {
               const int row = denoise ? 0 : 1;
@@ -362,7 +437,7 @@ class Attributor {
       x = mx::squeeze(x, 0);
     else
       x = mx::squeeze(mx::sum(x, -1), 0);
-    if (it.site.pattern) x = mx::transpose(x);
+    if (it.site.layout == Layout::scores) x = mx::transpose(x);
     if (x.ndim() == 1) x = mx::expand_dims(x, 1);
     x = rows(x, 0, static_cast<int>(pair.run.size()));
     // Where the two runs are one, nothing can differ; but of one product two
@@ -398,7 +473,7 @@ class Attributor {
   }
 
   const InterpretableModel& model_;
-  const Decoder& decoder_;
+  const Decoder* decoder_;  // null: a model that runs elsewhere
   const AttributeOptions& options_;
   std::vector<Pair> pairs_;
   std::vector<Site> sites_;

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/any_model.h"
 #include "analysis/grid.h"
 #include "analysis/means.h"
+#include "analysis/plain_sweep.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "analysis/wavefront/wavefront.h"
@@ -54,6 +56,53 @@ std::vector<int> positions_of(
 float deviation(const mx::array& x) {
   const auto wide = mx::astype(x, mx::float32);
   return mx::sqrt(mx::var(wide)).item<float>();
+}
+
+constexpr const char* enters = "layers.0.resid_pre";
+
+// A site's value for one token each: [token, d_model].
+mx::array embedded(
+    const InterpretableModel& model, int first, int end, const char* site) {
+  Inputs::Rows rows;
+  for (int id = first; id < end; ++id)
+    rows.push_back({id});
+  return mx::squeeze(model.run(rows, {.save = {site}})[site], 1);
+}
+
+// Of the token embeddings, in the units of what enters layer 0.
+float embedding_deviation(const InterpretableModel& model) {
+  if (const auto* decoder = decoder_of(model))
+    return deviation(decoder->embed.weight) * decoder->config().embed_scale *
+           decoder->config().embed_factor;
+  constexpr int some = 1024;
+  const int vocab = vocabulary(model);
+  double sum = 0, squares = 0, count = 0;
+  for (int first = 0; first < vocab; first += some) {
+    const auto part = mx::astype(
+        embedded(model, first, std::min(first + some, vocab), "embed"),
+        mx::float32);
+    sum += static_cast<double>(mx::sum(part).item<float>());
+    squares += static_cast<double>(mx::sum(mx::square(part)).item<float>());
+    count += static_cast<double>(part.size());
+  }
+  const double mean = sum / count;
+  const double all = std::sqrt(std::max(squares / count - mean * mean, 0.0));
+  // What the model multiplies them by; what it adds is the same for all.
+  const auto spread = [&](const char* site) {
+    const auto x = mx::astype(
+        embedded(model, 0, std::min(some, vocab), site), mx::float32);
+    return deviation(mx::subtract(x, mx::mean(x, 0, true)));
+  };
+  return static_cast<float>(all) * spread(enters) / spread("embed");
+}
+
+// The progress of one of several samples.
+Progress part_of(const Progress& progress, size_t part, size_t parts) {
+  if (!progress) return {};
+  return [=](std::string_view what, double done) {
+    progress(
+        what, (static_cast<double>(part) + done) / static_cast<double>(parts));
+  };
 }
 
 void check(const CausalTraceOptions& options) {
@@ -117,57 +166,102 @@ CausalTrace causal_trace(
   const auto metric = readout(model, out.metric);
   check_length(metric, ids.size(), "causal_trace");
 
-  const auto& decoder = model.decoder();
-  const int layers = decoder.config().n_layers;
+  const bool walks = decoder_of(model) != nullptr;
+  const int layers = layer_count(model);
   const int length = static_cast<int>(ids.size());
   const mx::array row(ids.data(), {1, length}, mx::int32);
-  const auto clean = Stepper(model, nullptr, {.lengths = {length}}).embed(row);
-  const float sigma = options.noise * deviation(decoder.embed.weight) *
-                      decoder.config().embed_scale *
-                      decoder.config().embed_factor;
+  auto names = saved_names(site);
+  names.emplace_back(enters);
+  std::optional<ActivationCache> clean_run;
+  if (!walks) clean_run = model.run(ids, {.save = names});
+  const auto clean =
+      walks ? Stepper(model, nullptr, {.lengths = {length}}).embed(row)
+            : (*clean_run)[enters];
+  const float sigma = options.noise * embedding_deviation(model);
   std::vector<float> corrupted(ids.size());
   for (const int p : subject)
     corrupted[static_cast<size_t>(p)] = sigma;
   const mx::array where(corrupted.data(), {1, length, 1});
-
-  Wavefront wave{
-      .model = model,
-      .runs = {{ids}},
-      .sites = {{.ids = site.ids, .layout = site.layout}},
-      .cells = {},
-      .metric = metric,
-      .memory = options.memory,
-      .progress = options.progress,
-  };
+  std::vector<mx::array> noise;  // of each sample
   auto key = mx::random::key(options.seed);
   for (int s = 0; s < options.samples; ++s) {
     const auto [next, own] = mx::random::split(key);
     key = next;
-    const auto noise = mx::multiply(
-        mx::random::normal(clean.shape(), mx::float32, 0, 1, own), where);
-    wave.runs.push_back(
-        {.ids = ids,
-         .embedded = mx::add(clean, mx::astype(noise, clean.dtype())),
-         .differs_from = subject.front()});
-    for (const auto& cell : grid.cells) {
-      auto& [run, changes] = wave.cells.emplace_back();
-      run = s + 1;
-      for (const auto& place : cell) {
-        const int first =
-            std::max(0, place.first_layer - (options.window - 1) / 2);
-        const int last =
-            std::min(layers - 1, place.last_layer + options.window / 2);
-        changes.push_back(
-            {.first_layer = first + site.shift,
-             .last_layer = last + site.shift,
-             .from = place.from,
-             .to = place.to < 0 ? length - 1 : place.to,
-             .unit = place.unit,
-             .source = 0});
+    const auto drawn =
+        mx::random::normal(clean.shape(), mx::float32, 0, 1, own);
+    noise.push_back(mx::astype(mx::multiply(drawn, where), clean.dtype()));
+  }
+
+  std::vector<std::vector<Place>> windows;  // what each cell restores
+  for (const auto& cell : grid.cells)
+    for (auto& place : windows.emplace_back(cell)) {
+      place.first_layer =
+          std::max(0, place.first_layer - (options.window - 1) / 2);
+      place.last_layer =
+          std::min(layers - 1, place.last_layer + options.window / 2);
+      if (place.to < 0) place.to = length - 1;
+    }
+
+  const auto walked = [&] {
+    Wavefront wave{
+        .model = model,
+        .runs = {{ids}},
+        .sites = {{.ids = site.ids, .layout = site.layout}},
+        .cells = {},
+        .metric = metric,
+        .memory = options.memory,
+        .progress = options.progress,
+    };
+    for (size_t s = 0; s < noise.size(); ++s) {
+      wave.runs.push_back(
+          {.ids = ids,
+           .embedded = mx::add(clean, noise[s]),
+           .differs_from = subject.front()});
+      for (const auto& cell : windows) {
+        auto& [run, changes] = wave.cells.emplace_back();
+        run = static_cast<int>(s) + 1;
+        for (const auto& place : cell)
+          changes.push_back(
+              {.first_layer = place.first_layer + site.shift,
+               .last_layer = place.last_layer + site.shift,
+               .from = place.from,
+               .to = place.to,
+               .unit = place.unit,
+               .source = 0});
       }
     }
-  }
-  const auto result = wave.sweep();
+    return wave.sweep();
+  };
+  const auto by_passes = [&] {
+    std::optional<mx::array> reference;
+    if (metric.needs_reference())
+      reference = metric.row_of((*clean_run)["logits"]);
+    const PlainSource source{site_values(site, *clean_run)};
+    Wavefront::Result all;
+    all.runs = {metric.of_run((*clean_run)["logits"], ids, reference)};
+    for (size_t s = 0; s < noise.size(); ++s) {
+      const auto noisy = model.with({{enters, add_vector(noise[s])}});
+      all.runs.push_back(metric.of_run(
+          noisy.run(ids, {.save = {"logits"}})["logits"], ids, reference));
+      const auto one =
+          PlainSweep{
+              .model = noisy,
+              .site = site,
+              .metric = metric,
+              .ids = ids,
+              .cells = windows,
+              .source = source,
+              .reference = reference,
+              .what = "Restoring",
+              .progress = part_of(options.progress, s, noise.size())}
+              .sweep();
+      all.cells.insert(all.cells.end(), one.cells.begin(), one.cells.end());
+      all.computed += one.computed;
+      all.rows += one.rows;
+    }
+    return all;
+  };
+  const auto result = walks ? walked() : by_passes();
 
   auto& sweep = out.sweep;
   sweep.axes = grid.axes;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "analysis/any_model.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -106,25 +107,38 @@ mx::array ids_of(const std::vector<std::vector<int>>& prompts) {
 template <typename Seen>
 void walk(
     const InterpretableModel& model, const Batch& batch, const Seen& seen) {
-  const auto& decoder = model.decoder();
   const int n = static_cast<int>(batch.prompts.size());
   const int length = static_cast<int>(batch.prompts[0].size());
   const int columns = static_cast<int>(n_kinds + 1);
   const mx::array weights(batch.columns.data(), {n, length * length, columns});
-  const PassRows rows{.lengths = std::vector<int>(size(n), length)};
-  auto x = Stepper(model, nullptr, rows).embed(ids_of(batch.prompts));
-  for (int i = 0; i < decoder.config().n_layers; ++i) {
-    const auto site = decoder.layers[size(i)]->attn.pattern_site();
-    TraceContext context(model.shared_sites(), {}, rows.lengths, {site});
-    x = Stepper(model, &context, rows).layer(i, x);
-    const auto pattern = context.value(model.sites()[site].name);
-    auto sums = mx::contiguous(mx::sum(
+  const auto sums_of = [&](const mx::array& pattern) {
+    return mx::contiguous(mx::sum(
         mx::matmul(
             mx::reshape(
                 mx::astype(pattern, mx::float32),
                 {n, pattern.shape(1), length * length}),
             weights),
         0));
+  };
+  const auto* decoder = decoder_of(model);
+  if (!decoder) {
+    auto trace = model.trace(batch.prompts);
+    std::vector<mx::array> all;
+    for (int i = 0; i < layer_count(model); ++i)
+      all.push_back(
+          sums_of(trace.value(fmt::format("layers.{}.attn.pattern", i))));
+    trace.finish(all);
+    for (size_t i = 0; i < all.size(); ++i)
+      seen(static_cast<int>(i), all[i]);
+    return;
+  }
+  const PassRows rows{.lengths = std::vector<int>(size(n), length)};
+  auto x = Stepper(model, nullptr, rows).embed(ids_of(batch.prompts));
+  for (int i = 0; i < decoder->config().n_layers; ++i) {
+    const auto site = decoder->layers[size(i)]->attn.pattern_site();
+    TraceContext context(model.shared_sites(), {}, rows.lengths, {site});
+    x = Stepper(model, &context, rows).layer(i, x);
+    auto sums = sums_of(context.value(model.sites()[site].name));
     mx::eval(x, sums);
     seen(i, sums);
   }
@@ -196,10 +210,10 @@ HeadScores head_scores(
     const InterpretableModel& model,
     const Inputs& prompts,
     const HeadOptions& options) {
-  const auto& config = model.decoder().config();
-  auto all = batches(model.token_ids(prompts), config.n_heads);
-  const size_t heads = size(config.n_heads), columns = n_kinds + 1;
-  const size_t cells = size(config.n_layers) * heads;
+  const int n_layers = layer_count(model), n_heads = head_count(model);
+  auto all = batches(model.token_ids(prompts), n_heads);
+  const size_t heads = size(n_heads), columns = n_kinds + 1;
+  const size_t cells = size(n_layers) * heads;
   std::vector<double> sums(cells * columns);
   Counts counts;
   for (size_t b = 0; b < all.size(); ++b) {
@@ -212,7 +226,7 @@ HeadScores head_scores(
         options.progress(
             "Looking at heads",
             (static_cast<double>(b) +
-             static_cast<double>(layer + 1) / config.n_layers) /
+             static_cast<double>(layer + 1) / n_layers) /
                 static_cast<double>(all.size()));
     });
     all[b] = {};
@@ -220,7 +234,7 @@ HeadScores head_scores(
   HeadScores out;
   for (size_t k = 0; k < n_kinds; ++k) {
     auto& grid = out.grids.emplace_back(
-        HeadGrid{config.n_layers, config.n_heads, std::vector<float>(cells)});
+        HeadGrid{n_layers, n_heads, std::vector<float>(cells)});
     for (size_t c = 0; c < cells; ++c)
       grid.values[c] = score(
           options.measure,

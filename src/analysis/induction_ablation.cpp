@@ -2,6 +2,7 @@
 #include <map>
 #include <set>
 
+#include "analysis/any_model.h"
 #include "analysis/random.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -112,8 +113,8 @@ float InductionAblation::removed_at_random() const {
 
 InductionAblation induction_ablation(
     const InterpretableModel& model, const AblationOptions& options) {
-  const auto& config = model.decoder().config();
-  if (options.heads < 1 || options.heads > config.n_layers * config.n_heads ||
+  const int n_layers = layer_count(model), n_heads = head_count(model);
+  if (options.heads < 1 || options.heads > n_layers * n_heads ||
       options.draws < 0)
     fail(
         ErrorKind::usage,
@@ -121,7 +122,7 @@ InductionAblation induction_ablation(
         "to {} heads, with 0 draws or more",
         options.heads,
         options.draws,
-        config.n_layers * config.n_heads);
+        n_layers * n_heads);
   const auto scores = head_scores(
       model,
       repeated_tokens(model, options.tokens),
@@ -134,7 +135,7 @@ InductionAblation induction_ablation(
     layers.insert(head.layer);
   }
   for (const auto& [layer, n] : wanted)
-    if (options.draws > 0 && 2 * n > size(config.n_heads))
+    if (options.draws > 0 && 2 * n > size(n_heads))
       fail(
           ErrorKind::usage,
           "[induction_ablation] {} of the best heads are in layer {}, which "
@@ -142,7 +143,7 @@ InductionAblation induction_ablation(
           "{}: too few others to draw from; ablate fewer, or use 0 draws",
           n,
           layer,
-          config.n_heads);
+          n_heads);
 
   auto other = options.tokens;
   other.seed += 1;
@@ -168,7 +169,7 @@ InductionAblation induction_ablation(
     std::vector<Head> drawn;
     for (const auto& [layer, n] : wanted) {
       std::vector<Head> others;
-      for (int h = 0; h < config.n_heads; ++h)
+      for (int h = 0; h < n_heads; ++h)
         if (std::ranges::find(best, Head{layer, h}) == best.end())
           others.push_back({layer, h});
       random.shuffle(others, n);

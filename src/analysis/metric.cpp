@@ -187,21 +187,21 @@ mx::array Readout::row_of(const mx::array& logits) const {
       mx::float32);
 }
 
-float Readout::of_run(
+mx::array Readout::lazily(
     const mx::array& logits,
     const std::vector<int>& ids,
     const std::optional<mx::array>& reference) const {
   if (every_position()) {
     const auto all = mx::astype(mx::squeeze(logits, 0), mx::float32);
-    if (whole_run) return values(all, reference, {}).item<float>();
+    if (whole_run) return values(all, reference, {});
     const auto known = mx::slice(all, {0, 0}, {all.shape(0) - 1, all.shape(1)});
     const std::vector<int> next(ids.begin() + 1, ids.end());
-    return mx::mean(values(known, reference, next)).item<float>();
+    return mx::mean(values(known, reference, next));
   }
   auto row = mx::expand_dims(row_of(logits), 0);
   if (const auto read = columns(); !read.empty())
     row = mx::take(row, int_array(read), 1);
-  return values(row, reference, {}).item<float>();
+  return values(row, reference, {});
 }
 
 std::vector<int> Readout::columns() const {

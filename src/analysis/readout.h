@@ -31,12 +31,19 @@ struct Readout {
    * Throws out_of_range. */
   mlx::core::array row_of(const mlx::core::array& logits) const;
 
-  /** What it says of a run of `ids`, whose logits are [1, pos, vocab].
-   * Evaluates. */
-  float of_run(
+  /** What it says of a run of `ids`, whose logits are [1, pos, vocab]: one
+   * number, lazy. */
+  mlx::core::array lazily(
       const mlx::core::array& logits,
       const std::vector<int>& ids,
       const std::optional<mlx::core::array>& reference) const;
+  /** The same. Evaluates. */
+  float of_run(
+      const mlx::core::array& logits,
+      const std::vector<int>& ids,
+      const std::optional<mlx::core::array>& reference) const {
+    return lazily(logits, ids, reference).item<float>();
+  }
 
   /** [row] float32, lazy. `logits`: [row, column], of columns() where there are
    * any. `reference`: logits [vocab] of the clean run. `targets`: the next

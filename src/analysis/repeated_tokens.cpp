@@ -1,5 +1,6 @@
 #include <set>
 
+#include "analysis/any_model.h"
 #include "analysis/random.h"
 #include "core/fail.h"
 #include "mlxterp/analysis/heads.h"
@@ -8,7 +9,7 @@ namespace mlxterp {
 
 Inputs::Rows repeated_tokens(
     const InterpretableModel& model, const RepeatedTokens& options) {
-  int vocab = model.decoder().config().vocab;
+  int vocab = vocabulary(model);
   std::vector<int> prefix;
   if (model.has_tokenizer()) {
     vocab = std::min(vocab, model.tokenizer().vocab_size());
@@ -34,7 +35,7 @@ Inputs::Rows repeated_tokens(
         "the period shorter",
         options.period,
         choice);
-  const int context = model.decoder().config().context;
+  const int context = context_length(model);
   const int64_t length = int64_t{options.period} * options.repeats +
                          static_cast<int64_t>(prefix.size());
   if (length > context)

@@ -125,6 +125,113 @@ def test_text_tokens_and_reports():
         mlxterp.patch(model, "w3", "w4", ("w7 w8", "w1"), **how)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_attribution(name, steps):
+    compared, sites = 0, [*SITES, "z", "pattern", "mlp.post"]
+    for by in (["layer"], ["layer", "pos"]):
+        ours, theirs = (
+            mlxterp.attribute(it, CLEAN, CORRUPT, DIFF, sites, by, steps=steps)
+            for it in pair(FOLDERS / name)
+        )
+        assert list(ours) == list(theirs) == sites
+        for site in sites:
+            assert mx.abs(ours[site].delta).max().item() > 1e-5
+            compared += same(ours[site], theirs[site], name)
+    layers = ours["mlp_out"].shape[0]
+    assert compared == len(sites) * layers * (1 + len(CLEAN))
+
+
+@pytest.mark.parametrize("metric", [metrics.kl_divergence(), metrics.loss(), (5, 9)])
+def test_attribution_of_heads_by_every_metric(metric):
+    how = dict(sites=["z", "q"], by=["layer", "head"], direction="noise")
+    found = [
+        mlxterp.attribute(it, CLEAN, CORRUPT, metric, **how)
+        for it in pair(FOLDERS / "llama-gqa")
+    ]
+    assert sum(same(found[0][it], found[1][it]) for it in ("z", "q")) == 16
+
+
+# Gemma multiplies its embeddings, GPT-2 adds positions to them.
+@pytest.mark.parametrize(
+    "name, factor", [("llama", 1), ("gemma2", 32**0.5), ("gpt2", 1)]
+)
+def test_causal_tracing_is_one_traced_pass_a_cell(name, factor):
+    module = build(name)
+    model = InterpretableModel(module, WordTokenizer(96))
+    prompt, metric = "w3 w4 w5 w6", mlxterp.metrics.probability(7)
+    how = dict(metric=metric, noise=2.0, samples=2, seed=3, window=2)
+    found = mlxterp.sweeps.causal_trace(model, prompt, "w4 w5", site="mlp_out", **how)
+    assert found.subject == [1, 2]
+    layers, ids = range(len(model.layers)), [[3, 4, 5, 6]]
+    inner = getattr(module, "model", module)
+    embedding = (inner.wte if name == "gpt2" else inner.embed_tokens).weight
+    sigma = 2.0 * factor * mx.sqrt(mx.var(embedding)).item()
+    with model.trace(ids) as t:
+        clean = {i: t.value(f"layers.{i}.mlp_out") for i in layers}
+        for name, value in clean.items():
+            t.save(str(name), value)
+    where = mx.array([0.0, 1.0, 1.0, 0.0])[None, :, None]
+    key, right = mx.random.key(3), mx.zeros((4, len(layers)))
+    for _ in range(2):
+        key, own = mx.random.split(key)
+        noise = mx.random.normal((1, 4, embedding.shape[1]), key=own) * where * sigma
+        rows = []
+        for pos in range(4):
+            for layer in layers:
+                edits = {"layers.0.resid_pre": mlxterp.add_vector(noise)}
+                for i in range(layer, min(layer + 2, len(layers))):
+                    put = mlxterp.at_positions(pos, lambda x, i=i: clean[i][:, pos][:, None])
+                    edits[f"layers.{i}.mlp_out"] = put
+                with model.trace(ids, edits):
+                    logits = model.output.save()
+                rows.append(mx.softmax(logits[0, -1])[7].item())
+        right = right + mx.array(rows).reshape(4, -1) / 2
+    assert found.sweep.metric.shape == right.shape and right.size == 4 * len(layers)
+    assert mx.abs(found.sweep.metric - right).max().item() < 1e-6
+    assert mx.abs(found.sweep.delta).max().item() > 1e-5
+
+
+def test_what_heads_do_and_tasks():
+    native, wrapped = pair(FOLDERS / "llama-gqa")
+    how = dict(period=5, repeats=3, sequences=2)
+    rows = mlxterp.heads.repeated_tokens(wrapped, **how)
+    assert rows == mlxterp.heads.repeated_tokens(native, **how)
+    ours, theirs = (mlxterp.heads.head_scores(it, rows) for it in (native, wrapped))
+    assert list(ours) == list(theirs) and len(ours) == 5
+    for kind, grid in ours.items():
+        assert grid.shape == theirs[kind].shape == (2, 4)
+        assert mx.abs(grid - theirs[kind]).max().item() < 1e-5
+    found = [
+        mlxterp.heads.induction_ablation(it, 2, "mean", 2, **how)
+        for it in (native, wrapped)
+    ]
+    assert found[0].best.heads == found[1].best.heads
+    assert found[0].repeated == pytest.approx(found[1].repeated, abs=1e-4)
+    assert found[0].best.loss == pytest.approx(found[1].best.loss, abs=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["all", "last"])
+def test_collecting(positions):
+    native, wrapped = pair(FOLDERS / "llama-gqa")
+    prompts = [CLEAN, CORRUPT[:3], [8, 2, 2, 9]]
+    sites = ["layers.*.resid_post", "layers.1.attn.z", "layers.0.mlp.post"]
+    ours, theirs = (
+        mlxterp.collect(it, prompts, sites, positions, 2) for it in (native, wrapped)
+    )
+    assert ours.values.keys() == theirs.values.keys()
+    assert ours.lengths == theirs.lengths
+    compared = 0
+    for name, value in ours.values.items():
+        assert value.shape == theirs.values[name].shape
+        assert mx.abs(value - theirs.values[name]).max().item() < 1e-5
+        compared += value.size
+    widths = [value.size // value.shape[0] for value in ours.values.values()]
+    assert compared == sum(ours.lengths) * sum(widths) > 0
+    own = mlxterp.collect(wrapped, prompts, "layers.*.mlp.up_proj", positions)
+    assert len(own.values) == 2
+
+
 def test_any_architecture_and_any_site():
     model = InterpretableModel(build("mamba2"))
     by_layer = mlxterp.ablate(model, [CLEAN], DIFF, "mixer", "layer", "zero")
@@ -148,7 +255,9 @@ def test_what_makes_no_sense():
     with pytest.raises(UsageError, match="no usable tokenizer"):
         mlxterp.patch(model, CLEAN, CORRUPT, (" a", " b"))
     with pytest.raises(UsageError, match="loaded itself"):
-        mlxterp.attribute(model, CLEAN, CORRUPT, DIFF)
+        mlxterp.path_patch(model, CLEAN, CORRUPT, DIFF)
+    with pytest.raises(UsageError, match="loaded itself"):
+        mlxterp.heads.head_circuits(model)
 
     def broken(rows):
         raise ZeroDivisionError("mine")

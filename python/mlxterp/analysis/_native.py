@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -34,12 +34,15 @@ def native(model, what: str, edits: Mapping | None = None) -> _core.Model:
     return inner.edited(standing) if standing else inner
 
 
-def by_passes(model, what: str, edits: Mapping | None = None, site="") -> _core.Model:
+def by_passes(
+    model, what: str, edits: Mapping | None = None, sites: Sequence[str] = ()
+) -> _core.Model:
     """The same; of any other model what its engine runs, as C++ sees it, which
-    serves where plain passes do. `site`: one of every layer that is asked for."""
+    serves where plain passes do. `sites`: what is asked for, by its name in each
+    layer or its whole name."""
     if _inner(model) is not None or not hasattr(model, "engine"):
         return native(model, what, edits)
-    return engine_model(model.edited(edits) if edits else model, site)
+    return engine_model(model.edited(edits) if edits else model, sites)
 
 
 def _inner(model) -> _core.Model | None:
@@ -61,6 +64,11 @@ _BY_PASSES = (
     _core.AblateOptions,
     _core.LensOptions,
     _core.TunedLensOptions,
+    _core.CausalTraceOptions,
+    _core.AttributeOptions,
+    _core.CollectOptions,
+    _core.HeadOptions,
+    _core.AblationOptions,
 )
 
 
@@ -68,13 +76,17 @@ _BY_PASSES = (
 _CHOSEN = ("layers", "positions", "heads", "neurons")
 
 
-def asked(what: str, kind: type, given: dict) -> tuple[_core.Model, Any]:
+def asked(
+    what: str, kind: type, given: dict, sites: Sequence[str] = ()
+) -> tuple[_core.Model, Any]:
     """The C++ model of a function's arguments `given`, and its options made of
     the others, which are called as their fields; None leaves a field as it is.
     Progress is told to the function given, or shown by a bar."""
     model, edits = given["model"], given.get("interventions")
     if kind in _BY_PASSES:
-        inner = by_passes(model, what, edits, given.get("site", ""))
+        named = given.get("sites") or given.get("site") or ()
+        named = [named] if isinstance(named, str) else named
+        inner = by_passes(model, what, edits, [*sites, *named])
     else:
         inner = native(model, what, edits)
     made = {"progress": given.get("progress") or Bar()}

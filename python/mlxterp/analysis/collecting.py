@@ -39,7 +39,7 @@ def collect(
     layout [batch, head, dest, src] are refused with UsageError."""
     given = dict(locals())
     del given["prompts"], given["sites"]
-    inner, chosen = asked("collect()", _core.CollectOptions, given)
     sites = [sites] if isinstance(sites, str) else list(sites)
+    inner, chosen = asked("collect()", _core.CollectOptions, given, sites)
     values, lengths = _core.collect(inner, inputs(model, prompts), sites, chosen)
     return Collected(dict(values), lengths)

@@ -3,6 +3,7 @@ of every layer under their own names, and Python's tokenizer."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,16 +14,21 @@ from ..errors import UnknownNameError
 from .layer_sites import layer_site
 
 
-def engine_model(model: Any, site: str = "") -> _core.Model:
-    """The C++ model of an InterpretableModel. `site`: one more of each layer that
-    has it, by any of its names behind `layers.N.`."""
+def engine_model(model: Any, asked: Sequence[str] = ()) -> _core.Model:
+    """The C++ model of an InterpretableModel. `asked`: further sites, of each layer
+    that has it by any of its names behind `layers.N.`, or by whole names and
+    patterns."""
     engine, tokenizer = model.engine, model.tokenizer
     sites = canonical_sites(model)
-    for layer in range(len(model.layers)) if site else ():
-        known = [f"layers.{layer}.{part}{site}" for part in ("", "attn.", "mlp.")]
-        if not sites.keys() & set(known):
-            with suppress(UnknownNameError):
-                sites[known[0]] = layer_site(model, layer, site)
+    for site in asked:
+        for layer in range(len(model.layers)):
+            known = [f"layers.{layer}.{part}{site}" for part in ("", "attn.", "mlp.")]
+            if not sites.keys() & set(known):
+                with suppress(UnknownNameError):
+                    sites[known[0]] = layer_site(model, layer, site)
+        with suppress(UnknownNameError):
+            found = () if _core.matching(site, list(sites)) else engine.match(site)
+            sites |= {own.removeprefix("model."): own for own in found}
     return _core.Model.of_engine(
         lambda ids, edits: engine.run(ids, [*model.standing, *edits]),
         [(name, own, layout_of(own)) for name, own in sites.items()],

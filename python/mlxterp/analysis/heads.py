@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from .. import _core
 from .._core import InductionAblation, Trial  # noqa: F401
-from ._native import Bar, asked, inputs, native
+from ._native import Bar, asked, by_passes, inputs, native
 
 
 def repeated_tokens(
@@ -16,7 +16,7 @@ def repeated_tokens(
     predicted from the context alone. The same seed gives the same tokens on
     every machine."""
     return _core.repeated_tokens(
-        native(model, "repeated_tokens()"),
+        by_passes(model, "repeated_tokens()"),
         _core.RepeatedTokens(
             period=period, repeats=repeats, sequences=sequences, seed=seed
         ),

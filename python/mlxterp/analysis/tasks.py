@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .. import _core
 from .._core import Task
-from ._native import native
+from ._native import by_passes
 
 
 def task_list() -> dict[str, str]:
@@ -22,10 +22,10 @@ def make_task(model, name: str, pairs: int = 8, seed: int = 0) -> Task:
     and `corrupt` ids, a `metric` with each pair's own tokens, and `pairs` with
     text, answers and foils. Raises UnknownNameError with the tasks there are,
     UsageError where the tokenizer does not allow so many pairs."""
-    return _core.make_task(native(model, "make_task()"), name, pairs, seed)
+    return _core.make_task(by_passes(model, "make_task()"), name, pairs, seed)
 
 
 def score(model, task: Task) -> _core.TaskScores:
     """How well the model does: `clean` and `corrupt` of every pair, their means,
     and `accuracy`, the fraction of clean prompts above zero."""
-    return _core.score_task(native(model, "score()"), task)
+    return _core.score_task(by_passes(model, "score()"), task)
