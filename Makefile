@@ -3,8 +3,8 @@
 PREFIX ?= /usr/local
 
 .PHONY: help setup setup-build setup-wheel setup-test setup-docs demo python \
-        wheel build test docs notebooks lint format format-check check-includes asan debug bench \
-        bench-peers install clean
+        wheel build test docs notebooks lint lint-changed format format-check check-includes \
+        asan asan-ci nightly debug bench bench-peers install clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s%s\n", $$1, $$2}' \
@@ -59,6 +59,9 @@ notebooks: setup-docs python  ## Run the tutorials again into docs/tutorials/*.i
 lint: setup  ## clang-tidy, warnings are errors
 	@scripts/lint.sh
 
+lint-changed: setup  ## The same on what differs from main (CI: 12 files at most)
+	@scripts/lint.sh --changed $(if $(CI),12)
+
 format: setup  ## Format the C++ sources
 	@scripts/format.sh
 
@@ -72,6 +75,13 @@ asan: setup-build build-asan/build.ninja  ## Every test under ASan and UBSan
 	@cmake --build build-asan
 	@scripts/fetch_demo.sh
 	@ctest --preset asan
+
+asan-ci: setup-build build-asan-ci/build.ninja  # those of core, io, text, nn and trace
+	@cmake --build build-asan-ci
+	@ctest --preset asan-ci
+
+nightly:  ## Everything that can fail, in hours: CONTRIBUTING.md says what
+	@scripts/nightly.sh
 
 debug: setup-build build-debug/build.ninja  ## Build everything for a debugger
 	@cmake --build build-debug
@@ -92,7 +102,7 @@ install: setup-build build/build.ninja  ## Install into PREFIX (/usr/local)
 	@cmake --install build --prefix "$(PREFIX)"
 
 clean:  ## Remove the build; keep .venv and the model cache
-	rm -rf build dist build-debug build-asan build-lint build-python demo.html
+	rm -rf build dist build-debug build-asan build-asan-ci build-lint build-python demo.html
 
 # Configured once; ninja itself sees when a CMakeLists.txt changes.
 build/build.ninja: CMakePresets.json
@@ -103,4 +113,7 @@ build-debug/build.ninja: CMakePresets.json
 	@touch $@
 build-asan/build.ninja: CMakePresets.json
 	@cmake --preset asan
+	@touch $@
+build-asan-ci/build.ninja: CMakePresets.json
+	@cmake --preset asan-ci
 	@touch $@

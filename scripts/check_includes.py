@@ -4,7 +4,8 @@
 Each folder of include/mlxterp and src includes only itself and the folders
 before it in ORDER; public headers include no private one; mlx/mlx.h, which
 costs seconds, stands in no header; nothing names a folder of one machine.
-Prints every offence as path:line: what, and exits 1 where there is one.
+What python/src includes is its own, public, or private of a folder of src, and
+nothing includes it. Prints every offence as path:line: what, and exits 1 where there is one.
 """
 
 import re
@@ -73,7 +74,10 @@ def check_library(root):
                 if own and other and ORDER.index(other) > ORDER.index(own):
                     yield path, line, (
                         f"'{own}' includes '{included}', which comes later")
-                if own and included.startswith("mlxterp/") and not other:
+                if own and not other and ".." not in included.split("/") and (
+                        included.startswith("mlxterp/") or quoted
+                        and not public
+                        and not included.startswith(("mlx/", "hwy/"))):
                     yield path, line, f"'{own}' includes '{included}'"
 
 
@@ -87,6 +91,22 @@ def check_apps(root):
                     yield path, line, f"'{included}' is not a public header"
 
 
+def check_python(root):
+    """python/src: bindings of the library, and nothing of the apps'."""
+    base = root / "python" / "src"
+    for path in files(base, SUFFIXES):
+        for line, included, quoted in includes(path):
+            if path.suffix == ".h" and included == "mlx/mlx.h":
+                yield path, line, "mlx/mlx.h in a header; include the part"
+            if ".." in included.split("/"):
+                yield path, line, f"'{included}': write it from the root"
+            elif quoted and not (
+                    included.startswith("mlx/") or folder_of(included)
+                    or (path.parent / included).is_file()):
+                yield path, line, (
+                    f"'{included}' is neither of python/src nor of the library")
+
+
 def check_machine_paths(root):
     for name in MACHINE_PATH_FOLDERS:
         for path in files(root / name, MACHINE_PATH_SUFFIXES):
@@ -97,7 +117,7 @@ def check_machine_paths(root):
 
 
 def offences(root):
-    for check in (check_library, check_apps, check_machine_paths):
+    for check in (check_library, check_apps, check_python, check_machine_paths):
         for path, line, what in check(root):
             yield f"{path.relative_to(root)}:{line}: {what}"
 

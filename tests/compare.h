@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <string>
@@ -56,7 +57,20 @@ inline void expect_close(
   EXPECT_LE(error, tolerance) << what;
 }
 
-/** The same bits. */
+/** What the same operations gave twice. A product need not: how a BLAS adds up
+    depends on processor, threads and memory. */
+inline void expect_repeated(
+    const mlx::core::array& actual,
+    const mlx::core::array& expected,
+    const std::string& what) {
+  ASSERT_EQ(actual.dtype(), expected.dtype()) << what;
+  const double size = max_magnitude(expected);
+  ASSERT_TRUE(std::isfinite(size)) << what;
+  expect_close(
+      actual, expected, 1e-5 * std::max(1.0, size), expected.size(), what);
+}
+
+/** The same bits: copies, masks, one array, where no product lies between. */
 inline void expect_identical(
     const mlx::core::array& actual,
     const mlx::core::array& expected,

@@ -104,12 +104,14 @@ class Verifier {
     check("explicit = fused", largest_score_ * epsilon_ + sums, [&] {
       explicitly();
     });
-    check("no-op patch", 0, [&] { noop(); });
-    check("empty trace", 0, [&] { empty(); });
     // Products of other shapes sum in another order, which may round to a
-    // neighbour at each step of a layer.
-    check("batch = single", 16 * epsilon_ + sums, [&] { batched(); });
-    check("cache = one pass", 16 * epsilon_ + sums, [&] { cached(); });
+    // neighbour at each step of a layer. So may those of the same shape: what a
+    // BLAS does depends on its threads, too.
+    const double again = 16 * epsilon_ + sums;
+    check("no-op patch", again, [&] { noop(); });
+    check("empty trace", again, [&] { empty(); });
+    check("batch = single", again, [&] { batched(); });
+    check("cache = one pass", again, [&] { cached(); });
     return std::move(rows_);
   }
 

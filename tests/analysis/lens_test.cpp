@@ -11,6 +11,7 @@
 #include "mlx/ops.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/core/paths.h"
+#include "tests/compare.h"
 #include "tests/tiny_model.h"
 
 namespace mx = mlx::core;
@@ -72,16 +73,18 @@ TEST(LogitLens, EqualsACellByCellComputation) {
       for (const float x : logits)
         total += std::exp(static_cast<double>(x));
       for (size_t k = 0; k < 4; ++k) {
-        EXPECT_EQ(lens.top_ids[cell * 4 + k], order[k]);
+        // Of two that are equal to the last bits, either may be ahead.
+        EXPECT_NEAR(at(lens.top_ids[cell * 4 + k]), at(order[k]), 1e-5);
         EXPECT_NEAR(lens.top_logits[cell * 4 + k], at(order[k]), 1e-5);
         EXPECT_NEAR(
             lens.top_probabilities[cell * 4 + k],
             std::exp(static_cast<double>(at(order[k]))) / total,
             1e-6);
       }
-      EXPECT_EQ(
-          lens.track_ranks[cell],
-          std::find(order.begin(), order.end(), track) - order.begin());
+      EXPECT_NEAR(
+          at(order[static_cast<size_t>(lens.track_ranks[cell])]),
+          at(track),
+          1e-5);
       EXPECT_NEAR(lens.track_logits[cell], at(track), 1e-5);
       EXPECT_NEAR(
           lens.track_probabilities[cell],
@@ -122,11 +125,13 @@ TEST(LogitLens, ReadsAnEditedRun) {
   const auto row = [&](const Lens& lens, size_t i) {
     const auto begin = lens.top_logits.begin() +
                        static_cast<long>(lens.cell(i, 0)) * lens.top_k;
-    return std::vector<float>(
-        begin, begin + static_cast<long>(lens.columns()) * lens.top_k);
+    return mx::array(begin, {static_cast<int>(lens.columns()) * lens.top_k});
   };
-  EXPECT_EQ(row(plain, 0), row(edited, 0));
-  EXPECT_NE(row(plain, 1), row(edited, 1));
+  const auto moved = [&](size_t i) {
+    return test::max_difference(row(plain, i), row(edited, i));
+  };
+  EXPECT_LE(moved(0), 1e-5);
+  EXPECT_GT(moved(1), 1e-3);
 }
 
 TEST(LogitLens, ReadsAnyResidualSite) {
@@ -138,7 +143,7 @@ TEST(LogitLens, ReadsAnyResidualSite) {
   ASSERT_EQ(pre.rows(), 3u);
   EXPECT_EQ(pre.sites[2], "layers.2.resid_pre");
   for (size_t i = 0; i < pre.top_ids.size(); ++i)
-    EXPECT_EQ(pre.top_ids[i], post.top_ids[i]);
+    EXPECT_NEAR(pre.top_logits[i], post.top_logits[i], 1e-5);
   const auto run = model.run(prompt, {.save = {"layers.1.*"}});
   for (const auto* site : {"resid_mid", "attn_out", "mlp_out"}) {
     const auto lens =

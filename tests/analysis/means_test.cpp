@@ -81,8 +81,8 @@ TEST(Averages, OfSweepsAndTheirSpread) {
   Sweep sweep;
   averages.put(sweep);
   ASSERT_EQ(sweep.metric.size(), 2u);
-  EXPECT_FLOAT_EQ(sweep.metric[0], 4);
-  EXPECT_FLOAT_EQ(sweep.metric[1], 5);
+  EXPECT_EQ(sweep.metric[0], 4);
+  EXPECT_EQ(sweep.metric[1], 5);
   EXPECT_NEAR(sweep.spread[0], std::sqrt(26.0 / 3), 1e-6);
   EXPECT_EQ(sweep.spread[1], 0);
   for (const float value : {NAN, INFINITY, -INFINITY})

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from compare import repeated
 from families import build, ids
 from mlxterp import InterpretableModel
 
@@ -64,17 +65,17 @@ def test_inputs_and_outputs():
         output = model.output.save()
         first = model.input.save()
     for value, want in zip(seen, (X * 2, a, a + 1, network.b(a + 1))):
-        assert mx.allclose(value, want)
-    assert mx.allclose(output, network.b(a + 1) - 3)
+        assert repeated(value, want)
+    assert repeated(output, network.b(a + 1) - 3)
     assert mx.array_equal(given, X) and mx.array_equal(first, X)
     with model.trace(given):
         model.a.output *= 1
-        assert mx.array_equal(model.output, output)
+        assert repeated(mx.array(model.output), output)
     constant = mx.zeros((1, 3, 4))
     for _ in range(2):
         with model.trace(given, interventions={"a": lambda x: constant}):
             edited = model.output.save()
-        assert mx.allclose(edited, network.b(constant + 1) - 3)
+        assert repeated(edited, network.b(constant + 1) - 3)
     assert not constant.any()
 
 

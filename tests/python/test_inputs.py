@@ -5,6 +5,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from compare import repeated
 from families import FAMILIES, build
 from mlxterp import InterpretableModel, OutOfRangeError, UsageError
 
@@ -185,7 +186,7 @@ def test_padding_in_training_mode_and_half_precision():
     mx.random.seed(1)
     with model.trace([[1, 2, 3], [4]]):
         again = model.output.save()
-    assert mx.array_equal(out, again)  # trying it out draws nothing
+    assert repeated(out, again)  # trying it out draws nothing
     assert mx.array_equal(drawn, mx.random.normal((2,)))
     module.eval()
 

@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlxterp
 import numpy as np
 import pytest
+from compare import repeated
 from mlxterp import InterpretableModel, UsageError, metrics
 from test_two_engines import FOLDERS, pair
 
@@ -81,4 +82,4 @@ def test_names_of_metrics_of_texts_and_of_several():
 def test_ids_of_one_axis(model):
     _, wrapped = pair(FOLDERS / "llama-gqa")
     for it in (model, wrapped):
-        assert mx.array_equal(it(mx.array(CLEAN)), it([CLEAN]))
+        assert repeated(it(mx.array(CLEAN)), it([CLEAN]))

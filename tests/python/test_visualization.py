@@ -6,10 +6,12 @@ import json
 import re
 import sys
 import types
+from dataclasses import astuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from compare import repeated
 from mlxterp import InterpretableModel
 from mlxterp import visualization as viz
 from mlxterp.errors import (
@@ -202,8 +204,9 @@ def test_induction_heads_on_mlxterp_0_1_s_tokens(model):
     assert {h.head_type for h in found} == {"induction"}
     other = viz.detect_induction_heads(model, 8, 3, threshold=0.0, seed=1)
     assert [h.score for h in other] != [h.score for h in found]
-    middle = found[5].score
-    assert viz.detect_induction_heads(model, 8, 3, threshold=middle) == found[:5]
+    middle = (found[4].score + found[5].score) / 2
+    above = viz.detect_induction_heads(model, 8, 3, threshold=middle)
+    assert repeated(list(map(astuple, above)), list(map(astuple, found[:5])))
 
 
 @pytest.mark.parametrize("tokenizer", [WordTokenizer(50_000), None])
@@ -213,7 +216,8 @@ def test_random_tokens_are_tokens_of_the_model(tokenizer):
     expected = viz.detect_induction_heads(
         InterpretableModel(tiny_llama(), WordTokenizer(97)), 5, threshold=0.0
     )
-    assert viz.detect_induction_heads(model, 5, threshold=0.0) == expected
+    found = viz.detect_induction_heads(model, 5, threshold=0.0)
+    assert repeated(list(map(astuple, found)), list(map(astuple, expected)))
 
 
 def test_induction_needs_a_repetition(model):

@@ -38,6 +38,10 @@ class CheckIncludes(unittest.TestCase):
             "apps/mlxterp/main.cpp":
                 '#include "commands.h"\n#include "mlxterp/mlxterp.h"\n',
             "apps/mlxterp/commands.h": "",
+            "python/src/bind.h": '#include "mlx/array.h"\n',
+            "python/src/core.cpp":
+                '#include "bind.h"\n#include <nanobind/nanobind.h>\n'
+                '#include "core/fail.h"\n#include "mlxterp/view/html.h"\n',
         }), [])
 
     def test_a_later_folder(self):
@@ -58,6 +62,15 @@ class CheckIncludes(unittest.TestCase):
 
     def test_the_whole_of_mlx_in_a_header(self):
         self.offends("src/io/a.h", '#include "mlx/mlx.h"', "mlx/mlx.h")
+
+    def test_what_the_python_extension_may_not_include(self):
+        for included in ("commands.h", "mlxterp/mlxterp.h", "apps/mlxterp/a.h"):
+            self.offends("python/src/a.cpp", f'#include "{included}"',
+                         "neither of python/src nor of the library")
+        self.offends("python/src/a.h", '#include "mlx/mlx.h"', "mlx/mlx.h")
+        self.offends("python/src/a.cpp", '#include "../b.h"', "from the root")
+        self.offends("src/view/a.cpp", '#include "python/src/bind.h"',
+                     "'view' includes 'python")
 
     def test_a_parent_folder(self):
         self.offends("src/io/a.cpp", '#include "../b.h"', "from the root")

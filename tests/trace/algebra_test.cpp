@@ -12,6 +12,7 @@ namespace {
 
 using test::expect_close;
 using test::expect_identical;
+using test::expect_repeated;
 using test::tiny_config;
 using test::tiny_model;
 namespace mx = mlx::core;
@@ -23,7 +24,7 @@ mx::array evaluated(mx::array x) {
   return x;
 }
 
-TEST(Algebra, ATraceWithoutEditsIsBitIdentical) {
+TEST(Algebra, ATraceWithoutEditsIsThePlainPass) {
   const auto model = tiny_model();
   const auto plain = evaluated(model(prompt));
   Saved logits;
@@ -32,11 +33,11 @@ TEST(Algebra, ATraceWithoutEditsIsBitIdentical) {
     logits = model.output().save();
   }
   EXPECT_EQ(plain.size(), 8u * 97u);
-  expect_identical(logits.value(), plain, "traced logits");
+  expect_repeated(logits.value(), plain, "traced logits");
   const auto all =
       model.run(prompt, {.save = {"layers.*.*", "layers.*.*.*", "logits"}});
   EXPECT_GT(all.size(), 30u);
-  expect_identical(all["logits"], plain, "logits with many sites saved");
+  expect_repeated(all["logits"], plain, "logits with many sites saved");
 }
 
 TEST(Algebra, EverySiteIsReachedAndHasAValue) {
@@ -221,13 +222,13 @@ TEST(Algebra, ZeroOutEqualsScaleZeroAndMovesOnlyWhatFollows) {
       prompt, {.save = save, .edits = {{"layers.1.mlp_out", zero_out()}}});
   const auto scaled = model.run(
       prompt, {.save = save, .edits = {{"layers.1.mlp_out", scale(0)}}});
-  expect_identical(zeroed["logits"], scaled["logits"], "zero and scale(0)");
+  expect_repeated(zeroed["logits"], scaled["logits"], "zero and scale(0)");
   expect_identical(
       zeroed["layers.1.resid_post"],
       zeroed["layers.1.resid_mid"],
       "a layer without its MLP");
   const auto plain = model.run(prompt, {.save = save});
-  expect_identical(
+  expect_repeated(
       plain["layers.0.resid_post"],
       zeroed["layers.0.resid_post"],
       "what stands before the edit");
