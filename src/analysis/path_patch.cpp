@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <map>
 
+#include "analysis/any_model.h"
 #include "analysis/grid.h"
 #include "analysis/means.h"
+#include "analysis/plain_sweep.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "analysis/wavefront/wavefront.h"
@@ -59,10 +61,10 @@ class PathPatcher {
     Averages averages(grid_.cells.size());
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
-      auto result = to_receivers(i);
+      auto result = walks_ ? to_receivers(i) : by_passes(i);
       out.computed += result.computed;
       out.rows += result.rows;
-      if (!receivers_.empty()) {
+      if (walks_ && !receivers_.empty()) {
         // The runs too: a cell that nothing reaches is one of them, to the bit.
         auto last = from_receivers(i, result);
         out.rows += last.rows;
@@ -86,12 +88,12 @@ class PathPatcher {
 
  private:
   void check(Receiver& receiver) const {
-    const auto& config = model_.decoder().config();
     const bool q = receiver.input == Receiver::Input::q;
-    const int heads = q ? config.n_heads : config.n_kv_heads;
+    const int layers = layer_count(model_);
+    const int heads = layer_site(model_, name_of(receiver.input)).heads;
     const int layer =
-        receiver.layer < 0 ? config.n_layers + receiver.layer : receiver.layer;
-    if (layer < 0 || layer >= config.n_layers || receiver.head < 0 ||
+        receiver.layer < 0 ? layers + receiver.layer : receiver.layer;
+    if (layer < 0 || layer >= layers || receiver.head < 0 ||
         receiver.head >= heads)
       fail(
           ErrorKind::out_of_range,
@@ -100,7 +102,7 @@ class PathPatcher {
           name_of(receiver.input),
           receiver.layer,
           receiver.head,
-          config.n_layers,
+          layers,
           heads,
           q ? "" : "kv ");
     receiver.layer = layer;
@@ -148,7 +150,7 @@ class PathPatcher {
   Wavefront::Result to_receivers(size_t pair) const {
     const auto& [run, source] = pairs_[pair];
     const int last = static_cast<int>(run.size()) - 1;
-    const int layers = model_.decoder().config().n_layers;
+    const int layers = layer_count(model_);
     Wavefront wave{
         .model = model_,
         .runs = {{run}, {source}},
@@ -204,7 +206,7 @@ class PathPatcher {
       size_t pair, const Wavefront::Result& sent) const {
     const auto& run = pairs_[pair].first;
     const int last = static_cast<int>(run.size()) - 1;
-    const auto layers = static_cast<size_t>(model_.decoder().config().n_layers);
+    const auto layers = static_cast<size_t>(layer_count(model_));
     Wavefront wave{
         .model = model_,
         .runs = {{run}, {pairs_[pair].second}},
@@ -251,8 +253,81 @@ class PathPatcher {
     return wave.sweep();
   }
 
+  // Two passes a cell, or one to the logits: what a sender changes is let
+  // through to the receivers, then what they read is put into an untouched run.
+  Wavefront::Result by_passes(size_t pair) const {
+    const auto& [run, source] = pairs_[pair];
+    const auto& metric = metrics_[pair];
+    auto names = saved_names(heads_);
+    const auto mlps = saved_names(mlps_);
+    names.insert(names.end(), mlps.begin() + 1, mlps.end());
+    const auto own = model_.run(run, {.save = names});
+    const auto other = model_.run(source, {.save = saved_names(sender_)});
+    std::optional<mx::array> reference;
+    if (metric.needs_reference()) {
+      const bool noise = options_.direction == Direction::noise;
+      reference = metric.row_of((noise ? own : other)["logits"]);
+    }
+    const bool head = sender_.heads > 0;
+    const auto send = [&](const Place& place) {
+      const int layer = place.first_layer;
+      const auto name = sender_.name_of(layer);
+      std::vector<Edit> edits = {{name, part_of(other[name], place.unit)}};
+      const auto hold = [&](const LayerSite& site, int first) {
+        for (int i = first; i < layer_count(model_); ++i)
+          if (site.ids[static_cast<size_t>(i)] >= 0)
+            edits.push_back(
+                {site.name_of(i), replace_with(own[site.name_of(i)])});
+      };
+      hold(heads_, layer + 1);
+      if (!options_.through_mlps) hold(mlps_, head ? layer : layer + 1);
+      return edits;
+    };
+    std::vector<std::string> read = {"logits"};
+    for (const auto& receiver : receivers_)
+      read.push_back(model_.sites()[site_of(receiver)].name);
+    const auto report = progress(pair, 0, 1);
+    Wavefront::Result result;
+    for (const auto& cell : grid_.cells) {
+      std::vector<Edit> edits;
+      for (const auto& place : cell)
+        for (auto& edit : send(place))
+          edits.push_back(std::move(edit));
+      auto reached = model_.run(run, {.save = read, .edits = edits});
+      if (!receivers_.empty()) {
+        edits.clear();
+        for (size_t i = 0; i < receivers_.size(); ++i)
+          edits.push_back(
+              {read[i + 1], part_of(reached[read[i + 1]], receivers_[i].head)});
+        reached = model_.run(run, {.save = {"logits"}, .edits = edits});
+      }
+      result.cells.push_back(metric.of_run(reached["logits"], run, reference));
+      if (report)
+        report(
+            "",
+            static_cast<double>(result.cells.size()) /
+                static_cast<double>(grid_.cells.size()));
+    }
+    result.runs = {
+        metric.of_run(own["logits"], run, reference),
+        metric.of_run(other["logits"], source, reference)};
+    result.computed = grid_.cells.size();
+    result.rows = result.computed * run.size() *
+                  static_cast<size_t>(layer_count(model_)) *
+                  (receivers_.empty() ? 1 : 2);
+    return result;
+  }
+
+  // A value, or one head of it, in a site's place.
+  static Intervention part_of(const mx::array& value, int head) {
+    if (head < 0) return replace_with(value);
+    return on_heads(
+        {head}, replace_with(mx::take(value, mx::array({head}), 2)));
+  }
+
   const InterpretableModel& model_;
   const PathPatchOptions& options_;
+  const bool walks_ = decoder_of(model_) != nullptr;
   LayerSite sender_, heads_, mlps_;
   std::vector<Receiver> receivers_;
   std::vector<std::pair<std::vector<int>, std::vector<int>>> pairs_;

@@ -153,6 +153,26 @@ def test_attribution_of_heads_by_every_metric(metric):
     assert sum(same(found[0][it], found[1][it]) for it in ("z", "q")) == 16
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("receivers", [[], [(1, 0, "q"), "1.1.q"], ["1.0.v", (1, 0, "k")]])
+@pytest.mark.parametrize("through_mlps", [True, False])
+def test_path_patching(name, receivers, through_mlps):
+    models, compared = pair(FOLDERS / name), 0
+    for senders, direction in (("z", "noise"), ("mlp_out", "denoise")):
+        ours, theirs = (
+            mlxterp.path_patch(
+                it, CLEAN, CORRUPT, DIFF, receivers, senders,
+                through_mlps=through_mlps, direction=direction,
+            )
+            for it in models
+        )  # fmt: skip
+        if not receivers:
+            assert mx.abs(ours.delta).max().item() > 1e-4
+        compared += same(ours, theirs, name)
+    heads = models[0].run_with_cache(CLEAN, "blocks.0.attn.hook_z")[1]["z", 0].shape[2]
+    assert compared == len(models[0].layers) * (heads + 1)
+
+
 # Gemma multiplies its embeddings, GPT-2 adds positions to them.
 @pytest.mark.parametrize(
     "name, factor", [("llama", 1), ("gemma2", 32**0.5), ("gpt2", 1)]
@@ -256,7 +276,7 @@ def test_what_makes_no_sense():
     with pytest.raises(UsageError, match="no usable tokenizer"):
         mlxterp.patch(model, CLEAN, CORRUPT, (" a", " b"))
     with pytest.raises(UsageError, match="loaded itself"):
-        mlxterp.path_patch(model, CLEAN, CORRUPT, DIFF)
+        mlxterp.logit_attribution(model, CLEAN, 5)
     with pytest.raises(UsageError, match="loaded itself"):
         mlxterp.heads.head_circuits(model)
 

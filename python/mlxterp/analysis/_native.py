@@ -65,6 +65,7 @@ _BY_PASSES = (
     _core.LensOptions,
     _core.TunedLensOptions,
     _core.CausalTraceOptions,
+    _core.PathPatchOptions,
     _core.AttributeOptions,
     _core.CollectOptions,
     _core.HeadOptions,
