@@ -59,12 +59,13 @@ std::string layers_text(
        {"mlp_out", right},
        {"accumulated", right}});
   const auto text = [](float x) { return fmt::format("{:+.4f}", x); };
+  // A running sum reads downwards; the map's last layer is on top.
   table.add({"", "", "", text(dla.accumulated[0])});
-  for (size_t i = 0; i < size(dla.layers); ++i)
+  for (size_t i = 0, row = map.rows.size(); row-- > 0; ++i)
     table.add(
-        {map.rows[i],
-         text(map.values[2 * i]),
-         text(map.values[2 * i + 1]),
+        {map.rows[row],
+         text(map.values[2 * row]),
+         text(map.values[2 * row + 1]),
          text(dla.accumulated[i + 1])});
   return table.text(terminal);
 }

@@ -29,6 +29,7 @@ struct Arguments {
   std::optional<std::string> track, tuned;
   std::optional<std::string> page;
   bool force = false;
+  const CLI::App* app = nullptr;
 };
 
 void run(const Arguments& arguments) {
@@ -55,6 +56,7 @@ void run(const Arguments& arguments) {
   auto names = report::lens_names(model, lens, arguments.model.model);
   names.edits = arguments.model.edits;
   names.tuned = arguments.tuned;
+  names.command = command_of(*arguments.app);
   if (arguments.page)
     write_page(*arguments.page, view::lens_page(lens, names), arguments.force);
   print(
@@ -69,6 +71,7 @@ Run add_lens(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.description(
       "Logit lens: what the model would predict after each of its layers");
+  arguments->app = &app;
   arguments->model.add_run_to(app);
   arguments->prompt.add_to(app);
   add_list(app, "--layers", arguments->layers, "Layers: 0,5,10..20,-1");

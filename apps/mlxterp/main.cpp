@@ -51,6 +51,7 @@ int run(int argc, char** argv) {
       {"sites", cli::add_sites},
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
+      {"attention", cli::add_attention},
       {"tuned-lens", cli::add_tuned_lens},
       {"patch", cli::add_patch},
       {"ablate", cli::add_ablate},

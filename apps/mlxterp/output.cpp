@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <map>
 
 #include "arguments.h"
 #include "interrupt.h"
@@ -57,10 +58,41 @@ void write_page(const std::string& path, const std::string& page, bool force) {
   write_file_atomically(path, page, force);
 }
 
-void Output::add_to(CLI::App& app) {
-  app.add_option("-o,--output", file, "Write the numbers as safetensors");
-  app.add_option("--html", page, "Write an HTML page of the result");
-  app.add_flag("--force", force, "Replace the files if they exist");
+std::string command_of(const CLI::App& app) {
+  const auto quoted = [](const std::string& word) {
+    constexpr std::string_view plain =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=@%"
+        "+,-";
+    if (!word.empty() && word.find_first_not_of(plain) == std::string::npos)
+      return word;
+    std::string out = "'";
+    for (const char c : word)
+      out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return out + "'";
+  };
+  auto out = fmt::format("mlxterp {}", app.get_name());
+  std::map<const CLI::Option*, size_t> seen;
+  for (const auto* option : app.parse_order()) {
+    const auto& values = option->results();
+    const auto i = seen[option]++;
+    if (i >= values.size()) continue;
+    const bool flag = option->get_items_expected_max() == 0;
+    if (option->nonpositional()) {
+      const auto name = option->get_name();
+      const bool no = flag && values[i] == "false";
+      out += no ? fmt::format(" --no-{}", name.substr(2))
+                : fmt::format(" {}", name);
+    }
+    if (!flag) out += fmt::format(" {}", quoted(values[i]));
+  }
+  return out;
+}
+
+void Output::add_to(CLI::App& verb) {
+  app = &verb;
+  verb.add_option("-o,--output", file, "Write the numbers as safetensors");
+  verb.add_option("--html", page, "Write an HTML page of the result");
+  verb.add_flag("--force", force, "Replace the files if they exist");
 }
 
 void Output::check() const {
@@ -79,8 +111,10 @@ void Output::write(const Tensors& tensors, const report::Facts& facts) const {
   if (file) write_tensors(*file, tensors, facts, force);
 }
 
-void Output::write(const report::Heatmap& map) const {
-  if (page) write_page(*page, view::heatmap_page(map), force);
+void Output::write(report::Heatmap map) const {
+  if (!page) return;
+  map.facts.emplace_back("command", command_of(*app));
+  write_page(*page, view::heatmap_page(map), force);
 }
 
 }  // namespace mlxterp::cli

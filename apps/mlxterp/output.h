@@ -37,17 +37,23 @@ void write_tensors(
 /** Writes a page, whole or not at all. */
 void write_page(const std::string& path, const std::string& page, bool force);
 
+/** What was asked for, to be pasted into a shell: "mlxterp lens demo 'a b'".
+ * `app`: a verb that was chosen. */
+std::string command_of(const CLI::App& app);
+
 /** -o, --html, --force. */
 struct Output {
   std::optional<std::string> file, page;
   bool force = false;
+  const CLI::App* app = nullptr;  ///< The verb, which outlives this.
 
-  void add_to(CLI::App& app);
+  void add_to(CLI::App& verb);
   /** Throws where a file could not be written, before any long work. */
   void check() const;
   /** The files, where they are asked for. */
   void write(const Tensors& tensors, const report::Facts& facts) const;
-  void write(const report::Heatmap& map) const;
+  /** With the command. */
+  void write(report::Heatmap map) const;
 };
 
 }  // namespace mlxterp::cli

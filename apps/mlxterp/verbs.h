@@ -14,6 +14,7 @@ Run add_info(CLI::App& app);
 Run add_sites(CLI::App& app);
 Run add_trace(CLI::App& app);
 Run add_lens(CLI::App& app);
+Run add_attention(CLI::App& app);
 Run add_tuned_lens(CLI::App& app);
 Run add_patch(CLI::App& app);
 Run add_ablate(CLI::App& app);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/attention.h"
 #include "mlxterp/analysis/attribute.h"
 #include "mlxterp/analysis/causal_trace.h"
 #include "mlxterp/analysis/collect.h"
@@ -32,6 +33,7 @@
 #include "mlxterp/text/tokenizer.h"
 #include "mlxterp/trace/intervention.h"
 #include "mlxterp/trace/model.h"
+#include "mlxterp/view/attention.h"
 #include "mlxterp/view/heatmap.h"
 #include "mlxterp/view/lens.h"
 #include "mlxterp/view/terminal.h"

@@ -50,7 +50,8 @@ void bind_sweeps(nb::module_& m) {
       Member{"", &Sweep::pairs},
       Member{"", &Sweep::computed},
       Member{"", &Sweep::rows},
-      Member{"ids", &Sweep::ids})
+      Member{"ids", &Sweep::ids},
+      Member{"", &Sweep::inert})
       .def_prop_ro(
           "axes",
           [](const Sweep& self) {

@@ -90,6 +90,7 @@ class Ablater {
         const auto result =
             plain ? plainly(i, random, progress) : one(i, random, progress);
         averages.add(result.cells, options_.metric.name, "ablate");
+        averages.add_inert(result.inert);
         clean += static_cast<double>(result.runs[0]);
         out.computed += result.computed;
         out.rows += result.rows;

@@ -275,6 +275,11 @@ CausalTrace causal_trace(
         {begin, begin + static_cast<long>(grid.cells.size())},
         out.metric.name,
         "causal_trace");
+    const auto inert = result.inert.begin() +
+                       static_cast<long>(static_cast<size_t>(s) *
+                                         grid.cells.size());
+    averages.add_inert(
+        {inert, inert + static_cast<long>(grid.cells.size())});
     corrupt += static_cast<double>(result.runs[static_cast<size_t>(s) + 1]);
   }
   averages.put(sweep);

@@ -35,7 +35,15 @@ void Averages::add(
   ++sweeps_;
 }
 
+void Averages::add_inert(const std::vector<bool>& cells) {
+  if (cells.empty()) return;
+  if (++with_inert_ == 1) inert_ = cells;
+  for (size_t c = 0; c < cells.size(); ++c)
+    inert_[c] = inert_[c] && cells[c];
+}
+
 void Averages::put(Sweep& sweep) const {
+  if (with_inert_ == sweeps_) sweep.inert = inert_;
   const auto n = static_cast<double>(sweeps_);
   for (size_t c = 0; c < sums_.size(); ++c) {
     const double mean = sums_[c] / n;

@@ -21,12 +21,15 @@ class Averages {
       const std::vector<float>& cells,
       const std::string& metric,
       const char* who);
-  /** As metric and spread. */
+  /** Which cells could not act; empty: not known. */
+  void add_inert(const std::vector<bool>& cells);
+  /** As metric, spread and inert: of the cells that never could act. */
   void put(Sweep& sweep) const;
 
  private:
   std::vector<double> sums_, squares_;
-  size_t sweeps_ = 0;
+  std::vector<bool> inert_;
+  size_t sweeps_ = 0, with_inert_ = 0;
 };
 
 /** Each site's mean over prompts [pos, ...], position by position: over those

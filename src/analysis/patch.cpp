@@ -40,6 +40,7 @@ class Patcher {
     for (size_t i = 0; i < pairs_.size(); ++i) {
       const auto result = plain ? plainly(i, places) : together(i, places);
       averages.add(result.cells, options_.metric.name, "patch");
+      averages.add_inert(result.inert);
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
       out_.computed += result.computed;

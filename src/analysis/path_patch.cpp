@@ -70,10 +70,12 @@ class PathPatcher {
         out.rows += last.rows;
         result.cells = std::move(last.cells);
         result.runs = std::move(last.runs);
+        result.inert = std::move(last.inert);
       }
       run += static_cast<double>(result.runs[0]);
       source += static_cast<double>(result.runs[1]);
       averages.add(result.cells, options_.metric.name, "path_patch");
+      averages.add_inert(result.inert);
     }
     averages.put(out);
     const auto n = static_cast<double>(pairs_.size());

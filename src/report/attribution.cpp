@@ -5,6 +5,7 @@
 #include "core/fail.h"
 #include "mlxterp/spec/choice.h"
 #include "report/sweep_json.h"
+#include "report/takeaway.h"
 
 namespace mlxterp::report {
 
@@ -52,6 +53,7 @@ AttributionReport attribution_report(
       {"raw", style.raw},
       {"steps", int64_t{options.steps}}};
   out.tokens = named(model, found.front().sweep.ids);
+  out.prompts = pair_lines(model, options.clean, options.corrupt);
   out.metric = options.metric.name;
   out.raw = style.raw;
   for (auto& [site, sweep] : found) {
@@ -94,15 +96,27 @@ std::string to_json(const AttributionReport& report) {
 
 Heatmap heatmap(const AttributionReport& report, size_t site) {
   const auto& entry = report.sites.at(site);
-  return heatmap(SweepReport{
-      .kind = "Attribution patching",
-      .about = about(report, entry.site),
-      .facts = {},
-      .tokens = report.tokens,
-      .metric = report.metric,
-      .sweep = entry.sweep,
-      .values = entry.values,
-      .percent = !report.raw});
+  auto facts = report.facts;
+  facts.insert(facts.begin() + 1, {"site", entry.site});
+  SweepReport one;
+  one.kind = "Attribution patching";
+  one.about = about(report, entry.site);
+  one.facts = std::move(facts);
+  one.tokens = report.tokens;
+  one.prompts = report.prompts;
+  one.metric = report.metric;
+  one.sweep = entry.sweep;
+  one.values = entry.values;
+  one.percent = !report.raw;
+  auto map = heatmap(one);
+  for (auto& detail : map.details)
+    if (detail.name != "spread") detail.name = fmt::format("estimated {}", detail.name);
+  map.takeaway = takeaway(map);
+  if (entry.exact) {
+    one.values = entry.exact_values;
+    map.details.push_back({"exact", heatmap(one).values, map.percent});
+  }
+  return map;
 }
 
 JointHeatmap joint_heatmap(const AttributionReport& report) {
@@ -114,6 +128,12 @@ JointHeatmap joint_heatmap(const AttributionReport& report) {
   out.map.row_axis = "site." + out.map.row_axis;
   out.map.rows.clear();
   out.map.values.clear();
+  out.map.inert.clear();
+  for (auto& detail : out.map.details)
+    detail.values.clear();
+  const auto append = [](std::vector<float>& to, const auto& more) {
+    to.insert(to.end(), more.begin(), more.end());
+  };
   for (size_t i = 0; i < report.sites.size(); ++i) {
     const auto own = heatmap(report, i);
     const auto& site = report.sites[i].site;
@@ -124,10 +144,15 @@ JointHeatmap joint_heatmap(const AttributionReport& report) {
     sites.push_back(site);
     for (const auto& row : own.rows)
       out.map.rows.push_back(fmt::format("{}.{}", site, row));
-    out.map.values.insert(
-        out.map.values.end(), own.values.begin(), own.values.end());
+    append(out.map.values, own.values);
+    for (size_t d = 0; d < out.map.details.size(); ++d)
+      append(out.map.details[d].values, own.details.at(d).values);
   }
-  out.map.about = about(report, fmt::format("{}", fmt::join(sites, ", ")));
+  const auto shown = fmt::format("{}", fmt::join(sites, ", "));
+  out.map.about = about(report, shown);
+  for (auto& [name, value] : out.map.facts)
+    if (name == "site") value = shown;
+  out.map.takeaway = takeaway(out.map);
   return out;
 }
 

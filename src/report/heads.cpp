@@ -5,6 +5,7 @@
 #include "core/fail.h"
 #include "mlxterp/spec/choice.h"
 #include "report/json.h"
+#include "report/takeaway.h"
 
 namespace mlxterp::report {
 
@@ -92,8 +93,9 @@ Heatmap heatmap(const HeadReport& report, const std::string& kind) {
   const auto& grid = grid_of(report, kind);
   Heatmap map{.kind = "Attention heads"};
   map.heading = fmt::format("{}: {}", report.model, kind);
+  const bool of_weights = std::ranges::count(circuit_names, kind) > 0;
   map.about =
-      std::ranges::count(circuit_names, kind) > 0
+      of_weights
           ? "Sum of eigenvalues over sum of magnitudes: 1 all positive, -1 all "
             "negative."
           : fmt::format(
@@ -109,11 +111,24 @@ Heatmap heatmap(const HeadReport& report, const std::string& kind) {
                     : "the prompt given");
   map.row_axis = "layer";
   map.column_axis = "head";
-  for (int i = 0; i < grid.layers; ++i)
-    map.rows.push_back(fmt::format("{}", i));
   for (int i = 0; i < grid.heads; ++i)
     map.columns.push_back(fmt::format("{}", i));
-  map.values = grid.values;
+  for (int i = grid.layers; i-- > 0;) {
+    map.rows.push_back(fmt::format("{}", i));
+    for (int j = 0; j < grid.heads; ++j)
+      map.values.push_back(grid.at({i, j}));
+  }
+  map.facts = shown({{"model", report.model}, {"score", kind}});
+  if (!of_weights)
+    map.facts.emplace_back("measure", name(report.measure));
+  for (auto& fact : shown({{"edits", report.edits}}))
+    map.facts.push_back(std::move(fact));
+  if (const auto best = grid.best(1); !best.empty())
+    map.takeaway = fmt::format(
+        "{} has the highest score for {}: {:.2f}.",
+        name(best[0]),
+        kind,
+        grid.at(best[0]));
   return map;
 }
 

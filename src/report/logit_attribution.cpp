@@ -6,6 +6,7 @@
 #include "core/fail.h"
 #include "mlxterp/spec/choice.h"
 #include "report/json.h"
+#include "report/takeaway.h"
 
 namespace mx = mlx::core;
 
@@ -58,34 +59,54 @@ std::string to_json(const LogitAttributionReport& report) {
 
 Heatmap heatmap(const LogitAttributionReport& report) {
   const auto& dla = report.result;
+  const auto metric = fmt::format("{}", fmt::join(report.metrics, ", "));
+  const bool heads = report.unit == Unit::head;
   Heatmap map{.kind = "Direct logit attribution"};
-  for (const auto& token : report.tokens)
+  PromptLine prompt{.name = "prompt"};
+  for (const auto& token : report.tokens) {
     map.heading += token.text;
+    prompt.tokens.push_back(token.text);
+  }
+  map.prompts = {std::move(prompt)};
   map.about = fmt::format(
       "Contributions of the components to {}{}; they sum to {:+.4f}.",
-      fmt::join(report.metrics, ", "),
+      metric,
       dla.prompts > 1 ? fmt::format(", mean of {} prompts", dla.prompts) : "",
       dla.sum);
+  map.facts = shown(
+      {{"model", report.model}, {"metric", metric}, {"edits", report.edits}});
+  if (dla.prompts > 1)
+    map.facts.emplace_back("prompts", fmt::format("{}", dla.prompts));
   map.row_axis = "layer";
-  for (int i = 0; i < dla.layers; ++i)
-    map.rows.push_back(fmt::format("{}", i));
-  if (report.unit == Unit::head) {
-    map.column_axis = "head";
-    for (const auto& part : dla.parts) {
-      if (part.kind != Kind::head) continue;
-      if (part.layer == 0) map.columns.push_back(fmt::format("{}", part.unit));
-      map.values.push_back(part.value);
-    }
-    return map;
+  map.column_axis = heads ? "head" : "part";
+  if (!heads) map.columns = {"attn_out", "mlp_out"};
+  std::vector<std::vector<float>> rows(static_cast<size_t>(dla.layers));
+  for (const auto& part : dla.parts) {
+    const bool shown = heads ? part.kind == Kind::head
+                             : part.kind == Kind::attn_out ||
+                                   part.kind == Kind::mlp_out;
+    if (!shown) continue;
+    auto& row = rows[static_cast<size_t>(part.layer)];
+    if (heads && part.layer == 0)
+      map.columns.push_back(fmt::format("{}", part.unit));
+    row.resize(std::max(row.size(), heads ? row.size() + 1 : 2));
+    row[heads ? row.size() - 1 : part.kind == Kind::mlp_out] = part.value;
   }
-  map.column_axis = "part";
-  map.columns = {"attn_out", "mlp_out"};
-  map.values.resize(2 * static_cast<size_t>(dla.layers));
-  for (const auto& part : dla.parts)
-    if (part.kind == Kind::attn_out || part.kind == Kind::mlp_out)
-      map.values
-          [2 * static_cast<size_t>(part.layer) + (part.kind == Kind::mlp_out)] =
-          part.value;
+  for (int i = dla.layers; i-- > 0;) {
+    map.rows.push_back(fmt::format("{}", i));
+    const auto& row = rows[static_cast<size_t>(i)];
+    map.values.insert(map.values.end(), row.begin(), row.end());
+  }
+  if (const auto best = map.largest(1); !best.empty()) {
+    const auto columns = map.columns.size();
+    const size_t row = best[0] / columns, column = best[0] % columns;
+    map.takeaway = fmt::format(
+        "{} contributes most: {:+.3g} of the sum {:+.3g}.",
+        heads ? map.place(row, column)
+              : fmt::format("{} of layer {}", map.columns[column], map.rows[row]),
+        map.values[best[0]],
+        dla.sum);
+  }
   return map;
 }
 

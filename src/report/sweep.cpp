@@ -97,6 +97,7 @@ SweepReport sweep_report(
     const SweepStyle& style) {
   auto out = report_of(
       model, "Activation patching", options.metric, std::move(sweep), style);
+  out.prompts = pair_lines(model, options.clean, options.corrupt);
   use_effect(out, style);
   out.about = about_patching(out.metric, options.site, out.sweep, style.raw);
   finish(
@@ -115,6 +116,7 @@ SweepReport sweep_report(
     const SweepStyle& style) {
   auto out =
       report_of(model, "Ablation", options.metric, std::move(sweep), style);
+  out.prompts = {{"prompt", labels(model, out.sweep.ids)}};
   out.values = style.raw ? out.sweep.metric : out.sweep.delta();
   const std::string how = name(options.ablation);
   out.about = fmt::format(
@@ -139,6 +141,9 @@ SweepReport sweep_report(
     const int id = trace.metric.token.of(0, 1).id(model);
     out.metric = fmt::format("prob({})", label(model, id));
   }
+  out.prompts = {{"prompt", labels(model, out.sweep.ids)}};
+  for (const int p : trace.subject)
+    out.prompts[0].marked.push_back(static_cast<size_t>(p));
   use_effect(out, style);
   out.about = fmt::format(
       "{}: {:.4g}; with noise on \"{}\" {:.4g} (mean of {}). Each cell "
@@ -172,6 +177,7 @@ SweepReport sweep_report(
     const SweepStyle& style) {
   auto out = report_of(
       model, "Path patching", options.metric, std::move(sweep), style);
+  out.prompts = pair_lines(model, options.clean, options.corrupt);
   use_effect(out, style);
   std::vector<std::string> receivers;
   for (const auto& receiver : options.receivers)
@@ -237,47 +243,6 @@ std::string to_json(const SweepReport& report) {
       {"sweep", seconds(report.seconds)},
       {"forward", seconds(report.forward_seconds)}};
   return text_of(out);
-}
-
-Heatmap heatmap(const SweepReport& report) {
-  const auto& sweep = report.sweep;
-  const auto token = [&](int position) -> const std::string& {
-    return report.tokens[static_cast<size_t>(position)].text;
-  };
-  const auto label_of = [&](const Sweep::Range& range, size_t i) {
-    const int value = range.values[i];
-    return range.axis == Axis::position
-               ? fmt::format("{} {}", value, token(value))
-               : fmt::format("{}", value);
-  };
-  Heatmap map{.kind = report.kind, .about = report.about};
-  for (const auto& each : report.tokens)
-    map.heading += each.text;
-  map.percent = report.percent;
-  map.values = report.values;
-  map.rows = {""};
-  for (size_t a = 0; a < sweep.axes.size(); ++a) {
-    const auto& range = sweep.axes[a];
-    const bool across = a > 0 && a + 1 == sweep.axes.size();
-    auto& axis = across ? map.column_axis : map.row_axis;
-    axis += (axis.empty() ? "" : ".") + std::string(name(range.axis));
-    if (across) {
-      for (const int value : range.values) {
-        map.columns.push_back(fmt::format("{}", value));
-        if (range.axis == Axis::position) map.notes.push_back(token(value));
-      }
-      continue;
-    }
-    std::vector<std::string> rows;
-    for (const auto& row : map.rows)
-      for (size_t i = 0; i < range.values.size(); ++i)
-        rows.push_back(
-            row.empty() ? label_of(range, i)
-                        : fmt::format("{}.{}", row, label_of(range, i)));
-    map.rows = std::move(rows);
-  }
-  if (map.columns.empty()) map.columns = {"effect"};
-  return map;
 }
 
 mx::array grid(const Sweep& sweep, const std::vector<float>& values) {

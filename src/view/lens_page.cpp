@@ -7,6 +7,7 @@
 
 #include "mlxterp/view/html.h"
 #include "mlxterp/view/lens.h"
+#include "view/page_parts.h"
 #include "view/page_style.h"
 
 namespace mlxterp::view {
@@ -19,23 +20,15 @@ constexpr size_t most_cells = 20'000;
 // policy allows no style attributes.
 constexpr int steps = 20;
 
+// What a cell's card says.
 constexpr std::string_view script = R"js(
-const card = document.getElementById("card");
-const cells = [...document.querySelectorAll("td")];
 const columns = lens.positions.length;
 const percent = p => p === null ? "NaN" : p >= .0995 ? (100 * p).toFixed(0) + "%"
   : p >= .001 ? (100 * p).toFixed(1) + "%" : "<0.1%";
 const fixed = x => x === null ? "NaN" : x.toFixed(2);
-function make(tag, text, parent) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  parent.append(element);
-  return element;
-}
-function show(cell) {
-  const i = cells.indexOf(cell), row = Math.floor(i / columns), column = i % columns;
+function fill(card, i) {
+  const row = Math.floor(i / columns), column = i % columns;
   const [ids, probabilities, logits, tracked] = lens.cells[i];
-  card.replaceChildren();
   make("p", `${lens.rows[row]} \u00b7 position ${lens.positions[column]}, after \u201c${lens.prompt[column]}\u201d`, card);
   if (ids[0] < 0) make("div", "The logits are not finite.", card);
   const list = make("ol", "", card);
@@ -51,34 +44,13 @@ function show(cell) {
     make("span", fixed(logits[k]), item);
   });
   if (tracked) make("footer", `\u201c${lens.labels[lens.track]}\u201d ${percent(tracked[0])}, logit ${fixed(tracked[1])}, rank ${tracked[2]}`, card);
-  card.hidden = false;
-  const box = cell.getBoundingClientRect(), own = card.getBoundingClientRect();
-  const below = box.bottom + 8 + own.height < innerHeight;
-  card.style.left = Math.max(8, Math.min(box.left, innerWidth - own.width - 8)) + "px";
-  card.style.top = Math.max(8, below ? box.bottom + 8 : box.top - own.height - 8) + "px";
 }
-const hide = () => { card.hidden = true; };
-const moves = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns };
-const table = document.querySelector("table");
-table.addEventListener("mouseover", e => { const c = e.target.closest("td"); c ? show(c) : hide(); });
-table.addEventListener("mouseleave", hide);
-table.addEventListener("focusin", e => { const c = e.target.closest("td"); if (c) show(c); });
-table.addEventListener("focusout", hide);
-document.addEventListener("scroll", () => {
-  const cell = document.activeElement;
-  cell.tagName === "TD" ? show(cell) : hide();
-}, true);
-table.addEventListener("keydown", e => {
-  if (e.key === "Escape") return hide();
-  const i = cells.indexOf(document.activeElement), to = i + moves[e.key];
-  if (i < 0 || !(to in cells)) return;
-  if (Math.abs(moves[e.key]) === 1 && Math.floor(to / columns) !== Math.floor(i / columns)) return;
-  e.preventDefault();
-  cells[i].tabIndex = -1;
-  cells[to].tabIndex = 0;
-  cells[to].focus();
-});
 )js";
+
+constexpr std::string_view lens_style = R"(
+:root { --other: #b9b1a4; --on-other: var(--ink); }
+@media screen and (prefers-color-scheme: dark) { :root { --other: #57534b; } }
+)";
 
 std::string row_name(const Lens& lens, size_t row) {
   return lens.layers[row] ? fmt::format("layer {}", *lens.layers[row])
@@ -95,15 +67,17 @@ int step_of(float probability) {
 }
 
 // The colours of the steps; where they get strong the text turns.
-std::string ramp() {
+std::string ramp(char kind, std::string_view name) {
   std::string css;
   for (int i = 0; i <= steps; ++i)
     css += fmt::format(
-        ".p{} {{ background: color-mix(in oklab, var(--hot) {}%, var(--cold));"
-        "{} }}\n",
+        ".{0}{1} {{ background: color-mix(in oklab, var(--{2}) {3}%, "
+        "var(--cold));{4} }}\n",
+        kind,
         i,
+        name,
         i * 100 / steps,
-        i * 10 >= steps * 7 ? " color: var(--on-hot);" : "");
+        i * 10 >= steps * 7 ? fmt::format(" color: var(--on-{});", name) : "");
   return css;
 }
 
@@ -119,16 +93,26 @@ class Page {
             std::min(
                 lens.columns(),
                 std::max<size_t>(1, most_cells / lens.rows()))) {
-    css_ = std::string(page_style) + ramp();
+    size_.rows = lens.rows();
+    size_.columns = lens.columns() - first_;
+    size_.row_label = std::string_view("embed").size();
+    size_.texts = true;
   }
 
   std::string text() const {
+    auto facts = NamedTexts{{"model", names_.model}};
+    for (const auto& edit : names_.edits)
+      facts.emplace_back("edit", edit);
+    if (!names_.command.empty()) facts.emplace_back("command", names_.command);
     return page(
         kind() + (": " + prompt()),
-        css_,
-        head() + grid() + (lens_.track ? tracked() : "") +
+        std::string(page_style) + std::string(lens_style) + ramp('p', "hot") +
+            ramp('o', "other") + size_.style(),
+        page_header(
+            kind(), headline(), {{"prompt", names_.prompt}}, facts, about()) +
+            notices() + legend() + grid() + (lens_.track ? tracked() : "") +
             "<div id=\"card\" role=\"status\" hidden></div>\n",
-        data() + std::string(script));
+        data() + std::string(script) + std::string(grid_script));
   }
 
  private:
@@ -152,14 +136,32 @@ class Page {
     return visible(names_.prompt[static_cast<size_t>(lens_.positions[column])]);
   }
 
-  std::string head() const {
+  // Who wins at the last position, and since when.
+  std::string headline() const {
+    const size_t last = lens_.rows() - 1, column = lens_.columns() - 1;
+    const int id = lens_.winner(last, column);
+    if (id < 0) return prompt();
+    size_t from = last;
+    while (from > 0 && lens_.winner(from - 1, column) == id)
+      --from;
+    const auto at = lens_.cell(last, column) * k();
+    const auto share = percent(lens_.top_probabilities[at]);
+    const auto start = fmt::format(
+        "After “{}”, “{}” wins ", label(column), visible(names_.token(id)));
+    const auto top = row_name(lens_, last);
+    if (from == last) return start + fmt::format("only at {}, with {}.", top, share);
+    return start + fmt::format(
+                       "from {} on, with {} at {}.",
+                       row_name(lens_, from),
+                       share,
+                       top);
+  }
+
+  std::string about() const {
     const bool stream = lens_.site == "resid_post";
-    std::string out = fmt::format(
-        "<header>\n<p class=\"eyebrow\">{}</p>\n<h1>{}</h1>\n"
-        "<p class=\"about\">What <code>{}</code> would predict next {} each "
-        "layer: {}, read {}by the model's own final norm and unembedding.{}",
-        kind(),
-        html(prompt()),
+    return fmt::format(
+        "What <code>{}</code> would predict next {} each layer: {}, read {}by "
+        "the model's own final norm and unembedding.{}",
         html(names_.model),
         stream ? "after" : "in",
         stream ? "the residual stream"
@@ -169,30 +171,45 @@ class Page {
                 lens_.layers.back() == lens_.model_layers - 1
             ? " The top row is its actual prediction."
             : "");
-    for (const auto& edit : names_.edits)
-      out += fmt::format(" Edited: <code>{}</code>.", html(edit));
-    out += "</p>\n</header>\n";
+  }
+
+  std::string notices() const {
+    std::string out;
     if (first_ > 0)
       out += fmt::format(
           "<p class=\"notice\">The last {} of {} positions are shown; choose "
           "others with <code>--positions</code>.</p>\n",
           lens_.columns() - first_,
           lens_.columns());
-    out += "<div class=\"legend\"><span>less likely <span class=\"ramp\">";
-    for (int i = 0; i <= steps; i += 2)
-      out += fmt::format("<i class=\"p{}\"></i>", i);
-    out += "</span> certain</span>";
+    if (size_.wide())
+      out += "<p class=\"notice hint\">Scroll the grid to the left for earlier "
+             "positions.</p>\n";
+    return out;
+  }
+
+  std::string legend() const {
+    std::string out = "<div class=\"legend\">";
+    for (const auto& [kind, text] :
+         {std::pair{'p', "the top row's token"},
+          {'o', "another token"}}) {
+      out += "<span>0% <span class=\"ramp\">";
+      for (int i = 0; i <= steps; i += 4)
+        out += fmt::format("<i class=\"{}{}\"></i>", kind, i);
+      out += fmt::format("</span> 100% {}</span>", text);
+    }
     if (lens_.track)
       out += fmt::format(
-          "<span><i class=\"swatch\"></i> “{}” wins</span>",
+          "<span><i class=\"swatch track\"></i> “{}” wins</span>",
           html(visible(names_.token(*lens_.track))));
     return out +
-           "<span>Hover a cell, or move with the arrow keys</span></div>\n";
+           "<span class=\"hint\">Point at a cell, tap it to pin its card, or "
+           "move with the arrow keys</span></div>\n";
   }
 
   std::string grid() const {
     std::string out =
-        "<div class=\"scroll\"><table role=\"grid\" aria-label=\"The most "
+        size_.open() +
+        "<table role=\"grid\" aria-label=\"The most "
         "probable next "
         "token, by layer and position\">\n"
         "<thead><tr><th scope=\"col\">layer</th>";
@@ -222,8 +239,9 @@ class Page {
       return fmt::format(
           "<td tabindex=\"{}\" class=\"bad\">NaN</td>", entry ? 0 : -1);
     return fmt::format(
-        "<td tabindex=\"{}\" class=\"p{}{}\">{}</td>",
+        "<td tabindex=\"{}\" class=\"{}{}{}\">{}</td>",
         entry ? 0 : -1,
+        id == lens_.winner(lens_.rows() - 1, c) ? 'p' : 'o',
         step_of(lens_.top_probabilities[at * k()]),
         lens_.track == id ? " track" : "",
         html(visible(names_.token(id))));
@@ -269,7 +287,7 @@ class Page {
         height + 40);
     for (int i = 0; i <= 4; ++i)
       out += fmt::format(
-          "<path class=\"grid\" d=\"M0 {0}H{1}\"/><text x=\"-8\" y=\"{2}\" "
+          "<path class=\"grid-line\" d=\"M0 {0}H{1}\"/><text x=\"-8\" y=\"{2}\" "
           "text-anchor=\"end\">{3}%</text>\n",
           height * (4 - i) / 4,
           width,
@@ -353,7 +371,7 @@ class Page {
   const Lens& lens_;
   const LensNames& names_;
   size_t first_;
-  std::string css_;
+  GridSize size_;
 };
 
 }  // namespace

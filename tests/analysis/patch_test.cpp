@@ -353,6 +353,52 @@ TEST(Patch, SharedPositionsAreNeverComputed) {
   EXPECT_EQ(sweep.computed, 2u + 2 * 4);
 }
 
+// What is said to be unable to act does nothing in passes of its own, and all
+// of that kind is said.
+TEST(Patch, SaysWhichCellsCannotAct) {
+  const auto model = test::tiny_model();
+  size_t compared = 0;
+  for (const std::string site :
+       {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "k"})
+    for (const auto& metric : {logit(4), loss()}) {
+      PatchOptions options{
+          .clean = clean, .corrupt = corrupt, .site = site, .metric = metric};
+      const auto sweep = patch(model, options);
+      ASSERT_EQ(sweep.inert.size(), sweep.cells()) << site;
+      options.one_pass_per_cell = true;
+      const auto plain = patch(model, options);
+      EXPECT_TRUE(plain.inert.empty());
+      const bool ends = site == "resid_mid" || site == "resid_post" ||
+                        site == "attn_out" || site == "mlp_out";
+      for (size_t i = 0; i < sweep.cells(); ++i) {
+        const size_t layer = i / 7, pos = i % 7;
+        const bool same_so_far = pos < 3;
+        const bool same_token = layer == 0 && site == "resid_pre" &&
+                                clean[pos] == corrupt[pos];
+        const bool unread =
+            layer == 2 && ends && pos < 6 && metric.kind == Metric::Kind::logit;
+        EXPECT_EQ(sweep.inert[i], same_so_far || same_token || unread)
+            << site << " of layer " << layer << ", pos " << pos;
+        EXPECT_NEAR(sweep.metric[i], plain.metric[i], 1e-5);
+        if (!sweep.inert[i]) continue;
+        EXPECT_EQ(sweep.metric[i], sweep.corrupt);
+        EXPECT_NEAR(plain.metric[i], plain.corrupt, 1e-5);
+        ++compared;
+      }
+    }
+  EXPECT_GT(compared, 100u);
+  // Of several pairs, what can act in none.
+  const std::vector<int> early = {5, 12, 3, 30, 7, 14, 2};
+  const auto both = patch(
+      model,
+      {.clean = Inputs::Rows{clean, clean},
+       .corrupt = Inputs::Rows{corrupt, early},
+       .site = "z",
+       .metric = logit(4)});
+  for (size_t i = 0; i < both.cells(); ++i)
+    EXPECT_EQ(both.inert[i], i % 7 < 1);
+}
+
 TEST(Patch, RealWeights) {
   const auto model = InterpretableModel::load("demo");
   const std::string ioi =

@@ -194,5 +194,22 @@ TEST(PathPatch, Misuse) {
       "1 clean and 2 corrupted prompts");
 }
 
+// Nothing reaches a receiver from its own layer or a later one.
+TEST(PathPatch, SaysWhichSendersCannotAct) {
+  const auto model = test::tiny_model();
+  PathPatchOptions options{
+      .clean = clean,
+      .corrupt = corrupt,
+      .receivers = {{.layer = 1, .head = 2, .input = Input::q}},
+      .metric = logit(4)};
+  const auto sweep = path_patch(model, options);
+  ASSERT_EQ(sweep.inert.size(), 3u * 6);
+  for (size_t i = 0; i < sweep.cells(); ++i)
+    EXPECT_EQ(sweep.inert[i], i >= 6) << i;
+  options.receivers = {};
+  for (const bool inert : path_patch(model, options).inert)
+    EXPECT_FALSE(inert);
+}
+
 }  // namespace
 }  // namespace mlxterp

@@ -143,6 +143,9 @@ def runs(model, worded, family, folder):
         ("trace", ["trace", worded, "one two"]),
         ("lens", ["lens", model, "--ids", "3,4,5", "--embed"]),
         ("lens", ["lens", worded, "one two", "--track", "id:7", *edit]),
+        ("attention", ["attention", model, "--ids", "3,4,5"]),
+        ("attention", ["attention", worded, "one two", "--layer", "-1",
+                       "--head", "2", *edit]),
         ("patch", ["patch", model, *pair, *by_id, "--compare-cost"]),
         ("patch", ["patch", worded, "--task", "induction", "--n", "2", "--by",
                    "layer,head", "--site", "z", "--raw"]),
@@ -196,7 +199,7 @@ def main():
                        wrong(answer, known[name], known, name)
                        + lengths(answer, name)]
     missing = {v for v in verbs if not any(s == v or s.startswith(v + "-") for s in seen)}
-    if missing or len(verbs) < 14:
+    if missing or len(verbs) < 15:
         failed.append(f"of the verbs {sorted(verbs)} these did not run: {sorted(missing)}")
     print("\n".join(failed[:40]) if failed else f"{len(verbs)} verbs as documented")
     return 1 if failed else 0

@@ -149,13 +149,115 @@ TEST(Heatmap, HasTheLastAxisAcross) {
       sweep_of(Direction::denoise),
       {.model = "demo"});
   const auto map = heatmap(report);
-  EXPECT_EQ(map.rows, (Texts{"5", "6"}));
+  // Layers go up.
+  EXPECT_EQ(map.rows, (Texts{"6", "5"}));
   EXPECT_EQ(map.columns, (Texts{"0", "1", "2"}));
   EXPECT_EQ(map.notes.size(), 3u);
   EXPECT_EQ(map.row_axis, "layer");
   EXPECT_EQ(map.column_axis, "pos");
-  EXPECT_EQ(map.values, report.values);
+  EXPECT_EQ(map.values, (std::vector<float>{0.75f, 1, 1.5f, 0, 0.25f, 0.5f}));
   EXPECT_EQ(map.heading, map.notes[0] + map.notes[1] + map.notes[2]);
+}
+
+TEST(Heatmap, TurnsLayersThatLieAcross) {
+  const auto model = demo_without_weights();
+  auto sweep = sweep_of(Direction::denoise);
+  sweep.axes = {{Axis::position, {0, 1, 2}}, {Axis::layer, {5, 6}}};
+  sweep.inert = {true, false, false, false, false, false};
+  const auto map =
+      heatmap(sweep_report(model, options_of(Direction::denoise), sweep, {}));
+  EXPECT_EQ(map.rows, (Texts{"6", "5"}));
+  EXPECT_EQ(map.columns, (Texts{"0", "1", "2"}));
+  EXPECT_EQ(map.row_axis, "layer");
+  EXPECT_EQ(map.values, (std::vector<float>{0.25f, 0.75f, 1.5f, 0, 0.5f, 1}));
+  EXPECT_EQ(
+      map.inert,
+      (std::vector<bool>{false, false, false, true, false, false}));
+}
+
+TEST(Heatmap, SaysWhatItShowsAndOfWhat) {
+  const auto model = demo_without_weights();
+  auto options = options_of(Direction::denoise);
+  options.clean = "When Mary and John met, John";
+  options.corrupt = "When Mary and John met, Mary";
+  const auto map = heatmap(sweep_report(
+      model, options, sweep_of(Direction::denoise), {.model = "demo"}));
+  EXPECT_EQ(
+      map.takeaway,
+      "Layer 6, pos 2 (" + map.notes[2] +
+          ") has the largest effect: logit(id:28) goes from +2 to +5, 150% of "
+          "the way to the clean run's +4. 2 of 6 cells reach half of it.");
+  ASSERT_EQ(map.prompts.size(), 2u);
+  EXPECT_EQ(map.prompts[0].name, "clean");
+  EXPECT_EQ(map.prompts[1].name, "corrupted");
+  for (size_t i = 0; i < 2; ++i) {
+    const auto& line = map.prompts[i];
+    ASSERT_EQ(line.marked.size(), 1u);
+    EXPECT_EQ(line.tokens[line.marked[0]], i == 0 ? " John" : " Mary");
+  }
+  using Fact = std::pair<std::string, std::string>;
+  const std::vector<Fact> wanted = {
+      {"model", "demo"},
+      {"metric", "logit(id:28): clean +4, corrupted +2"},
+      {"site", "z"},
+      {"direction", "denoise (clean values into the corrupted run)"},
+      {"pairs", "2"}};
+  EXPECT_EQ(map.facts, wanted);
+  ASSERT_EQ(map.details.size(), 3u);
+  EXPECT_EQ(map.details[0].name, "logit(id:28)");
+  EXPECT_EQ(
+      map.details[1].values, (std::vector<float>{1.5f, 2, 3, 0, 0.5f, 1}));
+  EXPECT_EQ(
+      map.details[2].values, (std::vector<float>{0, 0, 0.5f, 0, 0, 0}));
+  const std::vector<std::pair<std::string, float>> bounds = {
+      {"corrupted", 2.0f}, {"clean", 4.0f}};
+  EXPECT_EQ(map.bounds, bounds);
+  EXPECT_EQ(map.neutral, 0);
+  // The metric itself is told apart from that of the changed run.
+  const auto raw = heatmap(sweep_report(
+      model,
+      options,
+      sweep_of(Direction::denoise),
+      {.model = "demo", .raw = true}));
+  EXPECT_EQ(raw.neutral, 2);
+  EXPECT_EQ(raw.takeaway, map.takeaway);
+}
+
+TEST(Heatmap, SaysWhereNothingHappens) {
+  const auto model = demo_without_weights();
+  auto sweep = sweep_of(Direction::noise);
+  sweep.metric = {4, 4, 4, 3.99f, 4, 4};
+  const auto takeaway = [&] {
+    return heatmap(
+               sweep_report(model, options_of(Direction::noise), sweep, {}))
+        .takeaway;
+  };
+  EXPECT_TRUE(takeaway().starts_with(
+      "No cell has much effect. The largest is at layer 6, pos 0"))
+      << takeaway();
+  EXPECT_TRUE(takeaway().ends_with("0.5% of the way to the corrupted run's +2."))
+      << takeaway();
+  sweep.metric.assign(6, 4);
+  EXPECT_EQ(takeaway(), "No cell has any effect.");
+  // What cannot act is nobody's largest.
+  sweep.metric = {9, 4, 3, 4, 4, 4};
+  sweep.inert = {true, false, false, false, false, false};
+  EXPECT_TRUE(takeaway().starts_with("Layer 5, pos 2")) << takeaway();
+}
+
+TEST(PairLines, MarksWhatIsBetweenACommonStartAndEnd) {
+  const auto model = demo_without_weights();
+  const auto lines = pair_lines(
+      model,
+      Inputs(std::vector<int>{5, 6, 7, 8}),
+      Inputs(std::vector<int>{5, 9, 9, 7, 8}));
+  EXPECT_EQ(lines[0].marked, (std::vector<size_t>{1}));
+  EXPECT_EQ(lines[1].marked, (std::vector<size_t>{1, 2}));
+  const auto same = pair_lines(
+      model,
+      Inputs(std::vector<int>{5, 6, 7, 8}),
+      Inputs(std::vector<int>{4, 6, 9, 8}));
+  EXPECT_EQ(same[0].marked, (std::vector<size_t>{0, 2}));
 }
 
 TEST(Heatmap, FoldsOtherAxesIntoRows) {

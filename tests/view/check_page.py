@@ -12,6 +12,8 @@ ALLOWED = {
         "charset", "http-equiv", "content", "name"}, "title": set(),
     "style": {"nonce"}, "script": {"nonce"}, "body": set(), "header": set(),
     "p": {"class"}, "h1": set(), "h2": set(), "code": set(), "b": set(),
+    "mark": set(), "dl": {"class"}, "dt": set(), "dd": set(), "aside": set(),
+    "ol": {"class"}, "li": set(), "button": {"type", "data-cell"},
     "div": {"class", "id", "role", "hidden"}, "span": {"class"},
     "i": {"class"}, "table": {"class", "role", "aria-label"}, "thead": set(), "tbody": set(),
     "tr": set(), "th": {"scope"}, "td": {"tabindex", "class"},
@@ -40,6 +42,8 @@ class Page(HTMLParser):
             self.scripts.append("")
         if tag == "tr" and "tbody" in self.open:
             self.rows.append([])
+        if tag in ("td", "th") and "tbody" in self.open:
+            self.rows[-1].append("")
 
     def handle_startendtag(self, tag, attributes):
         self.handle_starttag(tag, attributes)
@@ -53,7 +57,7 @@ class Page(HTMLParser):
         if self.open and self.open[-1] == "script":
             self.scripts[-1] += data
         if self.open and self.open[-1] in ("td", "th") and "tbody" in self.open:
-            self.rows[-1].append(data)
+            self.rows[-1][-1] += data
 
     def handle_comment(self, data):
         self.wrong.append("a comment")

@@ -13,6 +13,7 @@
 namespace mlxterp::view {
 namespace {
 
+using report::PromptLine;
 using testing::TempFolder;
 
 // 2 x 3, told apart by their values.
@@ -55,6 +56,35 @@ std::vector<std::string> row_of(
     if (!all.empty() && all[0] == label) words = all;
   }
   return words;
+}
+
+// The class and the text of each cell of a page, row by row.
+using Cells = std::vector<std::pair<std::string, std::string>>;
+Cells cells_of(const std::string& page) {
+  Cells out;
+  const std::string mark = " class=\"";
+  for (size_t at = page.find("<td "); at != std::string::npos;
+       at = page.find("<td ", at)) {
+    at = page.find(mark, at) + mark.size();
+    const auto end = page.find('"', at), text = page.find('>', at) + 1;
+    out.emplace_back(
+        page.substr(at, end - at),
+        page.substr(text, page.find('<', text) - text));
+  }
+  return out;
+}
+
+// One row of them.
+Heatmap map_of(std::vector<float> values, bool percent = true) {
+  Heatmap map{.kind = "Activation patching", .heading = "a"};
+  map.row_axis = "layer";
+  map.column_axis = "pos";
+  map.rows = {"3"};
+  for (size_t i = 0; i < values.size(); ++i)
+    map.columns.push_back(std::to_string(i));
+  map.values = std::move(values);
+  map.percent = percent;
+  return map;
 }
 
 TEST(HeatmapText, HasTheFirstRowOnTop) {
@@ -119,6 +149,41 @@ TEST(HeatmapText, ShowsWhatIsNotFinite) {
   EXPECT_EQ(row_of(text, "11"), (Words{"11", "0.00", "0.00", "1.00"}));
 }
 
+TEST(HeatmapText, DigitsAdaptToTheLargest) {
+  using Words = std::vector<std::string>;
+  const auto row = [](std::vector<float> values, bool percent) {
+    return row_of(heatmap_text(map_of(std::move(values), percent), {}), "3");
+  };
+  EXPECT_EQ(row({0.97f, 0.004f}, true), (Words{"3", "97", "0"}));
+  EXPECT_EQ(row({0.094f, -0.004f}, true), (Words{"3", "9.4", "-0.4"}));
+  EXPECT_EQ(row({0.003f, 0.0004f}, true), (Words{"3", "0.30", "0.04"}));
+  EXPECT_EQ(row({0.003f, 0.0004f}, false), (Words{"3", "0.0030", "0.0004"}));
+  EXPECT_EQ(row({123, -0.2f}, false), (Words{"3", "123", "0"}));
+}
+
+TEST(HeatmapText, LeavesBlankWhatCannotAct) {
+  auto map = map_of({0, 0.5f, 1});
+  map.inert = {true, false, false};
+  using Words = std::vector<std::string>;
+  EXPECT_EQ(row_of(heatmap_text(map, {}), "3"), (Words{"3", "50", "100"}));
+}
+
+TEST(HeatmapText, HeadsGoOnBelow) {
+  Heatmap map{.row_axis = "layer", .column_axis = "head", .rows = {"7", "6"}};
+  for (int i = 0; i < 40; ++i)
+    map.columns.push_back(std::to_string(i));
+  map.values.resize(80, 1);
+  const auto text = heatmap_text(map, {.width = 80});
+  size_t numbers = 0;
+  for (const auto& line : lines_of(text)) {
+    EXPECT_LE(display_width(line), 80u) << line;
+    for (size_t at = 0; (at = line.find("1.00", at)) != std::string::npos; ++at)
+      ++numbers;
+  }
+  EXPECT_EQ(numbers, 80u) << text;
+  EXPECT_EQ(text.find("wider terminal"), std::string::npos);
+}
+
 // A real parser looks for elements and attributes that are not ours, and reads
 // the table back.
 TEST(HeatmapPage, HostileTextsAreInert) {
@@ -139,6 +204,145 @@ TEST(HeatmapPage, HasTheFirstRowOnTop) {
       "python3 '" MLXTERP_SOURCE_DIR "/tests/view/check_page.py' '" +
       file.string() + "' map '10 0.25 -0.50 1.00/11 2.00 -4.00 8.00'";
   EXPECT_EQ(std::system(command.c_str()), 0);
+}
+
+TEST(HeatmapPage, WritesAndTintsOnlyWhatIsWorthIt) {
+  using Pair = std::pair<std::string, std::string>;
+  const auto all =
+      cells_of(heatmap_page(map_of({1, 0.5f, 0.019f, 0, -0.03f, -1, NAN})));
+  ASSERT_EQ(all.size(), 7u);
+  EXPECT_EQ(all[0], (Pair{"w12", "100"}));
+  EXPECT_EQ(all[1], (Pair{"w6", "50"}));
+  EXPECT_EQ(all[2], (Pair{"p0", ""}));
+  EXPECT_EQ(all[3], (Pair{"p0", ""}));
+  EXPECT_EQ(all[4], (Pair{"p0", "-3"}));
+  EXPECT_EQ(all[5], (Pair{"c12", "-100"}));
+  EXPECT_EQ(all[6], (Pair{"bad", "NaN"}));
+  const auto small =
+      cells_of(heatmap_page(map_of({0.003f, 0.0016f, 0.00001f})));
+  EXPECT_EQ(small[0], (Pair{"w12", "0.30"}));
+  EXPECT_EQ(small[1], (Pair{"w6", "0.16"}));
+  EXPECT_EQ(small[2], (Pair{"p0", ""}));
+  // No printed nothing has a colour, whatever the numbers are.
+  for (const float most : {0.001f, 0.02f, 0.3f, 7.0f, 4000.0f})
+    for (const bool percent : {true, false}) {
+      std::vector<float> values;
+      for (int i = -50; i <= 50; ++i)
+        values.push_back(most * static_cast<float>(i) / 50);
+      for (const auto& [kind, text] :
+           cells_of(heatmap_page(map_of(values, percent)))) {
+        const bool nothing =
+            text.find_first_not_of("-0.") == std::string::npos;
+        if (nothing) EXPECT_EQ(kind, "p0") << most << ' ' << text;
+        if (nothing) EXPECT_EQ(text, "") << most;
+      }
+    }
+}
+
+TEST(HeatmapPage, HatchesWhatCannotAct) {
+  auto map = map_of({0, 0.5f, 1});
+  const std::string hatched = "<i class=\"swatch inert\"></i> cannot act";
+  EXPECT_EQ(heatmap_page(map).find(hatched), std::string::npos);
+  map.inert = {true, false, false};
+  const auto page = heatmap_page(map);
+  EXPECT_EQ(cells_of(page)[0].first, "inert");
+  EXPECT_EQ(cells_of(page)[1].first, "w6");
+  EXPECT_NE(page.find(hatched), std::string::npos);
+  EXPECT_NE(page.find("\"inert\":[0],"), std::string::npos);
+}
+
+TEST(HeatmapPage, HasNoSideOfTheScaleThatIsEmpty) {
+  const auto legend = [](std::vector<float> values) {
+    const auto page = heatmap_page(map_of(std::move(values)));
+    const auto at = page.find("<div class=\"legend\">");
+    return page.substr(at, page.find("</div>", at) - at);
+  };
+  const auto has = [](const std::string& text, const char* part) {
+    return text.find(part) != std::string::npos;
+  };
+  const auto up = legend({0, 0.2f, 1}), both = legend({-0.1f, 1}),
+             down = legend({0, -0.8f});
+  EXPECT_TRUE(has(up, "\"w12\"") && !has(up, "\"c12\"")) << up;
+  EXPECT_TRUE(has(up, "<span>0%")) << up;
+  EXPECT_TRUE(has(both, "\"w12\"") && has(both, "\"c12\"")) << both;
+  EXPECT_TRUE(has(both, "<span>-100%")) << both;
+  EXPECT_TRUE(!has(down, "\"w12\"") && has(down, "\"c12\"")) << down;
+}
+
+// A metric itself is warm and cold by what it is without any change.
+TEST(HeatmapPage, ColoursAroundNeutral) {
+  auto map = map_of({-5, 1, 7, 1.05f}, false);
+  map.neutral = 1;
+  const auto all = cells_of(heatmap_page(map));
+  EXPECT_EQ(all[0].first, "c12");
+  EXPECT_EQ(all[1], (std::pair<std::string, std::string>{"p0", ""}));
+  EXPECT_EQ(all[2].first, "w12");
+  EXPECT_EQ(all[3].first, "p0");
+}
+
+TEST(HeatmapPage, SaysWhatWasAskedAndWhatItShows) {
+  auto map = map_of({0.1f, 0.9f, -0.5f, 0.02f, 0, 0.3f, 0.4f});
+  map.takeaway = "Layer 3 has it.";
+  map.prompts = {
+      {"clean", {"When", " John", " gave"}, {1}},
+      {"corrupted", {"When", " Mary", " gave"}, {1}}};
+  map.facts = {{"site", "z"}, {"command", "mlxterp patch demo"}};
+  map.details = {{"logit", {1, 2, 3, 4, 5, 6, 7}, false}};
+  map.bounds = {{"clean", 6.125f}, {"corrupted", -5.5f}};
+  const auto page = heatmap_page(map);
+  for (const auto* part :
+       {"<h1>Layer 3 has it.</h1>",
+        "<span>clean</span>When<mark> John</mark> gave",
+        "<span>corrupted</span>When<mark> Mary</mark> gave",
+        "<dt>site</dt><dd>z</dd>",
+        "<dd><code>mlxterp patch demo</code></dd>",
+        "<dt>version</dt><dd>mlxterp ",
+        R"("bounds":[["clean",6.125],["corrupted",-5.5]])",
+        R"("details":[["logit",false,[1,2,3,4,5,6,7]]])"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  // The five largest, whichever way they go.
+  std::string listed;
+  for (size_t at = page.find("data-cell=\""); at != std::string::npos;
+       at = page.find("data-cell=\"", at)) {
+    at += std::string("data-cell=\"").size();
+    listed += page.substr(at, page.find('"', at) - at) + " ";
+  }
+  EXPECT_EQ(listed, "1 2 6 5 0 ");
+}
+
+TEST(HeatmapPage, LongPromptsAreCutAroundWhatIsMarked) {
+  auto map = map_of({1});
+  PromptLine line{.name = "clean"};
+  for (int i = 0; i < 200; ++i)
+    line.tokens.push_back(" t" + std::to_string(i) + ".");
+  line.marked = {70};
+  map.prompts = {line};
+  const auto page = heatmap_page(map);
+  for (const auto* part : {"… t62. ", "<mark> t70.</mark>", " t78.…", "… t188.",
+                           " t199.</p>"})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+}
+
+TEST(HeatmapPage, NothingIsHiddenAndColoursArePrinted) {
+  Heatmap map = map_of({1});
+  const auto narrow = heatmap_page(map);
+  EXPECT_EQ(narrow.find("max-height: 88vh"), std::string::npos);
+  EXPECT_EQ(narrow.find("<div class=\"grid wide\">"), std::string::npos);
+  EXPECT_NE(narrow.find("print-color-adjust: exact"), std::string::npos);
+  EXPECT_NE(narrow.find("\"pointerover\""), std::string::npos);
+  // 120 columns still fit beside the list in 1280 pixels; of more the page
+  // shows the end first.
+  const auto with = [&](size_t n) {
+    map.columns.assign(n, "0");
+    map.values.assign(n, 1);
+    return heatmap_page(map);
+  };
+  EXPECT_EQ(with(120).find("grid wide\">"), std::string::npos);
+  const auto wide = with(300);
+  EXPECT_NE(wide.find("grid wide\">"), std::string::npos);
+  EXPECT_NE(
+      wide.find("scroller.scrollLeft = scroller.scrollWidth"),
+      std::string::npos);
 }
 
 TEST(HeatmapPage, IsCappedWithANotice) {

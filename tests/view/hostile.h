@@ -34,13 +34,23 @@ inline report::Heatmap hostile_map() {
       .about = hostile[1],
       .row_axis = hostile[8],
       .column_axis = hostile[2]};
+  map.takeaway = hostile[4];
+  map.inert_name = hostile[0];
+  map.inert_text = hostile[3];
   for (const auto* text : hostile) {
+    map.facts.emplace_back(text, text);
+    map.prompts.push_back({text, {text, text}, {1}});
+    map.bounds.emplace_back(text, 1.0f);
     map.rows.emplace_back(text);
     map.columns.emplace_back(text);
     map.notes.emplace_back(text);
   }
   for (size_t i = 0; i < map.rows.size() * map.columns.size(); ++i)
     map.values.push_back(static_cast<float>(i) / 100);
+  map.inert.resize(map.values.size());
+  map.inert[7] = true;
+  for (const auto* text : hostile)
+    map.details.push_back({text, map.values, false});
   return map;
 }
 

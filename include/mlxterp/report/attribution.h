@@ -26,6 +26,7 @@ struct SiteReport {
 struct AttributionReport {
   Facts facts = {};  ///< model, direction, metric's texts, steps, ...
   std::vector<NamedToken> tokens = {};
+  std::vector<PromptLine> prompts = {};  ///< As in SweepReport.
   std::string metric = {};
   std::vector<SiteReport> sites = {};
   bool raw = false;

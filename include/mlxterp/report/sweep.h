@@ -36,6 +36,7 @@ struct SweepReport {
   Facts facts = {};        ///< What was asked for: model, site, direction, ...
   std::vector<NamedToken> tokens =
       {};  ///< The changed prompt, the first of several.
+  std::vector<PromptLine> prompts = {};  ///< Those run, of the first pair.
   std::string metric = {};
   Sweep sweep = {};
   std::vector<float> values = {};  ///< Of each cell, flat, as the style asks.
@@ -72,8 +73,16 @@ SweepReport sweep_report(
  * causal-trace and path-patch. */
 std::string to_json(const SweepReport& report);
 
-/** One grid: the last axis across, the others down. */
+/** One grid: the last axis across, the others down; of two axes layers down,
+ * the last on top. */
 Heatmap heatmap(const SweepReport& report);
+
+/** The first prompt of each run of pairs, with the tokens marked that differ;
+ * of prompts of different lengths, all between what both begin and end with. */
+std::vector<PromptLine> pair_lines(
+    const InterpretableModel& model,
+    const Inputs& clean,
+    const Inputs& corrupt);
 
 /** Of each cell the normalised effect, or raw. Throws usage where the two runs
  * do not differ. */

@@ -12,12 +12,14 @@ namespace mlxterp::view {
 
 using report::Heatmap;
 
-/** The grid with the first row on top. Columns that the width has no room for
- * are left out from the front, and it says so. */
+/** The grid, cells that cannot act left blank. Columns that the width has no
+ * room for are left out from the front, and it says so. */
 std::string heatmap_text(const Heatmap& map, const Terminal& terminal);
 
-/** One self-contained page: zero is neutral, above it warm, below it cold; each
- * cell shows its value under the mouse or the keyboard's focus. */
+/** One self-contained page: the takeaway, what was asked for, the grid and its
+ * largest cells. Above neutral is warm, below it cold, what cannot act hatched;
+ * each cell shows its values under the pointer, at a tap, or under the
+ * keyboard's focus. */
 std::string heatmap_page(const Heatmap& map);
 
 }  // namespace mlxterp::view

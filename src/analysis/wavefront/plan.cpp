@@ -71,6 +71,23 @@ Wavefront::Change narrowed(
   return change;
 }
 
+// Whether nothing reads what it changes: behind the last attention a position
+// knows itself alone, and the metric reads one.
+bool unread(
+    const Wavefront& wave,
+    const Wavefront::Change& change,
+    const Wavefront::Run& run) {
+  if (wave.metric.every_position() || !wave.keep.empty()) return false;
+  const int layers = wave.model.decoder().config().n_layers;
+  const auto id = wave.sites[change.site].ids.back();
+  const bool behind =
+      change.first_layer >= layers ||
+      (change.first_layer == layers - 1 && id >= 0 &&
+       wave.model.sites()[id].stage == Stage::after);
+  const int read = wave.metric.position_in(static_cast<int>(run.ids.size()));
+  return behind && (read < change.from || read > change.to);
+}
+
 }  // namespace
 
 std::vector<Plan> make_plans(const Wavefront& wave) {
@@ -93,6 +110,7 @@ std::vector<Plan> make_plans(const Wavefront& wave) {
       if (change.source >= 0)
         change = narrowed(wave, change, run, wave.runs[size(change.source)]);
       if (change.from > change.to) continue;
+      if (!whole && unread(wave, change, run)) continue;
       plan.first = std::min(plan.first, change.from);
       plan.join = std::min(plan.join, change.first_layer);
       plan.changes.push_back(change);

@@ -131,11 +131,11 @@ class Sweeper {
     } while (begin < plans_.size());
     if (wave_.progress) wave_.progress("Patching", 1.0);
 
-    std::vector<bool> travelled(wave_.cells.size());
+    result_.inert.assign(wave_.cells.size(), true);
     for (const auto& plan : plans_)
-      travelled[plan.cell] = true;
+      result_.inert[plan.cell] = false;
     for (size_t i = 0; i < wave_.cells.size(); ++i)
-      if (!travelled[i])
+      if (result_.inert[i])
         result_.cells[i] = result_.runs[size(wave_.cells[i].run)];
     return std::move(result_);
   }

@@ -22,7 +22,8 @@ namespace mlxterp {
  * 1. what a cell shares with its run is never computed again: layers below its
  *    first edit, and positions before it, whose keys and values it borrows;
  * 2. an edit whose two runs share their tokens up to there changes nothing, so
- *    a cell of such edits is the run itself;
+ *    a cell of such edits is the run itself, as is one of edits behind the last
+ *    attention at positions that the metric does not read;
  * 3. the rows of all cells lie packed, so that each matrix is read once a layer
  *    (see nn/packed_batch.h);
  * 4. behind the last attention only rows that the metric reads go on, and of
@@ -94,6 +95,8 @@ struct Wavefront {
   struct Result {
     std::vector<float> runs, cells;  ///< The metric of each.
     size_t computed = 0;             ///< Cells that are not their run itself.
+    /** Of each cell whether it is, whatever the values are. */
+    std::vector<bool> inert;
     size_t rows = 0;                 ///< Rows computed, summed over layers.
     std::vector<Kept> kept;
   };
