@@ -51,7 +51,9 @@ void run(const Arguments& arguments) {
         *arguments.head < 0 ? heads + *arguments.head : *arguments.head;
     if (*report.head < 0 || *report.head >= heads)
       usage(fmt::format(
-          "--head {} is none of the heads 0 to {}", *arguments.head, heads - 1));
+          "--head {} is none of the heads 0 to {}",
+          *arguments.head,
+          heads - 1));
   }
   Tensors tensors;
   for (const auto& [name, grid] :
@@ -91,7 +93,9 @@ Run add_attention(CLI::App& app) {
   app.add_option(
       "--layer", a.layer, "The heads of this layer, -1 for the last");
   app.add_option(
-      "--head", a.head, "The pattern of this head of --layer, tokens by tokens");
+      "--head",
+      a.head,
+      "The pattern of this head of --layer, tokens by tokens");
   a.output.add_to(app);
   app.footer(
       "Without --layer: for every head the largest of its shares on the first, "

@@ -267,19 +267,14 @@ CausalTrace causal_trace(
   sweep.axes = grid.axes;
   Averages averages(grid.cells.size());
   double corrupt = 0;
+  const auto cells = static_cast<long>(grid.cells.size());
   for (int s = 0; s < options.samples; ++s) {
-    const auto begin =
-        result.cells.begin() +
-        static_cast<long>(s * static_cast<long>(grid.cells.size()));
-    averages.add(
-        {begin, begin + static_cast<long>(grid.cells.size())},
-        out.metric.name,
-        "causal_trace");
-    const auto inert = result.inert.begin() +
-                       static_cast<long>(static_cast<size_t>(s) *
-                                         grid.cells.size());
-    averages.add_inert(
-        {inert, inert + static_cast<long>(grid.cells.size())});
+    const auto first = result.cells.begin() + s * cells;
+    averages.add({first, first + cells}, out.metric.name, "causal_trace");
+    if (!result.inert.empty()) {  // as after plain passes
+      const auto inert = result.inert.begin() + s * cells;
+      averages.add_inert({inert, inert + cells});
+    }
     corrupt += static_cast<double>(result.runs[static_cast<size_t>(s) + 1]);
   }
   averages.put(sweep);

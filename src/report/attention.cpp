@@ -141,7 +141,8 @@ Heatmap pattern(const AttentionReport& report, int head) {
   map.kind = fmt::format("Attention of {}", name(at));
   map.facts.emplace_back("head", name(at));
   map.about =
-      "Each row is a token that looks, each column one that is looked at; a row "
+      "Each row is a token that looks, each column one that is looked at; a "
+      "row "
       "adds up to 100%.";
   map.inert_text = "A later token: nothing looks ahead.";
   map.inert_name = "later token";

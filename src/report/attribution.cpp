@@ -110,7 +110,8 @@ Heatmap heatmap(const AttributionReport& report, size_t site) {
   one.percent = !report.raw;
   auto map = heatmap(one);
   for (auto& detail : map.details)
-    if (detail.name != "spread") detail.name = fmt::format("estimated {}", detail.name);
+    if (detail.name != "spread")
+      detail.name = fmt::format("estimated {}", detail.name);
   map.takeaway = takeaway(map);
   if (entry.exact) {
     one.values = entry.exact_values;

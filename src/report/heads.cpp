@@ -119,8 +119,7 @@ Heatmap heatmap(const HeadReport& report, const std::string& kind) {
       map.values.push_back(grid.at({i, j}));
   }
   map.facts = shown({{"model", report.model}, {"score", kind}});
-  if (!of_weights)
-    map.facts.emplace_back("measure", name(report.measure));
+  if (!of_weights) map.facts.emplace_back("measure", name(report.measure));
   for (auto& fact : shown({{"edits", report.edits}}))
     map.facts.push_back(std::move(fact));
   if (const auto best = grid.best(1); !best.empty())

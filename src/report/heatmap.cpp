@@ -58,9 +58,7 @@ std::vector<size_t> Heatmap::largest(size_t n) const {
       all.push_back(i);
   n = std::min(n, all.size());
   std::ranges::partial_sort(
-      all,
-      all.begin() + static_cast<long>(n),
-      [this](size_t a, size_t b) {
+      all, all.begin() + static_cast<long>(n), [this](size_t a, size_t b) {
         const float x = std::abs(values[a] - neutral),
                     y = std::abs(values[b] - neutral);
         return x != y ? x > y : a < b;
@@ -91,16 +89,15 @@ std::string takeaway(const Heatmap& map) {
   const float effect = two_runs ? (to - from) / (other - from) : 0;
   std::string way;
   if (two_runs && std::isfinite(effect))
-    way = effect >= 0
-              ? fmt::format(
-                    ", {} of the way to the {} run's {:+.3g}",
-                    percents(static_cast<double>(effect)),
-                    map.bounds[1].first,
-                    other)
-              : fmt::format(
-                    ", away from the {} run's {:+.3g}",
-                    map.bounds[1].first,
-                    other);
+    way = effect >= 0 ? fmt::format(
+                            ", {} of the way to the {} run's {:+.3g}",
+                            percents(static_cast<double>(effect)),
+                            map.bounds[1].first,
+                            other)
+                      : fmt::format(
+                            ", away from the {} run's {:+.3g}",
+                            map.bounds[1].first,
+                            other);
   const auto change =
       fmt::format("{} goes from {:+.3g} to {:+.3g}{}", metric, from, to, way);
   if (size(best[0]) == 0) return "No cell has any effect.";
@@ -114,11 +111,10 @@ std::string takeaway(const Heatmap& map) {
       "{} has the largest effect: {}. {}",
       capitalised(place),
       change,
-      half == 1 ? "No other cell reaches half of it."
-                : fmt::format(
-                      "{} of {} cells reach half of it.",
-                      half,
-                      map.values.size()));
+      half == 1
+          ? "No other cell reaches half of it."
+          : fmt::format(
+                "{} of {} cells reach half of it.", half, map.values.size()));
 }
 
 std::vector<std::pair<std::string, std::string>> shown(const Facts& facts) {

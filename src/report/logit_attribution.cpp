@@ -82,9 +82,9 @@ Heatmap heatmap(const LogitAttributionReport& report) {
   if (!heads) map.columns = {"attn_out", "mlp_out"};
   std::vector<std::vector<float>> rows(static_cast<size_t>(dla.layers));
   for (const auto& part : dla.parts) {
-    const bool shown = heads ? part.kind == Kind::head
-                             : part.kind == Kind::attn_out ||
-                                   part.kind == Kind::mlp_out;
+    const bool shown =
+        heads ? part.kind == Kind::head
+              : part.kind == Kind::attn_out || part.kind == Kind::mlp_out;
     if (!shown) continue;
     auto& row = rows[static_cast<size_t>(part.layer)];
     if (heads && part.layer == 0)
@@ -102,8 +102,9 @@ Heatmap heatmap(const LogitAttributionReport& report) {
     const size_t row = best[0] / columns, column = best[0] % columns;
     map.takeaway = fmt::format(
         "{} contributes most: {:+.3g} of the sum {:+.3g}.",
-        heads ? map.place(row, column)
-              : fmt::format("{} of layer {}", map.columns[column], map.rows[row]),
+        heads
+            ? map.place(row, column)
+            : fmt::format("{} of layer {}", map.columns[column], map.rows[row]),
         map.values[best[0]],
         dla.sum);
   }

@@ -148,9 +148,13 @@ Heatmap heatmap(const SweepReport& report) {
   std::string metric = report.metric + ":";
   for (size_t i = map.bounds.size(); i-- > 0;)
     metric += fmt::format(
-        " {} {:+.3g}{}", map.bounds[i].first, map.bounds[i].second, i ? "," : "");
+        " {} {:+.3g}{}",
+        map.bounds[i].first,
+        map.bounds[i].second,
+        i ? "," : "");
   map.facts.insert(
-      map.facts.begin() + std::min<long>(1, static_cast<long>(map.facts.size())),
+      map.facts.begin() +
+          std::min<long>(1, static_cast<long>(map.facts.size())),
       {"metric", std::move(metric)});
   if (sweep.pairs > 1)
     map.facts.emplace_back(

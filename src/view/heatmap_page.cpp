@@ -81,18 +81,17 @@ class Page {
         scale_(map),
         all_(map.columns.size()),
         first_(
-            all_ - std::min(
-                       all_,
-                       std::max<size_t>(
-                           1,
-                           most_cells /
-                               std::max<size_t>(map.rows.size(), 1)))) {}
+            all_ -
+            std::min(
+                all_,
+                std::max<size_t>(
+                    1, most_cells / std::max<size_t>(map.rows.size(), 1)))) {}
 
   std::string text() const {
     return page(
         map_.kind + ": " + map_.heading,
-        std::string(page_style) + std::string(heatmap_style) + ramp('w', "--warm") +
-            ramp('c', "--cool") + size().style(),
+        std::string(page_style) + std::string(heatmap_style) +
+            ramp('w', "--warm") + ramp('c', "--cool") + size().style(),
         page_header(
             map_.kind,
             map_.takeaway.empty() ? map_.heading : map_.takeaway,
@@ -125,8 +124,7 @@ class Page {
     for (const auto& row : map_.rows)
       out.row_label = std::max(out.row_label, display_width(visible(row)));
     for (const auto& note : map_.notes)
-      out.column_note =
-          std::max(out.column_note, display_width(visible(note)));
+      out.column_note = std::max(out.column_note, display_width(visible(note)));
     for (size_t i = 0; i < map_.values.size(); ++i)
       out.cell = std::max(out.cell, cell_text(i).size());
     return out;
@@ -140,8 +138,9 @@ class Page {
           all_ - first_,
           all_);
     if (size().wide())
-      out += "<p class=\"notice hint\">Scroll the grid to the left for earlier "
-             "columns.</p>\n";
+      out +=
+          "<p class=\"notice hint\">Scroll the grid to the left for earlier "
+          "columns.</p>\n";
     return out;
   }
 
@@ -200,12 +199,11 @@ class Page {
   std::string cell(size_t i, bool entry) const {
     const float value = map_.values[i];
     const int step = scale_.step(value);
-    const auto kind = !std::isfinite(value) ? std::string("bad")
-                      : inert(i)            ? std::string("inert")
-                      : step == 0           ? std::string("p0")
-                                            : fmt::format(
-                                       "{}{}", step > 0 ? 'w' : 'c',
-                                       std::abs(step));
+    const auto kind =
+        !std::isfinite(value) ? std::string("bad")
+        : inert(i)            ? std::string("inert")
+        : step == 0           ? std::string("p0")
+                    : fmt::format("{}{}", step > 0 ? 'w' : 'c', std::abs(step));
     return fmt::format(
         "<td tabindex=\"{}\" class=\"{}\">{}</td>",
         entry ? 0 : -1,

@@ -149,12 +149,11 @@ class Page {
     const auto start = fmt::format(
         "After “{}”, “{}” wins ", label(column), visible(names_.token(id)));
     const auto top = row_name(lens_, last);
-    if (from == last) return start + fmt::format("only at {}, with {}.", top, share);
-    return start + fmt::format(
-                       "from {} on, with {} at {}.",
-                       row_name(lens_, from),
-                       share,
-                       top);
+    if (from == last)
+      return start + fmt::format("only at {}, with {}.", top, share);
+    return start +
+           fmt::format(
+               "from {} on, with {} at {}.", row_name(lens_, from), share, top);
   }
 
   std::string about() const {
@@ -182,16 +181,16 @@ class Page {
           lens_.columns() - first_,
           lens_.columns());
     if (size_.wide())
-      out += "<p class=\"notice hint\">Scroll the grid to the left for earlier "
-             "positions.</p>\n";
+      out +=
+          "<p class=\"notice hint\">Scroll the grid to the left for earlier "
+          "positions.</p>\n";
     return out;
   }
 
   std::string legend() const {
     std::string out = "<div class=\"legend\">";
     for (const auto& [kind, text] :
-         {std::pair{'p', "the top row's token"},
-          {'o', "another token"}}) {
+         {std::pair{'p', "the top row's token"}, {'o', "another token"}}) {
       out += "<span>0% <span class=\"ramp\">";
       for (int i = 0; i <= steps; i += 4)
         out += fmt::format("<i class=\"{}{}\"></i>", kind, i);
@@ -207,12 +206,11 @@ class Page {
   }
 
   std::string grid() const {
-    std::string out =
-        size_.open() +
-        "<table role=\"grid\" aria-label=\"The most "
-        "probable next "
-        "token, by layer and position\">\n"
-        "<thead><tr><th scope=\"col\">layer</th>";
+    std::string out = size_.open() +
+                      "<table role=\"grid\" aria-label=\"The most "
+                      "probable next "
+                      "token, by layer and position\">\n"
+                      "<thead><tr><th scope=\"col\">layer</th>";
     for (size_t c = first_; c < lens_.columns(); ++c)
       out += fmt::format(
           "<th scope=\"col\">{}<b>{}</b></th>",
@@ -287,7 +285,8 @@ class Page {
         height + 40);
     for (int i = 0; i <= 4; ++i)
       out += fmt::format(
-          "<path class=\"grid-line\" d=\"M0 {0}H{1}\"/><text x=\"-8\" y=\"{2}\" "
+          "<path class=\"grid-line\" d=\"M0 {0}H{1}\"/><text x=\"-8\" "
+          "y=\"{2}\" "
           "text-anchor=\"end\">{3}%</text>\n",
           height * (4 - i) / 4,
           width,

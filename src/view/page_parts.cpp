@@ -19,7 +19,8 @@ constexpr size_t narrowest_number = 7, narrowest_text = 52;
 constexpr double character = 0.62;
 
 std::string prompt_line(const report::PromptLine& line) {
-  auto out = fmt::format("<p class=\"prompt\"><span>{}</span>", html(line.name));
+  auto out =
+      fmt::format("<p class=\"prompt\"><span>{}</span>", html(line.name));
   const size_t n = line.tokens.size();
   const auto shown = [&](size_t i) {
     if (n <= short_prompt) return true;
@@ -92,7 +93,8 @@ std::string GridSize::style() const {
       (upright ? 0.4 * static_cast<double>(std::min<size_t>(column_note, 15))
                : 0);
   auto css = fmt::format(
-      ":root {{ --row: clamp(11px, calc((100vh - {:.1f}rem) / {} - 1px), 26px); "
+      ":root {{ --row: clamp(11px, calc((100vh - {:.1f}rem) / {} - 1px), "
+      "26px); "
       "--text: min(12px, calc(var(--row) * .72)); }}\n"
       "@media print {{ :root {{ --row: clamp(7px, calc(150mm / {}), 18px); }} "
       "}}\n"
@@ -114,10 +116,10 @@ std::string GridSize::style() const {
   // Columns' names stand upright where they would be cut.
   if (!texts)
     css += fmt::format(
-      "@container (max-width: {:.1f}rem) {{ thead th:not(:first-child) {{ "
-      "padding: .2rem 0; }} thead b {{ margin: 0 auto; max-height: 7rem; "
-      "writing-mode: vertical-rl; transform: rotate(180deg); }} }}\n",
-      label + static_cast<double>(n) * 3.4);
+        "@container (max-width: {:.1f}rem) {{ thead th:not(:first-child) {{ "
+        "padding: .2rem 0; }} thead b {{ margin: 0 auto; max-height: 7rem; "
+        "writing-mode: vertical-rl; transform: rotate(180deg); }} }}\n",
+        label + static_cast<double>(n) * 3.4);
   const auto below = [&](double n_chars, double font, std::string_view rule) {
     css += fmt::format(
         "@container (max-width: calc({} * {:.0f}px + {:.2f}rem)) {{ {} }}\n",

@@ -39,7 +39,8 @@ std::string Scale::number(float value) const {
   if (std::isnan(value)) return "NaN";
   if (!std::isfinite(value)) return value > 0 ? "inf" : "-inf";
   auto text =
-      percent_ ? fmt::format("{:.{}f}", value * 100, decimals(largest_ * 100, 0))
+      percent_
+          ? fmt::format("{:.{}f}", value * 100, decimals(largest_ * 100, 0))
       : largest_ >= 1000 ? fmt::format("{:.2g}", value)
       : largest_ >= 100  ? fmt::format("{:.0f}", value)
       : largest_ >= 10   ? fmt::format("{:.1f}", value)

@@ -359,7 +359,13 @@ TEST(Patch, SaysWhichCellsCannotAct) {
   const auto model = test::tiny_model();
   size_t compared = 0;
   for (const std::string site :
-       {"resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "k"})
+       {"resid_pre",
+        "resid_mid",
+        "resid_post",
+        "attn_out",
+        "mlp_out",
+        "z",
+        "k"})
     for (const auto& metric : {logit(4), loss()}) {
       PatchOptions options{
           .clean = clean, .corrupt = corrupt, .site = site, .metric = metric};
@@ -373,8 +379,8 @@ TEST(Patch, SaysWhichCellsCannotAct) {
       for (size_t i = 0; i < sweep.cells(); ++i) {
         const size_t layer = i / 7, pos = i % 7;
         const bool same_so_far = pos < 3;
-        const bool same_token = layer == 0 && site == "resid_pre" &&
-                                clean[pos] == corrupt[pos];
+        const bool same_token =
+            layer == 0 && site == "resid_pre" && clean[pos] == corrupt[pos];
         const bool unread =
             layer == 2 && ends && pos < 6 && metric.kind == Metric::Kind::logit;
         EXPECT_EQ(sweep.inert[i], same_so_far || same_token || unread)

@@ -39,8 +39,19 @@ TEST_F(AttentionCli, IsTheLibrarys) {
   const auto found = attention(model, ids, {.layer = 1});
   const auto file = folder / "a.safetensors", page = folder / "a.html";
   const auto outcome = run(
-      {"attention", path, "--ids", "3,4,5,6,3", "--layer", "-2", "--head", "4",
-       "--json", "-o", file.string(), "--html", page.string()});
+      {"attention",
+       path,
+       "--ids",
+       "3,4,5,6,3",
+       "--layer",
+       "-2",
+       "--head",
+       "4",
+       "--json",
+       "-o",
+       file.string(),
+       "--html",
+       page.string()});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto out = json::parse(outcome.out);
   EXPECT_EQ(out["layers"], 3);
@@ -103,13 +114,25 @@ TEST_F(AttentionCli, PagesSayTheirCommand) {
     return out;
   };
   const Words words = {
-      "lens", path, "a 'b' $HOME", "--positions", "-1", "--layers", "0",
-      "--layers", "2", "--no-special", "--embed", "--html", first.string()};
+      "lens",
+      path,
+      "a 'b' $HOME",
+      "--positions",
+      "-1",
+      "--layers",
+      "0",
+      "--layers",
+      "2",
+      "--no-special",
+      "--embed",
+      "--html",
+      first.string()};
   ASSERT_EQ(run(words).code, 0);
   const auto told = code(first);
   EXPECT_TRUE(told.starts_with("mlxterp lens ")) << told;
-  EXPECT_NE(told.find("--layers 0 --layers 2 --no-special --embed"),
-            std::string::npos)
+  EXPECT_NE(
+      told.find("--layers 0 --layers 2 --no-special --embed"),
+      std::string::npos)
       << told;
   const auto page = read(first);
   ASSERT_EQ(
@@ -122,8 +145,15 @@ TEST_F(AttentionCli, PagesSayTheirCommand) {
   };
   EXPECT_EQ(header(read(first)), header(page));
   ASSERT_EQ(
-      run({"ablate", path, "one two three", "--how", "zero", "--metric",
-           "logit(id:5)", "--html", second.string()})
+      run({"ablate",
+           path,
+           "one two three",
+           "--how",
+           "zero",
+           "--metric",
+           "logit(id:5)",
+           "--html",
+           second.string()})
           .code,
       0);
   EXPECT_NE(

@@ -171,8 +171,7 @@ TEST(Heatmap, TurnsLayersThatLieAcross) {
   EXPECT_EQ(map.row_axis, "layer");
   EXPECT_EQ(map.values, (std::vector<float>{0.25f, 0.75f, 1.5f, 0, 0.5f, 1}));
   EXPECT_EQ(
-      map.inert,
-      (std::vector<bool>{false, false, false, true, false, false}));
+      map.inert, (std::vector<bool>{false, false, false, true, false, false}));
 }
 
 TEST(Heatmap, SaysWhatItShowsAndOfWhat) {
@@ -207,8 +206,7 @@ TEST(Heatmap, SaysWhatItShowsAndOfWhat) {
   EXPECT_EQ(map.details[0].name, "logit(id:28)");
   EXPECT_EQ(
       map.details[1].values, (std::vector<float>{1.5f, 2, 3, 0, 0.5f, 1}));
-  EXPECT_EQ(
-      map.details[2].values, (std::vector<float>{0, 0, 0.5f, 0, 0, 0}));
+  EXPECT_EQ(map.details[2].values, (std::vector<float>{0, 0, 0.5f, 0, 0, 0}));
   const std::vector<std::pair<std::string, float>> bounds = {
       {"corrupted", 2.0f}, {"clean", 4.0f}};
   EXPECT_EQ(map.bounds, bounds);
@@ -228,14 +226,14 @@ TEST(Heatmap, SaysWhereNothingHappens) {
   auto sweep = sweep_of(Direction::noise);
   sweep.metric = {4, 4, 4, 3.99f, 4, 4};
   const auto takeaway = [&] {
-    return heatmap(
-               sweep_report(model, options_of(Direction::noise), sweep, {}))
+    return heatmap(sweep_report(model, options_of(Direction::noise), sweep, {}))
         .takeaway;
   };
   EXPECT_TRUE(takeaway().starts_with(
       "No cell has much effect. The largest is at layer 6, pos 0"))
       << takeaway();
-  EXPECT_TRUE(takeaway().ends_with("0.5% of the way to the corrupted run's +2."))
+  EXPECT_TRUE(
+      takeaway().ends_with("0.5% of the way to the corrupted run's +2."))
       << takeaway();
   sweep.metric.assign(6, 4);
   EXPECT_EQ(takeaway(), "No cell has any effect.");

@@ -29,16 +29,17 @@ report::AttentionReport report_of(int n, int heads = 3) {
   found.entropy.values.assign(cells, 2.5f);
   found.layer = 1;
   for (int h = 0; h < heads; ++h) {
-    if (h == 1) found.previous_token.values[static_cast<size_t>(heads + h)] = 0.9f;
+    if (h == 1)
+      found.previous_token.values[static_cast<size_t>(heads + h)] = 0.9f;
     for (int i = 0; i < n; ++i)
       for (int j = 0; j < n; ++j)
         found.pattern.push_back(
-            j > i          ? 0.0f
-            : h != 1       ? 1.0f / static_cast<float>(i + 1)
-            : j + 1 == i   ? 0.9f
-            : i == 0       ? 1.0f
-            : j == i       ? 0.1f
-                           : 0.0f);
+            j > i        ? 0.0f
+            : h != 1     ? 1.0f / static_cast<float>(i + 1)
+            : j + 1 == i ? 0.9f
+            : i == 0     ? 1.0f
+            : j == i     ? 0.1f
+                         : 0.0f);
   }
   return report;
 }
@@ -73,15 +74,17 @@ TEST(AttentionText, HasTokensOnBothAxesWhereTheyFit) {
   report.head = 1;
   const auto text = attention_text(report, {.width = 80});
   expect_fits(text, 80);
-  EXPECT_NE(text.find("L1H1 puts 25% of its attention on the first token, 90%"),
-            std::string::npos)
+  EXPECT_NE(
+      text.find("L1H1 puts 25% of its attention on the first token, 90%"),
+      std::string::npos)
       << text;
   // The last row: nothing ahead of it is blank, the previous token has 90.
   const auto row = text.find("9  word9");
   ASSERT_NE(row, std::string::npos) << text;
   const auto line = text.substr(row, text.find('\n', row) - row);
-  EXPECT_TRUE(line.ends_with("90   10") || line.ends_with("90     10") ||
-              line.find("90") < line.rfind("10"))
+  EXPECT_TRUE(
+      line.ends_with("90   10") || line.ends_with("90     10") ||
+      line.find("90") < line.rfind("10"))
       << line;
   const auto first = text.find("0  word0");
   ASSERT_NE(first, std::string::npos);
@@ -95,8 +98,9 @@ TEST(AttentionText, ListsTheStrongestSourcesOfALongPrompt) {
   report.head = 1;
   const auto text = attention_text(report, {.width = 80});
   expect_fits(text, 80);
-  EXPECT_NE(text.find("39  word39  38  word38 90%  39  word39 10%"),
-            std::string::npos)
+  EXPECT_NE(
+      text.find("39  word39  38  word38 90%  39  word39 10%"),
+      std::string::npos)
       << text;
   report.head = 0;
   const auto even = attention_text(report, {.width = 80});

@@ -231,8 +231,7 @@ TEST(HeatmapPage, WritesAndTintsOnlyWhatIsWorthIt) {
         values.push_back(most * static_cast<float>(i) / 50);
       for (const auto& [kind, text] :
            cells_of(heatmap_page(map_of(values, percent)))) {
-        const bool nothing =
-            text.find_first_not_of("-0.") == std::string::npos;
+        const bool nothing = text.find_first_not_of("-0.") == std::string::npos;
         if (nothing) EXPECT_EQ(kind, "p0") << most << ' ' << text;
         if (nothing) EXPECT_EQ(text, "") << most;
       }
@@ -318,8 +317,8 @@ TEST(HeatmapPage, LongPromptsAreCutAroundWhatIsMarked) {
   line.marked = {70};
   map.prompts = {line};
   const auto page = heatmap_page(map);
-  for (const auto* part : {"… t62. ", "<mark> t70.</mark>", " t78.…", "… t188.",
-                           " t199.</p>"})
+  for (const auto* part :
+       {"… t62. ", "<mark> t70.</mark>", " t78.…", "… t188.", " t199.</p>"})
     EXPECT_NE(page.find(part), std::string::npos) << part;
 }
 

@@ -39,9 +39,9 @@ struct Sweep {
    * pass computes tokens times layers. */
   size_t rows = 0;
   std::vector<int> ids;  ///< The patched prompt, of the first pair.
-  /** Of each cell whether it cannot act in any pair: what it changes is the same
-   * in both runs, or nothing that the metric reads looks at it. Empty where each
-   * cell was a forward pass of its own. */
+  /** Of each cell whether it cannot act in any pair: what it changes is the
+   * same in both runs, or nothing that the metric reads looks at it. Empty
+   * where each cell was a forward pass of its own. */
   std::vector<bool> inert;
 
   size_t cells() const { return metric.size(); }

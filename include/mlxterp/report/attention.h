@@ -28,8 +28,8 @@ std::string to_json(const AttentionReport& report);
 
 /**
  * Layers by heads. A cell is the largest of a head's shares on the first token
- * (F), the previous one (P) and the token itself (S) and is called by it, "P93";
- * where none reaches 40 %, by the entropy in bits, "2.1".
+ * (F), the previous one (P) and the token itself (S) and is called by it,
+ * "P93"; where none reaches 40 %, by the entropy in bits, "2.1".
  */
 Heatmap overview(const AttentionReport& report);
 

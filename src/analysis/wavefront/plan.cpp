@@ -80,10 +80,9 @@ bool unread(
   if (wave.metric.every_position() || !wave.keep.empty()) return false;
   const int layers = wave.model.decoder().config().n_layers;
   const auto id = wave.sites[change.site].ids.back();
-  const bool behind =
-      change.first_layer >= layers ||
-      (change.first_layer == layers - 1 && id >= 0 &&
-       wave.model.sites()[id].stage == Stage::after);
+  const bool behind = change.first_layer >= layers ||
+                      (change.first_layer == layers - 1 && id >= 0 &&
+                       wave.model.sites()[id].stage == Stage::after);
   const int read = wave.metric.position_in(static_cast<int>(run.ids.size()));
   return behind && (read < change.from || read > change.to);
 }

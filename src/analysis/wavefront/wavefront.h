@@ -97,7 +97,7 @@ struct Wavefront {
     size_t computed = 0;             ///< Cells that are not their run itself.
     /** Of each cell whether it is, whatever the values are. */
     std::vector<bool> inert;
-    size_t rows = 0;                 ///< Rows computed, summed over layers.
+    size_t rows = 0;  ///< Rows computed, summed over layers.
     std::vector<Kept> kept;
   };
 
