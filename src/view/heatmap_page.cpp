@@ -284,7 +284,8 @@ class Page {
     std::string out;
     for (size_t r = 0; r < map_.rows.size(); ++r)
       for (size_t c = first_; c < all_; ++c)
-        out += (out.empty() ? "" : ",") + number(values[r * all_ + c]);
+        out += fmt::format(
+            "{}{}", out.empty() ? "" : ",", number(values[r * all_ + c]));
     return out;
   }
 
