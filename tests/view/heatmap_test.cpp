@@ -232,8 +232,10 @@ TEST(HeatmapPage, WritesAndTintsOnlyWhatIsWorthIt) {
       for (const auto& [kind, text] :
            cells_of(heatmap_page(map_of(values, percent)))) {
         const bool nothing = text.find_first_not_of("-0.") == std::string::npos;
-        if (nothing) EXPECT_EQ(kind, "p0") << most << ' ' << text;
-        if (nothing) EXPECT_EQ(text, "") << most;
+        if (nothing) {
+          EXPECT_EQ(kind, "p0") << most << ' ' << text;
+          EXPECT_EQ(text, "") << most;
+        }
       }
     }
 }
