@@ -78,8 +78,8 @@ LensEvaluation evaluate(
 
 std::string text_of(const report::TrainingReport& report) {
   auto text = fmt::format(
-      "{} steps of {} tokens: mean KL over layers {:.3f} nats at the first, "
-      "{:.3f} at the last\n",
+      "{} steps of {} tokens: mean KL over layers, in nats, {:.3f} at the "
+      "first,\n{:.3f} at the last\n",
       report.losses.size(),
       report.length,
       report.losses.front(),

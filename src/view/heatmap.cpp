@@ -38,7 +38,7 @@ std::string heatmap_text(const Heatmap& map, const Terminal& terminal) {
   const size_t first = folded ? 0 : columns - std::min(columns, fits);
 
   std::string out;
-  if (!map.about.empty()) out += escape(map.about) + "\n\n";
+  if (!map.about.empty()) out += paragraph(map.about, terminal) + "\n\n";
   if (first > 0)
     out += fmt::format(
         "The last {} of {} columns; a wider terminal or --html shows all.\n",

@@ -43,7 +43,7 @@ size_t prefix(std::string_view text, size_t width) {
   return at;
 }
 
-// The last column's text in lines of `width`, broken at spaces where it can.
+// Text in lines of `width`, broken at spaces where it can.
 std::vector<std::string> wrap(std::string_view text, size_t width) {
   std::vector<std::string> lines;
   while (display_width(text) > width) {
@@ -128,6 +128,10 @@ std::string fit(std::string_view text, size_t width, Align align) {
   }
   const std::string padding(width - std::min(width, display_width(out)), ' ');
   return align == Align::left ? out + padding : padding + out;
+}
+
+std::string paragraph(std::string_view text, const Terminal& terminal) {
+  return fmt::format("{}", fmt::join(wrap(escape(text), terminal.width), "\n"));
 }
 
 std::string toned(std::string_view text, Tone tone, const Terminal& to) {

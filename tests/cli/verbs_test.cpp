@@ -737,7 +737,7 @@ TEST_F(Verbs, TextsAreRegularFiles) {
 TEST_F(Verbs, LittleAddressSpace) {
   for (const int megabytes : {250, 500, 1700, 2000, 2300}) {
     const auto limit = fmt::format(
-        "ulimit -v {}; timeout 100 {} ", megabytes * 1000, binary());
+        "ulimit -v {}; timeout 600 {} ", megabytes * 1000, binary());
     for (const std::string& words :
          {"info " + test::quoted(path),
           std::string("trace demo --ids 100..1600 --save "

@@ -801,7 +801,7 @@ TEST_F(Hub, ServersThatStayBusy) {
   EXPECT_EQ(log().size(), 7u) << "too long to wait for";
   rule({{"path", "model.safetensors"}, {"store", true}, {"status", 500}});
   refused(ErrorKind::environment, {"500", "model.safetensors"});
-  EXPECT_LT(std::chrono::steady_clock::now() - start, 20s);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 120s);
 }
 
 TEST_F(Hub, Offline) {
@@ -867,7 +867,7 @@ TEST_F(Hub, ProgressCanEndIt) {
                  if (done > 0) throw Enough();
                }}),
       Enough);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 40s);
   plan(json::object());
   get();
   expect_model();
@@ -888,7 +888,7 @@ TEST_F(Hub, ProgressCanEndTheListing) {
                  throw Enough();
                }}),
       Enough);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, 10s);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, 40s);
 }
 
 TEST_F(Hub, FoldersThatCannotBeWritten) {

@@ -59,7 +59,7 @@ def child(code, *arguments, env=None, input_bytes=0):
         capture_output=True,
         text=True,
         errors="replace",
-        timeout=250,
+        timeout=1200,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **(env or {})},
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -33,7 +33,8 @@ ELSEWHERE = ("make", "pip", "scripts/", ".venv/bin/", "brew", "apt-get")
 def blocks(page: Path) -> list[tuple[int, list[str], bool]]:
     """(line, its lines, is it fenced) of each ```sh block and each indented one."""
     found, inside, kind = [], [], None
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+    lines = [*page.read_text(encoding="utf-8").splitlines(), ""]
+    for number, line in enumerate(lines, 1):
         fence = re.match(r"\s*```(\w*)", line)
         if fence and kind != "indented":
             if kind is None:
@@ -41,10 +42,10 @@ def blocks(page: Path) -> list[tuple[int, list[str], bool]]:
             else:
                 if kind == "sh":
                     found.append((number - len(inside), inside, True))
-                kind = None
+                kind, inside = None, []
         elif kind in (None, "indented") and line.startswith("    "):
             kind = "indented"
-            inside = [*inside, line[4:]] if inside else [line[4:]]
+            inside.append(line[4:])
         elif kind == "indented":
             found.append((number - len(inside), inside, False))
             kind, inside = None, []
@@ -133,7 +134,7 @@ def test_what_a_page_holds(tmp_path):
         (3, "mlxterp one \\\n    --two"),
         (8, "mlxterp three"),
         (9, "echo x | mlxterp four -"),
-        (19, "make six"),
+        (20, "make six"),
     ]
     assert width("\x1b[1mab\x1b[0m\x1b]8;;x\x07c") == 3 and width("日本") == 4
 

@@ -148,7 +148,7 @@ def test_lens(model):
 
 
 def test_heads_and_tasks(model):
-    scores = heads.head_scores(model)
+    scores = heads.head_scores(model, heads.repeated_tokens(model, period=25)[:1])
     assert {s.shape for s in scores.values()} == {(30, 9)}
     assert scores["induction"].max().item() > 0.8
     weights = heads.head_circuits(model)
@@ -156,7 +156,8 @@ def test_heads_and_tasks(model):
     assert set(tasks.task_list()) >= {"ioi", "greater-than", "induction"}
     task = tasks.make_task(model, "ioi", pairs=2)
     assert tasks.score(model, task).accuracy == 1.0
-    assert sweeps.patch(model, task.clean, task.corrupt, task.metric).shape == (30, 14)
+    swept = sweeps.patch(model, task.clean, task.corrupt, task.metric, layers=[0, 9])
+    assert swept.shape == (2, 14)
 
 
 @pytest.mark.parametrize(
@@ -180,16 +181,19 @@ def test_what_makes_no_sense_is_an_error(model, change, error):
 
 
 def test_ctrl_c_ends_a_sweep(model):
+    ended = []
+
     def press():
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()
-    begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
+        # 420 passes: no machine is through with them by then.
         sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, one_pass_per_cell=True)
-        time.sleep(5)  # were it done sooner, the signal comes here
-    assert time.monotonic() - begin < 4
+        ended.append(True)
+        time.sleep(60)
+    assert not ended
     # And the model is as before.
     assert sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, layers=0, positions=0)
 
@@ -199,24 +203,25 @@ def test_ctrl_c_ends_an_evaluation(model, engine):
     traced = model if engine == "native" else wrapped_chain()
     ids = [[5 + i % 40 for i in range(400)]]
 
+    # In time of the processor, which other programs do not take.
     def run():
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             with traced.trace(ids):
                 traced.output.save()
         finally:
-            seconds.append(time.monotonic() - begin)
+            seconds.append(time.process_time() - begin)
 
     seconds = []
     run()
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    previous = signal.signal(signal.SIGPROF, signal.default_int_handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds[0] / 5)
+        signal.setitimer(signal.ITIMER_PROF, seconds[0] / 5)
         with pytest.raises(KeyboardInterrupt):
             run()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
     assert seconds[1] < 0.7 * seconds[0], seconds
     run()  # and the model is as before
 
@@ -241,7 +246,7 @@ def wrapped_chain():
 
 
 def test_ablating_induction_heads(model):
-    found = heads.induction_ablation(model, draws=2, sequences=2)
+    found = heads.induction_ablation(model, draws=1, sequences=1, period=25)
     assert found.repeated < found.first
     assert found.best.removed > 0.5 and len(found.best.heads) == 5
     assert max(trial.removed for trial in found.random) < 0.2
@@ -264,17 +269,17 @@ def test_collect(model):
 
 
 def test_a_tuned_lens_by_the_engine(model, tmp_path):
-    ids = heads.repeated_tokens(model, period=33)[0][:66]
+    ids = heads.repeated_tokens(model, period=16)[0][:32]
     losses = []
     tuned = lenses.train(
         model,
-        ids[:32],  # each step the same stretch
-        steps=4,
-        length=32,
+        ids[:16],  # each step the same stretch
+        steps=3,
+        length=16,
         learning_rate=0.2,
         on_step=lambda _, loss: losses.append(loss),
     )
-    assert len(losses) == 4 and losses[-1] < losses[0]
+    assert len(losses) == 3 and losses[-1] < losses[0]
     tuned.save(tmp_path / "lens", overwrite=False)
     with pytest.raises(mlxterp.UsageError, match="exists"):
         tuned.save(tmp_path / "lens", overwrite=False)
@@ -283,7 +288,7 @@ def test_a_tuned_lens_by_the_engine(model, tmp_path):
     assert again.num_layers == 30 and again.hidden_dim == 576
     read = lenses.lens(model, CLEAN, tuned=tuned)
     assert read.ids.shape == (30, 14, 5)
-    quality = lenses.evaluate_lens(model, ids, tuned, length=32)
+    quality = lenses.evaluate_lens(model, ids, tuned, length=16)
     assert len(quality["tuned"]) == 30
 
 

@@ -84,7 +84,7 @@ def test_the_process_ends_well(work):
             [sys.executable, "-c", PRELUDE + WORKS[work] + "\nsys.exit(7)"],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=1200,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         assert (done.returncode, done.stderr) == (7, "")

@@ -66,6 +66,14 @@ TEST(TableText, StaysWithinTheWidth) {
   }
 }
 
+TEST(Paragraph, StaysWithinTheWidth) {
+  const std::string text = "Normalised effect in percent: 0 is the run unchanged";
+  const auto lines = paragraph(text, {.width = 20});
+  EXPECT_EQ(lines, "Normalised effect in\npercent: 0 is the\nrun unchanged");
+  EXPECT_EQ(paragraph(text, {.width = 80}), text);
+  EXPECT_EQ(paragraph("a\nb", {.width = 80}), "a\\nb");
+}
+
 TEST(Toned, OnlyWhereColourIsWelcome) {
   EXPECT_EQ(toned("a", Tone::strong, {.width = 80, .color = false}), "a");
   EXPECT_NE(toned("a", Tone::strong, {.width = 80, .color = true}), "a");

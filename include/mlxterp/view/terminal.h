@@ -40,6 +40,10 @@ enum class Align { left, right };
 /** `text` in exactly `width` columns: cut with an ellipsis or padded. */
 std::string fit(std::string_view text, size_t width, Align align = Align::left);
 
+/** Text in lines of the terminal's width, broken at spaces where it can.
+ * Escapes it. */
+std::string paragraph(std::string_view text, const Terminal& terminal);
+
 enum class Tone { plain, strong, faint, accent };
 
 /** `text` in that tone where colour is welcome. Escape it first. */
