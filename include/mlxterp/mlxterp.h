@@ -24,6 +24,7 @@
 #include "mlxterp/io/hub.h"
 #include "mlxterp/io/safetensors.h"
 #include "mlxterp/models/decoder.h"
+#include "mlxterp/models/weights.h"
 #include "mlxterp/nn/module.h"
 #include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/edit.h"

@@ -128,6 +128,20 @@ Names keys_of(const Model& self) {
   return keys;
 }
 
+const char* name_of(nn::Activation activation) {
+  switch (activation) {
+    case nn::Activation::silu:
+      return "silu";
+    case nn::Activation::gelu:
+      return "gelu";
+    case nn::Activation::gelu_tanh:
+      return "gelu_new";
+    case nn::Activation::relu:
+      return "relu";
+  }
+  return "";
+}
+
 nb::bytes bytes_of(const std::string& text) {
   return nb::bytes(text.data(), text.size());
 }
@@ -183,6 +197,7 @@ void bind_model(nb::module_& m) {
   nb::class_<Model> model(m, "Model");
   bind_attach(model);
   bind_engine(model);
+  bind_weights(m, model);
   model
       .def_static(
           "load",
@@ -233,6 +248,14 @@ void bind_model(nb::module_& m) {
             d["vocab"] = c.vocab;
             d["context"] = c.context;
             d["tied"] = c.tied;
+            d["norm"] =
+                c.norm.kind == nn::NormConfig::Kind::layer ? "LN" : "RMS";
+            d["norm_eps"] = c.norm.eps;
+            d["activation"] = name_of(c.activation);
+            d["gated"] = c.gated;
+            d["parallel"] = c.parallel;
+            d["rotary_dims"] = c.rope.dims;
+            d["positions"] = c.positions;
             return d;
           })
       .def(

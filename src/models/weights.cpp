@@ -1,0 +1,273 @@
+#include "mlxterp/models/weights.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+
+#include "core/fail.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+using std::string_view_literals::operator""sv;
+
+constexpr std::array names = {
+    "W_E"sv,
+    "W_pos"sv,
+    "W_Q"sv,
+    "W_K"sv,
+    "W_V"sv,
+    "W_O"sv,
+    "b_Q"sv,
+    "b_K"sv,
+    "b_V"sv,
+    "b_O"sv,
+    "W_in"sv,
+    "W_gate"sv,
+    "W_out"sv,
+    "b_in"sv,
+    "b_gate"sv,
+    "b_out"sv,
+    "W_U"sv,
+    "b_U"sv,
+};
+
+// The name without W_ or b_.
+std::string_view stem(std::string_view name) {
+  return name.substr(2);
+}
+
+bool is_bias(std::string_view name) {
+  return name.starts_with('b');
+}
+
+bool of_heads(std::string_view name) {
+  return stem(name) == "Q" || stem(name) == "K" || stem(name) == "V" ||
+         name == "W_O";
+}
+
+bool of_layers(std::string_view name) {
+  return stem(name) != "E" && stem(name) != "U" && stem(name) != "pos";
+}
+
+bool of_tokens(std::string_view name) {
+  return stem(name) == "E" || stem(name) == "U";
+}
+
+[[noreturn]] void absent(
+    const Decoder& decoder, std::string_view name, std::string_view why) {
+  fail(
+      ErrorKind::unknown_name,
+      "[weight] this {} has no {}: {}",
+      decoder.config().model_type,
+      name,
+      why);
+}
+
+void check(int index, int count, std::string_view name, std::string_view what) {
+  if (index < 0 || index >= count)
+    fail(
+        ErrorKind::out_of_range,
+        "[weight] {} {} of {} is out of range: there are {}, from 0",
+        what,
+        index,
+        name,
+        count);
+}
+
+void check(
+    const DecoderConfig& config,
+    std::string_view name,
+    const WeightPart& part) {
+  if (std::ranges::find(names, name) == names.end())
+    fail(
+        ErrorKind::unknown_name,
+        "[weight] no weight is called '{}'; there are {}",
+        printable(name),
+        fmt::join(names, ", "));
+  const auto only = [&](bool given, bool has, std::string_view what) {
+    if (given && !has)
+      fail(
+          ErrorKind::usage,
+          "[weight] {} has no {}; leave that out",
+          name,
+          what);
+  };
+  only(part.layer.has_value(), of_layers(name), "layers");
+  only(part.head.has_value(), of_heads(name), "heads");
+  only(part.tokens.has_value(), of_tokens(name), "tokens");
+  if (part.layer) check(*part.layer, config.n_layers, name, "layer");
+  if (part.head) check(*part.head, config.n_heads, name, "head");
+  if (part.tokens)
+    for (const int token : *part.tokens)
+      check(token, config.vocab, name, "token");
+}
+
+mx::array times(const mx::array& x, float factor) {
+  return factor == 1.0f ? x : mx::multiply(x, mx::array(factor, x.dtype()));
+}
+
+// [d_out, d_in] that read through a norm, as reading what it gives before its
+// gain.
+mx::array folded(
+    const mx::array& weight, const nn::Norm& norm, const nn::NormConfig& by) {
+  auto gain = mx::astype(norm.weight, weight.dtype());
+  if (by.plus_one) gain = mx::add(gain, mx::array(1.0f, gain.dtype()));
+  const auto scaled = mx::multiply(weight, gain);
+  if (by.kind != nn::NormConfig::Kind::layer) return scaled;
+  return mx::subtract(scaled, mx::mean(scaled, -1, true));
+}
+
+// A parameter pair y = x weight^T + bias, of one matrix or of several experts',
+// and the norm it reads through.
+struct Projection {
+  mx::array weight;
+  std::optional<mx::array> bias;
+  const nn::Norm* norm = nullptr;
+
+  mx::array rows(const DecoderConfig& config, bool fold) const {
+    return fold && norm ? folded(weight, *norm, config.norm) : weight;
+  }
+  mx::array shift(bool fold) const {
+    auto shape = weight.shape();
+    shape.pop_back();
+    auto by = bias ? *bias : mx::zeros(shape, weight.dtype());
+    if (fold && norm && norm->bias)
+      by = mx::add(by, mx::matmul(weight, *norm->bias));
+    return by;
+  }
+};
+
+const nn::Norm* pointer(const std::optional<nn::Norm>& norm) {
+  return norm ? &*norm : nullptr;
+}
+
+Projection projection(
+    const Decoder& decoder, std::string_view name, int number) {
+  const auto& layer = *decoder.layers[static_cast<size_t>(number)];
+  const auto of = [](const nn::Linear& linear, const nn::Norm* norm) {
+    return Projection{linear.weight, linear.bias, norm};
+  };
+  const auto& attn = layer.attn;
+  const auto what = stem(name);
+  if (what == "Q") return of(attn.q_proj, pointer(layer.ln1));
+  if (what == "K") return of(attn.k_proj, pointer(layer.ln1));
+  if (what == "V") return of(attn.v_proj, pointer(layer.ln1));
+  if (what == "O") return of(attn.o_proj, nullptr);
+  const auto* norm =
+      pointer(decoder.config().shared_norm ? layer.ln1 : layer.ln2);
+  if (layer.moe) {
+    const auto& experts = layer.moe->experts;
+    if (what == "out") return {experts.down_proj, {}, nullptr};
+    return {what == "in" ? experts.up_proj : experts.gate_proj, {}, norm};
+  }
+  if (what == "in") return of(layer.mlp->up_proj, norm);
+  if (what == "out") return of(layer.mlp->down_proj, nullptr);
+  if (!layer.mlp->gate_proj) absent(decoder, name, "its MLP is not gated");
+  return of(*layer.mlp->gate_proj, norm);
+}
+
+mx::array picked(const mx::array& x, int axis, int i) {
+  auto first = mx::Shape(x.ndim(), 0), last = x.shape();
+  first[static_cast<size_t>(axis)] = i;
+  last[static_cast<size_t>(axis)] = i + 1;
+  return mx::squeeze(mx::slice(x, first, last), axis);
+}
+
+mx::array of_layer(
+    const Decoder& decoder,
+    std::string_view name,
+    int layer,
+    const WeightPart& part) {
+  const auto& config = decoder.config();
+  const auto from = projection(decoder, name, layer);
+  const auto y =
+      is_bias(name) ? from.shift(part.folded) : from.rows(config, part.folded);
+  if (!of_heads(name)) return is_bias(name) ? y : mx::swapaxes(y, -1, -2);
+  const bool kv = stem(name) == "K" || stem(name) == "V";
+  const int n = kv ? config.n_kv_heads : config.n_heads;
+  const int group = config.n_heads / n;
+  if (name == "W_O") {
+    const auto all = heads_of_output(y, n);
+    return part.head ? picked(all, 0, *part.head) : all;
+  }
+  if (part.head)
+    return picked(heads_of_projection(y, n), 0, *part.head / group);
+  return heads_of_projection(y, n, group);
+}
+
+mx::array of_model(
+    const Decoder& decoder, std::string_view name, const WeightPart& part) {
+  const auto& config = decoder.config();
+  if (name == "W_pos") {
+    if (!decoder.pos_embed)
+      absent(decoder, name, "it has no learned position embeddings");
+    const auto& all = decoder.pos_embed->weight;
+    const int first = config.position_offset;
+    return mx::slice(all, {first, 0}, all.shape());
+  }
+  const auto chosen = [&](const mx::array& x) {
+    if (!part.tokens) return x;
+    const auto n = static_cast<int>(part.tokens->size());
+    const mx::array ids(part.tokens->data(), {n}, mx::int32);
+    return mx::take(x, ids, 0);
+  };
+  if (name == "W_E")
+    return times(
+        chosen(decoder.embed.weight), config.embed_scale * config.embed_factor);
+  auto bias = decoder.unembed.bias;
+  if (bias) bias = chosen(*bias);
+  const Projection from{
+      chosen(decoder.unembed.weight()), bias, &decoder.ln_final};
+  const auto y = is_bias(name) ? from.shift(part.folded)
+                               : mx::transpose(from.rows(config, part.folded));
+  return times(y, config.logit_scale);
+}
+
+}  // namespace
+
+std::span<const std::string_view> weight_names() {
+  return names;
+}
+
+mx::array heads_of_projection(
+    const mx::array& parameter, int n_heads, int repeats) {
+  const bool matrix = parameter.ndim() == 2;
+  const auto y =
+      matrix
+          ? mx::swapaxes(
+                mx::reshape(parameter, {n_heads, -1, parameter.shape(1)}), 1, 2)
+          : mx::reshape(parameter, {n_heads, -1});
+  return repeats == 1 ? y : mx::repeat(y, repeats, 0);
+}
+
+mx::array heads_of_output(const mx::array& parameter, int n_heads) {
+  return mx::transpose(
+      mx::reshape(parameter, {parameter.shape(0), n_heads, -1}), {1, 2, 0});
+}
+
+mx::array weight(
+    const Decoder& decoder, std::string_view name, const WeightPart& part) {
+  check(decoder.config(), name, part);
+  if (!of_layers(name)) return of_model(decoder, name, part);
+  if (part.layer) return of_layer(decoder, name, *part.layer, part);
+  std::vector<mx::array> each;
+  for (int i = 0; i < decoder.config().n_layers; ++i) {
+    each.push_back(of_layer(decoder, name, i, part));
+    if (each[0].shape() != each.back().shape())
+      fail(
+          ErrorKind::usage,
+          "[weight] {} of layers 0 and {} differ in shape; ask for one layer "
+          "at a time",
+          name,
+          i);
+  }
+  return mx::stack(each);
+}
+
+}  // namespace mlxterp
