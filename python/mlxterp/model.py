@@ -304,6 +304,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         model = self.__dict__.get("model")
         if name.startswith("__") or model is None:
             raise AttributeError(name)
+        if name in _core.weight_names:
+            return self.weight(name)  # says what is missing
         if not isinstance(model, nn.Module):
             return part(self, getattr(model, name, None), name)
         if hasattr(model, name):

@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 
-collect_ignore = ["families.py"]
+collect_ignore = ["families.py", "demo_models.py"]

@@ -97,7 +97,7 @@ def test_what_is_put_in_is_what_the_cache_holds(monkeypatch):
     names = [f"blocks.{i}.hook_resid_pre" for i in range(len(model.layers))]
     _, own = model.run_with_cache(clean, names)
     foreign = {name: own[name] * 1.5 for name in names}
-    edited = type(own)(foreign, len(names), clean)
+    edited = type(own)(foreign, model, inputs=clean)
 
     walks = []
     walk = patching.sweeps.patch

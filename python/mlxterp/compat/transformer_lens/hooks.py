@@ -1,4 +1,4 @@
-"""TransformerLens' hooks and caches of an InterpretableModel."""
+"""TransformerLens' hooks of an InterpretableModel."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import mlx.core as mx
 
-from ...core import ActivationCache, InterventionComposer
-from ...errors import OutOfRangeError, UnknownNameError, UsageError
+from ...core import InterventionComposer
+from ...errors import UsageError
+from .cache import HookCache
 from .names import hook_site, hook_sites
+from .weights import WeightMixin
 
 Names = str | Sequence[str] | Callable[[str], bool]
 HookFunction = Callable[..., "mx.array | None"]
@@ -21,10 +23,15 @@ class HookPoint:
 
     Attributes:
         name: As the hook was asked for.
+        ctx: A dict for whatever hook functions keep.
     """
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, self.ctx = name, {}
+
+    def clear_context(self) -> None:
+        """Empties `ctx`."""
+        self.ctx.clear()
 
     def layer(self) -> int:
         """The layer in the name. Raises UsageError where there is none."""
@@ -37,46 +44,7 @@ class HookPoint:
         return f"HookPoint({self.name})"
 
 
-class HookCache(ActivationCache):
-    """Values by hook name: `cache["blocks.3.hook_resid_post"]`, shorter
-    `cache["resid_post", 3]`, the layer counted from the end if negative.
-
-    Attributes:
-        inputs: What the pass ran on.
-    """
-
-    def __init__(self, values: dict[str, mx.array], n_layers: int, inputs: Any = None):
-        super().__init__(values)
-        self._n_layers, self.inputs = n_layers, inputs
-
-    def __getitem__(self, key: str | tuple) -> mx.array:
-        name = key if isinstance(key, str) else self._long(*key)
-        if name not in self.activations:
-            raise UnknownNameError(
-                f"the cache has no {key!r}; it has {', '.join(self.activations)}"
-            )
-        return self.activations[name]
-
-    def __contains__(self, key) -> bool:
-        try:
-            return self[key] is not None
-        except (LookupError, TypeError, ValueError):  # no such name, layer or form
-            return False
-
-    def _long(self, short: str, layer: int, part: str | None = None) -> str:
-        """The name that (short, layer) means; `part` ("attn", "mlp") is only
-        needed where the short name stands for several."""
-        count = self._n_layers
-        if not -count <= layer < count:
-            raise OutOfRangeError(f"there are {count} layers, no layer {layer}")
-        here = f"blocks.{layer % count}."
-        for middle in [f"{part}."] if part else ["", "attn.", "mlp."]:
-            if f"{here}{middle}hook_{short}" in self.activations:
-                return f"{here}{middle}hook_{short}"
-        return f"{here}hook_{short}"
-
-
-class HookMixin:
+class HookMixin(WeightMixin):
     """TransformerLens' hooks of an InterpretableModel. What takes `inputs` takes
     them as `trace` does; names that mean nothing raise UnknownNameError or
     OutOfRangeError, a function of names that chose none UsageError."""
@@ -92,8 +60,9 @@ class HookMixin:
         """One pass, and the values at hook points.
 
         names_filter: A hook point or any other name of a site, several, or a
-            function of hook points' names; None means all hook points. Keep
-            what you need: nothing else is computed or held.
+            function of hook points' names; None means all hook points but
+            `hook_result`, which is wide. Keep what you need: nothing else is
+            computed or held.
 
         Returns logits [batch, pos, vocab] and the cache, evaluated. Of hook
         points nobody named those that the pass has not are left out; one that was
@@ -109,7 +78,7 @@ class HookMixin:
                     trace.save(name, values[name])
             if not values:
                 raise UsageError("the pass has none of the hook points chosen")
-        return logits, HookCache(values, len(self.layers), inputs)
+        return logits, HookCache(values, self, inputs=inputs)
 
     def run_with_hooks(
         self,
@@ -131,7 +100,7 @@ class HookMixin:
         for names, function in fwd_hooks:
             for name, site in self._hooks_meant(names)[0].items():
                 composer = at_sites.setdefault(site, InterventionComposer())
-                composer.add(_as_intervention(function, HookPoint(name)))
+                composer.add(as_intervention(function, HookPoint(name)))
         with self.trace(inputs, interventions=at_sites):
             return self.output.save()
 
@@ -139,12 +108,15 @@ class HookMixin:
         """Names and their sites, and whether the user wrote them out."""
         hooks = hook_sites(self)
         if names is None or callable(names):
-            chosen = {n: it for n, it in hooks.items() if names is None or names(n)}
+            chosen = {n: hooks[n] for n in hooks if (names or self._in_full_cache)(n)}
             if not chosen:
                 raise UsageError("the function of hook names chose none of them")
             return chosen, False
         names = [names] if isinstance(names, str) else names
         return {name: hook_site(self, name, hooks) for name in names}, True
+
+    def _in_full_cache(self, name: str) -> bool:
+        return not name.endswith("hook_result")
 
     def to_tokens(
         self, input: str | Sequence[str], prepend_bos: bool = False
@@ -166,7 +138,7 @@ class HookMixin:
         return mx.array(rows)
 
 
-def _as_intervention(
+def as_intervention(
     function: HookFunction, hook: HookPoint
 ) -> Callable[[mx.array], mx.array]:
     """A hook function as a function of the value alone."""

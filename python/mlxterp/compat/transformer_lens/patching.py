@@ -75,12 +75,15 @@ def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
         clean_cache: Mapping[str, mx.array],
         patching_metric: PatchingMetric,
     ) -> mx.array:
+        if isinstance(corrupted_tokens, str):
+            corrupted_tokens = model.to_tokens(corrupted_tokens)
         clean = [clean_cache[hook.format(i)] for i in range(len(model.layers))]
         inputs = getattr(clean_cache, "inputs", None)
         walks = (
             inputs is not None
             and "src" not in axes
             and isinstance(getattr(model.engine, "model", None), _core.Model)
+            and not getattr(model, "_added", None)  # hooks, which a walk sees not
             and len(to_rows(corrupted_tokens, model.tokenizer)) == 1
         )
         if walks and _is_own(model, inputs, clean, hook):
@@ -137,8 +140,25 @@ def get_act_patch_block_every(model, corrupted_tokens, clean_cache, metric) -> m
 
 def get_act_patch_attn_head_all_pos_every(
     model, corrupted_tokens, clean_cache, metric
-) -> list[mx.array]:
-    """out, q, k, v, pattern: five arrays [layer, head]; k and v have as many
-    heads as the model has kv heads."""
+) -> mx.array | list[mx.array]:
+    """out, q, k, v, pattern: [5, layer, head]; where the model has fewer kv heads
+    a list of five, whose k and v are [layer, kv_head]."""
     each = [_head(short, "All") for short in ("z", "q", "k", "v", "pattern")]
-    return [f(model, corrupted_tokens, clean_cache, metric) for f in each]
+    return _joined([f(model, corrupted_tokens, clean_cache, metric) for f in each])
+
+
+def get_act_patch_attn_head_by_pos_every(
+    model, corrupted_tokens, clean_cache, metric
+) -> mx.array | list[mx.array]:
+    """The same by position, of the pattern its destination: [5, layer, pos, head],
+    or a list."""
+    each = [_by_pos(short, "All") for short in ("z", "q", "k", "v")]
+    found = [f(model, corrupted_tokens, clean_cache, metric) for f in each]
+    pattern = get_act_patch_attn_head_pattern_by_pos(
+        model, corrupted_tokens, clean_cache, metric
+    )
+    return _joined([*found, pattern.swapaxes(1, 2)])
+
+
+def _joined(each: list[mx.array]) -> mx.array | list[mx.array]:
+    return mx.stack(each) if len({it.shape for it in each}) == 1 else each
