@@ -252,6 +252,11 @@ class ModuleProxy:
         """What the module was given (its first array)."""
         return read(self._model, f"{self._name}.input")
 
+    @property
+    def inputs(self) -> tuple[tuple[OutputProxy], dict]:
+        """`((input,), {})`, as nnsight has it."""
+        return (self.input,), {}
+
     def __call__(self, *args, **kwargs):
         """The module's own forward pass."""
         if self._module is None:

@@ -10,12 +10,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..analysis.layer_sites import checked_layers
-from ..core import OutputProxy, TraceContext, add_vector
-from ..core.intervention import at_positions, replace_with, zero_out
-from ..core.proxy import write
-from ..engine.base import handle
-from ..errors import OutOfRangeError, UsageError
+from ...analysis.layer_sites import checked_layers
+from ...core import OutputProxy, TraceContext, add_vector
+from ...core.intervention import at_positions, replace_with, zero_out
+from ...core.proxy import ModuleProxy, write
+from ...engine.base import handle
+from ...errors import OutOfRangeError, UsageError
 
 
 class LayerSites:
@@ -36,6 +36,22 @@ class LayerSites:
 
     def __setitem__(self, layer: int, value: mx.array | float) -> None:
         write(self._model, self._site(layer), value)
+
+    def __len__(self) -> int:
+        return len(self._model.layers)
+
+
+class LayerParts:
+    """A part of every layer, "attn_out" its attention and "mlp_out" its MLP: `[i]`
+    is the module, whose `output` and `input` are read and set in a trace."""
+
+    def __init__(self, model: Any, makes: str):
+        self._model, self._makes = model, makes
+
+    def __getitem__(self, layer: int) -> ModuleProxy:
+        engine = self._model.engine
+        path = engine.part(_checked(layer, len(self)), self._makes)
+        return ModuleProxy(dict(engine.named_modules())[path], path, self._model)
 
     def __len__(self) -> int:
         return len(self._model.layers)
@@ -76,6 +92,21 @@ class LayerMixin:
     def attentions_output(self) -> LayerSites:
         """What each attention adds to the stream."""
         return LayerSites(self, "attn_out")
+
+    @property
+    def attentions(self) -> LayerParts:
+        """Each layer's attention."""
+        return LayerParts(self, "attn_out")
+
+    @property
+    def mlps(self) -> LayerParts:
+        """Each layer's MLP."""
+        return LayerParts(self, "mlp_out")
+
+    @property
+    def attention_probabilities(self) -> LayerSites:
+        """Each attention's pattern, [batch, head, dest, src]."""
+        return LayerSites(self, "attn_out", ".pattern")
 
     @property
     def mlps_input(self) -> LayerSites:
