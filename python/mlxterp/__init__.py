@@ -115,5 +115,8 @@ __all__ = [
 
 def __getattr__(name: str):
     if name in _NOT_YET:
-        raise ImportError(f"mlxterp.{name} is not built yet")
+        raise ImportError(
+            f"mlxterp.{name} is not built yet; an autoencoder of your own runs in a "
+            "model by model.attach(site, module)"
+        )
     raise AttributeError(f"module 'mlxterp' has no attribute '{name}'")

@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import _core
+from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
 from .compat.v01.analysis import AnalysisMixin
@@ -53,7 +54,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         strict: raise on names that mean nothing and on `.save()` outside a
             trace; False has mlxterp 0.1's habits (`compat.v01.habits`) and, as
             `model.interventions`, its interventions.
-        special: where control tokens (`<|im_start|>`) in a text become what
+        parse_special: whether control tokens (`<|im_start|>`) in a text become what
             they are called, as transformers has it; False leaves them plain
             text, for text that is not trusted.
         revision: of a model on a hub: a branch, a tag or a commit.
@@ -75,7 +76,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         lm_head_path: str | None = None,
         *,
         strict: bool = True,
-        special: bool = True,
+        parse_special: bool = True,
         revision: str | None = None,
         engine: Engine | None = None,
     ):
@@ -86,7 +87,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         path = os.path.abspath(model) if local else model
         self._from = path if engine is None else None, again
         if engine is None:
-            engine = _engine_for(model, layer_attr, special, revision)
+            engine = _engine_for(model, layer_attr, parse_special, revision)
         self.engine = engine
         self.habits: Strict = Strict() if strict else Lax()
         #: Edits at resolved sites that every pass makes first: see `edited`.
@@ -306,16 +307,16 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             raise AttributeError(name)
         if name in _core.weight_names:
             return self.weight(name)  # says what is missing
-        if not isinstance(model, nn.Module):
-            return part(self, getattr(model, name, None), name)
-        if hasattr(model, name):
+        native = not isinstance(model, nn.Module)
+        if not native and hasattr(model, name):
             return wrapped(getattr(model, name), name, self)
         inner = getattr(model, "model", None)
         if isinstance(inner, nn.Module) and isinstance(inner.get(name), nn.Module):
             return wrapped(inner[name], name, self)
-        raise AttributeError(
-            f"Neither InterpretableModel nor {type(model).__name__} has '{name}'."
-        )
+        try:  # a name of a site, as `logits`
+            return part(self, getattr(model, name, None) if native else None, name)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{error}{elsewhere(name)}") from None
 
     def __repr__(self) -> str:
         parts = f"model={type(self.model).__name__}", f"layers={len(self.layers)}"
@@ -335,4 +336,4 @@ def _engine_for(
             f"{type(model).__name__}{hint if isinstance(model, tuple) else ''}"
         )
     warn = partial(warnings.warn, stacklevel=4)
-    return NativeEngine(model, warn=warn, special=special, revision=revision)
+    return NativeEngine(model, warn=warn, parse_special=special, revision=revision)

@@ -31,12 +31,12 @@ def copies(model):
 
 
 def test_what_it_was_made_with():
-    given = dict(tokenizer=Words(), strict=False, special=False, norm_path="ln_final")
+    given = dict(tokenizer=Words(), strict=False, parse_special=False, norm_path="ln_final")
     model = InterpretableModel(FOLDER, **given)
     for again in copies(model):
         assert repeated(again(ROW), model(ROW))
         assert again.encode("hi") == ROW and not again.strict
-    model = InterpretableModel("demo", special=False)
+    model = InterpretableModel("demo", parse_special=False)
     text = "<|im_start|>"
     assert len(model.encode(text)) > 1
     for again in copies(model):

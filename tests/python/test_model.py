@@ -317,7 +317,7 @@ def test_what_is_no_model_or_not_there_is_told():
 def test_control_tokens_in_a_text_are_tokens_unless_said_otherwise():
     text = "<|im_start|>user"
     model = InterpretableModel("demo")
-    plain = InterpretableModel("demo", special=False)
+    plain = InterpretableModel("demo", parse_special=False)
     assert len(model.encode(text)) == 2 < len(plain.encode(text))
     for it in (model, plain):
         ids = it.encode(text)

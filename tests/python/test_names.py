@@ -208,3 +208,30 @@ def test_layers_elsewhere():
     assert len(flat.layers) == 0
     with flat.trace(x):
         assert flat.output.save().shape == (1, 4)
+
+
+def test_parts_of_an_mlp_by_one_name():
+    """Whatever a wrapped model's parts are called."""
+    for family in ("llama", "gpt2", "phi", "starcoder2"):
+        model = InterpretableModel(build(family))
+        with model.trace(ids()):
+            post = model["layers.1.mlp.post"].save()
+            pre = model.layers[1].mlp.pre.save()
+        hooks = [f"blocks.1.mlp.hook_{it}" for it in ("pre", "post")]
+        _, cache = model.run_with_cache(ids(), hooks)
+        assert mx.array_equal(cache["post", 1], post)
+        assert mx.array_equal(cache["pre", 1], pre) and pre.shape == post.shape
+    with pytest.raises(UnknownNameError):
+        model["layers.1.mlp.pre_linear"]
+
+
+def test_what_another_tool_s_model_has():
+    model = InterpretableModel(build("llama"))
+    with pytest.raises(UnknownNameError, match="HookedTransformer has it"):
+        model.cfg
+    with pytest.raises(UnknownNameError, match="StandardizedTransformer has it"):
+        model.next_token_probs
+    with pytest.raises(UnknownNameError, match="mlx_lm.generate"):
+        model.generate
+    with model.trace(ids()):
+        assert model.logits.save().shape == (1, 6, 96)

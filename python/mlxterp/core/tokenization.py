@@ -15,9 +15,11 @@ class TokenizerMixin:
 
     tokenizer: Any
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        return list(self._need_tokenizer().encode(text))
+    def encode(self, text: str, parse_special: bool | None = None) -> list[int]:
+        """Token ids of a text. `parse_special`: whether control tokens in it are
+        what they are called, where the tokenizer is the checkpoint's own."""
+        how = {} if parse_special is None else {"parse_special": parse_special}
+        return list(self._need_tokenizer().encode(text, **how))
 
     def decode(self, tokens: list[int] | mx.array) -> str:
         """The text of token ids."""

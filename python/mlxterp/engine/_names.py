@@ -19,7 +19,7 @@ from ._attention import SITES
 from ._checks import EMBEDDINGS
 from ._nodes import ATTENTION_NAMES, MLP_NAMES, Node, Tree
 from ._residual import SHARES
-from .canonical import mlp_site
+from .canonical import MLP_PARTS, mlp_site
 
 TAILS = ("input", *SITES, *SHARES, "output")  # what a site's name ends in
 
@@ -121,8 +121,19 @@ class Names:
             return _join(self._tree.by_path[path], "output")
         head, _, tail = path.rpartition(".")
         node = self._tree.by_path.get(head)
+        if node is not None and tail in MLP_PARTS:
+            return self._in_mlp(node, tail)
         tails = node and self._tails(node, self._may_attend(node))
         return _join(node, tails[tail]) if tails and tail in tails else None
+
+    def _in_mlp(self, mlp: Node, value: str) -> str | None:
+        """`pre`, `pre_linear` or `post` of an MLP, an input or output of its parts."""
+        gated = "gate_proj" in mlp.children
+        parts = MLP_PARTS[value] if gated or value != "pre_linear" else ()
+        for child, end in (it.split(".") for it in parts):
+            if child in mlp.children:
+                return _join(mlp.children[child], end)
+        return None
 
     def _tails(self, node: Node, attends: bool) -> dict[str, str]:
         """What may stand behind a module's name, and what ends the site's."""

@@ -13,7 +13,7 @@ from .base import LAYOUTS
 # What families call the parts of an MLP; the first that is there counts. Only
 # a gated one has the linear part, which some others call their first.
 _GATE = "gate_proj.output"
-_MLP = {
+MLP_PARTS = {
     "pre": (_GATE, "c_fc.output", "fc1.output", "up_proj.output", "dense_h_to_4h.output"),
     "pre_linear": ("up_proj.output",),
     "post": ("down_proj.input", "c_proj.input", "fc2.input", "dense_4h_to_h.input"),
@@ -41,7 +41,7 @@ def _of_layer(engine: Any, here: str, layer: int) -> Iterator[tuple[str, list[st
     with suppress(UnknownNameError):
         mlp = engine.part(layer, "mlp_out")
         gated = _first(engine, [f"{mlp}.{_GATE}"])
-        for name, tails in _MLP.items():
+        for name, tails in MLP_PARTS.items():
             if gated or name != "pre_linear":
                 yield f"{here}mlp.{name}", [f"{mlp}.{tail}" for tail in tails]
     yield f"{here}mlp_out", [f"{here}mlp_out"]
@@ -58,5 +58,5 @@ def _first(engine: Any, names: list[str]) -> str | None:
 
 def mlp_site(part: str, gated: bool) -> str | None:
     """What a value inside an MLP is called, if it has such a name."""
-    found = [name for name, parts in _MLP.items() if part in parts]
+    found = [name for name, parts in MLP_PARTS.items() if part in parts]
     return found[-1 if gated else 0] if found else None

@@ -25,16 +25,20 @@ _ROPE = ".rope"
 class NativeTokenizer:
     """The checkpoint's own tokenizer, with the names transformers gives."""
 
-    def __init__(self, model: _core.Model, special: bool = True):
-        self._model, self._special = model, special
+    def __init__(self, model: _core.Model, parse_special: bool = True):
+        self._model, self._parse_special = model, parse_special
 
     def encode(
-        self, text: str, add_special_tokens: bool = True, special: bool | None = None
+        self,
+        text: str,
+        add_special_tokens: bool = True,
+        parse_special: bool | None = None,
     ) -> list[int]:
-        """Token ids. `special`: whether control tokens in `text` are parsed, the
-        model's setting where nothing is said."""
-        special = self._special if special is None else special
-        return self._model.encode(text, add_special_tokens, special)
+        """Token ids. `parse_special`: whether control tokens in `text` are what
+        they are called, the model's setting where nothing is said."""
+        if parse_special is None:
+            parse_special = self._parse_special
+        return self._model.encode(text, add_special_tokens, parse_special)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
@@ -175,7 +179,7 @@ class NativeEngine:
         dtype: mx.Dtype | None = None,
         progress: Callable[[str, float], None] | None = None,
         warn: Callable[[str], None] | None = None,
-        special: bool = True,
+        parse_special: bool = True,
         revision: str | None = None,
     ):
         if not isinstance(model, _core.Model):
@@ -186,7 +190,8 @@ class NativeEngine:
         self.module = NativeModule(model, "")
         self.n_layers: int = model.n_layers
         self.config: dict = model.config
-        self.tokenizer = NativeTokenizer(model, special) if model.has_tokenizer else None
+        own = NativeTokenizer(model, parse_special) if model.has_tokenizer else None
+        self.tokenizer = own
         self.resolve = lru_cache(maxsize=4096)(self._resolve)
         self.sites_of_keys = dict(model.keys)  # of every module output
 
