@@ -286,7 +286,6 @@ void bind_errors(nb::module_& m);
 void bind_interventions(nb::module_& m);
 void bind_model(nb::module_& m);
 void bind_engine(nb::class_<Model>& model);
-void bind_weights(nb::module_& m, nb::class_<Model>& model);
 void bind_pass(nb::module_& m);
 void bind_metrics(nb::module_& m);
 void bind_sweeps(nb::module_& m);

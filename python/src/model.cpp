@@ -18,6 +18,7 @@
 #include "mlxterp/models/family.h"
 #include "mlxterp/report/names.h"
 #include "models/original_name.h"
+#include "weights.h"
 
 namespace mlxterp::python {
 
