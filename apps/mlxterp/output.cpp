@@ -34,7 +34,10 @@ void check_output(const std::filesystem::path& path, bool force) {
         fmt::format("cannot write to {}: {}", shown, std::strerror(errno)));
 }
 
-void print(std::string_view text) {
+void print(std::string_view answer) {
+  std::string text(answer);
+  if (isatty(STDOUT_FILENO) == 1 && !text.starts_with('{'))  // which is JSON
+    text = view::wrapped(text, view::terminal(STDOUT_FILENO));
   const size_t written = std::fwrite(text.data(), 1, text.size(), stdout);
   if (written != text.size() || std::fflush(stdout) != 0)
     throw Error(

@@ -20,8 +20,9 @@ namespace mlxterp::cli {
  * written: before any long work. */
 void check_output(const std::filesystem::path& path, bool force);
 
-/** To stdout, whole; throws environment where it is full. */
-void print(std::string_view text);
+/** To stdout, whole; on a terminal, lines too wide for it are broken at spaces,
+ * but for JSON's. Throws environment where it is full. */
+void print(std::string_view answer);
 
 /** A file's tensors by their names. */
 using Tensors = std::vector<std::pair<std::string, mlx::core::array>>;

@@ -101,7 +101,10 @@ void show_progress(std::string_view what) {
 
 void note(const std::string& text) {
   end_progress();
-  std::fputs(fmt::format("mlxterp: {}\n", text).c_str(), stderr);
+  auto said = fmt::format("mlxterp: {}\n", text);
+  if (isatty(STDERR_FILENO) == 1)
+    said = view::wrapped(said, view::terminal(STDERR_FILENO));
+  std::fputs(said.c_str(), stderr);
 }
 
 void warn(std::string_view text) {

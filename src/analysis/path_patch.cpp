@@ -236,15 +236,22 @@ class PathPatcher {
       for (const auto& kept : sent.kept) {
         if (kept.site != site) continue;
         if (fresh) rows[site].push_back(kept.value);
-        wave.cells[kept.cell].changes.push_back(
-            {.site = site_at[receiver.input],
-             .first_layer = receiver.layer,
-             .last_layer = receiver.layer,
-             .from = kept.first,
-             .to = last,
-             .unit = receiver.head,
-             .source = -1,
-             .given_row = row - kept.first});
+        // A sender of the receiver's layer, or above, does not reach it: what
+        // it was kept with differs in the last bits at most.
+        const bool below = std::ranges::any_of(
+            grid_.cells[kept.cell], [&](const Place& place) {
+              return place.first_layer < receiver.layer;
+            });
+        if (below)
+          wave.cells[kept.cell].changes.push_back(
+              {.site = site_at[receiver.input],
+               .first_layer = receiver.layer,
+               .last_layer = receiver.layer,
+               .from = kept.first,
+               .to = last,
+               .unit = receiver.head,
+               .source = -1,
+               .given_row = row - kept.first});
         row += kept.value.shape(0);
       }
       if (fresh && !rows[site].empty())

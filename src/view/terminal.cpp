@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <span>
 #include <utility>
 
@@ -130,8 +131,21 @@ std::string fit(std::string_view text, size_t width, Align align) {
   return align == Align::left ? out + padding : padding + out;
 }
 
+std::string wrapped(std::string_view text, const Terminal& terminal) {
+  std::vector<std::string> lines;
+  for (size_t at = 0; at <= text.size();) {
+    const auto line = text.substr(at, text.find('\n', at) - at);
+    if (line.find('\x1b') != std::string_view::npos)
+      lines.emplace_back(line);
+    else
+      std::ranges::move(wrap(line, terminal.width), std::back_inserter(lines));
+    at += line.size() + 1;
+  }
+  return fmt::format("{}", fmt::join(lines, "\n"));
+}
+
 std::string paragraph(std::string_view text, const Terminal& terminal) {
-  return fmt::format("{}", fmt::join(wrap(escape(text), terminal.width), "\n"));
+  return wrapped(escape(text), terminal);
 }
 
 std::string toned(std::string_view text, Tone tone, const Terminal& to) {

@@ -124,10 +124,8 @@ TEST(Verify, ModelsThatLookAheadOrChangeAreFound) {
   const InterpretableModel fickle(
       std::make_shared<Fickle>(test::tiny_config()));
   const auto changes = failed(fickle);
-  EXPECT_EQ(changes.size(), 4u);
-  for (const auto* one :
-       {"no-op patch", "empty trace", "batch = single", "cache = one pass"})
-    EXPECT_TRUE(changes.contains(one)) << one;
+  EXPECT_EQ(changes.size(), 1u);
+  EXPECT_TRUE(changes.contains("empty trace"));
 }
 
 TEST(Verify, AWeightThatChangesBetweenPassesIsFound) {

@@ -25,7 +25,9 @@ PROGRAM = ROOT / "build" / "bin" / "mlxterp"
 COLUMNS = 80
 #: What the pages take as given: a book and prompts of one's own.
 BOOK = "It was the best of times, it was the worst of times. " * 40
-PROMPTS = "The Louvre stands in the middle of\nThe Colosseum lies in the city of\n"
+PROMPTS = """The Louvre stands by the river, right in the middle of
+The Colosseum was built long ago in the great city of
+"""
 #: What other tests run, where they run at all: they build and install.
 ELSEWHERE = ("make", "pip", "scripts/", ".venv/bin/", "brew", "apt-get")
 

@@ -246,7 +246,7 @@ def wrapped_chain():
 
 
 def test_ablating_induction_heads(model):
-    found = heads.induction_ablation(model, draws=1, sequences=1, period=25)
+    found = heads.induction_ablation(model, draws=1, sequences=1)
     assert found.repeated < found.first
     assert found.best.removed > 0.5 and len(found.best.heads) == 5
     assert max(trial.removed for trial in found.random) < 0.2

@@ -66,8 +66,18 @@ TEST(TableText, StaysWithinTheWidth) {
   }
 }
 
+TEST(Wrapped, BreaksOnlyLinesThatAreTooWide) {
+  const Terminal narrow{.width = 10};
+  EXPECT_EQ(
+      wrapped("a b\n\nlonger than ten\n", narrow), "a b\n\nlonger\nthan ten\n");
+  const std::string coloured = "\x1b[1mlonger than ten\x1b[0m";
+  EXPECT_EQ(wrapped(coloured, narrow), coloured);
+  EXPECT_EQ(wrapped("", narrow), "");
+}
+
 TEST(Paragraph, StaysWithinTheWidth) {
-  const std::string text = "Normalised effect in percent: 0 is the run unchanged";
+  const std::string text =
+      "Normalised effect in percent: 0 is the run unchanged";
   const auto lines = paragraph(text, {.width = 20});
   EXPECT_EQ(lines, "Normalised effect in\npercent: 0 is the\nrun unchanged");
   EXPECT_EQ(paragraph(text, {.width = 80}), text);

@@ -40,8 +40,11 @@ enum class Align { left, right };
 /** `text` in exactly `width` columns: cut with an ellipsis or padded. */
 std::string fit(std::string_view text, size_t width, Align align = Align::left);
 
-/** Text in lines of the terminal's width, broken at spaces where it can.
- * Escapes it. */
+/** Lines that are wider than the terminal, broken at spaces where they can be;
+ * those with colours stay as they are. Escape what came from outside first. */
+std::string wrapped(std::string_view text, const Terminal& terminal);
+
+/** One sentence or more in lines of the terminal's width. Escapes it. */
 std::string paragraph(std::string_view text, const Terminal& terminal);
 
 enum class Tone { plain, strong, faint, accent };
