@@ -163,10 +163,12 @@ TEST(Verify, OneTokenIsEnough) {
 }
 
 TEST(Verify, IsRequired) {
+  // Not the tiny checkpoint: its products cancel, so that their roundings are
+  // large beside them.
+  EXPECT_NO_THROW(require_verified(
+      InterpretableModel::load((test::families_root / "llama-gqa").string())));
   const testing::TempFolder place;
   testing::TinyCheckpoint tiny;
-  EXPECT_NO_THROW(
-      require_verified(InterpretableModel::load(tiny.write(place).string())));
   for (const auto* part : {"v_proj", "o_proj"})  // their product overflows
     tiny.fill(
         std::string("model.layers.1.self_attn.") + part + ".weight", 3e38f);
