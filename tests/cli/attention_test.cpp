@@ -110,7 +110,7 @@ TEST_F(AttentionCli, PagesSayTheirCommand) {
     const auto at = text.find("<dd><code>") + std::string("<dd><code>").size();
     auto out = text.substr(at, text.find("</code>", at) - at);
     for (size_t quote = 0; (quote = out.find("&#39;")) != std::string::npos;)
-      out.replace(quote, 5, "'");
+      out.replace(quote, 5, 1, '\'');
     return out;
   };
   const Words words = {
