@@ -10,6 +10,7 @@
 #include "analysis/int_array.h"
 #include "analysis/measured.h"
 #include "analysis/pairs.h"
+#include "analysis/plain_gradients.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "core/fail.h"
@@ -213,20 +214,6 @@ class Attributor {
     return {source, mx::add(run, mx::multiply(share, way))};
   }
 
-  // Of [1, pos, ...], the source's value at each position of the run; that of
-  // `run` where none stands for it.
-  static mx::array aligned(
-      const mx::array& source, const Pair& pair, const mx::array& run) {
-    if (pair.position_map.empty()) return source;
-    std::vector<int> from;
-    for (int p = 0; p < run.shape(1); ++p) {
-      const bool real = p < static_cast<int>(pair.run.size());
-      const int at = real ? pair.source_of(p) : -1;
-      from.push_back(at < 0 ? source.shape(1) + p : at);
-    }
-    return mx::take(mx::concatenate({source, run}, 1), int_array(from), 1);
-  }
-
   // Of the source, then of so many points on the way to the run.
   static PassRows lengths(const Pair& pair, int lines) {
     PassRows out;
@@ -244,71 +231,31 @@ class Attributor {
     return nothings;
   }
 
-  // A pass for each point, of a model that need not be a Decoder.
   Parts by_passes(size_t index) const {
     const auto& pair = pairs_[index];
-    const auto& metric = metrics_[index];
-    const std::string embedded = "layers.0.resid_pre";
-    RunOptions save{.save = {"logits", embedded}};
+    std::vector<std::string> names;
     for (const auto site : watched_)
-      save.save.push_back(model_.sites()[site].name);
-    const auto source = model_.run(pair.source, save);
-    const auto run = model_.run(pair.run, save);
-    std::optional<mx::array> reference;
-    if (metric.needs_reference()) {
-      const bool denoise = options_.direction == Direction::denoise;
-      reference = metric.row_of((denoise ? source : run)["logits"]);
-    }
-    const auto way = mx::subtract(
-        aligned(source[embedded], pair, run[embedded]), run[embedded]);
-    const auto nothings = nothings_of(static_cast<int>(pair.run.size()));
-    std::vector<mx::array> gradients;
-    for (int k = 0; k < options_.steps; ++k) {
-      report(index, k);
-      const mx::array share(
-          static_cast<float>(k) / static_cast<float>(options_.steps));
-      auto [values, grads] = mx::vjp(
-          [&](const std::vector<mx::array>& added) {
-            std::vector<Edit> edits;
-            if (k > 0)
-              edits.push_back(
-                  {embedded, [&](const mx::array& x) {
-                     return mx::add(
-                         x, mx::astype(mx::multiply(share, way), x.dtype()));
-                   }});
-            for (size_t i = 0; i < watched_.size(); ++i)
-              edits.push_back(
-                  {model_.sites()[watched_[i]].name,
-                   [&, i](const mx::array& x) {
-                     return mx::add(x, mx::astype(added[i], x.dtype()));
-                   }});
-            const auto trace = model_.trace(pair.run, std::move(edits));
-            return std::vector{mx::reshape(
-                metric.lazily(trace.output(), pair.run, reference), {})};
-          },
-          nothings,
-          {mx::array(1.0f)});
-      for (size_t i = 0; i < grads.size() && k > 0; ++i)
-        grads[i] = mx::add(gradients[i], grads[i]);
-      gradients = std::move(grads);
-      mx::eval(gradients);
-    }
-    report(index, options_.steps);
+      names.push_back(model_.sites()[site].name);
+    const auto zeros = nothings_of(static_cast<int>(pair.run.size()));
+    const auto found = PlainGradients{
+        .model = model_,
+        .pair = pair,
+        .metric = metrics_[index],
+        .sites = names,
+        .zeros = zeros,
+        .steps = options_.steps,
+        .clean_source = options_.direction == Direction::denoise,
+        .report = [&](int step) {
+          report(index, step);
+        }}.compute();
     Parts parts;
     for (const auto& it : sites_)
-      for (size_t i = it.first; i < it.first + it.layers.size(); ++i) {
-        const auto& name = model_.sites()[watched_[i]].name;
-        const auto before = mx::astype(run[name], mx::float32);
-        const auto difference = mx::subtract(
-            aligned(mx::astype(source[name], mx::float32), pair, before),
-            before);
-        parts.rows.push_back(contracted(it, gradients[i], difference, pair));
-      }
+      for (size_t i = it.first; i < it.first + it.layers.size(); ++i)
+        parts.rows.push_back(
+            contracted(it, found.gradients[i], found.differences[i], pair));
     mx::eval(parts.rows);
-    parts.run =
-        static_cast<double>(metric.of_run(run["logits"], pair.run, reference));
-    parts.source = static_cast<double>(
-        metric.of_run(source["logits"], pair.source, reference));
+    parts.run = static_cast<double>(found.run);
+    parts.source = static_cast<double>(found.source);
     return parts;
   }
 

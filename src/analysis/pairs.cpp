@@ -3,8 +3,12 @@
 #include <algorithm>
 
 #include "analysis/any_model.h"
+#include "analysis/int_array.h"
 #include "analysis/means.h"
 #include "core/fail.h"
+#include "mlx/ops.h"
+
+namespace mx = mlx::core;
 
 namespace mlxterp {
 
@@ -15,6 +19,18 @@ int Pair::shared() const {
          run[static_cast<size_t>(p)] == source[static_cast<size_t>(p)])
     ++p;
   return p;
+}
+
+mx::array aligned(
+    const mx::array& source, const Pair& pair, const mx::array& run) {
+  if (pair.position_map.empty()) return source;
+  std::vector<int> from;
+  for (int p = 0; p < run.shape(1); ++p) {
+    const bool real = p < static_cast<int>(pair.run.size());
+    const int at = real ? pair.source_of(p) : -1;
+    from.push_back(at < 0 ? source.shape(1) + p : at);
+  }
+  return mx::take(mx::concatenate({source, run}, 1), int_array(from), 1);
 }
 
 std::vector<Pair> make_pairs(

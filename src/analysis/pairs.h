@@ -27,6 +27,13 @@ struct Pair {
   int shared() const;
 };
 
+/** Of [1, pos, ...], the source's value at each position of the run; that of
+ * `run` where none stands for it. */
+mlx::core::array aligned(
+    const mlx::core::array& source,
+    const Pair& pair,
+    const mlx::core::array& run);
+
 /** `who` stands in errors: "patch". Throws usage, out_of_range. */
 std::vector<Pair> make_pairs(
     const char* who,
