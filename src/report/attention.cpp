@@ -18,6 +18,11 @@ size_t size(int n) {
   return static_cast<size_t>(n);
 }
 
+// The first token draws attention in every prompt.
+char hue_of(const std::string& letter) {
+  return letter == "F" ? 'o' : letter == "P" ? 'w' : 'c';
+}
+
 Heatmap start(const AttentionReport& report) {
   Heatmap map{.kind = "Attention"};
   PromptLine prompt{.name = "prompt"};
@@ -83,6 +88,10 @@ Heatmap overview(const AttentionReport& report) {
   map.row_axis = "layer";
   map.column_axis = "head";
   map.percent = true;
+  map.hue_names = {
+      {'o', "F: first token"},
+      {'w', "P: previous token"},
+      {'c', "S: itself"}};
   const std::pair<const char*, const HeadGrid*> shares[] = {
       {"F", &found.first_token},
       {"P", &found.previous_token},
@@ -110,6 +119,7 @@ Heatmap overview(const AttentionReport& report) {
       }
       map.details[3].values.push_back(entropy.at(head));
       map.values.push_back(most);
+      map.hues += most < enough ? '0' : hue_of(letter);
       map.labels.push_back(
           most >= enough
               ? fmt::format("{}{:.0f}", letter, std::min(most, 1.0f) * 100)
@@ -146,16 +156,18 @@ Heatmap pattern(const AttentionReport& report, int head) {
       "adds up to 100%.";
   map.inert_text = "A later token: nothing looks ahead.";
   map.inert_name = "later token";
-  map.row_axis = "from";
-  map.column_axis = "to";
+  map.row_axis = "token";
+  map.column_axis = "looks at";
+  map.hue_names = {{'o', "at the first token"}, {'w', "at another"}};
   map.percent = true;
   for (size_t i = 0; i < n; ++i) {
-    map.rows.push_back(fmt::format("{} {}", i, report.tokens[i].text));
+    map.rows.push_back(fmt::format("{}:{}", i, report.tokens[i].text));
     map.columns.push_back(fmt::format("{}", i));
     map.notes.push_back(report.tokens[i].text);
     for (size_t j = 0; j < n; ++j) {
       map.values.push_back(found.at(head, i, j));
       map.inert.push_back(j > i);
+      map.hues += j == 0 ? 'o' : 'w';
     }
   }
   map.takeaway = fmt::format(

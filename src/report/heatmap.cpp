@@ -42,9 +42,15 @@ std::string capitalised(std::string text) {
 }  // namespace
 
 std::string Heatmap::place(size_t row, size_t column) const {
-  if (row_axis == "layer" && column_axis == "head")
-    return fmt::format("L{}H{}", rows[row], columns[column]);
-  auto text = fmt::format("{} {}", row_axis, rows[row]);
+  const bool sites = row_axis == "site.layer";
+  const auto dot = sites ? rows[row].rfind('.') : std::string::npos;
+  const auto site =
+      sites ? fmt::format("{} of ", rows[row].substr(0, dot)) : std::string();
+  const auto axis = sites ? std::string("layer") : row_axis;
+  const auto name = sites ? rows[row].substr(dot + 1) : rows[row];
+  if (axis == "layer" && column_axis == "head")
+    return fmt::format("{}L{}H{}", site, name, columns[column]);
+  auto text = fmt::format("{}{} {}", site, axis, name);
   if (column_axis.empty()) return text;
   text += fmt::format(", {} {}", column_axis, columns[column]);
   if (!notes.empty()) text += fmt::format(" ({})", notes[column]);
@@ -54,7 +60,8 @@ std::string Heatmap::place(size_t row, size_t column) const {
 std::vector<size_t> Heatmap::largest(size_t n) const {
   std::vector<size_t> all;
   for (size_t i = 0; i < values.size(); ++i)
-    if (!std::isnan(values[i]) && (inert.empty() || !inert[i]))
+    if (!std::isnan(values[i]) && (inert.empty() || !inert[i]) &&
+        (hues.empty() || hues[i] == 'w' || hues[i] == 'c'))
       all.push_back(i);
   n = std::min(n, all.size());
   std::ranges::partial_sort(
@@ -74,6 +81,10 @@ std::string percents(double share) {
                        : fmt::format("{:.1g}%", value);
 }
 
+std::string written(float value, bool sign) {
+  return sign ? fmt::format("{:+.3g}", value) : fmt::format("{:.3g}", value);
+}
+
 std::string takeaway(const Heatmap& map) {
   const auto best = map.largest(1);
   if (best.empty() || map.details.empty() || map.bounds.empty()) return "";
@@ -81,26 +92,28 @@ std::string takeaway(const Heatmap& map) {
   const auto size = [&](size_t i) {
     return std::abs(map.values[i] - map.neutral);
   };
-  const auto place = map.place(best[0] / columns, best[0] % columns);
-  const auto& [metric, values, _] = map.details.front();
-  const float from = map.bounds[0].second, to = values[best[0]];
-  const bool two_runs = map.bounds.size() > 1;
-  const float other = two_runs ? map.bounds[1].second : 0;
-  const float effect = two_runs ? (to - from) / (other - from) : 0;
-  std::string way;
-  if (two_runs && std::isfinite(effect))
-    way = effect >= 0 ? fmt::format(
-                            ", {} of the way to the {} run's {:+.3g}",
-                            percents(static_cast<double>(effect)),
-                            map.bounds[1].first,
-                            other)
-                      : fmt::format(
-                            ", away from the {} run's {:+.3g}",
-                            map.bounds[1].first,
-                            other);
-  const auto change =
-      fmt::format("{} goes from {:+.3g} to {:+.3g}{}", metric, from, to, way);
   if (size(best[0]) == 0) return "No cell has any effect.";
+  const auto place = map.place(best[0] / columns, best[0] % columns);
+  const auto& detail = map.details.front();
+  const float from = map.bounds[0].second, to = detail.values[best[0]];
+  const bool two_runs = map.bounds.size() > 1;
+  const float other = two_runs ? map.bounds[1].second : from;
+  const float effect = two_runs ? (to - from) / (other - from) : 0;
+  const bool sign = std::min({from, to, other}) < 0;
+  auto change = fmt::format(
+      "{} goes from {} to {}",
+      detail.name,
+      written(from, sign),
+      written(to, sign));
+  if (two_runs && std::isfinite(effect))
+    change += fmt::format(
+        ", {} the {} run's {}",
+        effect < 0 ? std::string("away from")
+                   : fmt::format(
+                         "{} of the way to",
+                         percents(static_cast<double>(effect))),
+        map.bounds[1].first,
+        written(other, sign));
   if (two_runs && std::abs(effect) < little)
     return fmt::format(
         "No cell has much effect. The largest is at {}: {}.", place, change);
@@ -109,7 +122,7 @@ std::string takeaway(const Heatmap& map) {
     half += size(i) >= size(best[0]) / 2;
   return fmt::format(
       "{} has the largest effect: {}. {}",
-      capitalised(place),
+      map.row_axis.starts_with("site") ? place : capitalised(place),
       change,
       half == 1
           ? "No other cell reaches half of it."
@@ -124,7 +137,9 @@ std::vector<std::pair<std::string, std::string>> shown(const Facts& facts) {
     if (name == "direction")
       text += text == "noise" ? " (corrupted values into the clean run)"
                               : " (clean values into the corrupted run)";
-    if (!text.empty()) out.emplace_back(name, std::move(text));
+    auto words = name;
+    std::ranges::replace(words, '_', ' ');
+    if (!text.empty()) out.emplace_back(std::move(words), std::move(text));
   }
   return out;
 }

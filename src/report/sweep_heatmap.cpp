@@ -145,21 +145,29 @@ Heatmap heatmap(const SweepReport& report) {
     map.values.push_back(report.values[cell]);
   add_details(map, report, cells);
   map.facts = shown(report.facts);
-  std::string metric = report.metric + ":";
-  for (size_t i = map.bounds.size(); i-- > 0;)
-    metric += fmt::format(
-        " {} {:+.3g}{}",
-        map.bounds[i].first,
-        map.bounds[i].second,
-        i ? "," : "");
+  const bool one_run = std::isnan(sweep.corrupt);
+  const bool sign = sweep.clean < 0 || sweep.corrupt < 0;
+  const auto clean = written(sweep.clean, sign);
   map.facts.insert(
       map.facts.begin() +
           std::min<long>(1, static_cast<long>(map.facts.size())),
-      {"metric", std::move(metric)});
-  if (sweep.pairs > 1)
+      {"metric",
+       one_run ? fmt::format("{}: {}, unchanged", report.metric, clean)
+               : fmt::format(
+                     "{}: clean {}, corrupted {}",
+                     report.metric,
+                     clean,
+                     written(sweep.corrupt, sign))});
+  // Samples of noise are said to be what they are.
+  std::erase_if(map.facts, [](const auto& fact) {
+    return fact.first == "subject positions";
+  });
+  const bool sampled = std::ranges::count_if(map.facts, [](const auto& fact) {
+                         return fact.first == "samples";
+                       }) > 0;
+  if (sweep.pairs > 1 && !sampled)
     map.facts.emplace_back(
-        std::isnan(sweep.corrupt) ? "prompts" : "pairs",
-        fmt::format("{}", sweep.pairs));
+        one_run ? "prompts" : "pairs", fmt::format("{}", sweep.pairs));
   map.takeaway = takeaway(map);
   return map;
 }

@@ -14,6 +14,9 @@ namespace mlxterp::report {
  * changed; "" where no cell can be compared. */
 std::string takeaway(const Heatmap& map);
 
+/** Three digits, with a sign also where it is a plus if there is any minus. */
+std::string written(float value, bool sign);
+
 /** "97%", "3.1%", "0.04%" */
 std::string percents(double share);
 

@@ -21,10 +21,10 @@ size_t size(int n) {
 }
 
 std::string token(const report::AttentionReport& report, size_t position) {
-  return fmt::format("{} {}", position, visible(report.tokens[position].text));
+  return fmt::format("{}:{}", position, visible(report.tokens[position].text));
 }
 
-// "0 When 62%   9 John 21%": what `dest` looks at, the strongest first.
+// "0:When 62%, 9: John 21%": what `dest` looks at, the strongest first.
 std::string sources(
     const report::AttentionReport& report, int head, size_t dest) {
   std::vector<size_t> all(dest + 1);
@@ -37,7 +37,7 @@ std::string sources(
     const float share = report.result.at(head, dest, all[i]);
     if (i > 0 && share < least_share) break;
     out += fmt::format(
-        "{}{} {}", i > 0 ? "  " : "", token(report, all[i]), percent(share));
+        "{}{} {}", i > 0 ? ", " : "", token(report, all[i]), percent(share));
   }
   return out;
 }

@@ -19,9 +19,9 @@ constexpr size_t most_cells = 60'000;
 constexpr size_t most_listed = 5;
 
 constexpr std::string_view heatmap_style = R"(
-:root { --warm: #c2410c; --cool: #1d6fa5; --on-strong: #ffffff; }
+:root { --warm: #c2410c; --cool: #1d6fa5; --grey: #a8a195; --on-strong: #ffffff; }
 @media screen and (prefers-color-scheme: dark) {
-  :root { --warm: #fb923c; --cool: #56b4e9; --on-strong: #14110f; }
+  :root { --warm: #fb923c; --cool: #56b4e9; --grey: #57534b; --on-strong: #14110f; }
 }
 table.heat td { text-align: center; text-overflow: clip; font-variant-numeric: tabular-nums; }
 .p0 { background: var(--cold); }
@@ -40,6 +40,10 @@ const inert = new Set(map.inert);
 function place(i) {
   const row = map.rows[Math.floor(i / columns)], column = map.columns[i % columns];
   if (map.rowAxis === "layer" && map.columnAxis === "head") return `L${row}H${column}`;
+  if (map.rowAxis === "site.layer") {
+    const dot = row.lastIndexOf("."), site = row.slice(0, dot), layer = row.slice(dot + 1);
+    return map.columnAxis === "head" ? `${site} of L${layer}H${column}` : `${site} of layer ${layer}` + (map.columnAxis ? `, ${map.columnAxis} ${column}` : "");
+  }
   return `${map.rowAxis} ${row}` + (map.columnAxis ? `, ${map.columnAxis} ${column}` : "");
 }
 function fill(card, i) {
@@ -65,7 +69,7 @@ std::string ramp(char side, std::string_view color) {
         i,
         color,
         i * 100 / Scale::steps,
-        i * 10 >= Scale::steps * 6 ? " color: var(--on-strong);" : "");
+        side != 'o' && i * 10 >= Scale::steps * 6 ? " color: var(--on-strong);" : "");
   return css;
 }
 
@@ -91,7 +95,8 @@ class Page {
     return page(
         map_.kind + ": " + map_.heading,
         std::string(page_style) + std::string(heatmap_style) +
-            ramp('w', "--warm") + ramp('c', "--cool") + size().style(),
+            ramp('w', "--warm") + ramp('c', "--cool") + ramp('o', "--grey") +
+            size().style(),
         page_header(
             map_.kind,
             map_.takeaway.empty() ? map_.heading : map_.takeaway,
@@ -132,8 +137,10 @@ class Page {
 
   std::string notice() const {
     std::string out;
+    for (const auto& warning : map_.warnings)
+      out += fmt::format("<p class=\"notice\">{}</p>\n", html(warning));
     if (first_ > 0)
-      out = fmt::format(
+      out += fmt::format(
           "<p class=\"notice\">The last {} of {} columns are shown.</p>\n",
           all_ - first_,
           all_);
@@ -146,7 +153,21 @@ class Page {
 
   // Only the sides that there are.
   std::string legend() const {
-    std::string out = "<div class=\"legend\"><span>";
+    std::string out = "<div class=\"legend\">";
+    for (const auto& [hue, name] : map_.hue_names) {
+      out += "<span><span class=\"ramp\">";
+      for (int i = 2; i <= Scale::steps; i += 2)
+        out += fmt::format("<i class=\"{}{}\"></i>", hue, i);
+      out += fmt::format("</span> {}</span>", html(name));
+    }
+    if (map_.hue_names.empty()) out += signed_ramp();
+    return out + marks() +
+           "<span class=\"hint\">Point at a cell, tap it to pin its card, or "
+           "move with the arrow keys</span></div>\n";
+  }
+
+  std::string signed_ramp() const {
+    std::string out = "<span>";
     if (scale_.any_below()) {
       out += html(with_unit(map_.neutral - scale_.most()));
       out += " <span class=\"ramp\">";
@@ -159,17 +180,18 @@ class Page {
     if (scale_.any_above())
       for (int i = 2; i <= Scale::steps; i += 2)
         out += fmt::format("<i class=\"w{}\"></i>", i);
-    out += fmt::format(
-        "</span> {}</span>",
-        html(with_unit(
-            scale_.any_above() ? map_.neutral + scale_.most() : map_.neutral)));
-    if (std::ranges::count(map_.inert, true) > 0)
-      out += fmt::format(
-          "<span><i class=\"swatch inert\"></i> {}</span>",
-          html(map_.inert_name));
-    return out +
-           "<span class=\"hint\">Point at a cell, tap it to pin its card, or "
-           "move with the arrow keys</span></div>\n";
+    return out + fmt::format(
+                     "</span> {}</span>",
+                     html(with_unit(
+                         scale_.any_above() ? map_.neutral + scale_.most()
+                                            : map_.neutral)));
+  }
+
+  std::string marks() const {
+    if (std::ranges::count(map_.inert, true) == 0) return "";
+    return fmt::format(
+        "<span><i class=\"swatch inert\"></i> {}</span>",
+        html(map_.inert_name));
   }
 
   std::string grid() const {
@@ -199,11 +221,13 @@ class Page {
   std::string cell(size_t i, bool entry) const {
     const float value = map_.values[i];
     const int step = scale_.step(value);
+    const char hue = !map_.hues.empty() ? map_.hues[i] : step > 0 ? 'w' : 'c';
     const auto kind =
         !std::isfinite(value) ? std::string("bad")
         : inert(i)            ? std::string("inert")
-        : step == 0           ? std::string("p0")
-                    : fmt::format("{}{}", step > 0 ? 'w' : 'c', std::abs(step));
+        : step == 0 || hue == '0'
+            ? std::string("p0")
+            : fmt::format("{}{}", hue, std::abs(step));
     return fmt::format(
         "<td tabindex=\"{}\" class=\"{}\">{}</td>",
         entry ? 0 : -1,

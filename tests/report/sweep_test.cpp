@@ -184,8 +184,8 @@ TEST(Heatmap, SaysWhatItShowsAndOfWhat) {
   EXPECT_EQ(
       map.takeaway,
       "Layer 6, pos 2 (" + map.notes[2] +
-          ") has the largest effect: logit(id:28) goes from +2 to +5, 150% of "
-          "the way to the clean run's +4. 2 of 6 cells reach half of it.");
+          ") has the largest effect: logit(id:28) goes from 2 to 5, 150% of "
+          "the way to the clean run's 4. 2 of 6 cells reach half of it.");
   ASSERT_EQ(map.prompts.size(), 2u);
   EXPECT_EQ(map.prompts[0].name, "clean");
   EXPECT_EQ(map.prompts[1].name, "corrupted");
@@ -197,7 +197,7 @@ TEST(Heatmap, SaysWhatItShowsAndOfWhat) {
   using Fact = std::pair<std::string, std::string>;
   const std::vector<Fact> wanted = {
       {"model", "demo"},
-      {"metric", "logit(id:28): clean +4, corrupted +2"},
+      {"metric", "logit(id:28): clean 4, corrupted 2"},
       {"site", "z"},
       {"direction", "denoise (clean values into the corrupted run)"},
       {"pairs", "2"}};
@@ -233,7 +233,7 @@ TEST(Heatmap, SaysWhereNothingHappens) {
       "No cell has much effect. The largest is at layer 6, pos 0"))
       << takeaway();
   EXPECT_TRUE(
-      takeaway().ends_with("0.5% of the way to the corrupted run's +2."))
+      takeaway().ends_with("0.5% of the way to the corrupted run's 2."))
       << takeaway();
   sweep.metric.assign(6, 4);
   EXPECT_EQ(takeaway(), "No cell has any effect.");

@@ -79,14 +79,14 @@ TEST(AttentionText, HasTokensOnBothAxesWhereTheyFit) {
       std::string::npos)
       << text;
   // The last row: nothing ahead of it is blank, the previous token has 90.
-  const auto row = text.find("9  word9");
+  const auto row = text.find("9: word9");
   ASSERT_NE(row, std::string::npos) << text;
   const auto line = text.substr(row, text.find('\n', row) - row);
   EXPECT_TRUE(
       line.ends_with("90   10") || line.ends_with("90     10") ||
       line.find("90") < line.rfind("10"))
       << line;
-  const auto first = text.find("0  word0");
+  const auto first = text.find("0: word0");
   ASSERT_NE(first, std::string::npos);
   const auto begin = text.substr(first, text.find('\n', first) - first);
   EXPECT_NE(begin.find("100"), std::string::npos) << begin;
@@ -99,7 +99,7 @@ TEST(AttentionText, ListsTheStrongestSourcesOfALongPrompt) {
   const auto text = attention_text(report, {.width = 80});
   expect_fits(text, 80);
   EXPECT_NE(
-      text.find("39  word39  38  word38 90%  39  word39 10%"),
+      text.find("39: word39  38: word38 90%, 39: word39 10%"),
       std::string::npos)
       << text;
   report.head = 0;
@@ -112,7 +112,7 @@ TEST(AttentionText, OfALayerHasARowForEachHead) {
   expect_fits(text, 80);
   for (const auto* head : {"L1H0", "L1H1", "L1H2"})
     EXPECT_NE(text.find(head), std::string::npos) << text;
-  EXPECT_NE(text.find("4  word4 90%"), std::string::npos) << text;
+  EXPECT_NE(text.find("4: word4 90%"), std::string::npos) << text;
 }
 
 TEST(AttentionPattern, IsAHeatmapWhoseFutureIsHatched) {
@@ -121,7 +121,7 @@ TEST(AttentionPattern, IsAHeatmapWhoseFutureIsHatched) {
   for (size_t i = 0; i < 4; ++i)
     for (size_t j = 0; j < 4; ++j)
       EXPECT_EQ(map.inert[i * 4 + j], j > i);
-  EXPECT_EQ(map.rows[2], "2  word2");
+  EXPECT_EQ(map.rows[2], "2: word2");
   EXPECT_EQ(map.notes[2], " word2");
   const auto page = heatmap_page(map);
   EXPECT_NE(page.find("</i> later token"), std::string::npos);
@@ -138,6 +138,9 @@ TEST(AttentionOverview, CallsAHeadByWhatItHasMostOf) {
       map.labels,
       (std::vector<std::string>{"P50", "S80", "2.5", "2.5", "F41", "F100"}));
   EXPECT_EQ(map.rows, (std::vector<std::string>{"1", "0"}));
+  // The first token draws attention everywhere: it is not what stands out.
+  EXPECT_EQ(map.hues, "wc00oo");
+  EXPECT_EQ(map.largest(5), (std::vector<size_t>{1, 0}));
   EXPECT_TRUE(map.takeaway.starts_with("Most on the previous token: L1H0 50%"))
       << map.takeaway;
 }

@@ -252,6 +252,38 @@ TEST(HeatmapPage, HatchesWhatCannotAct) {
   EXPECT_NE(page.find("\"inert\":[0],"), std::string::npos);
 }
 
+TEST(HeatmapPage, HuesSayOtherThanSigns) {
+  auto map = map_of({1, 0.5f, 0.5f, 1});
+  map.hues = "oc0w";
+  map.hue_names = {{'o', "first"}, {'c', "itself"}, {'w', "previous"}};
+  map.warnings = {"the model does not do this"};
+  const auto page = heatmap_page(map);
+  const auto all = cells_of(page);
+  ASSERT_EQ(all.size(), 4u);
+  EXPECT_EQ(all[0].first, "o12");
+  EXPECT_EQ(all[1].first, "c6");
+  EXPECT_EQ(all[2].first, "p0");
+  EXPECT_EQ(all[3].first, "w12");
+  EXPECT_NE(page.find("</span> previous</span>"), std::string::npos);
+  EXPECT_NE(
+      page.find("<p class=\"notice\">the model does not do this</p>"),
+      std::string::npos);
+  // Grey is there in every picture and nobody's largest.
+  EXPECT_EQ(map.largest(5), (std::vector<size_t>{3, 1}));
+}
+
+TEST(HeatmapPage, NamesPlacesOfSeveralSites) {
+  auto map = map_of({1});
+  map.row_axis = "site.layer";
+  map.rows = {"attn.z.23"};
+  EXPECT_EQ(map.place(0, 0), "attn.z of layer 23, pos 0");
+  map.column_axis = "head";
+  EXPECT_EQ(map.place(0, 0), "attn.z of L23H0");
+  map.row_axis = "layer";
+  map.rows = {"23"};
+  EXPECT_EQ(map.place(0, 0), "L23H0");
+}
+
 TEST(HeatmapPage, HasNoSideOfTheScaleThatIsEmpty) {
   const auto legend = [](std::vector<float> values) {
     const auto page = heatmap_page(map_of(std::move(values)));

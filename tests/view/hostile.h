@@ -36,6 +36,8 @@ inline report::Heatmap hostile_map() {
       .column_axis = hostile[2]};
   map.takeaway = hostile[4];
   map.inert_name = hostile[0];
+  map.warnings = {hostile[0], hostile[3]};
+  map.hue_names = {{'w', hostile[1]}};
   map.inert_text = hostile[3];
   for (const auto* text : hostile) {
     map.facts.emplace_back(text, text);

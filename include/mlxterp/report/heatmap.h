@@ -22,6 +22,7 @@ struct Heatmap {
   std::string heading = {};   ///< What it is of: a prompt.
   std::string about = {};     ///< A sentence or two on how to read it.
   std::string takeaway = {};  ///< What it shows, in a sentence.
+  std::vector<std::string> warnings = {};  ///< Why it may mislead.
   std::vector<PromptLine> prompts = {};
   /** What was asked for, in the order shown: ("site", "z"). */
   std::vector<std::pair<std::string, std::string>> facts = {};
@@ -37,6 +38,10 @@ struct Heatmap {
   float neutral = 0;  ///< The value of a cell that changes nothing.
   /** What each cell says instead of its number; empty: its number. */
   std::vector<std::string> labels = {};
+  /** Each cell's colour where it is not its sign that decides: 'w' warm, 'c'
+   * cold, 'o' grey, for what is there in every picture, '0' none. */
+  std::string hues = {};
+  std::vector<std::pair<char, std::string>> hue_names = {};  ///< ('w', "F")
   /** Cells that cannot act, whatever the model does; empty: not known. */
   std::vector<bool> inert = {};
   /** What they are called, and why they cannot. */
@@ -53,10 +58,10 @@ struct Heatmap {
   /** What every cell is compared with: ("clean", 6.12f). */
   std::vector<std::pair<std::string, float>> bounds = {};
 
-  /** "layer 17, pos 13 ( to)"; of layers by heads "L9H3". */
+  /** "layer 17, pos 13 ( to)"; of layers by heads "L9H3", "z of L9H3". */
   std::string place(size_t row, size_t column) const;
-  /** At most `n` cells, those farthest from neutral first; NaN and what cannot
-   * act never. */
+  /** At most `n` cells, those farthest from neutral first; never NaN, what
+   * cannot act or is grey. */
   std::vector<size_t> largest(size_t n) const;
 };
 
