@@ -89,9 +89,7 @@ Heatmap overview(const AttentionReport& report) {
   map.column_axis = "head";
   map.percent = true;
   map.hue_names = {
-      {'o', "F: first token"},
-      {'w', "P: previous token"},
-      {'c', "S: itself"}};
+      {'o', "F: first token"}, {'w', "P: previous token"}, {'c', "S: itself"}};
   const std::pair<const char*, const HeadGrid*> shares[] = {
       {"F", &found.first_token},
       {"P", &found.previous_token},

@@ -108,10 +108,10 @@ std::string takeaway(const Heatmap& map) {
   if (two_runs && std::isfinite(effect))
     change += fmt::format(
         ", {} the {} run's {}",
-        effect < 0 ? std::string("away from")
-                   : fmt::format(
-                         "{} of the way to",
-                         percents(static_cast<double>(effect))),
+        effect < 0
+            ? std::string("away from")
+            : fmt::format(
+                  "{} of the way to", percents(static_cast<double>(effect))),
         map.bounds[1].first,
         written(other, sign));
   if (two_runs && std::abs(effect) < little)

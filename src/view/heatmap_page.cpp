@@ -69,7 +69,8 @@ std::string ramp(char side, std::string_view color) {
         i,
         color,
         i * 100 / Scale::steps,
-        side != 'o' && i * 10 >= Scale::steps * 6 ? " color: var(--on-strong);" : "");
+        side != 'o' && i * 10 >= Scale::steps * 6 ? " color: var(--on-strong);"
+                                                  : "");
   return css;
 }
 
@@ -222,12 +223,11 @@ class Page {
     const float value = map_.values[i];
     const int step = scale_.step(value);
     const char hue = !map_.hues.empty() ? map_.hues[i] : step > 0 ? 'w' : 'c';
-    const auto kind =
-        !std::isfinite(value) ? std::string("bad")
-        : inert(i)            ? std::string("inert")
-        : step == 0 || hue == '0'
-            ? std::string("p0")
-            : fmt::format("{}{}", hue, std::abs(step));
+    const auto kind = !std::isfinite(value) ? std::string("bad")
+                      : inert(i)            ? std::string("inert")
+                      : step == 0 || hue == '0'
+                          ? std::string("p0")
+                          : fmt::format("{}{}", hue, std::abs(step));
     return fmt::format(
         "<td tabindex=\"{}\" class=\"{}\">{}</td>",
         entry ? 0 : -1,

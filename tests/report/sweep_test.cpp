@@ -232,8 +232,7 @@ TEST(Heatmap, SaysWhereNothingHappens) {
   EXPECT_TRUE(takeaway().starts_with(
       "No cell has much effect. The largest is at layer 6, pos 0"))
       << takeaway();
-  EXPECT_TRUE(
-      takeaway().ends_with("0.5% of the way to the corrupted run's 2."))
+  EXPECT_TRUE(takeaway().ends_with("0.5% of the way to the corrupted run's 2."))
       << takeaway();
   sweep.metric.assign(6, 4);
   EXPECT_EQ(takeaway(), "No cell has any effect.");

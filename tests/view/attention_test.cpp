@@ -66,7 +66,7 @@ TEST(AttentionText, IsAllHeadsWithoutALayer) {
     ++times;
   EXPECT_EQ(times, 79u) << text;  // all but one, in blocks
   EXPECT_NE(text.find(" P90"), std::string::npos) << text;
-  EXPECT_NE(text.find("P previous token"), std::string::npos) << text;
+  EXPECT_NE(text.find("F first token, P"), std::string::npos) << text;
 }
 
 TEST(AttentionText, HasTokensOnBothAxesWhereTheyFit) {
