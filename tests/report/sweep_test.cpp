@@ -185,7 +185,7 @@ TEST(Heatmap, SaysWhatItShowsAndOfWhat) {
       map.takeaway,
       "Layer 6, pos 2 (" + map.notes[2] +
           ") has the largest effect: logit(id:28) goes from 2 to 5, 150% of "
-          "the way to the clean run's 4. 2 of 6 cells reach half of it.");
+          "the way to the clean run's 4. 3 of 6 cells reach half of it.");
   ASSERT_EQ(map.prompts.size(), 2u);
   EXPECT_EQ(map.prompts[0].name, "clean");
   EXPECT_EQ(map.prompts[1].name, "corrupted");
@@ -312,7 +312,7 @@ TEST(JointHeatmap, LeavesOutOtherColumns) {
   found[1].sweep.axes[1].axis = Axis::head;
   const auto report = attribution_report(model, options, found, {});
   const auto [map, left_out] = joint_heatmap(report);
-  EXPECT_EQ(map.rows, (Texts{"z.5", "z.6", "q.5", "q.6"}));
+  EXPECT_EQ(map.rows, (Texts{"z.6", "z.5", "q.6", "q.5"}));
   EXPECT_EQ(map.values.size(), 12u);
   EXPECT_EQ(left_out, Texts{"k"});
   EXPECT_EQ(json::parse(to_json(report))["sites"].size(), 3u);
