@@ -100,8 +100,8 @@ Run add_attention(CLI::App& app) {
   app.footer(
       "Without --layer: for every head the largest of its shares on the first, "
       "the\nprevious and the same token.\n\nExample:\n  mlxterp attention demo "
-      "'When Mary and John went to the store, John gave a\n  drink to' --layer "
-      "23 --head 3 --html attention.html");
+      "\\\n    'When Mary and John went to the store, John gave a drink to' "
+      "\\\n    --layer 23 --head 3 --html attention.html");
   return [arguments] { run(*arguments); };
 }
 
