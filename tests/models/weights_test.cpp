@@ -90,15 +90,16 @@ void check_attention(Check& check, int i, bool folded) {
         of_site,
         here + lower);
     // One head is that head of all.
-    WeightPart one;
-    one.layer = i;
-    one.head = config.n_heads - 1;
-    one.folded = folded;
-    const auto last = mx::take(w, config.n_heads - 1, 0);
-    check.same(
-        weight(check.model.decoder(), fmt::format("W_{}", name), one),
-        last,
-        here + lower + " of the last head");
+    for (int head = 0; head < config.n_heads; ++head) {
+      WeightPart one;
+      one.layer = i;
+      one.head = head;
+      one.folded = folded;
+      check.same(
+          weight(check.model.decoder(), fmt::format("W_{}", name), one),
+          mx::take(w, head, 0),
+          fmt::format("{}{} of head {}", here, lower, head));
+    }
   }
   if (folded) return;
   const auto z = check.site(here + "attn.z");

@@ -205,6 +205,10 @@ def test_lenses(model):
     with model.trace(target.prompt, {"layers.1.resid_post": patched}):
         wanted = model.next_token_probs.save()
     assert close(found[1, 1], wanted[0])
+    short = TargetPrompt(words(3, 4), -1)
+    unequal = patchscope_lens(model, TEXTS, [target, short])
+    assert close(unequal[0], found[0])
+    assert close(unequal[1], patchscope_lens(model, TEXTS[1], short)[0])
     latents = get_token_activations(model, TEXTS, layers=[1])
     again = patchscope_lens(model, None, target, layers=1, latents=latents)
     assert close(again[:, 0], found[:, 1])

@@ -52,6 +52,10 @@ def test_an_index_is_that_part(model):
     tokens = mx.array([[1, 2], [3, 4]])
     assert mx.array_equal(model.W_U[:, tokens], mx.array(model.W_U)[:, tokens])
     assert mx.array_equal(model.W_E[tokens], mx.array(model.W_E)[tokens])
+    some = mx.array([-1, 3])
+    assert mx.array_equal(model.W_U[:, some], mx.array(model.W_U)[:, some])
+    assert mx.array_equal(model.W_E[some], mx.array(model.W_E)[some])
+    assert mx.array_equal(model.W_E[[-1, 3]], mx.array(model.W_E)[some])
     assert compared > 60
 
 
