@@ -150,6 +150,8 @@ def test_every_command_of_a_page_runs(page, tmp_path):
     assert PROGRAM.exists(), "build the target mlxterp_cli"
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "prompts.txt").write_text(PROMPTS)
+    for line, command in commands(page):
+        assert " ..." not in command, f"{page.name}:{line}: cannot be pasted: {command}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for line, command in commands(page):
         where = f"{page.name}:{line}: {command}"
