@@ -12,6 +12,7 @@
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/hub.h"
+#include "mlxterp/spec/head.h"
 #include "mlxterp/spec/range.h"
 #include "mlxterp/view/terminal.h"
 #include "progress.h"
@@ -163,7 +164,7 @@ void ChoiceArguments::add_positions(CLI::App& app) {
 }
 
 void ChoiceArguments::add_heads(CLI::App& app) {
-  add_list(app, "--heads", heads, "Only these heads");
+  add_list(app, "--heads", heads, "Only these heads: 3,5, or L23H3");
 }
 
 void ChoiceArguments::add_neurons(CLI::App& app) {
@@ -174,7 +175,11 @@ ChoiceArguments::Choice ChoiceArguments::parse() const {
   Choice out;  // member by member: GCC 12 crashes where one of a list throws
   out.layers = spec::parse_numbers(layers, "--layers");
   out.positions = spec::parse_numbers(positions, "--positions");
-  out.heads = spec::parse_numbers(heads, "--heads");
+  const auto chosen = spec::parse_head_choice(heads, "--heads");
+  out.heads = chosen.heads;
+  if (!chosen.layers.empty() && !layers.empty())
+    usage("--heads names layers already; leave out --layers");
+  if (!chosen.layers.empty()) out.layers = chosen.layers;
   out.neurons = spec::parse_numbers(neurons, "--neurons");
   return out;
 }
@@ -187,14 +192,17 @@ CLI::Option* add_list(
   return app.add_option(name, values, help)->allow_extra_args(false);
 }
 
-std::vector<int> encode(
-    const InterpretableModel& model, const std::string& text, bool special) {
-  if (text != "-")
-    return model.tokenizer().encode(text, {.parse_special = special});
+std::string text_of(const std::string& text) {
+  if (text != "-") return text;
   auto whole = read_text(text);
   if (whole.ends_with('\n')) whole.pop_back();  // an echo's
   if (whole.ends_with('\r')) whole.pop_back();
-  return model.tokenizer().encode(whole, {.parse_special = special});
+  return whole;
+}
+
+std::vector<int> encode(
+    const InterpretableModel& model, const std::string& text, bool special) {
+  return model.tokenizer().encode(text_of(text), {.parse_special = special});
 }
 
 std::string read_text(const std::string& path) {
@@ -227,8 +235,18 @@ std::vector<std::string> read_lines(const std::string& path) {
   return lines;
 }
 
-spec::MetricOptions metric_options(std::string_view name) {
-  return {.name = name, .warn = warn};
+spec::MetricOptions metric_options(
+    std::vector<std::string>& warnings,
+    const Inputs::Rows& prompts,
+    std::string_view name) {
+  spec::MetricOptions out;
+  out.name = name;
+  out.warn = [&warnings](std::string_view sentence) {
+    warn(sentence);
+    warnings.emplace_back(sentence);
+  };
+  out.prompts = prompts;
+  return out;
 }
 
 spec::EditOptions edit_options() {

@@ -58,7 +58,8 @@ struct PromptArguments {
   std::vector<int> tokens(const InterpretableModel& model) const;
 };
 
-/** What a sweep keeps to: --layers, --positions, --heads, --neurons. */
+/** What a sweep keeps to: --layers, --positions, --heads (a layer's too, as
+ * L23H3), --neurons. */
 struct ChoiceArguments {
   struct Choice {
     std::vector<int> layers, positions, heads, neurons;
@@ -82,7 +83,9 @@ CLI::Option* add_list(
     std::vector<std::string>& values,
     const std::string& help);
 
-/** A prompt as given; of "-" what stands on stdin. */
+/** A prompt as given; of "-" what stands on stdin, but for the end of its last
+ * line. */
+std::string text_of(const std::string& text);
 std::vector<int> encode(
     const InterpretableModel& model, const std::string& text, bool special);
 
@@ -93,8 +96,12 @@ std::string read_text(const std::string& path);
 /** The lines of such a text, as prompts; empty ones are left out. */
 std::vector<std::string> read_lines(const std::string& path);
 
-/** How metrics and tokens are read here: with their warnings on stderr. */
-spec::MetricOptions metric_options(std::string_view name = "--metric");
+/** How metrics and tokens are read here: with their warnings on stderr, and
+ * kept in `warnings`. `prompts`: behind which they are measured. */
+spec::MetricOptions metric_options(
+    std::vector<std::string>& warnings,
+    const Inputs::Rows& prompts,
+    std::string_view name = "--metric");
 
 /** How edits are read here: from any file that they name. */
 spec::EditOptions edit_options();

@@ -6,8 +6,10 @@
 
 #include "mlxterp/analysis/ablate.h"
 #include "mlxterp/spec/choice.h"
+#include "pairs.h"
 #include "progress.h"
 #include "sweep.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -17,6 +19,7 @@ namespace {
 struct Arguments {
   SweepArguments sweep;
   PromptArguments prompt;
+  TaskArguments task;
   ChoiceArguments choice;
   std::string site = "z", how = "mean";
   std::vector<std::string> by = {"layer,head"}, metrics;
@@ -27,9 +30,12 @@ struct Arguments {
 
 void run(const Arguments& arguments) {
   const auto& a = arguments;
-  a.prompt.check();
-  if (a.metrics.empty())
-    usage("no --metric; give one, such as 'logit_diff( Mary, John)'");
+  a.task.check_alone(
+      a.prompt.given() || !a.metrics.empty(), "PROMPT, --ids and --metric");
+  if (!a.task.given()) {
+    a.prompt.check();
+    if (a.metrics.empty()) usage(no_metric);
+  }
   const auto [layers, positions, heads, neurons] = a.choice.parse();
   // Member by member: GCC 12 crashes where one of a braced list throws.
   AblateOptions options{.prompts = std::vector<int>()};
@@ -45,21 +51,32 @@ void run(const Arguments& arguments) {
   options.memory = a.sweep.bytes();
   options.progress = progress();
   const bool zero = options.ablation == Ablation::zero;
-  if (!zero && !a.data)
+  if (!zero && !a.data && !a.task.given())
     usage(fmt::format(
-        "--how {} needs --data, a file with one prompt per line; --how zero "
-        "does not",
+        "--how {} needs --data, a file with one prompt per line, or a --task; "
+        "--how zero does not",
         a.how));
   if (zero && a.data)
     usage("--how zero does not use --data; leave out one of the two");
   a.sweep.check();
   if (a.data) options.data = Inputs(read_lines(*a.data));
   const auto model = a.sweep.model.load();
-  options.prompts = a.prompt.tokens(model);
-  options.metric = spec::parse_metric(model, a.metrics, metric_options());
-  run_sweep(a.sweep, model, [&] {
-    return report::sweep_report(
-        model, options, ablate(model, options), a.sweep.style());
+  auto style = a.sweep.style();
+  style.task = a.task.name();
+  if (a.task.given()) {
+    auto draw = a.task;
+    draw.options.seed = a.seed;
+    const auto task = draw.make(model, style.warnings);
+    options.prompts = task.clean();
+    options.metric = task.metric();
+  } else {
+    const auto ids = a.prompt.tokens(model);
+    options.prompts = ids;
+    options.metric = spec::parse_metric(
+        model, a.metrics, metric_options(style.warnings, {ids}));
+  }
+  run_sweep(a.sweep, model, style, [&] {
+    return report::sweep_report(model, options, ablate(model, options), style);
   });
 }
 
@@ -73,6 +90,7 @@ Run add_ablate(CLI::App& app) {
       "values");
   a.sweep.add_model(app);
   a.prompt.add_to(app);
+  a.task.add_to(app, /*seed=*/false);
   app.add_option(
          "--site",
          a.site,
@@ -91,13 +109,14 @@ Run add_ablate(CLI::App& app) {
   app.add_option(
       "--data",
       a.data,
-      "Prompts for mean and resample: a file with one per line");
+      "Prompts for mean and resample: a file with one per line (default: those "
+      "of --task)");
   app.add_option(
          "--samples",
          a.samples,
          "Number of prompts that resample averages over")
       ->capture_default_str();
-  app.add_option("--seed", a.seed, "Random seed of resample")
+  app.add_option("--seed", a.seed, "Random seed of resample and of the task")
       ->capture_default_str();
   a.choice.add_layers(app);
   a.choice.add_positions(app);
@@ -107,7 +126,7 @@ Run add_ablate(CLI::App& app) {
   app.footer(
       "Example:\n  mlxterp ablate demo 'The Eiffel Tower is located in the "
       "city of' \\\n    --how zero --site z --by layer,head --metric 'prob( "
-      "Paris)' --html heads.html");
+      "Paris)' \\\n    --html heads.html");
   return [arguments] { run(*arguments); };
 }
 

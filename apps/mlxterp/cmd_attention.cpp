@@ -4,10 +4,14 @@
 #include <unistd.h>
 
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 
 #include "arguments.h"
 #include "mlxterp/analysis/attention.h"
 #include "mlxterp/report/attention.h"
+#include "mlxterp/spec/head.h"
 #include "mlxterp/view/attention.h"
 #include "output.h"
 #include "progress.h"
@@ -20,16 +24,31 @@ namespace {
 struct Arguments {
   ModelArguments model;
   PromptArguments prompt;
-  std::optional<int> layer, head;
+  std::optional<int> layer;
+  std::optional<std::string> head;
   Output output;
 };
+
+// --head, which may bring its layer along.
+std::pair<std::optional<int>, std::optional<int>> layer_and_head(
+    const Arguments& arguments) {
+  if (!arguments.head) return {arguments.layer, std::nullopt};
+  const auto chosen = spec::parse_head_choice({*arguments.head}, "--head");
+  if (chosen.heads.size() != 1) usage("--head names one head");
+  if (!chosen.layers.empty() && arguments.layer)
+    usage("--head names its layer already; leave out --layer");
+  if (chosen.layers.empty() && !arguments.layer)
+    usage("--head needs --layer, or its own: L23H3");
+  return {
+      chosen.layers.empty() ? *arguments.layer : chosen.layers.front(),
+      chosen.heads.front()};
+}
 
 void run(const Arguments& arguments) {
   arguments.prompt.check();
   arguments.model.check();
-  if (arguments.head && !arguments.layer)
-    usage("--head needs --layer: a head is one of a layer's");
-  if (arguments.layer && !arguments.head && arguments.output.page)
+  const auto [layer, head] = layer_and_head(arguments);
+  if (layer && !head && arguments.output.page)
     usage(
         "--html shows all layers or one head: give --head too, or neither of "
         "the two");
@@ -41,19 +60,16 @@ void run(const Arguments& arguments) {
   report.result = attention(
       model,
       arguments.prompt.tokens(model),
-      {.layer = arguments.layer, .progress = progress()});
+      {.layer = layer, .progress = progress()});
   end_progress();
   report.tokens = report::named(model, report.result.ids);
   const auto& found = report.result;
   const int heads = found.entropy.heads;
-  if (arguments.head) {
-    report.head =
-        *arguments.head < 0 ? heads + *arguments.head : *arguments.head;
+  if (head) {
+    report.head = *head < 0 ? heads + *head : *head;
     if (*report.head < 0 || *report.head >= heads)
       usage(fmt::format(
-          "--head {} is none of the heads 0 to {}",
-          *arguments.head,
-          heads - 1));
+          "--head {} is none of the heads 0 to {}", *head, heads - 1));
   }
   Tensors tensors;
   for (const auto& [name, grid] :
@@ -95,13 +111,13 @@ Run add_attention(CLI::App& app) {
   app.add_option(
       "--head",
       a.head,
-      "The pattern of this head of --layer, tokens by tokens");
+      "The pattern of this head, tokens by tokens: 3 with --layer, or L23H3");
   a.output.add_to(app);
   app.footer(
       "Without --layer: for every head the largest of its shares on the first, "
       "the\nprevious and the same token.\n\nExample:\n  mlxterp attention demo "
       "\\\n    'When Mary and John went to the store, John gave a drink to' "
-      "\\\n    --layer 23 --head 3 --html attention.html");
+      "\\\n    --head L23H3 --html attention.html");
   return [arguments] { run(*arguments); };
 }
 

@@ -65,20 +65,14 @@ std::string agreement_text(const report::SiteReport& site) {
 }
 
 std::string text_of(const report::AttributionReport& report) {
-  std::string text;
+  const auto& sweep = report.sites.front().sweep;
+  auto text = runs_line(report.metric, sweep);
   for (size_t i = 0; i < report.sites.size(); ++i) {
-    text += view::heatmap_text(
-                report::heatmap(report, i), view::terminal(STDOUT_FILENO)) +
-            "\n";
+    text += grid_text(report::heatmap(report, i));
     if (report.sites[i].exact) text += agreement_text(report.sites[i]) + "\n";
   }
-  const auto& sweep = report.sites.front().sweep;
   text += fmt::format(
-      "{}: clean {:+.4f}, corrupted {:+.4f}{}\n{} in {:.3g} s",
-      view::escape(report.metric),
-      sweep.clean,
-      sweep.corrupt,
-      sweep.pairs > 1 ? fmt::format(" (mean of {} pairs)", sweep.pairs) : "",
+      "{} in {:.3g} s",
       report.sites.size() == 1 ? "One site"
                                : fmt::format("{} sites", report.sites.size()),
       *report.seconds);
@@ -120,15 +114,16 @@ void write_files(
 
 void run(const Arguments& arguments) {
   const auto& [sweep, pairs, task, site_texts, steps, exact] = arguments;
+  task.check_alone(!pairs.empty(), pair_options);
   pairs.check(task.given());
   const auto sites = spec::parse_list(site_texts, "--site");
   sweep.check();
   const auto model = sweep.model.load();
-  auto options = pairs.options(model);
   auto style = sweep.style();
+  auto options = pairs.options(model, style.warnings);
   if (task.given()) {
-    task.fill(model, options);
-    style.task = task.task;
+    task.fill(model, options, style.warnings);
+    style.task = task.name();
   }
   options.memory = sweep.bytes();
   const auto asked = attribute_options(options, sites, steps);
@@ -137,6 +132,7 @@ void run(const Arguments& arguments) {
   auto report =
       report::attribution_report(model, asked, std::move(found), style);
   report.seconds = seconds;
+  tell_of_runs(style, report.warnings);
   for (size_t i = 0; exact && i < report.sites.size(); ++i) {
     options.site = report.sites[i].site;
     Sweep whole;

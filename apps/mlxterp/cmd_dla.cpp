@@ -15,6 +15,7 @@
 #include "mlxterp/view/terminal.h"
 #include "output.h"
 #include "progress.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -24,6 +25,7 @@ namespace {
 struct Arguments {
   ModelArguments model;
   PromptArguments prompt;
+  TaskArguments task;
   std::vector<std::string> more, metrics;
   std::string unit = "component";
   int position = -1, top = 20;
@@ -31,9 +33,13 @@ struct Arguments {
 };
 
 void check(const Arguments& arguments, Unit unit) {
-  arguments.prompt.check();
+  const auto& a = arguments;
+  a.task.check_alone(
+      a.prompt.given() || !a.metrics.empty() || !a.more.empty(),
+      "PROMPT, --ids, --more and --metric");
+  if (!a.task.given()) a.prompt.check();
   arguments.model.check();
-  if (arguments.metrics.empty())
+  if (!a.task.given() && arguments.metrics.empty())
     usage("no --metric: logit(A) or logit_diff(A,B)");
   if (arguments.top < 1) usage("--top must be at least 1");
   if (unit == Unit::neuron && arguments.output.page)
@@ -154,15 +160,28 @@ void run(const Arguments& arguments) {
   const auto unit = spec::parse_unit(arguments.unit, "--unit");
   check(arguments, unit);
   const auto model = arguments.model.load();
-  Inputs::Rows prompts = {arguments.prompt.tokens(model)};
-  for (const auto& text : arguments.more)
-    prompts.push_back(encode(model, text, arguments.prompt.special));
-  auto metric = spec::parse_metric(model, arguments.metrics, metric_options());
+  std::vector<std::string> warnings;
+  Inputs::Rows prompts;
+  Metric metric;
+  auto metrics = arguments.metrics;
+  if (arguments.task.given()) {
+    const auto task = arguments.task.make(model, warnings);
+    for (const auto& pair : task.pairs)
+      prompts.push_back(pair.clean_ids);
+    metric = task.metric();
+    metrics = {metric.name};
+  } else {
+    prompts.push_back(arguments.prompt.tokens(model));
+    for (const auto& text : arguments.more)
+      prompts.push_back(encode(model, text, arguments.prompt.special));
+    metric =
+        spec::parse_metric(model, metrics, metric_options(warnings, prompts));
+  }
   metric.position = arguments.position;
   auto report = report::logit_attribution_report(
       model,
       arguments.model.model,
-      arguments.metrics,
+      metrics,
       unit,
       logit_attribution(
           model,
@@ -172,11 +191,13 @@ void run(const Arguments& arguments) {
            .progress = progress()}));
   end_progress();
   report.edits = arguments.model.edits;
+  report.warnings = warnings;
+  report.task = arguments.task.name();
   const auto map = report::heatmap(report);
   arguments.output.write(
       report::tensors(report.result),
       {{"model", arguments.model.model},
-       {"metric", arguments.metrics},
+       {"metric", metrics},
        {"unit", arguments.unit},
        {"position", int64_t{arguments.position}},
        {"ids", report.result.ids}});
@@ -195,6 +216,7 @@ Run add_dla(CLI::App& app) {
       "Direct logit attribution: what each component contributes to a logit");
   a.model.add_run_to(app);
   a.prompt.add_to(app);
+  a.task.add_to(app);
   add_list(
       app, "--more", a.more, "Another prompt to average over; repeat for more");
   add_list(
@@ -211,10 +233,9 @@ Run add_dla(CLI::App& app) {
       ->capture_default_str();
   a.output.add_to(app);
   app.footer(
-      "Example:\n  mlxterp dla demo 'When Mary and John went to the store, "
-      "John "
-      "gave a drink to' \\\n    --metric 'logit_diff( Mary, John)' --unit "
-      "head");
+      "Example:\n  mlxterp dla demo \\\n    'When Mary and John went to the "
+      "store, John gave a drink to' \\\n    --metric 'logit_diff( Mary, John)' "
+      "--unit head");
   return [arguments] { run(*arguments); };
 }
 

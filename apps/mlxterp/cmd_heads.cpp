@@ -15,6 +15,7 @@
 #include "mlxterp/view/terminal.h"
 #include "output.h"
 #include "progress.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -24,6 +25,7 @@ namespace {
 struct Arguments {
   ModelArguments model;
   PromptArguments prompt;
+  TaskArguments task;
   RepeatedTokens tokens;
   std::string measure = "mean", kind, ablation = "zero";
   bool exclude_first = false, exclude_current = false, weights = false;
@@ -48,8 +50,9 @@ void check_kind(const Arguments& arguments) {
 }
 
 void check(const Arguments& arguments) {
-  const bool given = arguments.prompt.given();
-  if (given) arguments.prompt.check();
+  const bool given = arguments.prompt.given() || arguments.task.given();
+  arguments.task.check_alone(arguments.prompt.given(), "PROMPT and --ids");
+  if (arguments.prompt.given()) arguments.prompt.check();
   if (given && arguments.ablate > 0)
     usage("--ablate runs on repeated random tokens; leave out the prompt");
   if (arguments.top < 1) usage("--top must be at least 1");
@@ -105,13 +108,24 @@ std::string ablation_text(const InductionAblation& result, const char* value) {
 
 report::HeadReport report_of(
     const Arguments& arguments, const InterpretableModel& model) {
-  const bool given = arguments.prompt.given();
+  const bool own = arguments.prompt.given(), task = arguments.task.given();
+  const bool given = own || task;
   // Member by member: GCC 12 crashes where one of a braced list throws.
   report::HeadReport out;
   out.model = arguments.model.model;
   out.measure = spec::parse_head_measure(arguments.measure, "--measure");
-  out.prompts = given ? Inputs::Rows{arguments.prompt.tokens(model)}
-                      : repeated_tokens(model, arguments.tokens);
+  if (task) {
+    auto draw = arguments.task;
+    draw.options.seed = arguments.tokens.seed;
+    std::vector<std::string> warnings;  // told; there is no metric here
+    for (const auto& pair : draw.make(model, warnings).pairs)
+      out.prompts.push_back(pair.clean_ids);
+    out.task = draw.name();
+  } else if (own) {
+    out.prompts.push_back(arguments.prompt.tokens(model));
+  } else {
+    out.prompts = repeated_tokens(model, arguments.tokens);
+  }
   out.top = arguments.top;
   out.ablated_to = spec::parse_head_ablation(arguments.ablation, "--ablation");
   if (!given) out.repeated = arguments.tokens;
@@ -178,6 +192,7 @@ Run add_heads(CLI::App& app) {
       "Attention heads: what they attend to, and the effect of ablating them");
   a.model.add_run_to(app);
   a.prompt.add_to(app);
+  a.task.add_to(app, /*seed=*/false);
   app.add_option(
          "--period",
          a.tokens.period,
@@ -190,7 +205,8 @@ Run add_heads(CLI::App& app) {
          a.tokens.sequences,
          "Number of such sequences to average over")
       ->capture_default_str();
-  app.add_option("--seed", a.tokens.seed, "Random seed of the tokens")
+  app.add_option(
+         "--seed", a.tokens.seed, "Random seed of the tokens, or of the task")
       ->capture_default_str();
   app.add_option(
          "--measure",

@@ -46,17 +46,20 @@ void run(const Arguments& arguments) {
   if (arguments.tuned)
     options.tuned = &tuned.emplace(TunedLens::load(*arguments.tuned, warn));
   const auto model = arguments.model.load();
+  const auto ids = arguments.prompt.tokens(model);
+  std::vector<std::string> warnings;
   if (arguments.track)
-    options.track =
-        spec::parse_token(model, *arguments.track, metric_options("--track"));
+    options.track = spec::parse_token(
+        model, *arguments.track, metric_options(warnings, {ids}, "--track"));
   options.progress = progress();
-  const auto lens = logit_lens(model, arguments.prompt.tokens(model), options);
+  const auto lens = logit_lens(model, ids, options);
   end_progress();
 
   auto names = report::lens_names(model, lens, arguments.model.model);
   names.edits = arguments.model.edits;
   names.tuned = arguments.tuned;
   names.command = command_of(*arguments.app);
+  names.warnings = warnings;
   if (arguments.page)
     write_page(*arguments.page, view::lens_page(lens, names), arguments.force);
   print(
@@ -96,7 +99,7 @@ Run add_lens(CLI::App& app) {
   app.add_flag("--force", arguments->force, "Replace the page if it exists");
   app.footer(
       "Example:\n  mlxterp lens demo 'The Eiffel Tower is located in the city "
-      "of' --track ' Paris' --html lens.html");
+      "of' \\\n    --track ' Paris' --html lens.html");
   return [arguments] { run(*arguments); };
 }
 

@@ -22,19 +22,20 @@ struct Arguments {
 
 void run(const Arguments& arguments) {
   const auto& [sweep, pairs, task, site, one_pass_per_cell] = arguments;
+  task.check_alone(!pairs.empty(), pair_options);
   pairs.check(task.given());
   sweep.check();
   const auto model = sweep.model.load();
-  auto options = pairs.options(model);
   auto style = sweep.style();
+  auto options = pairs.options(model, style.warnings);
   if (task.given()) {
-    task.fill(model, options);
-    style.task = task.task;
+    task.fill(model, options, style.warnings);
+    style.task = task.name();
   }
   options.site = site;
   options.one_pass_per_cell = one_pass_per_cell;
   options.memory = sweep.bytes();
-  run_sweep(sweep, model, [&] {
+  run_sweep(sweep, model, style, [&] {
     return report::sweep_report(model, options, patch(model, options), style);
   });
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <memory>
-#include <tuple>
 
 #include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/spec/choice.h"
@@ -11,6 +10,7 @@
 #include "pairs.h"
 #include "progress.h"
 #include "sweep.h"
+#include "task_arguments.h"
 #include "verbs.h"
 
 namespace mlxterp::cli {
@@ -21,6 +21,7 @@ struct Arguments {
   SweepArguments sweep;
   ChoiceArguments choice;
   PromptPairs prompts;
+  TaskArguments task;
   std::vector<std::string> receivers, metrics;
   std::string senders = "z", direction = "noise";
   bool direct = false;
@@ -28,8 +29,11 @@ struct Arguments {
 
 void run(const Arguments& arguments) {
   const auto& a = arguments;
-  a.prompts.check();
-  if (a.metrics.empty()) usage(no_metric);
+  a.task.check_alone(!(a.prompts.empty() && a.metrics.empty()), pair_options);
+  if (!a.task.given()) {
+    a.prompts.check();
+    if (a.metrics.empty()) usage(no_metric);
+  }
   const auto choice = a.choice.parse();
   // Member by member: GCC 12 crashes where one of a braced list throws.
   PathPatchOptions options{.clean = Inputs::Rows(), .corrupt = Inputs::Rows()};
@@ -43,11 +47,20 @@ void run(const Arguments& arguments) {
   options.progress = progress();
   a.sweep.check();
   const auto model = a.sweep.model.load();
-  std::tie(options.clean, options.corrupt) = a.prompts.tokens(model);
-  options.metric = spec::parse_metric(model, a.metrics, metric_options());
-  run_sweep(a.sweep, model, [&] {
+  auto style = a.sweep.style();
+  style.task = a.task.name();
+  if (a.task.given()) {
+    a.task.fill(model, options, style.warnings);
+  } else {
+    const auto [clean, corrupt] = a.prompts.tokens(model);
+    options.clean = clean;
+    options.corrupt = corrupt;
+    options.metric = spec::parse_metric(
+        model, a.metrics, metric_options(style.warnings, clean));
+  }
+  run_sweep(a.sweep, model, style, [&] {
     return report::sweep_report(
-        model, options, path_patch(model, options), a.sweep.style());
+        model, options, path_patch(model, options), style);
   });
 }
 
@@ -59,12 +72,13 @@ Run add_path_patch(CLI::App& app) {
   app.description("Path patching: effects along paths between components");
   a.sweep.add_model(app);
   a.prompts.add_to(app);
+  a.task.add_to(app);
   add_list(
       app,
       "--receiver",
       a.receivers,
-      "A head and the input that receives: L20H3.q, .k or .v; repeat for more "
-      "(default: the logits)");
+      "A head and the input that receives: L20H3.q or 20.3.q, .k or .v (of "
+      "these the kv head); repeat for more (default: the logits)");
   app.add_option("--senders", a.senders, "z (heads) or mlp_out")
       ->capture_default_str();
   app.add_flag("--direct", a.direct, "Only direct paths, not through MLPs");
@@ -82,7 +96,7 @@ Run add_path_patch(CLI::App& app) {
       "Example:\n  mlxterp path-patch demo \\\n    --clean 'When Mary and John "
       "went to the store, John gave a drink to' \\\n    --corrupt 'When Mary "
       "and John went to the store, Mary gave a drink to' \\\n    --metric "
-      "'logit_diff( Mary, John)' --receiver L24H6.q");
+      "'logit_diff( Mary, John)' --receiver L23H3.q");
   return [arguments] { run(*arguments); };
 }
 

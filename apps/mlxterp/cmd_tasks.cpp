@@ -69,7 +69,9 @@ std::string table(
 void run(const Arguments& arguments) {
   arguments.model.check();
   const auto model = arguments.model.load();
-  const auto task = make_task(model, arguments.task, arguments.options);
+  std::vector<std::string> warnings;
+  const auto task =
+      find_task(model, arguments.task, arguments.options, warnings);
   const auto scores = score(model, task);
   print(
       arguments.model.json ? report::to_json(
@@ -92,14 +94,18 @@ Run add_tasks(CLI::App& app) {
       "Pairs of clean and corrupted prompts for a task, and how well the model "
       "does");
   a.model.add_run_to(app);
-  app.add_option("TASK", a.task, task_help())->required();
+  app.add_option("TASK", a.task, task_help() + "; or a file of your own")
+      ->required();
   app.add_option("--n", a.options.pairs, "Number of pairs")
       ->capture_default_str();
   app.add_option("--seed", a.options.seed, "Random seed")
       ->capture_default_str();
   app.footer(
-      "Example:\n  mlxterp tasks demo ioi --n 8 --json\n\nmlxterp patch demo "
-      "--task ioi --n 8 sweeps the same pairs.");
+      "A file of your own is JSON, as --json answers: {\"pairs\": [{\"clean\": "
+      "\"...\",\n\"corrupt\": \"...\", \"answers\": [\" Mary\"], "
+      "\"foils\": [\" John\"]}, ...]}\n\nExample:\n  mlxterp tasks demo ioi "
+      "--n 8 --json\n\nmlxterp patch demo --task ioi --n 8 sweeps the same "
+      "pairs.");
   return [arguments] { run(*arguments); };
 }
 

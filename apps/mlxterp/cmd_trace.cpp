@@ -165,12 +165,13 @@ void run(const Arguments& arguments) {
   const auto model = edits.empty() ? plain : plain.with(edits);
   const auto ids = arguments.prompt.tokens(model);
   report::PredictOptions wanted{.top = arguments.top};
+  std::vector<std::string> warnings;
   for (const auto& token : arguments.track)
-    wanted.track.push_back(
-        spec::parse_token(model, token, metric_options("--track")));
+    wanted.track.push_back(spec::parse_token(
+        model, token, metric_options(warnings, {ids}, "--track")));
   for (const auto& metric : arguments.metrics)
     wanted.metrics.push_back(
-        spec::parse_metric(model, {metric}, metric_options()));
+        spec::parse_metric(model, {metric}, metric_options(warnings, {ids})));
 
   report::TraceReport report{
       .model = arguments.model.model,
@@ -189,6 +190,7 @@ void run(const Arguments& arguments) {
         plain, plain.run(ids, {.save = {"logits"}})["logits"], wanted);
   }
   end_progress();
+  report.warnings = warnings;
   const auto saved = chosen(model, values, patterns);
   for (const auto& [name, value] : saved)
     report.saved.push_back(report::statistics(name, value));

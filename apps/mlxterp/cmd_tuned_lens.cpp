@@ -30,6 +30,10 @@ struct Arguments {
 // The suffixes that a tuned lens is saved under.
 constexpr const char* suffixes[] = {".npz", ".json"};
 
+std::filesystem::path file_of(const std::string& name, const char* suffix) {
+  return std::filesystem::path(name).replace_extension(suffix);
+}
+
 std::vector<int> tokens(
     const InterpretableModel& model, const std::string& path) {
   return model.tokenizer().encode(read_text(path));
@@ -77,6 +81,7 @@ LensEvaluation evaluate(
 }
 
 std::string text_of(const report::TrainingReport& report) {
+  if (report.losses.empty()) return "";
   auto text = fmt::format(
       "{} steps of {} tokens: mean KL over layers, in nats, {:.3f} at the "
       "first,\n{:.3f} at the last\n",
@@ -90,34 +95,49 @@ std::string text_of(const report::TrainingReport& report) {
 
 void train(const Arguments& arguments) {
   arguments.model.check();
+  if (arguments.options.minutes < 0)
+    usage("--minutes is below 0; give how long to train");
   for (const auto* suffix : suffixes)
-    check_output(
-        std::filesystem::path(arguments.output).replace_extension(suffix),
-        arguments.force);
+    check_output(file_of(arguments.output, suffix), arguments.force);
   const auto model = arguments.model.load();
   const auto ids = tokens(model, arguments.text);
   auto options = arguments.options;
-  std::vector<float> losses;
-  options.on_step = [&](int, float loss) { losses.push_back(loss); };
-  options.progress = progress();
-  const auto lens = train_tuned_lens(model, ids, options);
-  end_progress();
-  {
-    const Uninterrupted writing;
-    lens.save(arguments.output, arguments.force);
-  }
-  std::optional<LensEvaluation> scores;
-  if (!arguments.eval_text.empty())
-    scores = evaluate(model, lens, arguments.eval_text, arguments.length);
-  const report::TrainingReport report{
+  report::TrainingReport report{
       .model = arguments.model.model,
       .output = arguments.output,
       .length = options.length,
-      .losses = losses,
-      .edits = arguments.model.edits,
-      .evaluation = scores};
-  print(
-      arguments.model.json ? report::to_json(report) + "\n" : text_of(report));
+      .edits = arguments.model.edits};
+  const auto answer = [&] {
+    print(
+        arguments.model.json ? report::to_json(report) + "\n"
+                             : text_of(report));
+  };
+  options.on_step = [&](int, float loss) { report.losses.push_back(loss); };
+  options.progress = progress(/*lines=*/true);
+  std::optional<TunedLens> lens;
+  {
+    const Uninterrupted training(
+        "\nmlxterp: stops after this step and keeps what it has; Ctrl-C again "
+        "ends at once\n");
+    options.stop = [&] { return training.asked(); };
+    lens = train_tuned_lens(model, ids, options);
+    end_progress();
+    lens->save(arguments.output, arguments.force);
+    const auto steps = fmt::format(
+        "{} step{}",
+        report.losses.size(),
+        report.losses.size() == 1 ? "" : "s");
+    note(fmt::format(
+        "{}wrote {} and {}",
+        training.asked() ? fmt::format("stopped after {}; ", steps) : "",
+        view::escape(file_of(arguments.output, suffixes[0]).string()),
+        view::escape(file_of(arguments.output, suffixes[1]).string())));
+    if (training.asked()) answer();
+  }
+  if (!arguments.eval_text.empty())
+    report.evaluation =
+        evaluate(model, *lens, arguments.eval_text, arguments.length);
+  answer();
 }
 
 void eval(const Arguments& arguments) {
@@ -156,8 +176,15 @@ Run add_tuned_lens(CLI::App& app) {
   trained->add_option("-o,--output", a.output, "Writes NAME.npz and NAME.json")
       ->required();
   trained->add_flag("--force", a.force, "Replace the files if they exist");
-  trained->add_option("--steps", a.options.steps, "Training steps")
-      ->capture_default_str();
+  auto* steps =
+      trained->add_option("--steps", a.options.steps, "Training steps")
+          ->capture_default_str();
+  trained
+      ->add_option(
+          "--minutes",
+          a.options.minutes,
+          "Instead of a number of steps: how long to train")
+      ->excludes(steps);
   trained->add_option("--length", a.options.length, "Tokens per step")
       ->capture_default_str();
   trained
@@ -178,8 +205,11 @@ Run add_tuned_lens(CLI::App& app) {
       ->add_option("--lens", a.lens, "The lens to measure: NAME of NAME.npz")
       ->required();
   const char* example =
-      "Example:\n  mlxterp tuned-lens train demo --text train.txt --length 256 "
-      "-o lens --eval other.txt\n  mlxterp lens demo 'The Eiffel Tower is "
+      "Ctrl-C ends a training after the step it is in and keeps what it has.\n"
+      "\nExample:\n  mlxterp tuned-lens train demo --text train.txt --length "
+      "256 "
+      "\\\n    --minutes 10 -o lens --eval other.txt\n  mlxterp lens demo 'The "
+      "Eiffel Tower is "
       "located in the city of' --tuned lens";
   for (auto* command : {&app, trained, measured})
     command->footer(example);

@@ -1,5 +1,8 @@
 #include "help.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <string>
 #include <string_view>
@@ -57,6 +60,36 @@ class Help : public CLI::Formatter {
 };
 
 }  // namespace
+
+std::string extras_text(const CLI::App& app) {
+  const auto words = app.remaining(/*recurse=*/true);
+  const CLI::App* command = &app;
+  std::string verb;
+  for (auto chosen = app.get_subcommands(); !chosen.empty();
+       chosen = command->get_subcommands()) {
+    command = chosen.front();
+    verb += command->get_name() + " ";
+  }
+  const auto help = "; see mlxterp " + verb + "--help";
+  for (const auto& word : words)
+    if (word.size() > 1 && word[0] == '-')
+      return fmt::format("there is no option {}{}", word, help);
+  const auto rest = fmt::format("{}", fmt::join(words, " "));
+  if (verb.empty())
+    return fmt::format("there is no command '{}'{}", rest, help);
+  const auto* prompt = command->get_option_no_throw("PROMPT");
+  if (prompt && prompt->count() > 0)
+    return fmt::format(
+        "these words are left over: {0}; put the prompt in quotes: '{1} "
+        "{0}'{2}",
+        rest,
+        prompt->results().front(),
+        help);
+  return fmt::format(
+      "these words are left over: {}; put a text of several words in quotes{}",
+      rest,
+      help);
+}
 
 std::shared_ptr<CLI::FormatterBase> help_formatter() {
   return std::make_shared<Help>();

@@ -41,14 +41,15 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "mlxterp " MLXTERP_VERSION);
   app.require_subcommand(0, 1);
   app.footer(
-      "Example:\n  mlxterp lens demo 'The Eiffel Tower is located in the city "
-      "of' --track ' Paris'\n\nA model is a .gguf file, a Hugging Face folder "
+      "Example:\n  mlxterp lens demo 'The Eiffel Tower is in the city of' "
+      "--track ' Paris'\n\nA model is a .gguf file, a Hugging Face folder "
       "or id (org/name), or 'demo'.\n`mlxterp VERB --help` shows the options "
       "of a verb and an example.\nExit codes: 0 success, 2 usage, 3 bad data, "
       "4 environment (a missing file,\nmemory, a full disk).");
   const std::pair<const char*, cli::Run (*)(CLI::App&)> verbs[] = {
       {"info", cli::add_info},
       {"sites", cli::add_sites},
+      {"tokens", cli::add_tokens},
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},
       {"attention", cli::add_attention},
@@ -75,6 +76,8 @@ int run(int argc, char** argv) {
   } catch (const CLI::Success&) {
     cli::print(app.help());  // of the command, where one was named
     return 0;
+  } catch (const CLI::ExtrasError&) {
+    return fail(cli::extras_text(app), usage_error);
   } catch (const CLI::ParseError& error) {
     const auto chosen = app.get_subcommands();
     return fail(

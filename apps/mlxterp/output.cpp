@@ -14,6 +14,7 @@
 #include "mlxterp/io/safetensors.h"
 #include "mlxterp/view/heatmap.h"
 #include "mlxterp/view/terminal.h"
+#include "progress.h"
 
 namespace mlxterp::cli {
 
@@ -54,11 +55,13 @@ void write_tensors(
   metadata["mlxterp_version"] = MLXTERP_VERSION;
   const Uninterrupted writing;
   save_safetensors(path, tensors, metadata, force);
+  note(fmt::format("wrote {}", view::escape(path)));
 }
 
 void write_page(const std::string& path, const std::string& page, bool force) {
   const Uninterrupted writing;
   write_file_atomically(path, page, force);
+  note(fmt::format("wrote {}", view::escape(path)));
 }
 
 std::string command_of(const CLI::App& app) {

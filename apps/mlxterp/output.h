@@ -27,15 +27,15 @@ void print(std::string_view answer);
 /** A file's tensors by their names. */
 using Tensors = std::vector<std::pair<std::string, mlx::core::array>>;
 
-/** Writes them as safetensors, with the facts and mlxterp_version as metadata.
- */
+/** Writes them as safetensors, with the facts and mlxterp_version as metadata;
+ * says so. */
 void write_tensors(
     const std::string& path,
     const Tensors& tensors,
     const report::Facts& facts,
     bool force);
 
-/** Writes a page, whole or not at all. */
+/** Writes a page, whole or not at all; says so. */
 void write_page(const std::string& path, const std::string& page, bool force);
 
 /** What was asked for, to be pasted into a shell: "mlxterp lens demo 'a b'".

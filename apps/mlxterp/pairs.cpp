@@ -100,10 +100,6 @@ void PairArguments::add_to(CLI::App& app) {
 }
 
 void PairArguments::check(bool elsewhere) const {
-  if (elsewhere && !(prompts.empty() && metrics.empty()))
-    usage(
-        "--task brings its own prompts and metric; leave out --clean, "
-        "--corrupt and --metric");
   if (!elsewhere) prompts.check();
   if (!elsewhere && metrics.empty()) usage(no_metric);
   spec::parse_direction(direction, "--direction");
@@ -112,7 +108,8 @@ void PairArguments::check(bool elsewhere) const {
   choice.parse();
 }
 
-PatchOptions PairArguments::options(const InterpretableModel& model) const {
+PatchOptions PairArguments::options(
+    const InterpretableModel& model, std::vector<std::string>& warnings) const {
   const auto map = spec::parse_position_map(aligned, "--align");
   const auto [clean, corrupt] = prompts.tokens(model, !map.empty());
   const auto [layers, positions, heads, neurons] = choice.parse();
@@ -120,7 +117,8 @@ PatchOptions PairArguments::options(const InterpretableModel& model) const {
   PatchOptions out{.clean = clean, .corrupt = corrupt};
   out.by = spec::parse_axes(by, "--by");
   if (!metrics.empty())
-    out.metric = spec::parse_metric(model, metrics, metric_options());
+    out.metric =
+        spec::parse_metric(model, metrics, metric_options(warnings, clean));
   out.direction = spec::parse_direction(direction, "--direction");
   out.layers = layers;
   out.positions = positions;

@@ -11,6 +11,9 @@
 
 namespace mlxterp::cli {
 
+/** That --task takes the place of. */
+inline constexpr auto pair_options = "--clean, --corrupt and --metric";
+
 inline constexpr auto no_metric =
     "no --metric; give one, such as 'logit_diff( Mary, John)'";
 
@@ -37,11 +40,15 @@ struct PairArguments {
   ChoiceArguments choice;
 
   void add_to(CLI::App& app);
+  bool empty() const { return prompts.empty() && metrics.empty(); }
   /** Throws usage for what can be checked without a model. `elsewhere`: prompts
-   * and metric come from a task, and there may be none here. */
+   * and metric come from a task. */
   void check(bool elsewhere = false) const;
-  /** All options of patching except the site. */
-  PatchOptions options(const InterpretableModel& model) const;
+  /** All options of patching except the site; what is odd about the metric is
+   * told and kept in `warnings`. */
+  PatchOptions options(
+      const InterpretableModel& model,
+      std::vector<std::string>& warnings) const;
 };
 
 }  // namespace mlxterp::cli

@@ -22,9 +22,10 @@ class ProgressLine {
  public:
   ~ProgressLine() { end(); }
 
-  void say(std::string_view what, double done) {
+  void say(std::string_view what, double done, bool lines) {
     const std::lock_guard lock(mutex_);
     if (what != what_) since_ = Clock::now();
+    lines_ = lines;
     what_ = what;
     done_ = done;
     if (thread_.joinable()) return;
@@ -49,6 +50,15 @@ class ProgressLine {
   void draw() {
     std::unique_lock lock(mutex_);
     const auto ended = [this] { return ended_; };
+    if (lines_) {
+      constexpr std::chrono::seconds longest(300);
+      std::chrono::seconds wait(5);
+      while (!changed_.wait_for(lock, wait, ended)) {
+        fmt::print(stderr, "mlxterp: {}{}\n", what_, state(", {:.0f}%"));
+        wait = std::min(2 * wait, longest);
+      }
+      return;
+    }
     auto pause = std::chrono::milliseconds(1000);
     bool drawn = false;
     while (!changed_.wait_for(lock, pause, ended)) {
@@ -60,13 +70,37 @@ class ProgressLine {
   }
 
   std::string text() const {
-    if (!(done_ > 0)) {
-      const std::chrono::duration<double> passed = Clock::now() - since_;
-      return fmt::format("{}, {:.0f} s", what_, passed.count());
-    }
-    const auto filled = std::min<size_t>(static_cast<size_t>(done_ * 24), 24);
+    if (!(done_ > 0)) return what_ + state("");
+    constexpr size_t wide = 16;
+    const auto filled =
+        std::min(static_cast<size_t>(done_ * double{wide}), wide);
     return fmt::format(
-        "{} [{:<24}] {:3.0f}%", what_, std::string(filled, '='), done_ * 100);
+        "{} [{:<{}}]{}",
+        what_,
+        std::string(filled, '='),
+        wide,
+        state(" {:3.0f}%"));
+  }
+
+  // ", 12 s" where nobody can tell how much is done; else that, and how long
+  // the rest takes.
+  std::string state(const char* percent) const {
+    const double passed =
+        std::chrono::duration<double>(Clock::now() - since_).count();
+    if (!(done_ > 0)) return fmt::format(", {:.0f} s", passed);
+    auto text = fmt::format(fmt::runtime(percent), done_ * 100);
+    constexpr double enough = 3;  // seconds, to tell from
+    if (passed > enough && done_ < 1)
+      text += fmt::format(", {} left", duration(passed * (1 - done_) / done_));
+    return text;
+  }
+
+  static std::string duration(double seconds) {
+    constexpr double minute = 60, hour = 3600, most = 100;
+    return seconds < most ? fmt::format("{:.0f} s", seconds)
+           : seconds < most * minute
+               ? fmt::format("{:.0f} min", seconds / minute)
+               : fmt::format("{:.0f} h", seconds / hour);
   }
 
   std::mutex mutex_;
@@ -75,20 +109,21 @@ class ProgressLine {
   std::string what_;
   double done_ = 0;
   Clock::time_point since_;
-  bool ended_ = false;
+  bool ended_ = false, lines_ = false;
 };
 
 ProgressLine progress_line;
 
 }  // namespace
 
-Progress progress() {
+Progress progress(bool lines) {
   constexpr size_t longest_line = 60;  // a wrapped one is not taken back
-  if (isatty(STDERR_FILENO) != 1 ||
-      view::terminal(STDERR_FILENO).width < longest_line)
-    return {};
-  return
-      [](std::string_view what, double done) { progress_line.say(what, done); };
+  const bool bar = isatty(STDERR_FILENO) == 1 &&
+                   view::terminal(STDERR_FILENO).width >= longest_line;
+  if (!bar && !lines) return {};
+  return [bar](std::string_view what, double done) {
+    progress_line.say(what, done, !bar);
+  };
 }
 
 void end_progress() {

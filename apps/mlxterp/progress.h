@@ -9,9 +9,10 @@
 
 namespace mlxterp::cli {
 
-/** Shows work that takes more than a second, on a terminal's stderr: a bar, or
- * the seconds where nobody can tell how much is done. */
-Progress progress();
+/** Shows work that takes more than a second, on a terminal's stderr: a bar and
+ * how long it will take, or the seconds where nobody can tell how much is
+ * done. `lines`: elsewhere too, as a line now and then. */
+Progress progress(bool lines = false);
 void end_progress();
 
 /** Says so of work that reports nothing itself, until end_progress(). */

@@ -67,11 +67,13 @@ report::SweepStyle SweepArguments::style() const {
 void run_sweep(
     const SweepArguments& arguments,
     const InterpretableModel& model,
+    const report::SweepStyle& style,
     const std::function<report::SweepReport()>& work) {
   report::SweepReport report;
   const double seconds = seconds_of([&] { report = work(); });
   end_progress();
   report.seconds = seconds;
+  tell_of_runs(style, report.warnings);
   if (arguments.compare_cost)
     report.forward_seconds = forward_seconds(model, report.sweep.ids);
   const auto map = report::heatmap(report);
@@ -85,8 +87,26 @@ void run_sweep(
     print(report::to_json(report) + "\n");
   else
     print(
-        view::heatmap_text(map, view::terminal(STDOUT_FILENO)) + "\n" +
+        runs_line(report.metric, report.sweep) + grid_text(map) +
         cost_text(report));
+}
+
+std::string grid_text(const report::Heatmap& map) {
+  const auto terminal = view::terminal(STDOUT_FILENO);
+  auto text = view::heatmap_text(map, terminal) + "\n";
+  if (const auto largest = view::largest_text(map, terminal); !largest.empty())
+    text += largest + "\n";
+  return text;
+}
+
+std::string runs_line(const std::string& metric, const Sweep& sweep) {
+  return view::escape(report::runs_text(metric, sweep)) + "\n";
+}
+
+void tell_of_runs(
+    const report::SweepStyle& style, const std::vector<std::string>& all) {
+  for (size_t i = style.warnings.size(); i < all.size(); ++i)
+    warn(all[i]);
 }
 
 double seconds_of(const std::function<void()>& work) {

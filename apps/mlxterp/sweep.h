@@ -31,12 +31,24 @@ struct SweepArguments {
   report::SweepStyle style() const;
 };
 
-/** Runs a sweep and makes its report; `work` does both. Then writes the files
- * asked for, and the JSON or the grid and what it cost. */
+/** Runs a sweep and makes its report in that style; `work` does both. Then
+ * warns of odd runs and writes the files asked for, and the JSON or the
+ * metric of both runs, the grid and what it cost. */
 void run_sweep(
     const SweepArguments& arguments,
     const InterpretableModel& model,
+    const report::SweepStyle& style,
     const std::function<report::SweepReport()>& work);
+
+/** The grid, and the largest of many cells. */
+std::string grid_text(const report::Heatmap& map);
+
+/** report::runs_text() as a line of the answer. */
+std::string runs_line(const std::string& metric, const Sweep& sweep);
+
+/** Those warnings of a report that its style did not bring, which were told. */
+void tell_of_runs(
+    const report::SweepStyle& style, const std::vector<std::string>& all);
 
 /** Seconds that `work` takes. */
 double seconds_of(const std::function<void()>& work);

@@ -146,16 +146,25 @@ void bind_lens(nb::module_& m) {
           (*held)(step, loss);
         };
       }};
+  const Field<TunedLensOptions> stop = {
+      [](TunedLensOptions& self, nb::handle f) {
+        self.stop = [held = hold(nb::cast<nb::callable>(f))] {
+          nb::gil_scoped_acquire gil;
+          return nb::cast<bool>((*held)());
+        };
+      }};
   bind_options<TunedLensOptions>(
       m,
       "TunedLensOptions",
       {},
       {{"steps", field(&TunedLensOptions::steps)},
+       {"minutes", field(&TunedLensOptions::minutes)},
        {"learning_rate", field(&TunedLensOptions::learning_rate)},
        {"momentum", field(&TunedLensOptions::momentum)},
        {"clip", field(&TunedLensOptions::clip)},
        {"length", field(&TunedLensOptions::length)},
-       {"on_step", on_step}});
+       {"on_step", on_step},
+       {"stop", stop}});
   m.def(
       "train_tuned_lens",
       [](const Model& model,

@@ -1,33 +1,74 @@
 // What is written as text: metrics, edits, receivers.
 
 #include "bind.h"
+#include "mlxterp/report/sweep.h"
 #include "mlxterp/spec/edit.h"
 #include "mlxterp/spec/metric.h"
+#include "mlxterp/spec/task.h"
 
 namespace mlxterp::python {
+
+namespace {
+
+// `warn` must outlive them.
+spec::MetricOptions told(
+    const nb::callable& warn, std::vector<std::vector<int>> prompts) {
+  spec::MetricOptions out;
+  out.warn = [&warn](std::string_view sentence) { warn(sentence); };
+  out.prompts = std::move(prompts);
+  return out;
+}
+
+}  // namespace
 
 void bind_specs(nb::module_& m) {
   m.def(
       "parse_metric",
       [](const Model& model,
          const std::vector<std::string>& texts,
-         const nb::callable& warn) {
-        return spec::parse_metric(
-            model.model, texts, {.warn = [&](std::string_view sentence) {
-              warn(sentence);
-            }});
+         const nb::callable& warn,
+         const std::vector<std::vector<int>>& prompts) {
+        return spec::parse_metric(model.model, texts, told(warn, prompts));
       },
       nb::arg("model"),
       nb::arg("texts"),
       nb::arg("warn"),
+      nb::arg("prompts") = std::vector<std::vector<int>>(),
       "A metric as the shell has it: \"logit_diff( Mary, John)\", \"kl\".");
   m.def(
       "answer_warnings",
-      [](const Model& model, const std::vector<std::string>& answers) {
-        return spec::answer_warnings(model.model, answers);
+      [](const Model& model,
+         const std::vector<std::string>& answers,
+         const std::vector<std::vector<int>>& prompts) {
+        return spec::answer_warnings(model.model, answers, prompts);
       },
       nb::arg("model"),
-      nb::arg("answers"));
+      nb::arg("answers"),
+      nb::arg("prompts") = std::vector<std::vector<int>>());
+  m.def(
+      "parse_task",
+      [](const Model& model,
+         std::string_view json,
+         const std::string& name,
+         const nb::callable& warn) {
+        auto options = told(warn, {});
+        options.name = name;
+        return spec::parse_task(model.model, json, options);
+      },
+      nb::arg("model"),
+      nb::arg("json"),
+      nb::arg("name"),
+      nb::arg("warn"),
+      "A task as `mlxterp tasks --json` answers it.");
+  m.def(
+      "run_warnings",
+      [](const std::optional<Metric>& metric, const Sweep& sweep) {
+        if (!metric) return std::vector<std::string>();
+        return report::run_warnings(*metric, metric->name, sweep);
+      },
+      nb::arg("metric").none(),
+      nb::arg("sweep"),
+      "What is odd about the runs between which it swept.");
   m.def(
       "parse_intervention",
       [](const std::string& text) {

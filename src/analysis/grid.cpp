@@ -23,11 +23,13 @@ std::vector<int> chosen(
     if (at < 0 || at >= n)
       fail(
           ErrorKind::out_of_range,
-          "[{}] {} {} is out of range; there are {}",
+          "[{}] {} {} is out of range; there are {} {}s, 0 to {}",
           who,
           what,
           value,
-          n);
+          n,
+          what,
+          n - 1);
     values.push_back(at);
   }
   return values;

@@ -12,6 +12,7 @@
 #include "analysis/wavefront/wavefront.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
+#include "mlxterp/analysis/heads.h"
 
 namespace mx = mlx::core;
 
@@ -93,20 +94,41 @@ class PathPatcher {
     const bool q = receiver.input == Receiver::Input::q;
     const int layers = layer_count(model_);
     const int heads = layer_site(model_, name_of(receiver.input)).heads;
+    const int queries = heads_.heads;
     const int layer =
         receiver.layer < 0 ? layers + receiver.layer : receiver.layer;
-    if (layer < 0 || layer >= layers || receiver.head < 0 ||
-        receiver.head >= heads)
+    const bool there = layer >= 0 && layer < layers;
+    const bool query = receiver.head >= 0 && receiver.head < queries;
+    if (there && query && receiver.head >= heads) {
+      const int group = queries / heads;
+      const Head own{layer, receiver.head / group};
       fail(
           ErrorKind::out_of_range,
-          "[path_patch] receiver {} of layer {}, head {} is out of range; "
-          "there are {} layers and {} {}heads",
+          "[path_patch] receiver {}.{}: every {} heads share one k and v, so "
+          "there are {} kv heads, 0 to {}; {} reads kv head {}, which is "
+          "{}.{}",
+          name(Head{receiver.layer, receiver.head}),
           name_of(receiver.input),
-          receiver.layer,
-          receiver.head,
-          layers,
+          group,
           heads,
-          q ? "" : "kv ");
+          heads - 1,
+          name(Head{layer, receiver.head}),
+          own.head,
+          name(own),
+          name_of(receiver.input));
+    }
+    if (!there || !query)
+      fail(
+          ErrorKind::out_of_range,
+          "[path_patch] receiver {}.{} is out of range; there are {} layers, 0 "
+          "to {}, and {} {}heads, 0 to {}",
+          name(Head{receiver.layer, receiver.head}),
+          name_of(receiver.input),
+          layers,
+          layers - 1,
+          heads,
+          q ? "" : "kv ",
+          heads - 1);
     receiver.layer = layer;
   }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <optional>
 
@@ -119,8 +120,45 @@ class Optimizer {
   std::vector<std::optional<mx::array>> weights_, biases_;
 };
 
+constexpr double most_minutes = 1e6;  // a slip of the finger
+
+// How much of the training is done, by steps or by the clock.
+class Schedule {
+ public:
+  explicit Schedule(const TunedLensOptions& options) : options_(options) {}
+
+  /** Of a step that begins now, 0 to 1. */
+  double done(int step) const {
+    if (step == 0) return 0;  // however short the time is
+    if (!(options_.minutes > 0))
+      return static_cast<double>(step) / options_.steps;
+    return std::min(passed() / (60 * options_.minutes), 1.0);
+  }
+  bool ends_before(int step) const {
+    if (!(options_.minutes > 0)) return step >= options_.steps;
+    return step > 0 && passed() * (step + 1) / step > 60 * options_.minutes;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  double passed() const {
+    return std::chrono::duration<double>(Clock::now() - begin_).count();
+  }
+
+  const TunedLensOptions& options_;
+  Clock::time_point begin_ = Clock::now();
+};
+
 void check(const TunedLensOptions& options) {
   const auto positive = [](float x) { return std::isfinite(x) && x > 0; };
+  if (!(options.minutes >= 0) || options.minutes > most_minutes)
+    fail(
+        ErrorKind::usage,
+        "[train_tuned_lens] {} minutes; give a number above 0, at most {}, or "
+        "0 to train for a number of steps",
+        options.minutes,
+        most_minutes);
   if (options.steps < 1 || !positive(options.learning_rate) ||
       !positive(options.clip) || !(options.momentum >= 0) ||
       options.momentum >= 1)
@@ -160,8 +198,14 @@ TunedLens train_tuned_lens(
         "the model's own; there is nothing to train");
   TunedLens lens(layers, residual_width(model));
   Optimizer optimizer(options, lens.weights.size() - 1);
+  const auto tell = [&](double done) {
+    if (options.progress) options.progress("Training translators", done);
+  };
+  tell(0);
   size_t at = 0;
-  for (int step = 0; step < options.steps; ++step) {
+  const Schedule schedule(options);
+  for (int step = 0; !schedule.ends_before(step); ++step) {
+    const double done = schedule.done(step);
     const auto begin = ids.begin() + static_cast<long>(at);
     auto stretch = read_stretch(
         model, std::vector<int>(begin, begin + static_cast<long>(length)));
@@ -177,13 +221,10 @@ TunedLens train_tuned_lens(
     optimizer.step(
         lens,
         slopes,
-        options.learning_rate * (1.0f - static_cast<float>(step) /
-                                            static_cast<float>(options.steps)));
+        options.learning_rate * (1.0f - static_cast<float>(done)));
     if (options.on_step) options.on_step(step, static_cast<float>(slopes.loss));
-    if (options.progress)
-      options.progress(
-          "Training translators",
-          static_cast<double>(step + 1) / options.steps);
+    tell(schedule.done(step + 1));
+    if (options.stop && options.stop()) break;
     at += length;
     if (at + length > ids.size()) at = 0;
   }

@@ -56,6 +56,13 @@ AttributionReport attribution_report(
   out.prompts = pair_lines(model, options.clean, options.corrupt);
   out.metric = options.metric.name;
   out.raw = style.raw;
+  out.warnings = style.warnings;
+  for (auto& sentence : run_warnings(
+           options.metric,
+           out.metric,
+           found.front().sweep,
+           style.task.has_value()))
+    out.warnings.push_back(std::move(sentence));
   for (auto& [site, sweep] : found) {
     auto& entry = out.sites.emplace_back();
     entry.site = site;
@@ -79,6 +86,7 @@ std::string to_json(const AttributionReport& report) {
   Json out;
   for (const auto& [key, value] : report.facts)
     out[key] = json_of(value);
+  out["warnings"] = report.warnings;
   out["tokens"] = json_of(report.tokens);
   out["metric"] = json_of_metric(report.metric, first);
   out["pairs"] = first.pairs;

@@ -68,6 +68,7 @@ void add_circuits(HeadReport& report, HeadCircuits circuits) {
 std::string to_json(const HeadReport& report) {
   Json out;
   out["model"] = report.model;
+  out["task"] = report.task ? Json(*report.task) : Json();
   out["measure"] = name(report.measure);
   out["edits"] = report.edits;
   out["ids"] = report.prompts;
@@ -108,7 +109,8 @@ Heatmap heatmap(const HeadReport& report, const std::string& kind) {
                           report.repeated->sequences,
                           report.repeated->period,
                           report.repeated->repeats)
-                    : "the prompt given");
+                : report.task ? fmt::format("prompts of {}", *report.task)
+                              : "the prompt given");
   map.row_axis = "layer";
   map.column_axis = "head";
   for (int i = 0; i < grid.heads; ++i)

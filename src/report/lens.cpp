@@ -46,6 +46,7 @@ std::string to_json(const Lens& lens, const LensNames& names) {
   for (size_t i = 0; i < lens.ids.size(); ++i)
     out["tokens"].push_back(json_of(NamedToken{lens.ids[i], names.prompt[i]}));
   out["edits"] = names.edits;
+  out["warnings"] = names.warnings;
   out["read"] = lens.site;
   out["tuned"] = names.tuned ? Json(*names.tuned) : Json();
   out["positions"] = lens.positions;

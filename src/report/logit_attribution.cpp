@@ -36,8 +36,10 @@ std::string to_json(const LogitAttributionReport& report) {
   const auto& dla = report.result;
   Json out;
   out["model"] = report.model;
+  out["task"] = report.task ? Json(*report.task) : Json();
   out["tokens"] = json_of(report.tokens);
   out["edits"] = report.edits;
+  out["warnings"] = report.warnings;
   out["prompts"] = dla.prompts;
   out["metric"] = report.metrics;
   out["unit"] = spec::name(report.unit);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "core/fail.h"
+#include "mlxterp/analysis/heads.h"
 #include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/head.h"
 #include "report/sweep_json.h"
@@ -38,7 +39,17 @@ SweepReport report_of(
   return out;
 }
 
+void warn_of(
+    SweepReport& report, const Metric& metric, const SweepStyle& style) {
+  report.warnings = style.warnings;
+  for (auto& sentence : run_warnings(
+           metric, report.metric, report.sweep, style.task.has_value()))
+    report.warnings.push_back(std::move(sentence));
+}
+
 void finish(SweepReport& report, Facts facts, const SweepStyle& style) {
+  report.facts.emplace_back(
+      "task", style.task ? Value(*style.task) : Value(nullptr));
   for (auto& fact : facts)
     report.facts.push_back(std::move(fact));
   report.facts.emplace_back("edits", style.edits);
@@ -76,15 +87,14 @@ std::string about_patching(
   const char* into = run_of(sweep.direction, true);
   const char* from = run_of(sweep.direction, false);
   return fmt::format(
-      "{} of {}, patched from the {} run into the {} one. {}",
+      "{} of {}, patched from the {} run into the {} one.{}",
       metric,
       sites,
       from,
       into,
-      raw ? fmt::format(
-                "Clean {:+.4f}, corrupted {:+.4f}.", sweep.clean, sweep.corrupt)
+      raw ? ""
           : fmt::format(
-                "Normalised effect in percent: 0 is the {} run unchanged, 100 "
+                " Normalised effect in percent: 0 is the {} run unchanged, 100 "
                 "gives the metric of the {} one.",
                 into,
                 from));
@@ -100,10 +110,10 @@ SweepReport sweep_report(
   out.prompts = pair_lines(model, options.clean, options.corrupt);
   use_effect(out, style);
   out.about = about_patching(out.metric, options.site, out.sweep, style.raw);
+  warn_of(out, options.metric, style);
   finish(
       out,
-      {{"task", style.task ? Value(*style.task) : Value(nullptr)},
-       {"site", options.site},
+      {{"site", options.site},
        {"direction", std::string(name(options.direction))}},
       style);
   return out;
@@ -120,12 +130,12 @@ SweepReport sweep_report(
   out.values = style.raw ? out.sweep.metric : out.sweep.delta();
   const std::string how = name(options.ablation);
   out.about = fmt::format(
-      "{} with {} ablated ({}). The whole run: {:+.4f}.{}",
+      "{} with {} ablated ({}).{}",
       out.metric,
       options.site,
       how,
-      out.sweep.clean,
       style.raw ? "" : " Each cell is the change its ablation makes.");
+  warn_of(out, options.metric, style);
   finish(out, {{"site", options.site}, {"how", how}}, style);
   return out;
 }
@@ -146,17 +156,17 @@ SweepReport sweep_report(
     out.prompts[0].marked.push_back(static_cast<size_t>(p));
   use_effect(out, style);
   out.about = fmt::format(
-      "{}: {:.4g}; with noise on \"{}\" {:.4g} (mean of {}). Each cell "
+      "{} with noise on \"{}\" (corrupted: mean of {} sample{}). Each cell "
       "restores {} at one position, in a window of {} layer{}.{}",
       out.metric,
-      out.sweep.clean,
       options.subject,
-      out.sweep.corrupt,
       options.samples,
+      options.samples == 1 ? "" : "s",
       options.site,
       options.window,
       options.window == 1 ? "" : "s",
       style.raw ? "" : " In percent of the total effect of the noise.");
+  warn_of(out, trace.metric, style);
   finish(
       out,
       {{"site", options.site},
@@ -183,20 +193,19 @@ SweepReport sweep_report(
   for (const auto& receiver : options.receivers)
     receivers.push_back(spec::spell(receiver));
   out.about = fmt::format(
-      "{}: {} to {}{}. Clean {:+.4f}, corrupted {:+.4f}.{}",
+      "{}: {} to {}{}.{}",
       out.metric,
       options.senders,
       receivers.empty() ? "the logits"
                         : fmt::format("{}", fmt::join(receivers, ", ")),
       options.through_mlps ? " (through MLPs)" : " directly",
-      out.sweep.clean,
-      out.sweep.corrupt,
       style.raw
           ? ""
           : fmt::format(
                 " Normalised effect in percent, from the {} run to the {} one.",
                 run_of(options.direction, true),
                 run_of(options.direction, false)));
+  warn_of(out, options.metric, style);
   finish(
       out,
       {{"senders", options.senders},
@@ -232,6 +241,7 @@ std::string to_json(const SweepReport& report) {
   Json out;
   for (const auto& [key, value] : report.facts)
     out[key] = json_of(value);
+  out["warnings"] = report.warnings;
   out["tokens"] = json_of(report.tokens);
   out["metric"] = json_of_metric(report.metric, report.sweep);
   out["pairs"] = report.sweep.pairs;
@@ -251,16 +261,22 @@ mx::array grid(const Sweep& sweep, const std::vector<float>& values) {
 }
 
 std::string place(const Sweep& sweep, size_t cell) {
-  std::string out;
+  std::optional<int> layer, head;
+  std::vector<std::pair<Axis, int>> all;
   for (size_t a = sweep.axes.size(); a-- > 0;) {
     const auto& [axis, values] = sweep.axes[a];
-    out = fmt::format(
-        "{} {}{}{}",
-        name(axis),
-        values[cell % values.size()],
-        out.empty() ? "" : ", ",
-        out);
+    const int value = values[cell % values.size()];
     cell /= values.size();
+    if (axis == Axis::layer) layer = value;
+    if (axis == Axis::head) head = value;
+    all.emplace_back(axis, value);
+  }
+  const bool one = layer && head;  // a head has a name
+  auto out = one ? name(Head{*layer, *head}) : std::string();
+  for (size_t i = all.size(); i-- > 0;) {
+    const auto& [axis, value] = all[i];
+    if (one && (axis == Axis::layer || axis == Axis::head)) continue;
+    out += fmt::format("{}{} {}", out.empty() ? "" : ", ", name(axis), value);
   }
   return out;
 }

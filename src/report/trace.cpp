@@ -106,6 +106,7 @@ std::string to_json(const TraceReport& report) {
   out["model"] = report.model;
   out["tokens"] = json_of(report.tokens);
   out["edits"] = report.edits;
+  out["warnings"] = report.warnings;
   out["saved"] = Json::array();
   for (const auto& s : report.saved)
     out["saved"].push_back(

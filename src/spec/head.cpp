@@ -1,5 +1,9 @@
 #include "mlxterp/spec/head.h"
 
+#include <algorithm>
+#include <set>
+#include <utility>
+
 #include "mlxterp/spec/range.h"
 #include "spec/text.h"
 
@@ -43,6 +47,37 @@ std::vector<Head> parse_heads(
   for (const auto& item : parse_list(texts, name))
     heads.push_back(parse_head(item, name));
   return heads;
+}
+
+HeadChoice parse_head_choice(
+    const std::vector<std::string>& texts, std::string_view name) {
+  const auto items = parse_list(texts, name);
+  HeadChoice out;
+  const auto whole = std::ranges::count_if(
+      items, [](const auto& item) { return head_of(item).has_value(); });
+  if (whole == 0) {
+    out.heads = parse_numbers(texts, name);
+    return out;
+  }
+  std::set<std::pair<int, int>> all;
+  std::set<int> layers, heads;
+  for (const auto& item : items) {
+    const auto [layer, head] = parse_head(item, name);
+    all.emplace(layer, head);
+    layers.insert(layer);
+    heads.insert(head);
+  }
+  if (all.size() != layers.size() * heads.size())
+    fail(
+        ErrorKind::usage,
+        "{}: a sweep goes over the same heads of each layer, and these are "
+        "{} heads in {} layers; name one layer at a time",
+        name,
+        all.size(),
+        layers.size());
+  out.layers.assign(layers.begin(), layers.end());
+  out.heads.assign(heads.begin(), heads.end());
+  return out;
 }
 
 Receiver parse_receiver(std::string_view text, std::string_view name) {

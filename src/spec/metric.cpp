@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <span>
 
 #include "analysis/metric_name.h"
 #include "spec/text.h"
@@ -99,6 +100,29 @@ std::optional<int> token_if_one(
   }
 }
 
+// What words follow differently.
+enum class End { word, space, other };
+
+// Of all prompts; where they differ or there are none, as of a word.
+End common_end(
+    const Tokenizer& tokenizer, const std::vector<std::vector<int>>& prompts) {
+  std::optional<End> common;
+  const auto control =
+      prompts.empty() ? std::vector<int>() : tokenizer.control_tokens();
+  for (const auto& ids : prompts) {
+    if (ids.empty()) return End::word;
+    const auto text =
+        tokenizer.decode(std::span(&ids.back(), 1), /*with_special=*/true);
+    const auto own = text.ends_with(' ')                            ? End::space
+                     : text.ends_with('\n') || text.ends_with('\t') ? End::other
+                     : std::ranges::count(control, ids.back()) > 0  ? End::other
+                                                                    : End::word;
+    if (common && *common != own) return End::word;
+    common = own;
+  }
+  return common.value_or(End::word);
+}
+
 }  // namespace
 
 int parse_token(
@@ -116,7 +140,7 @@ int parse_token(
   const int id = number ? *number : model.tokenizer().single_token(text);
   const int checked = Token(id).id(model);
   if (options.warn)
-    for (const auto& sentence : answer_warnings(model, {text}))
+    for (const auto& sentence : answer_warnings(model, {text}, options.prompts))
       options.warn(sentence);
   return checked;
 }
@@ -145,7 +169,7 @@ Metric parse_metric(
     for (size_t i = 0; i < parts.tokens.size(); ++i)
       (i ? foils : tokens)
           .emplace_back(parse_token(model, parts.tokens[i], silent));
-    for (auto& sentence : answer_warnings(model, parts.tokens))
+    for (auto& sentence : answer_warnings(model, parts.tokens, options.prompts))
       if (std::ranges::count(sentences, sentence) == 0)
         sentences.push_back(std::move(sentence));
   }
@@ -161,16 +185,27 @@ Metric parse_metric(
 }
 
 std::vector<std::string> answer_warnings(
-    const InterpretableModel& model, const std::vector<std::string>& answers) {
+    const InterpretableModel& model,
+    const std::vector<std::string>& answers,
+    const std::vector<std::vector<int>>& prompts) {
   if (!model.has_tokenizer()) return {};
   const auto& tokenizer = model.tokenizer();
+  const auto end = common_end(tokenizer, prompts);
   std::vector<std::string> sentences;
   const std::string *bare = nullptr, *spaced = nullptr;
   for (const auto& answer : answers) {
     if (by_number(answer)) continue;
-    if (answer.size() > 1 && answer[0] == ' ') spaced = &answer;
+    if (answer.size() > 1 && answer[0] == ' ') {
+      spaced = &answer;
+      if (end == End::space && token_if_one(tokenizer, answer.substr(1)))
+        sentences.push_back(fmt::format(
+            "the prompt ends in a space, and so does not go on with '{}'; end "
+            "it before the space, or leave out that of the answer",
+            printable(answer)));
+    }
     if (!begins_a_word(answer)) continue;
     bare = &answer;
+    if (end != End::word) continue;
     const auto own = token_if_one(tokenizer, answer);
     const auto other = token_if_one(tokenizer, " " + answer);
     if (own && other && *own != *other)

@@ -81,4 +81,23 @@ std::string heatmap_text(const Heatmap& map, const Terminal& terminal) {
   return out;
 }
 
+std::string largest_text(const Heatmap& map, const Terminal& terminal) {
+  constexpr size_t listed = 5, before = 9;
+  if (map.values.size() <= 2 * listed) return "";
+  const Scale scale(map);
+  const auto columns = map.columns.size();
+  std::string out;
+  for (const auto cell : map.largest(listed)) {
+    if (map.values[cell] == map.neutral) continue;
+    const auto place = visible(map.place(cell / columns, cell % columns));
+    const auto room = std::max(terminal.width, before + 1) - before;
+    out += fmt::format(
+        "{:>6}{}  {}\n",
+        scale.number(map.values[cell]),
+        map.percent ? "%" : "",
+        fit(place, std::min(display_width(place), room)));
+  }
+  return out.empty() ? out : "largest:\n" + out;
+}
+
 }  // namespace mlxterp::view

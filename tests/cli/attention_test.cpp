@@ -91,6 +91,8 @@ TEST_F(AttentionCli, SaysWhatIsWrong) {
       {{"--layer", "3"}, "layers 0 to 2"},
       {{"--layer", "0", "--head", "6"}, "heads 0 to 5"},
       {{"--layer", "0", "--html", "x.html"}, "give --head too"},
+      {{"--layer", "0", "--head", "L1H2"}, "leave out --layer"},
+      {{"--head", "L1H2,L1H3"}, "names one head"},
       {{"--layer", "one"}, "--layer"}};
   for (const auto& [more, what] : wrong) {
     Words words = {"attention", path, "one two"};

@@ -484,6 +484,41 @@ def test_an_answer_without_its_space_is_warned_of(model):
         sweeps.ablate(model, CLEAN, (" Mary", " John"), **how)
 
 
+def test_behind_a_space_the_bare_word_is_right(model):
+    how = dict(ablation="zero", layers=[20], heads=[4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sweeps.ablate(model, CLEAN + " ", "prob(Mary)", **how)
+    with pytest.warns(UserWarning, match="ends in a space"):
+        sweeps.ablate(model, CLEAN + " ", "prob( Mary)", **how)
+
+
+def test_runs_that_do_not_do_the_task_are_warned_of(model):
+    how = dict(layers=[28])
+    for swept in (sweeps.patch, sweeps.path_patch, sweeps.attribute):
+        with pytest.warns(UserWarning, match="swapped"):
+            swept(model, CORRUPT, CLEAN, MARY_JOHN, **how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            swept(model, CLEAN, CORRUPT, MARY_JOHN, **how)
+
+
+def test_a_task_from_a_file(model, tmp_path):
+    pair = {"clean": CLEAN, "corrupt": CORRUPT, "answers": [" Mary"]}
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps({"pairs": [pair | {"foils": [" John"]}]}))
+    task = mlxterp.tasks.read_task(model, path)
+    found = sweeps.patch(model, task.clean, task.corrupt, task.metric, layers=[20])
+    plain = sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, layers=[20])
+    assert mx.array_equal(found.metric, plain.metric) and found.metric.size == 14
+    path.write_text(json.dumps({"pairs": [pair]}))
+    with pytest.raises(mlxterp.BadDataError, match="task.json pair 0 has no 'foils'"):
+        mlxterp.tasks.read_task(model, path)
+    path.write_text(json.dumps({"pairs": [pair | {"foils": ["John"]}]}))
+    with pytest.warns(UserWarning, match="' John'"):
+        mlxterp.tasks.read_task(model, path)
+
+
 def test_results_are_told_as_the_shell_tells_them(model):
     how = dict(layers=[20], positions=[9, 10])
     sweep = sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, **how)

@@ -17,6 +17,7 @@ from mlxterp.tuned_lens import (
     TunedLens,
     kl_divergence,
     log_softmax,
+    train,
     train_tuned_lens,
 )
 from view_models import WordTokenizer, llama_states, tiny_llama
@@ -56,6 +57,23 @@ def test_the_last_layer_is_the_model(model):
     assert mx.array_equal(lens(states, 1), states + mx.arange(32.0))
     through, plain = model.tuned_lens("w1 w2 w3", lens), model.logit_lens("w1 w2 w3")
     assert repeated(through[2], plain[2]) and not repeated(through[1], plain[1])
+
+
+def test_training_to_a_clock_and_until_it_is_stopped(model):
+    losses = []
+    how = dict(length=16, on_step=lambda step, loss: losses.append(loss))
+    ids = TOKENS * 2
+    trained = train(model, ids, minutes=1e-9, **how)
+    assert len(losses) == 1  # one at least
+    once = train(model, ids, steps=1, **how)
+    first, second = trained.translators[0], once.translators[0]
+    assert mx.allclose(first.weight, second.weight, atol=1e-6)
+    losses.clear()
+    stopped = train(model, ids, steps=50, stop=lambda: len(losses) == 3, **how)
+    assert len(losses) == 3
+    assert not mx.array_equal(stopped.translators[0].weight, mx.eye(32))
+    with pytest.raises(UsageError, match="minutes"):
+        train(model, ids, minutes=-1.0, **how)
 
 
 @pytest.mark.parametrize("layer", [2, -1])

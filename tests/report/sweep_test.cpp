@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "mlxterp/report/attribution.h"
 #include "tests/spec/model.h"
@@ -99,6 +101,59 @@ TEST(SweepReport, PathPatchingSaysFromWhereToWhere) {
       about(Direction::denoise)
           .find("from the corrupted run to the clean one."),
       std::string::npos);
+}
+
+TEST(RunsText, NamesBothRuns) {
+  auto sweep = sweep_of(Direction::denoise);
+  EXPECT_EQ(
+      runs_text("m", sweep),
+      "m: clean +4.0000, corrupted +2.0000 (means of 2 runs)");
+  sweep.pairs = 1;
+  sweep.clean = -0.00025f;
+  EXPECT_EQ(runs_text("m", sweep), "m: clean -2.50e-04, corrupted +2.0000");
+  sweep.corrupt = NAN;
+  EXPECT_EQ(runs_text("m", sweep), "m: not ablated -2.50e-04");
+}
+
+TEST(RunWarnings, AreOfRunsThatExplainNothing) {
+  const auto count =
+      [](const Metric& metric, float clean, float corrupt, bool task = false) {
+        auto sweep = sweep_of(Direction::denoise);
+        sweep.clean = clean;
+        sweep.corrupt = corrupt;
+        return run_warnings(metric, metric.name, sweep, task).size();
+      };
+  const auto diff = logit_diff(1, 2);
+  EXPECT_EQ(count(diff, 4, 2), 0u);
+  EXPECT_EQ(count(diff, 4, -2), 0u);
+  EXPECT_EQ(count(diff, 2, 4), 1u);    // no better than corrupted
+  EXPECT_EQ(count(diff, -1, -2), 1u);  // not ahead
+  EXPECT_EQ(count(diff, -2, 4), 2u);
+  EXPECT_EQ(count(diff, 0, -1), 1u);
+  EXPECT_EQ(count(diff, -2, NAN), 1u);
+  EXPECT_EQ(count(diff, 2, NAN), 0u);
+  EXPECT_EQ(count(logit(1), -8, -9), 0u);  // a logit has no zero
+  EXPECT_EQ(count(logit(1), -9, -8), 1u);
+  EXPECT_EQ(count(probability(1), 0.1f, 0.2f), 1u);
+  EXPECT_EQ(count(log_probability(1), -1, -2), 0u);
+  EXPECT_EQ(count(rank(1), 0, 5), 0u);
+  EXPECT_EQ(count(rank(1), 5, 0), 1u);
+  EXPECT_EQ(count(kl_divergence(), 0, 3), 0u);
+  EXPECT_EQ(count(loss(), 3, 2), 0u);
+  const auto own = custom("mine", [](const mlx::core::array& x) { return x; });
+  EXPECT_EQ(count(own, -1, 2), 0u);
+  EXPECT_EQ(count(own, -1, 2, /*task=*/true), 2u);
+}
+
+TEST(SweepReport, HoldsTheWarnings) {
+  const auto model = demo_without_weights();
+  auto sweep = sweep_of(Direction::denoise);
+  std::swap(sweep.clean, sweep.corrupt);
+  const auto report = sweep_report(
+      model, options_of(Direction::denoise), sweep, {.warnings = {"one"}});
+  ASSERT_EQ(report.warnings.size(), 2u);
+  EXPECT_EQ(report.warnings[0], "one");
+  EXPECT_EQ(json::parse(to_json(report))["warnings"], json(report.warnings));
 }
 
 TEST(SweepReport, WithoutADifferenceNamesTheOption) {
@@ -298,6 +353,12 @@ TEST(ToJson, SaysWhatWasMeasured) {
 }
 
 TEST(Place, NamesEachAxis) {
+  auto heads = sweep_of(Direction::noise);
+  heads.axes[1].axis = Axis::head;
+  EXPECT_EQ(place(heads, 4), "L6H1");
+  heads.axes = {
+      {Axis::layer, {6}}, {Axis::position, {0, 2}}, {Axis::head, {0, 1, 2}}};
+  EXPECT_EQ(place(heads, 4), "L6H1, pos 2");
   EXPECT_EQ(place(sweep_of(Direction::noise), 4), "layer 6, pos 1");
 }
 

@@ -43,6 +43,33 @@ TEST(ParseHead, RefusesTheRest) {
   }
 }
 
+TEST(ParseHeadChoice, IsOfEveryLayerOrOfSome) {
+  using Numbers = std::vector<int>;
+  const auto every = parse_head_choice({"3,5..7"});
+  EXPECT_EQ(every.layers, Numbers{});
+  EXPECT_EQ(every.heads, (Numbers{3, 5, 6, 7}));
+  for (const auto* text : {"L23H3", "23.3"}) {
+    const auto one = parse_head_choice({text});
+    EXPECT_EQ(one.layers, Numbers{23});
+    EXPECT_EQ(one.heads, Numbers{3});
+  }
+  const auto grid = parse_head_choice({"L2H1,L2H4", "3.1", "3.4", "L2H1"});
+  EXPECT_EQ(grid.layers, (Numbers{2, 3}));
+  EXPECT_EQ(grid.heads, (Numbers{1, 4}));
+  EXPECT_TRUE(parse_head_choice({}).heads.empty());
+  for (const std::vector<std::string>& wrong :
+       {std::vector<std::string>{"L2H1,L3H4"},
+        {"L2H1", "4"},
+        {"4,L2H1"},
+        {"L2H"},
+        {"4..2"}})
+    EXPECT_EQ(
+        message_of([&] {
+          parse_head_choice(wrong, "--heads");
+        }).find("--heads"),
+        0u);
+}
+
 TEST(ParseReceiver, IsAHeadAndWhatItReads) {
   using Input = Receiver::Input;
   for (const auto* text : {"24.6.q", "L24H6.q", "24H6.q"}) {

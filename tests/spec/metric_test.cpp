@@ -130,6 +130,36 @@ TEST(AnswerWarnings, NameAnswersThatDifferInTheirSpace) {
   EXPECT_NE(sentences[0].find("' John'"), std::string::npos);
 }
 
+// Behind a space the bare word comes, and the spaced one does not.
+TEST(AnswerWarnings, KnowWhatThePromptEndsWith) {
+  const auto model = demo_without_weights();
+  const auto said = [&](const std::vector<std::string>& answers,
+                        const std::vector<std::string>& prompts) {
+    std::vector<std::vector<int>> rows;
+    for (const auto& prompt : prompts)
+      rows.push_back(model.tokenizer().encode(prompt));
+    return answer_warnings(model, answers, rows);
+  };
+  EXPECT_EQ(said({"Mary", "John"}, {"it went to"}).size(), 2u);
+  for (const auto* end : {"it went to ", "Name:\n", "hi<|im_end|>"})
+    EXPECT_EQ(said({"Mary", "John"}, {end}), Sentences{}) << end;
+  const auto sentences = said({" Mary", " John"}, {"it went to "});
+  ASSERT_EQ(sentences.size(), 2u);
+  EXPECT_NE(sentences[0].find("ends in a space"), std::string::npos);
+  EXPECT_NE(sentences[0].find("' Mary'"), std::string::npos);
+  EXPECT_EQ(said({" Mary"}, {"it went to"}), Sentences{});
+  EXPECT_EQ(said({" Mary"}, {"Name:\n"}), Sentences{});
+  // Of prompts that end differently, as of a word.
+  EXPECT_EQ(said({"Mary"}, {"it went to ", "it went to"}).size(), 1u);
+  Sentences told;
+  parse_metric(
+      model,
+      {"prob(Mary)"},
+      {.warn = [&](std::string_view text) { told.emplace_back(text); },
+       .prompts = {model.tokenizer().encode("to ")}});
+  EXPECT_EQ(told, Sentences{});
+}
+
 TEST(ParseMetric, WarnsOfAnswersOnce) {
   const auto model = demo_without_weights();
   Sentences told;

@@ -161,6 +161,27 @@ TEST(HeatmapText, DigitsAdaptToTheLargest) {
   EXPECT_EQ(row({123, -0.2f}, false), (Words{"3", "123", "0"}));
 }
 
+TEST(LargestText, ListsFiveOfManyCells) {
+  std::vector<float> values(11, 0.0f);
+  values[2] = 0.75f;
+  values[7] = -0.9f;
+  auto map = map_of(values);
+  EXPECT_EQ(
+      largest_text(map, {}),
+      "largest:\n   -90%  layer 3, pos 7\n    75%  layer 3, pos 2\n");
+  map.column_axis = "head";
+  EXPECT_NE(largest_text(map, {}).find("   -90%  L3H7\n"), std::string::npos);
+  for (size_t i = 0; i < 11; ++i)
+    map.values[i] = static_cast<float>(i);
+  const auto lines = lines_of(largest_text(map, {}));
+  EXPECT_EQ(lines.size(), 6u);
+  EXPECT_EQ(largest_text(map_of({1, 0.5f}), {}), "");
+  EXPECT_EQ(largest_text(map_of(std::vector<float>(11, 0.0f)), {}), "");
+  const auto hostile = test::hostile_map();
+  for (const auto& line : lines_of(largest_text(hostile, {.width = 30})))
+    EXPECT_LE(display_width(line), 30u);
+}
+
 TEST(HeatmapText, LeavesBlankWhatCannotAct) {
   auto map = map_of({0, 0.5f, 1});
   map.inert = {true, false, false};

@@ -62,7 +62,10 @@ class TunedLens {
 
 struct TunedLensOptions {
   int steps = 250;
-  /** Decays linearly to zero. */
+  /** Above 0: trains for so many minutes instead, however many steps that is;
+   * at least one, and none that would probably end later. */
+  double minutes = 0;
+  /** Decays linearly to zero, over the steps or the minutes. */
   float learning_rate = 1.0f;
   float momentum = 0.9f;  ///< Nesterov's.
   float clip = 1.0f;      ///< Of the global gradient norm.
@@ -71,6 +74,9 @@ struct TunedLensOptions {
   /** Called after every step with the loss it began with: the mean KL over the
    * trained layers, in nats. */
   std::function<void(int step, float loss)> on_step = {};
+  /** Asked after every step; true ends the training, and what was learnt until
+   * then is returned. */
+  std::function<bool()> stop = {};
   Progress progress = {};
 };
 

@@ -19,6 +19,7 @@ struct HeadReport {
   Inputs::Rows prompts = {};  ///< The ids that were run.
   /** Of repeated random tokens; absent where a prompt was given. */
   std::optional<RepeatedTokens> repeated = {};
+  std::optional<std::string> task = {};  ///< That drew the prompts.
   std::vector<std::string> edits = {};
   /** By the name of what is scored: "induction", ..., "copying". */
   std::vector<std::pair<std::string, HeadGrid>> grids = {};

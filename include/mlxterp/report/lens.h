@@ -19,6 +19,7 @@ struct LensNames {
   std::vector<std::string> edits = {};         ///< As their author wrote them.
   std::optional<std::string> tuned = {};       ///< The tuned lens, if any.
   std::string command = {};                    ///< That asked for it, if any.
+  std::vector<std::string> warnings = {};      ///< Of the tracked token.
 };
 
 /** The names of a lens of that model, which must outlive them. */

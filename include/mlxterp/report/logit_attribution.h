@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,7 +22,9 @@ struct LogitAttributionReport {
   std::vector<std::string> metrics = {};  ///< As written.
   Unit unit = Unit::component;
   std::vector<std::string> edits = {};
+  std::optional<std::string> task = {};  ///< That drew the prompts.
   LogitAttribution result = {};
+  std::vector<std::string> warnings = {};  ///< Of the metric.
 };
 
 LogitAttributionReport logit_attribution_report(

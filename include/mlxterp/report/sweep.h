@@ -24,9 +24,10 @@ struct SweepStyle {
   std::string model = {};  ///< What the model was asked for as.
   /** The metric itself; else the normalised effect, of ablate the change. */
   bool raw = false;
-  std::optional<std::string> task = {};  ///< That drew the pairs.
-  std::vector<std::string> edits = {};   ///< Of the model, as written.
-  std::string_view raw_option = "raw";   ///< What `raw` is called, in errors.
+  std::optional<std::string> task = {};    ///< That drew the pairs.
+  std::vector<std::string> edits = {};     ///< Of the model, as written.
+  std::string_view raw_option = "raw";     ///< What `raw` is called, in errors.
+  std::vector<std::string> warnings = {};  ///< Given when the metric was read.
 };
 
 /** A value. */
@@ -41,6 +42,7 @@ struct SweepReport {
   Sweep sweep = {};
   std::vector<float> values = {};  ///< Of each cell, flat, as the style asks.
   bool percent = false;            ///< 1 is 100 %.
+  std::vector<std::string> warnings = {};  ///< The style's and run_warnings().
   /** How long it took, and a plain pass beside it; absent: not measured. */
   std::optional<double> seconds = {}, forward_seconds = {};
 };
@@ -68,6 +70,23 @@ SweepReport sweep_report(
     const PathPatchOptions& options,
     Sweep sweep,
     const SweepStyle& style);
+
+/** "logit_diff( Mary, John): clean +6.1196, corrupted -5.4853 (means of 8
+ * runs)"; of ablation, which has one run, "not ablated +6.1196". */
+std::string runs_text(const std::string& metric, const Sweep& sweep);
+
+/**
+ * Whether the runs are those that a sweep between them explains: a sentence
+ * where the clean run has a logit difference of 0 or less (also of the metric
+ * that comes with a task), and one where it is no better than the corrupted
+ * one. Of metrics that have no better, as a function of one's own, nothing.
+ * `name`: what the metric is called.
+ */
+std::vector<std::string> run_warnings(
+    const Metric& metric,
+    const std::string& name,
+    const Sweep& sweep,
+    bool task = false);
 
 /** The cells as docs/json.md has them: the answer of patch, ablate,
  * causal-trace and path-patch. */
@@ -99,7 +118,7 @@ std::string about_patching(
     const Sweep& sweep,
     bool raw);
 
-/** "layer 3, pos 5" */
+/** "layer 3, pos 5"; "L23H3, pos 5" */
 std::string place(const Sweep& sweep, size_t cell);
 
 }  // namespace mlxterp::report

@@ -59,6 +59,7 @@ struct TraceReport {
   std::optional<std::string> output = {};  ///< The file written.
   Prediction next = {};                    ///< Of the unedited run.
   std::optional<Prediction> next_edited = {};
+  std::vector<std::string> warnings = {};  ///< Of tokens and metrics.
 };
 
 /** The answer of `mlxterp trace` (docs/json.md). */

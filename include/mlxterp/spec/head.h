@@ -27,6 +27,20 @@ Head parse_head(std::string_view text, std::string_view name = "head");
 std::vector<Head> parse_heads(
     const std::vector<std::string>& texts, std::string_view name = "heads");
 
+/** Heads that a sweep keeps to. */
+struct HeadChoice {
+  std::vector<int> layers;  ///< Empty: not said, so all.
+  std::vector<int> heads;
+};
+
+/**
+ * Heads of every layer, a list or ranges of numbers ("3,5..7"), or heads each
+ * with its layer ("L23H3" or "23.3"). Of several layers, the same heads must be
+ * named in each: a sweep goes over layers times heads. Throws usage.
+ */
+HeadChoice parse_head_choice(
+    const std::vector<std::string>& texts, std::string_view name = "heads");
+
 /** A head and what of it reads the residual stream: HEAD.q, HEAD.k or HEAD.v,
  * such as L24H6.q or 24.6.q. Of k and v the head is the kv head. Throws usage.
  */

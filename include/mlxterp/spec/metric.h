@@ -19,6 +19,8 @@ inline constexpr const char* metric_grammar =
 struct MetricOptions {
   std::string_view name = "metric";  ///< Messages begin with it.
   Warn warn = {};                    ///< Gets answer_warnings().
+  /** Behind which the tokens are measured; empty: not known. */
+  std::vector<std::vector<int>> prompts = {};
 };
 
 /** The number of a token: "id:N", or text that is exactly that token. Throws
@@ -50,10 +52,14 @@ Metric parse_metric(
  * Warnings about answers, measured together, that are probably not meant: a
  * word without a leading space whose spaced form is another token, and words
  * of which only some begin with a space. "Mary" and " Mary" are two tokens, and
- * inside a text it is nearly always the second that comes next. Nothing is said
- * of "id:N", of punctuation and without a tokenizer.
+ * inside a text it is nearly always the second that comes next. Behind
+ * `prompts` that all end in a space, a line or a control token it is the first,
+ * and behind a space the second gets the warning. Nothing is said of "id:N", of
+ * punctuation and without a tokenizer.
  */
 std::vector<std::string> answer_warnings(
-    const InterpretableModel& model, const std::vector<std::string>& answers);
+    const InterpretableModel& model,
+    const std::vector<std::string>& answers,
+    const std::vector<std::vector<int>>& prompts = {});
 
 }  // namespace mlxterp::spec

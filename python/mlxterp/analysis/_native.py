@@ -102,7 +102,9 @@ def asked(
             text = f"{what}: {name}={value!r} chooses none; leave it out for all"
             raise UsageError(text)
         elif name == "metric":
-            value = as_metric(value, inner)
+            named = (made[n] for n in ("clean", "prompts", "prompt") if n in made)
+            rows = next(named, None)
+            value = as_metric(value, inner, rows)
         made[name] = value
     return inner, kind(**made)
 

@@ -24,15 +24,16 @@ from .._core import rank as rank
 from ..errors import UsageError
 
 
-def as_metric(metric, model: _core.Model) -> Metric:
+def as_metric(metric, model: _core.Model, prompts=None) -> Metric:
     """A metric as it is; text as the shell has it, `"logit_diff( Mary, John)"`;
     a pair of tokens as their logit difference; a function of logits as a custom
     metric. Warns of a token that is probably not meant, "Mary" for
-    " Mary". Raises UsageError."""
+    " Mary", behind `prompts`, rows of ids. Raises UsageError."""
+    prompts = prompts if isinstance(prompts, list) else []
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, str):
-        return _core.parse_metric(model, [metric], _warn)
+        return _core.parse_metric(model, [metric], _warn, prompts)
     name = getattr(metric, "__name__", "metric")
     if getattr(_core, name, None) is metric:
         raise UsageError(f"{name} makes a metric: call it, as in metrics.{name}(...)")
@@ -40,7 +41,7 @@ def as_metric(metric, model: _core.Model) -> Metric:
         return custom(name, metric)
     if isinstance(metric, tuple) and len(metric) == 2:
         if all(isinstance(token, str) for token in metric):
-            for sentence in _core.answer_warnings(model, list(metric)):
+            for sentence in _core.answer_warnings(model, list(metric), prompts):
                 _warn(sentence)
         return logit_diff(*metric)
     raise UsageError(
@@ -51,3 +52,10 @@ def as_metric(metric, model: _core.Model) -> Metric:
 
 def _warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=6)
+
+
+def warn_of_runs(metric: Metric | None, sweep: _core.Sweep) -> None:
+    """Warns where the clean run does not do what the metric measures, or no
+    better than the corrupted one."""
+    for sentence in _core.run_warnings(metric, sweep):
+        warnings.warn(sentence, stacklevel=4)

@@ -27,7 +27,7 @@ from .. import _core
 from ..core.optional import require
 from ..errors import UsageError
 from ._native import Report, Reported, asked
-from .metrics import Metric
+from .metrics import Metric, warn_of_runs
 
 Progress = Callable[[str, float], None]
 
@@ -110,7 +110,9 @@ class Sweep(Reported):
 
 def _swept(analysis: Callable, kind: type, given: dict) -> Sweep:
     inner, chosen = asked(f"{analysis.__name__}()", kind, given)
-    return _labelled(inner, analysis(inner, chosen), chosen)
+    sweep = analysis(inner, chosen)
+    warn_of_runs(chosen.metric, sweep)
+    return _labelled(inner, sweep, chosen)
 
 
 def _labelled(model, sweep: _core.Sweep, chosen=None, of=None) -> Sweep:
@@ -217,6 +219,7 @@ def causal_trace(
     """
     inner, chosen = asked("causal_trace()", _core.CausalTraceOptions, locals())
     found = _core.causal_trace(inner, chosen)
+    warn_of_runs(found.metric, found.sweep)
     sweep = _labelled(inner, found.sweep, chosen, found)
     return CausalTrace(sweep, found.metric, found.subject)
 
@@ -269,6 +272,7 @@ def attribute(
     """
     inner, chosen = asked("attribute()", _core.AttributeOptions, locals())
     found = _core.attribute(inner, chosen)
+    warn_of_runs(chosen.metric, found[0].sweep)
     return {it.site: _labelled(inner, it.sweep) for it in found}
 
 

@@ -7,6 +7,9 @@ metric for them.
 
 from __future__ import annotations
 
+import os
+import warnings
+
 from .. import _core
 from .._core import Task
 from ._native import by_passes
@@ -23,6 +26,18 @@ def make_task(model, name: str, pairs: int = 8, seed: int = 0) -> Task:
     text, answers and foils. Raises UnknownNameError with the tasks there are,
     UsageError where the tokenizer does not allow so many pairs."""
     return _core.make_task(by_passes(model, "make_task()"), name, pairs, seed)
+
+
+def read_task(model, path: str | os.PathLike[str]) -> Task:
+    """A task of your own from a JSON file, as `mlxterp tasks --json` answers:
+    {"pairs": [{"clean": text, "corrupt": text, "answers": [" Mary"], "foils":
+    [" John"]}, ...]}; `clean_ids` and `corrupt_ids` count where they are there.
+    Warns of tokens that are probably not meant. Raises BadDataError,
+    UnknownNameError for an answer that is not one token, FileNotFoundError."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    inner = native(model, "read_task()")
+    return _core.parse_task(inner, text, os.fspath(path), warnings.warn)
 
 
 def score(model, task: Task) -> _core.TaskScores:

@@ -169,17 +169,21 @@ def train(
     text: str | list[int],
     *,
     steps: int = 250,
+    minutes: float = 0,
     learning_rate: float = 1.0,
     momentum: float = 0.9,
     clip: float = 1.0,
     length: int = 2048,
     on_step=None,
+    stop=None,
     progress=None,
 ) -> TunedLens:
     """`train_tuned_lens` of one text, by C++ for every engine. `text`: one
     long text or its ids, `length` tokens a step. `on_step(step, loss)`: the
-    mean KL over layers, in nats, that the step began with. Raises UsageError
-    where the text is shorter than one stretch."""
+    mean KL over layers, in nats, that the step began with. `minutes`: above 0,
+    how long to train instead of a number of steps. `stop()`: asked after every
+    step; true ends the training and keeps what it has. Raises UsageError where
+    the text is shorter than one stretch."""
     given = dict(locals())
     del given["text"]
     inner, chosen = asked("train()", _core.TunedLensOptions, given)
