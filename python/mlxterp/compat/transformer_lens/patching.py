@@ -62,10 +62,15 @@ def _swept(model, inputs, corrupted, metric, short, axes) -> mx.array:
 
 
 def _is_own(model, inputs, clean, shown) -> bool:
-    """Whether these are the values of the model's own plain run."""
+    """Whether these are the values of the model's own plain run, but for the last
+    bits, which a product need not give twice."""
     hooks = [shown.format(i) for i in range(len(clean))]
     own = model.run_with_cache(inputs, hooks)[1]
-    return all(map(mx.array_equal, own.activations.values(), clean))
+    return all(
+        a.shape == b.shape
+        and mx.abs(a - b).max().item() <= 1e-5 * mx.abs(a).max().item()
+        for a, b in zip(own.activations.values(), clean)
+    )
 
 
 def _function(short: str, axes: tuple[str, ...], hook: str, about: str):
