@@ -112,6 +112,7 @@ Heatmap heatmap(const AttributionReport& report, size_t site) {
   one.facts = std::move(facts);
   one.tokens = report.tokens;
   one.prompts = report.prompts;
+  one.warnings = report.warnings;
   one.metric = report.metric;
   one.sweep = entry.sweep;
   one.values = entry.values;

@@ -77,6 +77,7 @@ Heatmap heatmap(const LogitAttributionReport& report) {
       dla.sum);
   map.facts = shown(
       {{"model", report.model}, {"metric", metric}, {"edits", report.edits}});
+  map.warnings = report.warnings;
   if (dla.prompts > 1)
     map.facts.emplace_back("prompts", fmt::format("{}", dla.prompts));
   map.row_axis = "layer";

@@ -145,6 +145,7 @@ Heatmap heatmap(const SweepReport& report) {
     map.values.push_back(report.values[cell]);
   add_details(map, report, cells);
   map.facts = shown(report.facts);
+  map.warnings = report.warnings;
   const bool one_run = std::isnan(sweep.corrupt);
   const bool sign = sweep.clean < 0 || sweep.corrupt < 0;
   const auto clean = written(sweep.clean, sign);
