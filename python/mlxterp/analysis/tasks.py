@@ -36,7 +36,7 @@ def read_task(model, path: str | os.PathLike[str]) -> Task:
     UnknownNameError for an answer that is not one token, FileNotFoundError."""
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    inner = native(model, "read_task()")
+    inner = by_passes(model, "read_task()")
     return _core.parse_task(inner, text, os.fspath(path), warnings.warn)
 
 
