@@ -119,3 +119,24 @@ def test_a_metric_that_is_a_function_is_not_copied():
         metric.position = -2
         again = pickle.loads(pickle.dumps(metric))
         assert (again.name, again.position) == (metric.name, -2)
+
+
+def test_drawn():
+    """What can be looked at is drawn: every cell, the largest parts, one pair."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    model = InterpretableModel(FOLDERS / "llama-gqa")
+    lens = lenses.lens(InterpretableModel("demo"), "It costs $5 or $6", layers=[3, 29])
+    ax = lens.plot()
+    texts = [it.get_text() for it in ax.texts]
+    assert len(texts) == 2 * len(lens.positions)
+    assert [it.get_text() for it in ax.get_yticklabels()] == ["3", "29"]
+    assert mx.allclose(mx.array(ax.images[0].get_array()), lens.probabilities[..., 0])
+    ax.figure.canvas.draw()  # a dollar is no formula
+    parts = logits.logit_attribution(model, CLEAN, DIFF)
+    bars = parts.plot(count=3).patches
+    widths = sorted((abs(it.value) for it in parts.parts), reverse=True)[:3]
+    assert [abs(it.get_width()) for it in bars[::-1]] == pytest.approx(widths)
+    ax = sweeps.patch(model, CLEAN, CORRUPT, DIFF).plot()
+    assert ax.images[0].get_array().size == 2 * 5

@@ -82,6 +82,13 @@ class Lens(Reported):
         """The prompt's tokens, one string a column."""
         return [self._labels[self.prompt[i]] for i in self.positions]
 
+    def plot(self, ax=None, cmap: str = "Blues"):
+        """The winner of each cell over its probability, the last layer on top:
+        matplotlib's axes."""
+        from ..view.figures import winners
+
+        return winners(self, ax, cmap)
+
     def __repr__(self) -> str:
         return f"Lens(layers={len(self.layers)}, positions={len(self.positions)})"
 

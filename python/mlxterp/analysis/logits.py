@@ -31,6 +31,12 @@ class LogitAttribution:
             [[getattr(p, f) for f in fields] for p in self.parts], columns=fields
         )
 
+    def plot(self, count: int = 20, ax=None):
+        """The `count` largest parts as bars: matplotlib's axes."""
+        from ..view.figures import largest
+
+        return largest(self.parts, count, ax)
+
 
 def logit_attribution(
     model, prompts, metric, unit: str = "component", progress=None
