@@ -24,9 +24,10 @@ LogitAttributionReport logit_attribution_report(
     std::vector<std::string> metrics,
     Unit unit,
     LogitAttribution result) {
+  auto tokens = named(model, result.ids);
   return {
       .model = std::move(model_name),
-      .tokens = named(model, result.ids),
+      .tokens = std::move(tokens),
       .metrics = std::move(metrics),
       .unit = unit,
       .result = std::move(result)};
