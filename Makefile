@@ -59,8 +59,8 @@ notebooks: setup-docs python  ## Run the tutorials again into docs/tutorials/*.i
 lint: setup  ## clang-tidy, warnings are errors
 	@scripts/lint.sh
 
-lint-changed: setup  ## The same on what differs from main (CI: 12 files at most)
-	@scripts/lint.sh --changed $(if $(CI),12)
+lint-changed: setup  ## The same on what differs from main (CI: 6 files at most)
+	@scripts/lint.sh --changed $(if $(CI),6)
 
 format: setup  ## Format the C++ sources
 	@scripts/format.sh
