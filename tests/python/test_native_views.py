@@ -61,7 +61,7 @@ def test_hooks(model):
     names = [
         name for name in model.hook_names() if name.startswith("blocks.4.")
     ]
-    assert len(names) == 16
+    assert len(names) == 21
     logits, cache = model.run_with_cache(TEXT, names)
     middle = cache["resid_pre", 4] + cache["attn_out", 4]
     assert mx.allclose(cache["resid_mid", 4], middle, atol=1e-3, rtol=1e-3)

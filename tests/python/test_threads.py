@@ -45,7 +45,7 @@ def plain(model):
     mx.eval(model([[1, 2, 3]]))
 
 def swept(model):
-    metric = mlxterp.metrics.logit(1)
+    metric = mlxterp.metrics.kl_divergence()
     edit = {{"layers.0": lambda x: nn.gelu(x) + mx.random.normal(x.shape)}}
     mlxterp.patch(model.edited(edit), [1, 2], [1, 3], metric)
 
