@@ -171,14 +171,13 @@ TEST(PathPatch, Misuse) {
   EXPECT_EQ(with([](auto&) {}), "nothing");
   expect(
       with([](auto& o) { o.receivers = {{.layer = 3}}; }),
-      "receiver q of layer 3, head 0 is out of range; there are 3 layers and 6 "
+      "receiver L3H0.q is out of range; there are 3 layers, 0 to 2, and 6 "
       "heads");
   expect(
       with([](auto& o) {
         o.receivers = {{.layer = 0, .head = 2, .input = Input::k}};
       }),
-      "receiver k of layer 0, head 2 is out of range; there are 3 layers and 2 "
-      "kv heads");
+      "there are 2 kv heads, 0 to 1; L0H2 reads kv head 0, which is L0H0.k");
   expect(
       with([](auto& o) { o.senders = "resid_pre"; }),
       "senders 'resid_pre' are neither heads (z) nor MLPs (mlp_out)");
