@@ -9,6 +9,9 @@
 
 namespace mlxterp {
 
+/** What enters the first layer. */
+inline constexpr const char* first_stream = "layers.0.resid_pre";
+
 /** The Decoder inside; null: there is none. */
 const Decoder* decoder_of(const InterpretableModel& model);
 

@@ -58,8 +58,6 @@ float deviation(const mx::array& x) {
   return mx::sqrt(mx::var(wide)).item<float>();
 }
 
-constexpr const char* enters = "layers.0.resid_pre";
-
 // A site's value for one token each: [token, d_model].
 mx::array embedded(
     const InterpretableModel& model, int first, int end, const char* site) {
@@ -93,7 +91,7 @@ float embedding_deviation(const InterpretableModel& model) {
         embedded(model, 0, std::min(some, vocab), site), mx::float32);
     return deviation(mx::subtract(x, mx::mean(x, 0, true)));
   };
-  return static_cast<float>(all) * spread(enters) / spread("embed");
+  return static_cast<float>(all) * spread(first_stream) / spread("embed");
 }
 
 // The progress of one of several samples.
@@ -171,12 +169,12 @@ CausalTrace causal_trace(
   const int length = static_cast<int>(ids.size());
   const mx::array row(ids.data(), {1, length}, mx::int32);
   auto names = saved_names(site);
-  names.emplace_back(enters);
+  names.emplace_back(first_stream);
   std::optional<ActivationCache> clean_run;
   if (!walks) clean_run = model.run(ids, {.save = names});
   const auto clean =
       walks ? Stepper(model, nullptr, {.lengths = {length}}).embed(row)
-            : (*clean_run)[enters];
+            : (*clean_run)[first_stream];
   const float sigma = options.noise * embedding_deviation(model);
   std::vector<float> corrupted(ids.size());
   for (const int p : subject)
@@ -240,7 +238,7 @@ CausalTrace causal_trace(
     Wavefront::Result all;
     all.runs = {metric.of_run((*clean_run)["logits"], ids, reference)};
     for (size_t s = 0; s < noise.size(); ++s) {
-      const auto noisy = model.with({{enters, add_vector(noise[s])}});
+      const auto noisy = model.with({{first_stream, add_vector(noise[s])}});
       all.runs.push_back(metric.of_run(
           noisy.run(ids, {.save = {"logits"}})["logits"], ids, reference));
       const auto one =

@@ -1,5 +1,6 @@
 #include "analysis/plain_gradients.h"
 
+#include "analysis/any_model.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 
@@ -8,7 +9,7 @@ namespace mx = mlx::core;
 namespace mlxterp {
 
 PlainGradients::Result PlainGradients::compute() const {
-  const std::string embedded = "layers.0.resid_pre";
+  const std::string embedded = first_stream;
   RunOptions save{.save = sites};
   save.save.insert(save.save.end(), {"logits", embedded});
   const auto from = model.run(pair.source, save);

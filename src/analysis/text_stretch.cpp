@@ -1,7 +1,6 @@
 #include "analysis/text_stretch.h"
 
 #include <algorithm>
-#include <limits>
 
 #include "analysis/any_model.h"
 #include "core/fail.h"
@@ -62,9 +61,7 @@ int chunk_of(const InterpretableModel& model) {
 
 void check_stretch(
     const InterpretableModel& model, int length, const char* function) {
-  const auto* decoder = decoder_of(model);
-  const int context =
-      decoder ? decoder->config().context : std::numeric_limits<int>::max();
+  const int context = context_length(model);
   if (length < 2 || length > context)
     fail(
         ErrorKind::usage,

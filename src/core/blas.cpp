@@ -196,15 +196,17 @@ int blas_threads() {
 #endif
 }
 
-void bound_blas_threads() {
-#ifndef __APPLE__
+void bound_blas_threads(std::optional<int> most) {
+#ifdef __APPLE__
+  static_cast<void>(most);  // Accelerate's are not ours to bound
+#else
   for (const char* chosen :
        {"OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"})
     if (std::getenv(chosen)) return;
   const auto set = reinterpret_cast<void (*)(int)>(
       dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
-  const auto most = static_cast<int>(free_cores());
-  if (set && blas_threads() > most) set(most);
+  const int bound = most.value_or(static_cast<int>(free_cores()));
+  if (set && blas_threads() > bound) set(bound);
 #endif
 }
 

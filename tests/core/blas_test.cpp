@@ -2,13 +2,16 @@
 
 #include "mlxterp/core/blas.h"
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "mlxterp/core/error.h"
+#include "tests/environment.h"
 
 namespace mlxterp {
 namespace {
@@ -84,6 +87,37 @@ TEST(Blas, TheOneInUseMultipliesRightly) {
   EXPECT_EQ(wrong_product(found), "");
   EXPECT_NO_THROW(require_right_products(found));
 }
+
+#ifdef __linux__
+TEST(Blas, ItsThreadsAreBoundedUnlessTheUserChose) {
+  const auto set = reinterpret_cast<void (*)(int)>(
+      dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
+  if (!set) {  // another library, of which nothing is asked
+    bound_blas_threads(1);
+    EXPECT_EQ(blas_threads(), 0);
+    return;
+  }
+  const int before = blas_threads();
+  const testing::Environment environment{
+      "OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"};
+  set(3);
+  bound_blas_threads(4);  // never more
+  EXPECT_EQ(blas_threads(), 3);
+  for (const char* name :
+       {"OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"}) {
+    testing::Environment::set(name, "3");
+    bound_blas_threads(1);
+    EXPECT_EQ(blas_threads(), 3) << name;
+    unsetenv(name);
+  }
+  bound_blas_threads(2);
+  EXPECT_EQ(blas_threads(), 2);
+  bound_blas_threads();
+  EXPECT_GE(blas_threads(), 1);
+  EXPECT_LE(blas_threads(), 2);
+  set(before);
+}
+#endif
 
 TEST(Blas, RightIsRightInAnyOrderAndPrecision) {
   EXPECT_EQ(wrong_product({.name = "mine", .sgemm = product<nothing>}), "");

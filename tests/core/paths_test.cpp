@@ -2,46 +2,18 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <map>
-#include <optional>
 #include <string>
 
 #include "mlxterp/core/error.h"
+#include "tests/environment.h"
 
 namespace mlxterp {
 namespace {
 
-// The environment as it was, when it goes.
-class Environment {
- public:
-  Environment() {
-    for (const auto* name : {"MLXTERP_CACHE", "XDG_CACHE_HOME", "HOME"}) {
-      const char* value = std::getenv(name);
-      before_[name] = value ? std::optional<std::string>(value) : std::nullopt;
-      unsetenv(name);
-    }
-  }
-  ~Environment() {
-    for (const auto& [name, value] : before_)
-      if (value)
-        setenv(name.c_str(), value->c_str(), 1);
-      else
-        unsetenv(name.c_str());
-  }
-  Environment(const Environment&) = delete;
-  Environment& operator=(const Environment&) = delete;
-
-  static void set(const char* name, const char* value) {
-    setenv(name, value, 1);
-  }
-
- private:
-  std::map<std::string, std::optional<std::string>> before_;
-};
+using testing::Environment;
 
 TEST(Paths, TheFirstThatIsSetDecides) {
-  const Environment environment;
+  const Environment environment{"MLXTERP_CACHE", "XDG_CACHE_HOME", "HOME"};
   try {
     cache_folder();
     ADD_FAILURE() << cache_folder();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 
 namespace mlxterp {
@@ -36,12 +37,13 @@ struct Blas {
 Blas blas();
 
 /**
- * Leaves OpenBLAS as many threads as cores are free now. Its threads wait for
- * each other without sleeping: where others use the cores, a product takes
- * several times as long by two threads as by one. Does nothing where the user
- * has chosen (OPENBLAS_NUM_THREADS, OMP_NUM_THREADS), and with other libraries.
+ * Leaves OpenBLAS at most so many threads, as many as cores are free now where
+ * nothing is said. Its threads wait for each other without sleeping: where
+ * others use the cores, a product takes several times as long by two threads as
+ * by one. Does nothing where the user has chosen (OPENBLAS_NUM_THREADS,
+ * GOTO_NUM_THREADS, OMP_NUM_THREADS), and with other libraries.
  */
-void bound_blas_threads();
+void bound_blas_threads(std::optional<int> most = {});
 
 /** How many threads OpenBLAS may use; 0 where that is not known. */
 int blas_threads();
