@@ -181,7 +181,7 @@ def test_causal_tracing_is_one_traced_pass_a_cell(name, factor):
     module = build(name)
     model = InterpretableModel(module, WordTokenizer(96))
     prompt, metric = "w3 w4 w5 w6", mlxterp.metrics.probability(7)
-    how = dict(metric=metric, noise=2.0, samples=2, seed=3, window=2)
+    how = dict(metric=metric, noise=2.0, samples=2, seed=3, window=4)
     found = mlxterp.sweeps.causal_trace(model, prompt, "w4 w5", site="mlp_out", **how)
     assert found.subject == [1, 2]
     layers, ids = range(len(model.layers)), [[3, 4, 5, 6]]
@@ -201,7 +201,7 @@ def test_causal_tracing_is_one_traced_pass_a_cell(name, factor):
         for pos in range(4):
             for layer in layers:
                 edits = {"layers.0.resid_pre": mlxterp.add_vector(noise)}
-                for i in range(layer, min(layer + 2, len(layers))):
+                for i in range(max(layer - 1, 0), min(layer + 3, len(layers))):
                     put = mlxterp.at_positions(pos, lambda x, i=i: clean[i][:, pos][:, None])
                     edits[f"layers.{i}.mlp_out"] = put
                 with model.trace(ids, edits):
