@@ -20,7 +20,11 @@ constexpr double most_megabytes = 1e9;  // a slip of the finger
 std::string cost_text(const report::SweepReport& report) {
   const auto cells =
       static_cast<double>(report.sweep.cells() * report.sweep.pairs);
-  auto text = fmt::format("{:.0f} cells in {:.3g} s", cells, *report.seconds);
+  auto text = fmt::format(
+      "{:.0f} cell{} in {:.3g} s",
+      cells,
+      cells == 1 ? "" : "s",
+      *report.seconds);
   if (const auto forward = report.forward_seconds)
     text += fmt::format(
         "; one forward pass takes {:.3g} s, so a cell costs {:.2g}% of one",

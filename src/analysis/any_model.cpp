@@ -60,8 +60,8 @@ mx::array logits_of_last(
     const mx::array& x) {
   const auto last = fmt::format("layers.{}.resid_post", layer_count(model) - 1);
   auto stream = mx::expand_dims(x, 0);
-  const auto trace =
-      model.trace(ids, {{last, [&stream](const mx::array&) { return stream; }}});
+  const auto trace = model.trace(
+      ids, {{last, [&stream](const mx::array&) { return stream; }}});
   return mx::astype(mx::squeeze(trace.output(), 0), mx::float32);
 }
 

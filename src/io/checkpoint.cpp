@@ -15,6 +15,7 @@
 #include "io/model_folder.h"
 #include "io/quantized.h"
 #include "io/shard_index.h"
+#include "io/text_tower.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/gguf.h"
@@ -42,6 +43,7 @@ struct Checkpoint::Files {
   std::optional<Gguf> gguf;
   std::vector<Safetensors> shards;
   std::optional<uint64_t> total_size;  // what the index says
+  std::vector<LeftOut> left_out;
 
   void add(TensorInfo tensor, Source source) {
     by_name.emplace(tensor.name, tensors.size());
@@ -234,11 +236,38 @@ void join_packed(const json& config, Checkpoint::Files& files) {
   }
 }
 
+// Of a checkpoint that holds more, the language model alone goes on, under the
+// names that it has by itself.
+void keep_text_tower(const json& config, Checkpoint::Files& files) {
+  std::vector<std::string> names;
+  for (const auto& tensor : files.tensors)
+    names.push_back(tensor.name);
+  const TextTower tower(config, names, quoted(files.path));
+  if (tower.nested()) files.config = tower.config().dump();
+  auto tensors = std::exchange(files.tensors, {});
+  auto sources = std::exchange(files.sources, {});
+  files.by_name.clear();
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    auto& tensor = tensors[i];
+    if (const auto part = tower.part(tensor.name); !part.empty()) {
+      auto found = std::ranges::find(files.left_out, part, &LeftOut::part);
+      if (found == files.left_out.end())
+        found = files.left_out.insert(found, {std::string(part)});
+      ++found->tensors;
+      found->bytes += tensor.bytes;
+      continue;
+    }
+    tensor.name = tower.name(tensor.name);
+    files.add(std::move(tensor), std::move(sources[i]));
+  }
+}
+
 void open_folder(Checkpoint::Files& files) {
   const ModelFolder folder(files.path, opening);
   const json config = read_config(folder, files.config);
   add_shards(folder, files);
   join_packed(config, files);
+  keep_text_tower(config, files);
 }
 
 void open_gguf(Checkpoint::Files& files) {
@@ -246,7 +275,7 @@ void open_gguf(Checkpoint::Files& files) {
   GgufCheckpoint model = to_checkpoint(*files.gguf);
   files.config = std::move(model.config);
   for (auto& tensor : model.tensors)
-    files.add(std::move(tensor.info), {&files.gguf->file(), tensor.change});
+    files.add(std::move(tensor.info), {tensor.file, tensor.change});
 }
 
 void check_file_kind(const fs::path& path) {
@@ -272,6 +301,8 @@ void check_total_size(const Checkpoint::Files& files, Warnings& warnings) {
   uint64_t bytes = 0;
   for (const TensorInfo& tensor : files.tensors)
     bytes += tensor.bytes;
+  for (const LeftOut& part : files.left_out)
+    bytes += part.bytes;
   if (files.total_size.value_or(bytes) != bytes)
     warnings.push_back(fmt::format(
         "the index of {} says that its tensors have {} bytes, they have {}",
@@ -361,6 +392,10 @@ const std::string& Checkpoint::config() const {
 
 const std::vector<TensorInfo>& Checkpoint::tensors() const {
   return files_->tensors;
+}
+
+const std::vector<LeftOut>& Checkpoint::left_out() const {
+  return files_->left_out;
 }
 
 std::vector<std::string> Checkpoint::warnings() const {

@@ -46,6 +46,9 @@ constexpr std::array encodings{
     Encoding{"Q4_K", 256, 144, mx::float16, unpack_q4_k},
     Encoding{"Q5_K", 256, 176, mx::float16, unpack_q5_k},
     Encoding{"Q6_K", 256, 210, mx::float16, unpack_q6_k},
+    Encoding{"IQ4_NL", 32, 18, mx::float16, unpack_iq4_nl},
+    Encoding{"IQ4_XS", 256, 136, mx::float16, unpack_iq4_xs},
+    Encoding{"MXFP4", 32, 17, mx::bfloat16, unpack_mxfp4},
 };
 
 // Work is cut so that what was just unpacked is still in the first cache when

@@ -8,6 +8,7 @@
 
 #include "core/fail.h"
 #include "io/decode.h"
+#include "io/gguf_split.h"
 #include "io/input_file.h"
 #include "mlxterp/core/limits.h"
 
@@ -25,7 +26,7 @@ constexpr size_t file_dims = 4;
 constexpr uint64_t window_bytes = 1u << 20;
 constexpr std::string_view supported =
     "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, "
-    "Q6_K";
+    "Q6_K, IQ4_NL, IQ4_XS, MXFP4";
 
 enum class ValueType : uint32_t {
   uint8,
@@ -443,23 +444,60 @@ class Reader {
 
 }  // namespace
 
-Gguf Gguf::open(const std::filesystem::path& path) {
+Gguf Gguf::open_part(const std::filesystem::path& path) {
   Gguf result;
   auto file = InputFile::open(path, opening);
   Reader reader(*file);
   reader.read();
   file->check_unchanged(opening);
-  result.file_ = std::move(file);
+  result.files_ = {std::move(file)};
   result.metadata_ = std::move(reader.metadata);
   result.tensors_ = std::move(reader.tensors);
+  for (const auto& tensor : result.tensors_)
+    result.part_of_.emplace(tensor.name, 0);
   return result;
+}
+
+Gguf Gguf::open(const std::filesystem::path& path) {
+  auto whole = open_part(path);
+  const auto paths = split_paths(path, whole.metadata());
+  if (paths.empty()) return whole;
+  whole = open_part(paths.front());
+  check_part(paths.front(), whole.metadata(), 0, paths.size());
+  for (size_t i = 1; i < paths.size(); ++i) {
+    auto part = open_part(paths[i]);
+    check_part(paths[i], part.metadata(), i, paths.size());
+    whole.files_.push_back(part.files_.front());
+    for (auto& tensor : part.tensors_) {
+      if (!whole.part_of_.emplace(tensor.name, i).second)
+        fail_split(paths[i], "holds {}, as another part does", tensor.name);
+      whole.tensors_.push_back(std::move(tensor));
+    }
+  }
+  check_all_there(paths.front(), whole.metadata(), whole.tensors_.size());
+  return whole;
+}
+
+const std::filesystem::path& Gguf::path() const {
+  return files_.front()->path();
+}
+
+const InputFile& Gguf::file_of(const TensorInfo& tensor) const {
+  const auto found = part_of_.find(tensor.name);
+  if (found == part_of_.end())
+    fail(
+        ErrorKind::unknown_name,
+        "[Gguf::file_of] {} has no tensor {}; tensors() lists them",
+        quoted(files_.front()->path()),
+        printable(tensor.name));
+  return *files_[found->second];
 }
 
 mx::array Gguf::read(const TensorInfo& tensor, mx::Dtype dtype) const {
   const Encoding* encoding = find_encoding(tensor.type);
   DecodeOptions options{.caller = "Gguf::read", .dtype = dtype};
   if (encoding && encoding->block == 1) options.dtype.reset();
-  return decode(*file_, tensor, options).values;
+  return decode(file_of(tensor), tensor, options).values;
 }
 
 }  // namespace mlxterp

@@ -122,14 +122,6 @@ class Renamer {
 
 GgufCheckpoint to_checkpoint(const Gguf& gguf) {
   const GgufMetadata metadata(gguf);
-  const auto parts = metadata.find_integer("split.count", 0, 1 << 16);
-  if (parts.value_or(1) > 1)
-    fail(
-        ErrorKind::bad_data,
-        "[Checkpoint::open] {} is one of {} parts; join them first "
-        "(llama-gguf-split --merge)",
-        metadata.name(),
-        *parts);
   const GgufArchitecture& architecture = find_architecture(metadata);
   GgufCheckpoint result;
   check_keys(gguf, metadata, architecture);
@@ -139,6 +131,7 @@ GgufCheckpoint to_checkpoint(const Gguf& gguf) {
   for (const TensorInfo& tensor : gguf.tensors()) {
     if (is_in_config(tensor.name)) continue;
     result.tensors.push_back(renamer.rename(tensor));
+    result.tensors.back().file = &gguf.file_of(tensor);
     const std::string& name = result.tensors.back().info.name;
     if (!names.insert(name).second)
       metadata.bad(

@@ -21,6 +21,7 @@ struct GgufChange {
 struct RenamedTensor {
   TensorInfo info;  ///< Under its checkpoint name, with its shape there.
   GgufChange change = {};
+  const InputFile* file = nullptr;  ///< Of the Gguf.
 };
 
 struct GgufCheckpoint {

@@ -21,7 +21,7 @@ namespace mlxterp {
 class GgufMetadata {
  public:
   explicit GgufMetadata(const Gguf& gguf)
-      : gguf_(gguf), name_(quoted(gguf.file().path())) {}
+      : gguf_(gguf), name_(quoted(gguf.path())) {}
 
   template <typename... T>
   [[noreturn]] void bad(fmt::format_string<T...> what, T&&... values) const {

@@ -1,6 +1,7 @@
 #include "io/gguf_quants.h"
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -28,6 +29,23 @@ T load(const std::byte* at) {
 
 float half_at(const std::byte* at) {
   return from_half(load<uint16_t>(at));
+}
+
+// The numbers that IQ4's and MXFP4's 4 bits stand for.
+constexpr std::array<float, 16> uneven = {
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr std::array<float, 16> four_bit_floats = {
+    0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+
+void look_up(
+    const std::array<float, 16>& table,
+    float scale,
+    const std::array<uint8_t, 16>& places,
+    float* out) {
+  for (size_t j = 0; j < 16; ++j) {
+    out[j] = scale * table[places[j] & 15];
+    out[j + 16] = scale * table[places[j] >> 4];
+  }
 }
 
 struct Scales {
@@ -234,6 +252,45 @@ void unpack_q6_k(const std::byte* at, size_t n, float* out) {
         out[j] = scale * static_cast<float>(number);
       }
     }
+  }
+}
+
+// d, then 4-bit places in a table of unevenly spaced numbers: low halves first,
+// then high ones.
+void unpack_iq4_nl(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 18, out += 32)
+    look_up(uneven, half_at(at), bytes_at<16>(at + 2), out);
+}
+
+// d, high two bits of eight scales in 16, their low four in 4 bytes, then
+// numbers as in IQ4_NL.
+void unpack_iq4_xs(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 256, at += 136) {
+    const float d = half_at(at);
+    const int high = load<uint16_t>(at + 2);
+    const auto low = bytes_at<4>(at + 4);
+    for (size_t group = 0; group < 8; ++group, out += 32) {
+      const int scale = ((low[group / 2] >> (4 * (group % 2))) & 15) |
+                        (((high >> (2 * group)) & 3) << 4);
+      look_up(
+          uneven,
+          d * static_cast<float>(scale - 32),
+          bytes_at<16>(at + 8 + 16 * group),
+          out);
+    }
+  }
+}
+
+// A power of two, less 127, then 4-bit floats: sign, two bits of exponent, one
+// of mantissa (Open Compute Project, Microscaling Formats, 2023).
+void unpack_mxfp4(const std::byte* at, size_t n, float* out) {
+  for (size_t i = 0; i < n; i += 32, at += 17, out += 32) {
+    const int exponent = load<uint8_t>(at);
+    look_up(
+        four_bit_floats,
+        std::ldexp(1.0f, exponent - 127),
+        bytes_at<16>(at + 1),
+        out);
   }
 }
 

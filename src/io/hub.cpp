@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/fail.h"
+#include "io/gguf_split.h"
 #include "io/hub_cache.h"
 #include "io/hub_download.h"
 #include "io/input_file.h"
@@ -44,7 +45,7 @@ std::string lacking(const fs::path& snapshot, const HubId& id) {
       if (!there(snapshot / name)) return name;
     return "";
   };
-  if (!id.file.empty()) return first(std::vector{id.file});
+  if (!id.file.empty()) return first(split_names(id.file));
   if (!there(snapshot / config_name)) return config_name;
   if (!there(snapshot / index_name)) return first(std::vector{single_name});
   try {
@@ -127,7 +128,19 @@ void download_all(
   };
   if (!id.file.empty()) {
     if (!has(id.file)) fail_no_model(listing, id);
-    download.fetch(listing.commit, {id.file});
+    const auto parts = split_names(id.file);
+    for (const auto& name : parts)
+      if (!has(name))
+        fail(
+            ErrorKind::bad_data,
+            "[{}] {} has {} of {} parts, but lacks {}; report it to its "
+            "authors",
+            hub_caller,
+            id.repo,
+            id.file,
+            parts.size(),
+            printable(name));
+    download.fetch(listing.commit, parts);
     return;
   }
   if (!has(config_name) || (!has(index_name) && !has(single_name)))

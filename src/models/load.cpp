@@ -108,9 +108,10 @@ class Loader {
     if (const auto prefix = prefix_of(missing); !prefix.empty())
       fail(
           ErrorKind::bad_data,
-          "[load] the tensors of {} are under '{}', as in the text part of a "
-          "multimodal model, which is not supported; save the text part alone, "
-          "without the prefix",
+          "[load] the tensors of {} are under '{}', but its config.json has no "
+          "text_config: only a config that nests that of its language model, "
+          "under 'language_model.' or 'text_model.', has such a prefix; give "
+          "it the config.json that belongs to these weights",
           file,
           printable(prefix));
     if (!missing.empty())

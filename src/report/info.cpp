@@ -243,6 +243,20 @@ std::string bytes_text(double bytes) {
   return fmt::format("{:.{}f} {}", bytes, unit == 0 ? 0 : 1, units[unit]);
 }
 
+// "vision (437 tensors, 857.2 MB)", and so on.
+std::string left_out_text(const std::vector<LeftOut>& parts) {
+  std::string out;
+  for (const auto& [part, tensors, bytes] : parts)
+    out += fmt::format(
+        "{}{} ({} tensor{}, {})",
+        out.empty() ? "" : ", ",
+        part,
+        tensors,
+        tensors == 1 ? "" : "s",
+        bytes_text(static_cast<double>(bytes)));
+  return out;
+}
+
 std::string types_text(const WeightInfo& weights) {
   std::string out;
   for (const auto& [type, count] : weights.types)
@@ -370,7 +384,8 @@ ModelInfo model_info(
       .rope_factor = stretch.factor,
       .rope_original_context = stretch.original,
       .format = checkpoint.gguf() ? "GGUF" : "safetensors",
-      .weights = weigh(checkpoint, dtype)};
+      .weights = weigh(checkpoint, dtype),
+      .left_out = checkpoint.left_out()};
   const auto [tokenizer, reason] = Tokenizer::find(checkpoint);
   out.no_tokenizer = reason;
   if (tokenizer) out.tokenizer = tokenizer_info(*tokenizer);
@@ -392,6 +407,10 @@ std::string to_json(const ModelInfo& info) {
       {"bytes", static_cast<int64_t>(weights.file_bytes)},
       {"tensor_types", weights.types},
       {"quantized", number(weights.quantized / weights.parameters)}};
+  out["left_out"] = Json::array();
+  for (const auto& [part, tensors, bytes] : info.left_out)
+    out["left_out"].push_back(
+        {{"part", part}, {"tensors", tensors}, {"bytes", bytes}});
   out["memory"] = {
       {"dtype", weights.precision},
       {"bytes", static_cast<int64_t>(weights.memory_bytes)}};
@@ -421,6 +440,8 @@ Rows rows(const ModelInfo& info) {
           info.format,
           bytes_text(weights.file_bytes),
           types_text(weights)));
+  if (!info.left_out.empty())
+    out.emplace_back("left out", left_out_text(info.left_out));
   out.emplace_back(
       "quantised",
       weights.quantized > 0 ? fmt::format(

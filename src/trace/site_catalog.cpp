@@ -84,10 +84,17 @@ std::string module_of(std::string path) {
   return path;
 }
 
+// "model.language_model.layers.0" of a multimodal model's text part, too.
 std::string without_model(std::string_view name) {
-  while (name.starts_with("model."))
-    name.remove_prefix(6);
-  return std::string(name == "model" ? "" : name);
+  for (bool found = true; found;) {
+    found = false;
+    for (const std::string_view prefix : {"model.", "language_model."}) {
+      if (!name.starts_with(prefix)) continue;
+      name.remove_prefix(prefix.size());
+      found = true;
+    }
+  }
+  return std::string(name == "model" || name == "language_model" ? "" : name);
 }
 
 std::string join(const std::string& path, std::string_view name) {

@@ -544,7 +544,7 @@ TEST(LlamaGguf, MetadataThatIsMissingOrWrong) {
   refused("x", number("llama.vocab_size", 7), {"7", "6 rows"});
   refused("x", number("llama.expert_count", 8), {"8 experts"});
   refused("x", number("llama.attention.value_length", 2), {"4", "2"});
-  refused("x", number("split.count", 3), {"3 parts"});
+  refused("x", number("split.count", 3), {"one of 3 parts", "-of-00003.gguf"});
   refused("x", number("tokenizer.ggml.bos_token_id", 6), {"bos_token_id", "6"});
   const std::string tokens = "tokenizer.ggml.tokens";
   refused("tokens", words(tokens, {"a"}), {tokens, "1 entries", "6"});

@@ -1,11 +1,14 @@
 #include "mlxterp/io/gguf.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <thread>
 
 #include "io/half.h"
+#include "mlx/ops.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/safetensors.h"
 #include "tests/io/compare.h"
@@ -15,6 +18,7 @@
 namespace mlxterp {
 namespace {
 
+namespace fs = std::filesystem;
 namespace mx = mlx::core;
 using testing::TempFolder;
 
@@ -29,20 +33,73 @@ mx::array by_name(const Safetensors& file, const std::string& name) {
 TEST(Gguf, UnpacksEveryFormatAsTheReferencePackageDoes) {
   const auto file = Gguf::open(fixtures / "quants.gguf");
   const auto want = Safetensors::open(fixtures / "quants_f32.safetensors");
-  ASSERT_EQ(file.tensors().size(), 13u);
+  ASSERT_EQ(file.tensors().size(), 16u);
   size_t quantised = 0;
   for (const auto& tensor : file.tensors()) {
     EXPECT_EQ(tensor.name, tensor.type);
     EXPECT_EQ(tensor.shape, (std::vector<int64_t>{3, 512}));
     if (tensor.name == "F16" || tensor.name == "BF16") continue;
-    quantised += tensor.name[0] == 'Q';
+    quantised += tensor.name != "F32";
     testing::expect_close(
         file.read(tensor, mx::float32),
         by_name(want, tensor.name),
         1e-6,
         tensor.name);
   }
-  EXPECT_EQ(quantised, 10u);
+  EXPECT_EQ(quantised, 13u);
+}
+
+// ---- Files that were split --------------------------------------------------
+
+fs::path part(int number) {
+  return fixtures / fmt::format("split-{:05}-of-00003.gguf", number);
+}
+
+TEST(SplitGguf, IsTheWholeFileFromAnyPart) {
+  const auto whole = Gguf::open(fixtures / "quants.gguf");
+  size_t compared = 0;
+  for (const int first : {1, 2, 3}) {
+    const auto split = Gguf::open(part(first));
+    EXPECT_EQ(split.metadata().at("n.string"), whole.metadata().at("n.string"));
+    ASSERT_EQ(split.tensors().size(), whole.tensors().size());
+    for (size_t i = 0; i < whole.tensors().size(); ++i, ++compared) {
+      EXPECT_EQ(split.tensors()[i].name, whole.tensors()[i].name);
+      EXPECT_TRUE(mx::array_equal(
+                      split.read(split.tensors()[i], mx::float32),
+                      whole.read(whole.tensors()[i], mx::float32))
+                      .item<bool>())
+          << whole.tensors()[i].name;
+    }
+  }
+  EXPECT_EQ(compared, 3u * 16);
+}
+
+TEST(SplitGguf, PartsThatDoNotFitAreRefused) {
+  const auto refused = [](const std::map<std::string, int>& parts,
+                          const std::vector<std::string>& says) {
+    const testing::TempFolder folder;
+    for (const auto& [name, number] : parts)
+      fs::copy_file(part(number), folder / name);
+    try {
+      Gguf::open(folder / parts.begin()->first);
+      ADD_FAILURE() << "it was read";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_data);
+      for (const auto& said : says)
+        EXPECT_NE(std::string(error.what()).find(said), std::string::npos)
+            << "'" << said << "' is not in: " << error.what();
+    }
+  };
+  const std::string one = "a-00001-of-00003.gguf",
+                    two = "a-00002-of-00003.gguf",
+                    three = "a-00003-of-00003.gguf";
+  refused({{one, 1}, {three, 3}}, {"one of 3 parts", two});
+  refused({{"model.gguf", 1}}, {"one of 3 parts", "NAME-00001-of-00003.gguf"});
+  refused({{"a-00001-of-00002.gguf", 1}}, {"one of 3 parts"});
+  refused(
+      {{one, 1}, {two, 3}, {three, 2}},
+      {"part 3 of 3", "its name says 2 of 3"});
+  refused({{one, 1}, {two, 1}, {three, 3}}, {"part 1 of 3"});
 }
 
 TEST(Gguf, WhatIsNotQuantisedKeepsItsDtype) {
@@ -140,7 +197,7 @@ TEST(Gguf, MayBeReadFromSeveralThreads) {
     });
   for (auto& thread : threads)
     thread.join();
-  EXPECT_EQ(good, 4 * 13);
+  EXPECT_EQ(good, 4 * 16);
 }
 
 TEST(Gguf, ATensorMadeByHandIsHeldAgainstTheFile) {

@@ -327,6 +327,19 @@ TEST_F(Hub, OneGgufFile) {
   EXPECT_EQ(get("org/name/small.gguf"), snapshot() / "small.gguf");
 }
 
+// Whoever names one part of a split file means all of it.
+TEST_F(Hub, ASplitGgufFile) {
+  const std::string one = "m-00001-of-00002.gguf",
+                    two = "m-00002-of-00002.gguf";
+  put(one, weights_);
+  refused(ErrorKind::bad_data, {one, "2 parts", two}, "org/name/" + one);
+  put(two, "more");
+  EXPECT_EQ(get("org/name/" + one), snapshot() / one);
+  EXPECT_EQ(testing::read_file(snapshot() / two), "more");
+  server_.stop();
+  EXPECT_EQ(get("org/name/" + two), snapshot() / two);
+}
+
 TEST_F(Hub, NoModelInIt) {
   put("README.md", "");
   refused(ErrorKind::bad_data, {"no config.json"});

@@ -24,7 +24,7 @@ ROWS, COLUMNS = 3, 512
 HALVES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0],
     "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2],
-    "Q6_K": [208],
+    "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0], "MXFP4": [],
 }
 
 
@@ -36,12 +36,14 @@ def random_blocks(name, rng):
     for at in HALVES[name]:
         scale = rng.normal(0, 0.1, blocks.shape[:2] + (1,)).astype(np.float16)
         blocks[..., at:at + 2] = scale.view(np.uint8)
+    if name == "MXFP4":  # its scale is a power of two of that exponent
+        blocks[..., 0] = rng.integers(110, 140, blocks.shape[:2])
     return blocks.reshape(ROWS, -1)
 
 
-def quants():
+def quants(name="quants.gguf", **split):
     rng = np.random.default_rng(7)
-    writer = gguf.GGUFWriter(FIXTURES / "quants.gguf", "test")
+    writer = gguf.GGUFWriter(FIXTURES / name, "test", **split)
     expected = {}
 
     def add(name, raw):
@@ -77,7 +79,8 @@ def quants():
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    save_file(expected, FIXTURES / "quants_f32.safetensors")
+    if not split:
+        save_file(expected, FIXTURES / "quants_f32.safetensors")
 
 
 def dtypes():
@@ -139,5 +142,6 @@ if __name__ == "__main__":
     else:
         FIXTURES.mkdir(exist_ok=True)
         quants()
+        quants("split.gguf", split_max_tensors=6)  # in three parts
         dtypes()
         npz()

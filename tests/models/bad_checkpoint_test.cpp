@@ -218,7 +218,7 @@ INSTANTIATE_TEST_SUITE_P(
                 tiny.tensors["language_model." + name] = std::move(tensor);
               tiny.put("vision_tower.patch.weight", {4, 4});
             },
-            {"'language_model.'", "text part"}},
+            {"'language_model.'", "no text_config"}},
         Case{
             "superfluous",
             [](TinyCheckpoint& tiny) {

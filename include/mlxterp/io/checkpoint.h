@@ -15,6 +15,13 @@ namespace mlxterp {
 
 class Gguf;
 
+/** What of a checkpoint is no part of its language model. */
+struct LeftOut {
+  std::string part;  ///< "vision", "audio", "projector" or "draft".
+  size_t tensors = 0;
+  uint64_t bytes = 0;
+};
+
 /**
  * A `.gguf` file or a Hugging Face folder (config.json and one safetensors
  * file, or an index with shards). Both speak the Hugging Face vocabulary: a
@@ -22,7 +29,9 @@ class Gguf;
  * names (`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`)
  * and Llama's permuted q and k rows are put back. A matrix that MLX packed in a
  * folder (X.weight, X.scales, X.biases) is one tensor here, X.weight, with its
- * unpacked shape.
+ * unpacked shape. Of a multimodal folder, whose config.json nests that of its
+ * language model in `text_config`, that model is all there is here, under the
+ * names it has alone.
  *
  * A cheap handle on shared, immutable state; const members may be called from
  * several threads. Everything throws Error (bad_data, environment).
@@ -34,11 +43,16 @@ class Checkpoint {
 
   const std::filesystem::path& path() const;
 
-  /** The text of config.json, or its equivalent made from GGUF metadata. */
+  /** The text of config.json, that of the language model where it nests one,
+   * or its equivalent made from GGUF metadata. */
   const std::string& config() const;
 
   /** Every tensor, by its checkpoint name, in the file's order. */
   const std::vector<TensorInfo>& tensors() const;
+
+  /** What of it is not read, by part: vision and audio towers and what joins
+   * them to the language model, draft layers. */
+  const std::vector<LeftOut>& left_out() const;
 
   /** What is unusual about it but does not prevent reading it, a sentence
    * each: matrices of nothing but zeros, an index that gives another size.

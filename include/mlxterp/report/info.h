@@ -45,6 +45,7 @@ struct ModelInfo {
   std::optional<double> rope_factor = {}, rope_original_context = {};
   std::string format = {};  ///< GGUF or safetensors.
   WeightInfo weights = {};
+  std::vector<LeftOut> left_out = {};  ///< Of a checkpoint that holds more.
   std::optional<TokenizerInfo> tokenizer = {};
   /** Why one that came along cannot be read; empty: it can, or none came. */
   std::string no_tokenizer = {};
