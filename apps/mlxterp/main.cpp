@@ -49,6 +49,7 @@ int run(int argc, char** argv) {
   const std::pair<const char*, cli::Run (*)(CLI::App&)> verbs[] = {
       {"info", cli::add_info},
       {"sites", cli::add_sites},
+      {"families", cli::add_families},
       {"tokens", cli::add_tokens},
       {"trace", cli::add_trace},
       {"lens", cli::add_lens},

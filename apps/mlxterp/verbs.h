@@ -13,6 +13,7 @@ using Run = std::function<void()>;
 Run add_info(CLI::App& app);
 Run add_sites(CLI::App& app);
 Run add_tokens(CLI::App& app);
+Run add_families(CLI::App& app);
 Run add_trace(CLI::App& app);
 Run add_lens(CLI::App& app);
 Run add_attention(CLI::App& app);

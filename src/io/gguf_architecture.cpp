@@ -99,6 +99,10 @@ constexpr GgufArchitecture architectures[] = {
 
 }  // namespace
 
+std::span<const GgufArchitecture> gguf_architectures() {
+  return architectures;
+}
+
 const GgufArchitecture& find_architecture(const GgufMetadata& metadata) {
   const std::string& name = metadata.text("general.architecture");
   std::string known;

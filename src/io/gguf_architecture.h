@@ -32,6 +32,9 @@ struct GgufArchitecture {
   std::span<const GgufRenaming> in_block;  ///< After the block's number.
 };
 
+/** Every one that is known here. */
+std::span<const GgufArchitecture> gguf_architectures();
+
 /** Throws bad_data where the file's is not known here. */
 const GgufArchitecture& find_architecture(const GgufMetadata& metadata);
 

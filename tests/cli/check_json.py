@@ -141,6 +141,7 @@ def runs(model, worded, family, folder):
         ("info", ["info", worded]),
         ("sites", ["sites", model]),
         ("sites", ["sites", model, "layers.1.attn.*"]),
+        ("families", ["families"]),
         ("tokens-verb", ["tokens", worded, "one two", "<|begin_of_text|>", ""]),
         ("trace", ["trace", model, "--ids", "3,4,5", "--track", "id:7",
                    "--metric", "prob(id:7)", "--save", "layers.*.attn.scores",

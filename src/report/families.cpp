@@ -1,0 +1,70 @@
+#include "mlxterp/report/families.h"
+
+#include <algorithm>
+
+#include "io/gguf_architecture.h"
+#include "mlxterp/models/family.h"
+#include "report/json.h"
+
+namespace mlxterp::report {
+
+namespace {
+
+// A test holds the numbers against the folders of tests/parity/families.
+constexpr FamilyEntry entries[] = {
+    {"cohere", "Command R (Cohere, 2024)", "transformers", 2},
+    {"gemma", "Gemma (Google DeepMind, 2024)", "transformers", 2},
+    {"gemma2", "Gemma 2 (Google DeepMind, 2024)", "transformers", 2},
+    {"gemma3_text", "Gemma 3 (Google DeepMind, 2025)", "transformers", 2},
+    {"gpt2", "GPT-2 (OpenAI, 2019)", "transformers", 3},
+    {"gpt_neox", "GPT-NeoX, Pythia (EleutherAI, 2022)", "transformers", 3},
+    {"gptj", "GPT-J (EleutherAI, 2021)", "transformers", 2},
+    {"granite", "Granite 3 (IBM, 2024)", "transformers", 2},
+    {"llama", "Llama 1 to 3, SmolLM2 and their shape", "transformers", 15},
+    {"mistral", "Mistral 7B, Nemo (Mistral AI, 2023)", "transformers", 3},
+    {"mixtral", "Mixtral (Mistral AI, 2024)", "transformers", 2},
+    {"olmo2", "OLMo 2 (Ai2, 2024)", "transformers", 2},
+    {"olmoe", "OLMoE (Ai2, 2024)", "transformers", 2},
+    {"opt", "OPT (Meta, 2022)", "transformers", 1},
+    {"phi", "Phi-1.5, Phi-2 (Microsoft, 2023)", "transformers", 2},
+    {"phi3", "Phi-3, Phi-4 (Microsoft, 2024)", "transformers", 5},
+    {"qwen2", "Qwen 2, 2.5 (Alibaba, 2024)", "transformers", 2},
+    {"qwen3", "Qwen 3 (Alibaba, 2025)", "transformers", 2},
+    {"qwen3_moe", "Qwen 3 with experts (Alibaba, 2025)", "transformers", 3},
+    {"smollm3", "SmolLM3 (Hugging Face, 2025)", "transformers", 2},
+    {"stablelm", "StableLM 2 (Stability AI, 2024)", "transformers", 3},
+    {"starcoder2", "StarCoder2 (BigCode, 2024)", "transformers", 2},
+};
+
+}  // namespace
+
+std::vector<FamilyEntry> families() {
+  std::vector<FamilyEntry> out;
+  for (const auto& family : mlxterp::families()) {
+    const auto* found =
+        std::ranges::find(entries, family.model_type, &FamilyEntry::model_type);
+    auto& entry = out.emplace_back(
+        found == std::end(entries) ? FamilyEntry{family.model_type, {}}
+                                   : *found);
+    for (const auto& architecture : gguf_architectures())
+      if (architecture.model_type == family.model_type)
+        entry.gguf.push_back(architecture.name);
+  }
+  std::ranges::sort(out, {}, &FamilyEntry::model_type);
+  return out;
+}
+
+std::string families_json() {
+  Json out;
+  out["families"] = Json::array();
+  for (const auto& family : families())
+    out["families"].push_back(
+        {{"model_type", family.model_type},
+         {"title", family.title},
+         {"oracle", family.oracle},
+         {"variants", family.variants},
+         {"gguf", family.gguf}});
+  return text_of(out);
+}
+
+}  // namespace mlxterp::report
