@@ -1,7 +1,8 @@
 #include "io/gguf_split.h"
 
+#include <algorithm>
 #include <optional>
-#include <regex>
+#include <string_view>
 
 namespace mlxterp {
 
@@ -25,14 +26,23 @@ std::string shown(std::optional<int64_t> value, int64_t more = 0) {
 }  // namespace
 
 std::vector<std::string> split_names(const std::string& name) {
-  static const std::regex pattern(R"((.+)-(\d{5})-of-(\d{5})\.gguf)");
-  std::smatch match;
-  if (!std::regex_match(name, match, pattern)) return {name};
+  // NAME, -00001, -of-00003, .gguf
+  constexpr std::string_view of = "-of-", end = ".gguf";
+  constexpr size_t digits = 5, tail = 1 + digits + of.size() + digits;
+  if (!name.ends_with(end) || name.size() <= tail + end.size()) return {name};
+  const auto stem = name.substr(0, name.size() - end.size() - tail);
+  const auto part = std::string_view(name).substr(stem.size(), tail);
+  const auto all_digits = [&](size_t at) {
+    return std::ranges::all_of(
+        part.substr(at, digits), [](char c) { return c >= '0' && c <= '9'; });
+  };
+  if (part[0] != '-' || part.substr(1 + digits, of.size()) != of ||
+      !all_digits(1) || !all_digits(tail - digits))
+    return {name};
+  const int count = std::stoi(std::string(part.substr(tail - digits)));
   std::vector<std::string> names;
-  const int count = std::stoi(match[3]);
   for (int i = 1; i <= count; ++i)
-    names.push_back(
-        fmt::format("{}-{:05}-of-{:05}.gguf", match[1].str(), i, count));
+    names.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i, count));
   return names;
 }
 
