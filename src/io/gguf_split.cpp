@@ -43,7 +43,7 @@ std::vector<std::string> split_names(const std::string& name) {
   std::vector<std::string> names;
   for (int i = 1; i <= count; ++i)
     names.push_back(fmt::format("{}-{:05}-of-{:05}.gguf", stem, i, count));
-  return names;
+  return names.empty() ? std::vector{name} : names;
 }
 
 std::vector<fs::path> split_paths(
