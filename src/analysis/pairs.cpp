@@ -59,7 +59,7 @@ std::vector<Pair> make_pairs(
           clean[i].size(),
           corrupt[i].size());
     const auto* decoder = decoder_of(model);
-    if (decoder && !decoder->config().rope.same_angles(
+    if (decoder && !decoder->config().same_angles(
                        static_cast<int>(clean[i].size()),
                        static_cast<int>(corrupt[i].size())))
       fail(

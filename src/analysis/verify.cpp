@@ -318,7 +318,7 @@ class Verifier {
   }
 
   bool same_angles(int length) const {
-    return decoder_.config().rope.same_angles(length, n_);
+    return decoder_.config().same_angles(length, n_);
   }
 
   void batched() {

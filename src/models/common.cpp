@@ -220,6 +220,16 @@ nn::Rope rope_of(
   return rope;
 }
 
+void check_scaling_type(const ConfigReader& config) {
+  if (!config.has("rope_scaling")) return;
+  const auto scaling = config.object("rope_scaling");
+  if (!scaling.has("type") && !scaling.has("rope_type"))
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] 'rope_scaling' has no 'type'; say which scaling it is, "
+        "or leave it out");
+}
+
 nn::Activation activation_of(
     const ConfigReader& config, const char* field, const char* fallback) {
   const auto name = config.text_or(field, fallback);

@@ -58,6 +58,10 @@ nn::Rope rope_of(
     int context,
     const RopeDefaults& defaults = {});
 
+/** Throws bad_data for a rope_scaling that does not say of what type it is,
+ * where the family's own code asks for one. */
+void check_scaling_type(const ConfigReader& config);
+
 /** The windows of layers whose layer_types say "sliding_attention". Without
  * layer_types: what `otherwise(layer)` says. Without sliding_window: `usual`, 0
  * for none. */
@@ -85,6 +89,17 @@ inline constexpr std::array<Rename, 7> llama_names = {{
     {"input_layernorm", "ln1"},
     {"self_attn", "attn"},
     {"post_attention_layernorm", "ln2"},
+    {"norm", "ln_final"},
+    {"lm_head", "unembed"},
+}};
+
+/** Those of OLMo 2, whose norms stand behind attention and MLP alone. */
+inline constexpr std::array<Rename, 7> post_norm_names = {{
+    {"model", ""},
+    {"embed_tokens", "embed"},
+    {"self_attn", "attn"},
+    {"post_attention_layernorm", "ln1_post"},
+    {"post_feedforward_layernorm", "ln2_post"},
     {"norm", "ln_final"},
     {"lm_head", "unembed"},
 }};

@@ -34,6 +34,8 @@ nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
       .window = at(config.windows, layer, 0),
       .qk_norm = config.qk_norm,
       .norm = config.qk_norm_config,
+      .norm_rotated = config.qk_norm_rotated,
+      .q_scale = config.q_scale,
   };
   if (config.local_rope && attn.window > 0) attn.rope = *config.local_rope;
   if (at(config.no_rope, layer, false)) attn.rope.dims = 0;
@@ -50,6 +52,11 @@ mx::array times(const mx::array& x, float factor) {
 }
 
 }  // namespace
+
+bool DecoderConfig::same_angles(int length, int other) const {
+  return rope.same_angles(length, other) &&
+         (!local_rope || local_rope->same_angles(length, other));
+}
 
 DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
     : attn(attention(config, layer)),

@@ -12,16 +12,21 @@ extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
     qwen3_moe_family, gemma_family, gemma2_family, gemma3_family, phi_family,
     phi3_family, gpt2_family, gptj_family, gpt_neox_family, opt_family,
     olmo2_family, granite_family, smollm3_family, stablelm_family,
-    starcoder2_family, cohere_family, mixtral_family, olmoe_family;
+    starcoder2_family, cohere_family, mixtral_family, olmoe_family,
+    olmo3_family, gpt_neo_family, glm_family, glm4_family, internlm2_family,
+    minicpm_family, ministral3_family, exaone4_family, seed_oss_family,
+    hunyuan_family;
 
 std::span<const Family> families() {
   static const std::array all = {
-      llama_family,     mistral_family,    qwen2_family,   qwen3_family,
-      gemma_family,     gemma2_family,     gemma3_family,  phi_family,
-      phi3_family,      gpt2_family,       gptj_family,    gpt_neox_family,
-      opt_family,       olmo2_family,      granite_family, smollm3_family,
-      stablelm_family,  starcoder2_family, cohere_family,  mixtral_family,
-      qwen3_moe_family, olmoe_family};
+      llama_family,      mistral_family,    qwen2_family,     qwen3_family,
+      gemma_family,      gemma2_family,     gemma3_family,    phi_family,
+      phi3_family,       gpt2_family,       gptj_family,      gpt_neox_family,
+      opt_family,        olmo2_family,      granite_family,   smollm3_family,
+      stablelm_family,   starcoder2_family, cohere_family,    mixtral_family,
+      qwen3_moe_family,  olmoe_family,      olmo3_family,     gpt_neo_family,
+      glm_family,        glm4_family,       internlm2_family, minicpm_family,
+      ministral3_family, exaone4_family,    seed_oss_family,  hunyuan_family};
   return all;
 }
 
@@ -40,14 +45,14 @@ const Family& family_of(const std::string& config_json) {
 }
 
 std::string rename(std::string path, std::span<const Rename> renames) {
-  for (const auto& [from, to] : renames) {
+  for (const auto& [from, to, at_start] : renames) {
     const auto boundary = [&](size_t i) {
       return i == path.size() || path[i] == '.';
     };
     for (size_t at = path.find(from); at != std::string::npos;
          at = path.find(from, at + 1)) {
-      if ((at != 0 && path[at - 1] != '.') || !boundary(at + from.size()))
-        continue;
+      const bool begins = at == 0 || (!at_start && path[at - 1] == '.');
+      if (!begins || !boundary(at + from.size())) continue;
       // An empty `to` takes its dot along.
       const bool drop_dot = to.empty() && at + from.size() < path.size();
       path.replace(at, from.size() + (drop_dot ? 1 : 0), to);

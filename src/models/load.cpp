@@ -38,8 +38,10 @@ bool derived(const std::string& name) {
        {"rotary_emb.inv_freq",
         ".attn.bias",
         ".attn.masked_bias",
+        ".attn.causal_mask",
         ".attention.bias",
-        ".attention.masked_bias"})
+        ".attention.masked_bias",
+        ".attention.rope.inv_freq"})
     if (name.ends_with(end)) return true;
   return false;
 }
@@ -63,7 +65,7 @@ struct Job {
   std::vector<Slot*> slots;
   size_t index = 0;  // in a stack
   bool transposed = false;
-  bool by_head = false;
+  int blocks = 1;  // of a fused one
 };
 
 // A new Decoder draws its parameters from MLX's global random state, which
@@ -237,6 +239,7 @@ class Loader {
     if (transposed(tensor, path) && expected.size() == 2)
       std::swap(expected[0], expected[1]);
     if (tensor.shape == expected) return;
+    if (tensor.shape.empty() && expected == Shape{1}) return;
     fail(
         ErrorKind::bad_data,
         "[load] tensor '{}' has shape ({}), but the config asks for {} ({})",
@@ -261,7 +264,9 @@ class Loader {
       const auto at = path.find(fmt::format(".{}.", fused.part));
       if (at == path.npos) continue;
       const auto end = path.substr(at + 1 + fused.part.size());
-      Job job{&tensor, {}, 0, transposed(tensor, path), fused.by_head};
+      Job job{&tensor, {}, 0, transposed(tensor, path), fused.blocks};
+      if (fused.blocks == Fused::per_kv_head)
+        job.blocks = decoder_->config().n_kv_heads;
       Shape whole;
       for (const auto into : fused.into) {
         auto* slot =
@@ -320,31 +325,24 @@ class Loader {
     if (job.transposed && whole.ndim() == 2) whole = mx::transpose(whole);
     if (job.slots.size() == 1) {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
+      if (value.ndim() == 0) value = mx::reshape(value, {1});
       value.eval();
       auto& slot = *job.slots.front();
       (slot.stack.empty() ? *slot.value : slot.stack[job.index]) = value;
       return;
     }
+    // [block, row, ...]: one part's rows of every block.
+    const auto in_blocks =
+        mx::reshape(whole, {job.blocks, whole.shape(0) / job.blocks, -1});
     int row = 0;
-    for (size_t i = 0; i < job.slots.size(); ++i) {
-      auto& slot = *job.slots[i]->value;
-      const auto shape = slot.shape();
-      auto from = mx::Shape(whole.ndim(), 0), to = whole.shape();
-      auto source = whole;
-      if (job.by_head) {
-        // [head, part, d_head, ...]: take one part of every head.
-        const int heads = decoder_->config().n_heads;
-        const auto parts = static_cast<int>(job.slots.size());
-        const mx::Shape apart{
-            heads, parts, whole.shape(0) / (heads * parts), -1};
-        source = mx::take(mx::reshape(whole, apart), static_cast<int>(i), 1);
-        slot = mx::contiguous(mx::reshape(source, shape));
-      } else {
-        from[0] = row;
-        to[0] = row += shape[0];
-        slot = mx::contiguous(mx::slice(source, from, to));
-      }
-      slot.eval();
+    for (const auto* slot : job.slots) {
+      const auto shape = slot->value->shape();
+      const int from = row;
+      row += shape[0] / job.blocks;
+      const auto part = mx::slice(
+          in_blocks, {0, from, 0}, {job.blocks, row, in_blocks.shape(2)});
+      *slot->value = mx::contiguous(mx::reshape(part, shape));
+      slot->value->eval();
     }
   }
 

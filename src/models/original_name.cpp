@@ -12,8 +12,8 @@ OriginalNames::OriginalNames(const Checkpoint& checkpoint, const Family& family)
   std::string names;  // each between dots, a line each
   for (const auto& tensor : checkpoint.tensors())
     names += fmt::format(".{}.\n", tensor.name);
-  for (const auto& [from, to] : family.renames)
-    for (const auto components : {from, to})
+  for (const auto& it : family.renames)
+    for (const auto components : {it.from, it.to})
       known_[components] =
           names.find(fmt::format(".{}.", components)) != std::string::npos;
 }
@@ -30,9 +30,10 @@ std::string OriginalNames::of(std::string path) const {
     }
   const std::vector<Rename> backwards(
       family_.renames.rbegin(), family_.renames.rend());
-  for (const auto& [from, to] : backwards) {
-    const Rename back[] = {{to, from}};
-    if (!to.empty() && (has(from) || !has(to))) path = rename(path, back);
+  for (const auto& it : backwards) {
+    const Rename back[] = {{it.to, it.from, it.at_start}};
+    if (!it.to.empty() && (has(it.from) || !has(it.to)))
+      path = rename(path, back);
   }
   // A prefix that the whole tree is under; the unembedding stands beside it.
   const bool outside =
@@ -40,9 +41,9 @@ std::string OriginalNames::of(std::string path) const {
         return r.to == "unembed" && path.starts_with(r.from);
       });
   if (outside) return path;
-  for (const auto& [from, to] : backwards) {
-    const auto prefix = fmt::format("{}.", from);
-    if (to.empty() && has(from) && !path.starts_with(prefix))
+  for (const auto& it : backwards) {
+    const auto prefix = fmt::format("{}.", it.from);
+    if (it.to.empty() && has(it.from) && !path.starts_with(prefix))
       path.insert(0, prefix);
   }
   return path;

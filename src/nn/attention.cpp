@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/fail.h"
 #include "mlx/fast.h"
@@ -190,6 +191,7 @@ Attention::Attention(const AttentionConfig& config)
   result.width = config.d_model;
   result.stage = Stage::after;
   result_ = site("result", result);
+  if (config.q_scale) q_scale_ = site("q_scale", {.width = 1});
 }
 
 SiteTraits Attention::traits(Heads heads) const {
@@ -228,14 +230,33 @@ mx::array Attention::normed(
   return mx::reshape((*norm)(flat, pass), x.shape());
 }
 
+mx::array Attention::query_scale(const mx::array& x, Pass& pass) const {
+  const int batch = x.shape(0), length = x.shape(1);
+  std::vector<int> positions(static_cast<size_t>(length));
+  if (pass.packed())
+    positions = pass.packed()->positions();
+  else
+    std::iota(positions.begin(), positions.end(), pass.cache_offset());
+  std::vector<float> by;
+  for (const int position : positions) {
+    const auto times = static_cast<float>(position / config_.q_scale->every);
+    by.push_back(1.0f + config_.q_scale->beta * std::log1p(times));
+  }
+  const auto rows = mx::astype(mx::array(by.data(), {1, length, 1}), x.dtype());
+  return tap(pass, *q_scale_, mx::broadcast_to(rows, {batch, length, 1}));
+}
+
 mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   const int batch = x.shape(0), length = x.shape(1);
   const auto heads = [&](const Linear& project, int n, Slot slot) {
     auto y = mx::reshape(project(x, pass), {batch, length, n, config_.d_head});
     return tap(pass, slot, std::move(y));
   };
-  const auto q = normed(q_norm, heads(q_proj, config_.n_heads, q_), pass);
-  const auto k = normed(k_norm, heads(k_proj, config_.n_kv_heads, k_), pass);
+  const bool late = config_.norm_rotated;
+  auto q = heads(q_proj, config_.n_heads, q_);
+  if (!late) q = normed(q_norm, q, pass);
+  auto k = heads(k_proj, config_.n_kv_heads, k_);
+  if (!late) k = normed(k_norm, k, pass);
   const auto v = heads(v_proj, config_.n_kv_heads, v_);
 
   const auto& packed = pass.packed();
@@ -250,17 +271,25 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
         held);
   // The sites speak [batch, pos, head, d_head], the rotation works on
   // [batch, head, pos, d_head]: turn back only for who looks.
-  const auto rotate = [&](const mx::array& y, Slot slot) {
+  const auto rotate = [&](const mx::array& y,
+                          const std::optional<Norm>& norm,
+                          const std::optional<mx::array>& by,
+                          Slot slot) {
     auto turned = swap_pos_head(y);
     if (config_.rope.dims > 0)
       turned =
           packed ? config_.rope(turned, *packed) : config_.rope(turned, held);
+    if (late) turned = swap_pos_head(normed(norm, swap_pos_head(turned), pass));
+    if (by) turned = mx::multiply(turned, mx::expand_dims(*by, 1));
     if (pass.edits(id(slot)))
       return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
     pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
     return turned;
   };
-  const auto rot_q = rotate(q, rot_q_), rot_k = rotate(k, rot_k_);
+  std::optional<mx::array> by;
+  if (q_scale_) by = query_scale(x, pass);
+  const auto rot_q = rotate(q, q_norm, by, rot_q_),
+             rot_k = rotate(k, k_norm, std::nullopt, rot_k_);
 
   auto all_k = rot_k, all_v = swap_pos_head(v);
   if (pass.cache()) {

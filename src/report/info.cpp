@@ -194,6 +194,11 @@ std::string positions_text(
         rope_text(*config.local_rope, config.d_head));
   if (const auto none = layers_without_rope(config); !none.empty())
     out += fmt::format("; none in layers {}", ranges(none));
+  if (const auto& by = config.q_scale)
+    out += fmt::format(
+        "; queries times 1 + {:g} log(1 + floor(position / {}))",
+        by->beta,
+        by->every);
   return out;
 }
 
@@ -302,6 +307,9 @@ void put_config(Json& out, const ModelInfo& info) {
   out["rope"] = json_of(config.rope, stretch_of(info));
   out["local_rope"] = config.local_rope ? json_of(*config.local_rope) : Json();
   out["layers_without_rope"] = layers_without_rope(config);
+  out["q_scale"] = nullptr;
+  if (const auto& by = config.q_scale)
+    out["q_scale"] = {{"beta", number(by->beta)}, {"every", by->every}};
   out["learned_positions"] = config.positions;
   out["experts"] = nullptr;
   if (config.moe)

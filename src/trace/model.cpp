@@ -54,7 +54,7 @@ void check_same_angles(
     const DecoderConfig& config, const std::vector<int>& lengths) {
   const int longest = *std::ranges::max_element(lengths);
   for (const int length : lengths)
-    if (!config.rope.same_angles(length, longest))
+    if (!config.same_angles(length, longest))
       fail(
           ErrorKind::usage,
           "[model] this model's RoPE scaling differs between lengths {} and "

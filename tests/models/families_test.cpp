@@ -83,6 +83,7 @@ std::map<std::string, std::string> shared_sites(
     if (config.rope.dims > 0)
       for (const auto* name : {"attn.rot_q", "attn.rot_k"})
         add(layer + name);
+    if (config.q_scale) add(layer + "attn.q_scale");
     if (!decoder.layers[i]->moe)
       add(layer + "mlp.post");
     else
@@ -126,10 +127,13 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
     }
   }
   const std::set<std::string> all = {
-      "cohere",    "gemma",   "gemma2",   "gemma3_text", "gpt2",    "gpt_neox",
-      "gptj",      "granite", "llama",    "mistral",     "mixtral", "olmo2",
-      "olmoe",     "opt",     "phi",      "phi3",        "qwen2",   "qwen3",
-      "qwen3_moe", "smollm3", "stablelm", "starcoder2"};
+      "cohere",    "exaone4",    "gemma",     "gemma2",   "gemma3_text",
+      "glm",       "glm4",       "gpt2",      "gpt_neo",  "gpt_neox",
+      "gptj",      "granite",    "llama",     "minicpm",  "hunyuan_v1_dense",
+      "internlm2", "ministral3", "mistral",   "mixtral",  "olmo2",
+      "olmo3",     "olmoe",      "opt",       "phi",      "phi3",
+      "qwen2",     "qwen3",      "qwen3_moe", "seed_oss", "smollm3",
+      "stablelm",  "starcoder2"};
   EXPECT_EQ(types, all);
   std::printf(
       "%zu variants of %zu families; %zu families not supported yet\n",

@@ -40,10 +40,39 @@ IDLE = {
 }
 ROPE = ("rope_parameters", "rope_scaling")
 
+# Families that transformers has no code of: what the configuration_*.py in
+# their own repositories says of a field that is missing.
+OWN = {
+    "internlm2": {
+        "num_key_value_heads": None, "hidden_act": "silu",
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "bias": True,
+        "tie_word_embeddings": False, "rope_theta": 10000.0,
+        "rope_scaling": None,
+    },
+    "minicpm": {
+        "num_key_value_heads": None, "hidden_act": "silu",
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True, "rope_theta": 10000.0,
+        "rope_scaling": None, "scale_emb": 1, "scale_depth": 1,
+        "dim_model_base": 1,
+    },
+}
+
 
 def read(fields):
     """Every field, as transformers understands this config."""
     fields = copy.deepcopy(fields)
+    if own := OWN.get(fields["model_type"]):
+        for name, value in fields.items():
+            if value is None and own.get(name) is not None:
+                raise TypeError(name)
+        for name in ("type", "factor") if fields.get("rope_scaling") else ():
+            if fields["rope_scaling"].get(name) is None:
+                raise ValueError(name)
+        fields = own | fields
+        fields["num_key_value_heads"] = (
+            fields["num_key_value_heads"] or fields["num_attention_heads"])
+        return fields
     config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     return json.loads(config.to_json_string(use_diff=False))
 

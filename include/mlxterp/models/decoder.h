@@ -50,6 +50,8 @@ struct DecoderConfig {
   float attention_softcap = 0.0f;  ///< 0: none.
   nn::AttentionConfig::QkNorm qk_norm = nn::AttentionConfig::QkNorm::none;
   nn::NormConfig qk_norm_config;
+  bool qk_norm_rotated = false;  ///< Behind the rotation, not before it.
+  std::optional<nn::QueryScale> q_scale;
 
   nn::Activation activation = nn::Activation::silu;
   bool gated = true;
@@ -64,6 +66,10 @@ struct DecoderConfig {
   bool unembed_bias = false;
   float logit_scale = 1.0f;
   float logit_softcap = 0.0f;  ///< 0: none.
+
+  /** Whether prompts of these two lengths are rotated by the same angles, in
+   * every layer. */
+  bool same_angles(int length, int other) const;
 };
 
 /**

@@ -17,6 +17,9 @@ namespace mlxterp {
 struct Rename {
   std::string_view from;
   std::string_view to;
+  /** Found only where the path begins: a module that is called "output", as
+   * every site of one ends, needs it. */
+  bool at_start = false;
 };
 
 /** The path with every rename applied, in order, each at its first place. */
@@ -27,9 +30,10 @@ std::string rename(std::string path, std::span<const Rename> renames);
 struct Fused {
   std::string_view part;  ///< "attn.qkv_proj"
   std::span<const std::string_view> into;
-  /** Rows lie head by head, each head's parts together (GPT-NeoX); else part
-   * by part. */
-  bool by_head = false;
+  /** Rows lie in so many blocks, each with its share of every part. */
+  int blocks = 1;
+  /** As many as key and value heads: with each go the queries that read it. */
+  static constexpr int per_kv_head = 0;
 };
 
 /** What is special about one model_type. */

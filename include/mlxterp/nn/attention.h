@@ -10,6 +10,14 @@
 
 namespace mlxterp::nn {
 
+/** Queries grow with their position, since a longer context would flatten the
+ * softmax: times 1 + beta * log(1 + floor(position / every)) (Llama 4, 2025).
+ */
+struct QueryScale {
+  float beta = 0.0f;
+  int every = 0;  ///< Positions of one size.
+};
+
 struct AttentionConfig {
   int d_model = 0;
   int n_heads = 0;
@@ -24,7 +32,7 @@ struct AttentionConfig {
   /** A destination sees that many sources, itself the last; 0: all. */
   int window = 0;
 
-  /** What normalises q and k before they are rotated. */
+  /** What normalises q and k. */
   enum class QkNorm {
     none,
     head,      ///< Each head alone, one gain for all.
@@ -32,15 +40,20 @@ struct AttentionConfig {
     together,  ///< All heads as one vector.
   };
   QkNorm qk_norm = QkNorm::none;
-  NormConfig norm = {};  ///< Of q and k.
+  NormConfig norm = {};       ///< Of q and k.
+  bool norm_rotated = false;  ///< Behind the rotation, not before it.
+  std::optional<QueryScale> q_scale = {};  ///< Behind both.
 };
 
 /**
  * Causal attention. Sites, beside those of q_proj, k_proj, v_proj, o_proj and
  * where they exist q_norm and k_norm:
  *
- *     q, rot_q, z       [batch, pos, head, d_head]; q before q_norm
- *     k, v, rot_k       [batch, pos, kv_head, d_head]; k before k_norm
+ *     q, rot_q, z       [batch, pos, head, d_head]; q before q_norm, rot_q as
+ *                       it meets the keys, behind rotation, norm and q_scale
+ *     k, v, rot_k       [batch, pos, kv_head, d_head]; likewise
+ *     q_scale           [batch, pos, 1], what queries are multiplied with
+ *                       where they grow with their position
  *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap
  *                       and mask, masked ones -inf
  *     result            [batch, pos, head, d_model], z through W_O by head;
@@ -88,6 +101,9 @@ class Attention : public Module {
       const mlx::core::array& x,
       Pass& pass) const;
 
+  /** q_scale of the rows of x, [batch, pos, ...]. */
+  mlx::core::array query_scale(const mlx::core::array& x, Pass& pass) const;
+
   /** [batch, head, dest, src] from rotated [batch, head, pos, d_head]. */
   mlx::core::array scores(
       const mlx::core::array& q, const mlx::core::array& k) const;
@@ -111,6 +127,7 @@ class Attention : public Module {
   AttentionConfig config_;
   float scale_;
   Slot q_, k_, v_, rot_q_, rot_k_, scores_, pattern_, z_, result_;
+  std::optional<Slot> q_scale_;
 };
 
 }  // namespace mlxterp::nn
