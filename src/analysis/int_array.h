@@ -10,8 +10,7 @@ namespace mlxterp {
 
 /** [n], int32. */
 inline mlx::core::array int_array(const std::vector<int>& values) {
-  using namespace mlx::core;
-  return array(values.data(), {static_cast<int>(values.size())}, int32);
+  return {values.data(), {static_cast<int>(values.size())}, mlx::core::int32};
 }
 
 }  // namespace mlxterp

@@ -14,27 +14,25 @@ namespace mlxterp {
 
 namespace {
 
-using std::string_view_literals::operator""sv;
-
-constexpr std::array names = {
-    "W_E"sv,
-    "W_pos"sv,
-    "W_Q"sv,
-    "W_K"sv,
-    "W_V"sv,
-    "W_O"sv,
-    "b_Q"sv,
-    "b_K"sv,
-    "b_V"sv,
-    "b_O"sv,
-    "W_in"sv,
-    "W_gate"sv,
-    "W_out"sv,
-    "b_in"sv,
-    "b_gate"sv,
-    "b_out"sv,
-    "W_U"sv,
-    "b_U"sv,
+constexpr std::array<std::string_view, 18> names = {
+    "W_E",
+    "W_pos",
+    "W_Q",
+    "W_K",
+    "W_V",
+    "W_O",
+    "b_Q",
+    "b_K",
+    "b_V",
+    "b_O",
+    "W_in",
+    "W_gate",
+    "W_out",
+    "b_in",
+    "b_gate",
+    "b_out",
+    "W_U",
+    "b_U",
 };
 
 // The name without W_ or b_.
@@ -118,7 +116,7 @@ mx::array folded(
     const mx::array& weight, const nn::Norm& norm, const nn::NormConfig& by) {
   auto gain = mx::astype(norm.weight, weight.dtype());
   if (by.plus_one) gain = mx::add(gain, mx::array(1.0f, gain.dtype()));
-  const auto scaled = mx::multiply(weight, gain);
+  auto scaled = mx::multiply(weight, gain);
   if (by.kind != nn::NormConfig::Kind::layer) return scaled;
   return mx::subtract(scaled, mx::mean(scaled, -1, true));
 }
