@@ -29,6 +29,11 @@ ConfigReader without_alpha(const std::string& json) {
 
 DecoderConfig hunyuan(const std::string& json) {
   const auto config = without_alpha(json);
+  if (!config.boolean("use_qk_norm", true) || config.boolean("use_cla", false))
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] a Hunyuan model without 'use_qk_norm', or with "
+        "'use_cla', is not supported");
   auto c = common_config(config, {.eps = 1e-5f});
   const auto rope = config.object(
       config.has("rope_parameters") ? "rope_parameters" : "rope_scaling");

@@ -12,11 +12,13 @@ namespace {
 
 DecoderConfig minicpm(const std::string& json) {
   const ConfigReader config(json);
-  for (const char* field : {"num_experts", "sparse_config"})
-    if (config.has(field) && config.json()[field] != 0)
+  for (const char* field : {"attention_bias", "num_experts", "sparse_config"})
+    if (config.has(field) && config.json()[field] != 0 &&
+        config.json()[field] != false)
       fail(
           ErrorKind::bad_data,
-          "[config.json] '{}' is not supported; only dense MiniCPM models are",
+          "[config.json] '{}' is not supported; only dense MiniCPM models "
+          "without biases are",
           field);
   check_scaling_type(config);
   auto c = common_config(config, {.tied = true});

@@ -35,20 +35,21 @@ DecoderConfig ministral3(const std::string& json) {
       {.kv_heads = 8, .d_head = 128, .context = usual_context, .eps = 1e-5f});
   c.windows = windows_of(config, c.n_layers, 0, [](int) { return true; });
   const auto rotation = config.object(
-      config.has("rope_scaling") ? "rope_scaling" : "rope_parameters");
+      config.has("rope_parameters") ? "rope_parameters" : "rope_scaling");
   c.q_scale.emplace();
   c.q_scale->beta = rotation.positive("llama_4_scaling_beta");
-  const bool scaled = c.rope.kind != "default" && c.rope.kind != "linear";
-  c.q_scale->every =
-      scaled
-          ? rotation.integer_or(
-                "original_max_position_embeddings",
-                config.integer_or(
-                    "max_position_embeddings", usual_context, 1, limits::dim),
-                1,
-                limits::dim)
-          : rotation.integer(
-                "original_max_position_embeddings", 1, limits::dim);
+  // Where a stretched rotation finds it, too; others must say it themselves.
+  constexpr const char* original = "original_max_position_embeddings";
+  const auto& kind = c.rope.kind;
+  const bool stretched =
+      kind == "yarn" || kind == "llama3" || kind == "longrope" || kind == "su";
+  const auto& place =
+      stretched && config.json().contains(original) ? config : rotation;
+  if (stretched && !place.json().contains(original))
+    c.q_scale->every = config.integer_or(
+        "max_position_embeddings", usual_context, 1, limits::dim);
+  else
+    c.q_scale->every = place.integer(original, 1, limits::dim);
   return c;
 }
 

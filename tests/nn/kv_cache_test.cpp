@@ -52,19 +52,19 @@ TEST_P(FamilyCache, PiecesAreTheWhole) {
   const auto model = test::load_variant(variant, mx::float32);
   const auto ids = test::integers(test::expected(variant).at("ids"));
   const auto n = static_cast<int>(ids.size());
-  const auto& rope = model.decoder().config().rope;
+  const auto& config = model.decoder().config();
   const auto whole = model.run(ids, {.save = {"logits"}})["logits"];
   const double bound = tolerance * std::max(1.0, test::max_magnitude(whole));
 
   std::vector<std::vector<int>> ways = {
       std::vector<int>(static_cast<size_t>(n), 1), {3, n - 3}};
-  if (!rope.same_angles(1, n)) {
+  if (!config.same_angles(1, n)) {
     // One rotation for the short prompt, another for the long one: refused
     // where it changes, right behind that.
     for (const auto& way : ways)
       EXPECT_THROW(in_pieces(model, ids, way), Error) << variant;
     ways = {{n}};
-    if (rope.longer) ways.push_back({n - 2, 1, 1});
+    if (config.rope.longer) ways.push_back({n - 2, 1, 1});
   }
   for (const auto& way : ways) {
     const auto pieces = in_pieces(model, ids, way);

@@ -671,5 +671,30 @@ TEST(OddUse, AnInterventionThatEvaluatesWhileMlxCompiles) {
   test::expect_repeated(again, plain, "the next run");
 }
 
+// Layers with a window may turn by a rotation of their own, and that one may
+// depend on the length of the batch where the other does not.
+TEST(OddUse, RowsThatOneLayerWouldTurnDifferently) {
+  auto config = test::tiny_config();
+  config.windows = {4, 4, 0};
+  config.local_rope = config.rope;
+  config.local_rope->dynamic = {2.0f, 3};
+  const auto model = test::tiny_model(config);
+  try {
+    model.run(Inputs::Rows{{1, 2}, prompt}, {.save = {"logits"}});
+    ADD_FAILURE() << "they were accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::usage);
+    EXPECT_NE(
+        std::string(error.what()).find("differs between lengths 2 and 5"),
+        std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(
+      model.run(Inputs::Rows{{1, 2}, {3}}, {.save = {"logits"}})
+          .lengths()
+          .size(),
+      2u);
+}
+
 }  // namespace
 }  // namespace mlxterp
