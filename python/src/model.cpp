@@ -139,6 +139,10 @@ const char* name_of(nn::Activation activation) {
       return "gelu_new";
     case nn::Activation::relu:
       return "relu";
+    case nn::Activation::relu_squared:
+      return "relu2";
+    case nn::Activation::xielu:
+      return "xielu";
   }
   return "";
 }

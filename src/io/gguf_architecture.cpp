@@ -60,6 +60,17 @@ constexpr GgufRenaming gemma_in_block[] = {
     {"post_ffw_norm", "post_feedforward_layernorm", Stored::one_added},
 };
 
+constexpr GgufRenaming nemotron_in_block[] = {
+    {"attn_norm", "input_layernorm", Stored::one_added},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm", Stored::one_added},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+};
+
 constexpr GgufRenaming phi3_in_block[] = {
     {"attn_norm", "input_layernorm"},
     {"attn_qkv", "self_attn.qkv_proj"},
@@ -95,6 +106,8 @@ constexpr GgufArchitecture architectures[] = {
     {"gemma3", "gemma3_text", layers, gemma_whole, gemma_in_block},
     {"phi3", "phi3", layers, llama_whole, phi3_in_block},
     {"gpt2", "gpt2", "transformer.h", gpt2_whole, gpt2_in_block},
+    // Its whole model has names like Gemma's, and its norms one added.
+    {"nemotron", "nemotron", layers, gemma_whole, nemotron_in_block},
 };
 
 }  // namespace

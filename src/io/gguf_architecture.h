@@ -15,7 +15,7 @@ enum class Stored {
   query_rows,  ///< Rows in the order of interleaved rotary pairs.
   key_rows,
   transposed,
-  one_added,
+  one_added,  ///< To the gain of a norm, not to its bias.
 };
 
 struct GgufRenaming {

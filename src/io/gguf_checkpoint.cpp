@@ -79,7 +79,8 @@ class Renamer {
       check_rows(renamed.info, gguf_name, heads);
       renamed.change.interleaved_heads = heads;
     }
-    renamed.change.one_added = stored == Stored::one_added;
+    renamed.change.one_added =
+        stored == Stored::one_added && name.suffix == ".weight";
     auto& shape = renamed.info.shape;
     if (stored == Stored::transposed && shape.size() == 2) {
       renamed.change.transposed = true;

@@ -40,21 +40,25 @@ class ConfigMaker {
       add_gpt2();
     } else {
       add_sizes();
-      config_["rms_norm_eps"] =
-          metadata_.number(key("attention.layer_norm_rms_epsilon"));
+      if (name == "nemotron")
+        config_["norm_eps"] =
+            metadata_.number(key("attention.layer_norm_epsilon"));
+      else
+        config_["rms_norm_eps"] =
+            metadata_.number(key("attention.layer_norm_rms_epsilon"));
       if (name == "gemma2" || name == "gemma3")
         add_gemma();
       else
-        config_["hidden_act"] = "silu";
+        config_["hidden_act"] = name == "nemotron" ? "relu2" : "silu";
       if (name == "gemma3")
         add_gemma3_rotary();
       else
         add_rotary();
       if (name == "phi3") add_window();
-      if (name == "llama" || name == "qwen3")
+      const bool has_biases = name == "llama" || name == "nemotron";
+      if (has_biases || name == "qwen3")
         config_["attention_bias"] = has_tensor("blk.0.attn_q.bias");
-      if (name == "llama")
-        config_["mlp_bias"] = has_tensor("blk.0.ffn_up.bias");
+      if (has_biases) config_["mlp_bias"] = has_tensor("blk.0.ffn_up.bias");
     }
     add_vocabulary();
     config_["tie_word_embeddings"] = !has_tensor("output.weight");
@@ -132,7 +136,8 @@ class ConfigMaker {
     const int64_t turned =
         find_integer("rope.dimension_count", 1, limits::d_model)
             .value_or(head_dim_);
-    if (turned != head_dim_)
+    // Left out, Nemotron's is a half.
+    if (turned != head_dim_ || architecture_.name == "nemotron")
       config_["partial_rotary_factor"] =
           static_cast<double>(turned) / static_cast<double>(head_dim_);
     auto scaling = rope_scaling();

@@ -8,7 +8,8 @@ namespace {
 
 using enum GgufKey::Use;
 
-constexpr std::string_view not_gpt2 = "llama qwen2 qwen3 gemma2 gemma3 phi3";
+constexpr std::string_view not_gpt2 =
+    "llama qwen2 qwen3 gemma2 gemma3 phi3 nemotron";
 
 constexpr GgufKey keys[] = {
     {"vocab_size", read},
@@ -21,7 +22,7 @@ constexpr GgufKey keys[] = {
     {"attention.key_length", read, not_gpt2},
     {"attention.value_length", read, not_gpt2},
     {"attention.layer_norm_rms_epsilon", read},
-    {"attention.layer_norm_epsilon", read, "gpt2"},
+    {"attention.layer_norm_epsilon", read, "gpt2 nemotron"},
     {"attention.sliding_window", read, "gemma2 gemma3 phi3"},
     {"attention.sliding_window_pattern", read, "gemma2 gemma3"},
     {"attn_logit_softcapping", read, "gemma2"},

@@ -235,13 +235,14 @@ nn::Activation activation_of(
   const auto name = config.text_or(field, fallback);
   if (name == "silu" || name == "swish") return nn::Activation::silu;
   if (name == "relu") return nn::Activation::relu;
+  if (name == "relu2") return nn::Activation::relu_squared;
   if (name == "gelu") return nn::Activation::gelu;
   if (name == "gelu_new" || name == "gelu_pytorch_tanh" || name == "gelu_fast")
     return nn::Activation::gelu_tanh;
   fail(
       ErrorKind::bad_data,
       "[config.json] '{}' is '{}', which is not supported; known: silu, relu, "
-      "gelu, gelu_new, gelu_pytorch_tanh",
+      "relu2, gelu, gelu_new, gelu_pytorch_tanh",
       field,
       printable(name));
 }

@@ -31,6 +31,7 @@ nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
       .rope = config.rope,
       .scale = config.attention_scale,
       .softcap = config.attention_softcap,
+      .clip_qkv = config.clip_qkv,
       .window = at(config.windows, layer, 0),
       .qk_norm = config.qk_norm,
       .norm = config.qk_norm_config,

@@ -1,4 +1,5 @@
-// models/gptj.cpp: GPT-J (Wang and Komatsuzaki, 2021).
+// models/gptj.cpp: GPT-J (Wang and Komatsuzaki, 2021) and CodeGen (Nijkamp et
+// al., 2022), whose queries, keys and values are one matrix.
 
 #include "core/fail.h"
 #include "models/common.h"
@@ -6,6 +7,10 @@
 namespace mlxterp {
 
 namespace {
+
+// The machines that CodeGen was trained on: each one's queries, values and
+// keys lie together.
+constexpr int codegen_shards = 4;
 
 DecoderConfig gptj(const std::string& json) {
   const ConfigReader config(json);
@@ -20,7 +25,19 @@ DecoderConfig gptj(const std::string& json) {
         "[config.json] 'rotary_dim' {} is odd; RoPE rotates pairs of "
         "dimensions",
         c.rope.dims);
-  c.unembed_bias = !c.tied;
+  c.unembed_bias = true;
+  return c;
+}
+
+DecoderConfig codegen(const std::string& json) {
+  auto c = gptj(json);
+  if (c.d_model % codegen_shards != 0)
+    fail(
+        ErrorKind::bad_data,
+        "[config.json] n_embd {} is not a multiple of {}, the number of parts "
+        "that CodeGen's attention was trained in",
+        c.d_model,
+        codegen_shards);
   return c;
 }
 
@@ -37,9 +54,14 @@ constexpr Rename names[] = {
     {"lm_head", "unembed"},
 };
 
+constexpr std::array<std::string_view, 3> q_v_k = {
+    "attn.q_proj", "attn.v_proj", "attn.k_proj"};
+constexpr Fused codegen_fused[] = {{"attn.qkv_proj", q_v_k, codegen_shards}};
+
 }  // namespace
 
-extern const Family gptj_family;
+extern const Family gptj_family, codegen_family;
 const Family gptj_family = {"gptj", gptj, names};
+const Family codegen_family = {"codegen", codegen, names, codegen_fused};
 
 }  // namespace mlxterp

@@ -39,8 +39,7 @@ DecoderConfig mixtral(const std::string& json) {
 DecoderConfig olmoe(const std::string& json) {
   const ConfigReader config(json);
   auto c = common_config(config, {.context = 4096, .eps = 1e-5f});
-  if (config.has("clip_qkv"))
-    fail(ErrorKind::bad_data, "[config.json] 'clip_qkv' is not supported");
+  if (config.has("clip_qkv")) c.clip_qkv = config.positive("clip_qkv");
   c.qkv_bias = c.attn_out_bias = config.boolean("attention_bias", false);
   c.qk_norm = nn::AttentionConfig::QkNorm::together;
   c.moe = experts(config, c, "num_experts", 64, 8);

@@ -248,16 +248,21 @@ mx::array Attention::query_scale(const mx::array& x, Pass& pass) const {
 
 mx::array Attention::forward(const mx::array& x, Pass& pass) const {
   const int batch = x.shape(0), length = x.shape(1);
-  const auto heads = [&](const Linear& project, int n, Slot slot) {
-    auto y = mx::reshape(project(x, pass), {batch, length, n, config_.d_head});
-    return tap(pass, slot, std::move(y));
+  const auto heads = [&](const Linear& project, int n) {
+    return mx::reshape(project(x, pass), {batch, length, n, config_.d_head});
   };
+  const auto clipped = [&](mx::array y) {
+    const float most = config_.clip_qkv;
+    if (most == 0) return y;
+    return mx::clip(y, mx::array(-most, y.dtype()), mx::array(most, y.dtype()));
+  };
+  const int n_kv = config_.n_kv_heads;
   const bool late = config_.norm_rotated;
-  auto q = heads(q_proj, config_.n_heads, q_);
-  if (!late) q = normed(q_norm, q, pass);
-  auto k = heads(k_proj, config_.n_kv_heads, k_);
-  if (!late) k = normed(k_norm, k, pass);
-  const auto v = heads(v_proj, config_.n_kv_heads, v_);
+  auto q = tap(pass, q_, heads(q_proj, config_.n_heads));
+  q = clipped(late ? q : normed(q_norm, q, pass));
+  auto k = tap(pass, k_, heads(k_proj, n_kv));
+  k = clipped(late ? k : normed(k_norm, k, pass));
+  const auto v = tap(pass, v_, clipped(heads(v_proj, n_kv)));
 
   const auto& packed = pass.packed();
   const int held = pass.cache_offset();

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/fail.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "nn/cuda/activate.h"
@@ -17,8 +18,11 @@ namespace {
 
 mx::array in_steps(Activation activation, const mx::array& x) {
   if (activation == Activation::silu) return mx::multiply(x, mx::sigmoid(x));
-  if (activation == Activation::relu)
-    return mx::maximum(x, mx::array(0.0f, x.dtype()));
+  if (activation == Activation::relu ||
+      activation == Activation::relu_squared) {
+    const auto y = mx::maximum(x, mx::array(0.0f, x.dtype()));
+    return activation == Activation::relu ? y : mx::square(y);
+  }
 
   // Of many steps: in half precision each would round.
   const auto wide = mx::astype(x, mx::float32);
@@ -44,6 +48,10 @@ mx::array activate(
     Activation activation,
     const mx::array& x,
     const std::optional<mx::array>& factor) {
+  if (activation == Activation::xielu)
+    fail(
+        ErrorKind::usage,
+        "[activate] xIELU has parameters of its own; use nn::XIELU");
   if (auto y = cuda::activate(activation, x, factor)) return *std::move(y);
   // In half precision every step rounds; on a CPU, none but the last.
   const bool wide = mx::default_device() == mx::Device::cpu;
@@ -74,6 +82,33 @@ mx::array activate(
       true);
 }
 
+XIELU::XIELU(int d_mlp)
+    : alpha_p(mx::full({1}, 0.2f)),
+      alpha_n(mx::full({1}, -1.05f)),
+      beta(mx::full({1}, 0.5f)),
+      eps(mx::full({1}, -1e-6f)) {
+  describe({.width = d_mlp}, {.width = d_mlp});
+  add("alpha_p", alpha_p);
+  add("alpha_n", alpha_n);
+  add("beta", beta);
+  add("eps", eps);
+}
+
+mx::array XIELU::forward(const mx::array& x, Pass&) const {
+  const auto wide = [](const mx::array& y) {
+    return mx::astype(y, mx::float32);
+  };
+  const auto softplus = [&](const mx::array& y) {
+    return mx::logaddexp(wide(y), mx::array(0.0f));
+  };
+  const auto in = wide(x);
+  const auto above = mx::multiply(softplus(alpha_p), mx::square(in));
+  const auto bent = mx::subtract(mx::expm1(mx::minimum(in, wide(eps))), in);
+  const auto below = mx::multiply(mx::add(wide(beta), softplus(alpha_n)), bent);
+  const auto y = mx::where(mx::greater(in, mx::array(0.0f)), above, below);
+  return mx::astype(mx::add(y, mx::multiply(wide(beta), in)), x.dtype());
+}
+
 MLP::MLP(const MLPConfig& config)
     : up_proj(config.d_model, config.d_mlp, config.bias),
       down_proj(config.d_mlp, config.d_model, config.bias),
@@ -83,6 +118,8 @@ MLP::MLP(const MLPConfig& config)
     add("gate_proj",
         gate_proj.emplace(config.d_model, config.d_mlp, config.bias));
   add("up_proj", up_proj);
+  if (config.activation == Activation::xielu)
+    add("act_fn", act_fn.emplace(config.d_mlp));
   add("down_proj", down_proj);
   alias("pre", gate_proj ? "gate_proj.output" : "up_proj.output");
   if (gate_proj) alias("pre_linear", "up_proj.output");
@@ -91,9 +128,18 @@ MLP::MLP(const MLPConfig& config)
 
 mx::array MLP::forward(const mx::array& x, Pass& pass) const {
   if (!gate_proj)
-    return down_proj(activate(activation_, up_proj(x, pass)), pass);
+    return down_proj(activated(up_proj(x, pass), std::nullopt, pass), pass);
   const auto gate = (*gate_proj)(x, pass);
-  return down_proj(activate(activation_, gate, up_proj(x, pass)), pass);
+  return down_proj(activated(gate, up_proj(x, pass), pass), pass);
+}
+
+mx::array MLP::activated(
+    const mx::array& x,
+    const std::optional<mx::array>& factor,
+    Pass& pass) const {
+  if (!act_fn) return activate(activation_, x, factor);
+  const auto y = (*act_fn)(x, pass);
+  return factor ? mx::multiply(y, *factor) : y;
 }
 
 }  // namespace mlxterp::nn

@@ -49,7 +49,7 @@ Norm::Norm(const mx::Shape& shape, const NormConfig& config, SiteTraits traits)
   divisor.width = 1;
   scale_ = site("scale", divisor);
   normalized_ = site("normalized", traits);
-  add("weight", weight);
+  if (config.gain) add("weight", weight);
   if (config.bias) add("bias", bias.emplace(mx::zeros(shape)));
 }
 
@@ -98,22 +98,23 @@ mx::array Norm::forward(const mx::array& x, Pass& pass) const {
     return wide ? mx::astype(value, mx::float32) : value;
   };
   const auto shift = bias ? std::optional(cast(*bias)) : std::nullopt;
-  return mx::astype(fused(cast(x), cast(gain()), shift), x.dtype());
+  const auto by = config_.gain ? std::optional(cast(gain())) : std::nullopt;
+  return mx::astype(fused(cast(x), by, shift), x.dtype());
 }
 
 mx::array Norm::fused(
     const mx::array& x,
-    const mx::array& by,
+    const std::optional<mx::array>& by,
     const std::optional<mx::array>& shift) const {
   const bool rms = config_.kind == NormConfig::Kind::rms;
-  if (by.ndim() == 1)
-    return rms ? rms_norm(x, by, config_.eps)
-               : mx::fast::layer_norm(x, by, shift, config_.eps);
-  // The kernels know one gain for all heads only.
+  // The kernels know one gain for all heads only, and of RMS norm no bias.
+  const bool one = by && by->ndim() == 1;
+  if (one && !rms) return mx::fast::layer_norm(x, by, shift, config_.eps);
+  if (one && !shift) return rms_norm(x, *by, config_.eps);
   auto y =
       rms ? mx::fast::rms_norm(x, std::nullopt, config_.eps)
           : mx::fast::layer_norm(x, std::nullopt, std::nullopt, config_.eps);
-  y = mx::multiply(y, by);
+  if (by) y = mx::multiply(y, *by);
   return shift ? mx::add(y, *shift) : y;
 }
 

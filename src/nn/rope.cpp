@@ -56,12 +56,14 @@ Turn turn_of(const Rope& rope, int length) {
 template <typename Offset>
 mx::array in_steps(
     const Rope& rope, const Turn& turn, const mx::array& x, Offset offset) {
+  // MLX's kernels for a GPU round once; its steps on a CPU, each.
+  const bool wide = mx::default_device() == mx::Device::cpu;
   std::optional<mx::array> freqs;
   if (!turn.wavelengths.empty())
     freqs = mx::array(
         turn.wavelengths.data(), {static_cast<int>(turn.wavelengths.size())});
   auto y = mx::fast::rope(
-      x,
+      wide ? mx::astype(x, mx::float32) : x,
       rope.dims,
       rope.interleaved,
       freqs ? std::nullopt : std::optional(turn.base),
@@ -70,7 +72,7 @@ mx::array in_steps(
       freqs);
   if (rope.attention_factor != 1.0f)
     y = scale_leading(y, rope.dims, rope.attention_factor);
-  return y;
+  return mx::astype(y, x.dtype());
 }
 
 // By the definition, where fast::rope cannot: [..., n, d], a position for each

@@ -24,7 +24,7 @@ using Tensors = std::vector<std::pair<std::string, mx::array>>;
 
 // Their matrices are as large whatever the number of heads is.
 const std::set<std::string> blind_to_heads = {
-    "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt"};
+    "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt"};
 
 Tensors tensors_of(const std::string& variant) {
   const auto file =

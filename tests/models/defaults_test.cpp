@@ -67,8 +67,8 @@ json changed(json config, const std::string& path, bool to_null) {
 // Every member as text. A member that is added does not compile until it stands
 // here too.
 json shown(const nn::NormConfig& norm) {
-  const auto& [kind, eps, bias, plus_one] = norm;
-  return {static_cast<int>(kind), eps, bias, plus_one};
+  const auto& [kind, eps, bias, plus_one, gain] = norm;
+  return {static_cast<int>(kind), eps, bias, plus_one, gain};
 }
 
 json shown(const nn::Rope& rope) {
@@ -94,7 +94,7 @@ json shown(const nn::MoEConfig& moe) {
 }
 
 json shown(const DecoderConfig& config) {
-  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, activation, gated, mlp_bias, moe, embed_scale, embed_factor, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
+  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, activation, gated, mlp_bias, moe, embed_scale, embed_factor, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
       config;
   json all;
   all["model_type"] = model_type;
@@ -122,6 +122,7 @@ json shown(const DecoderConfig& config) {
   all["attention_scale"] = attention_scale;
   all["scale_by_layer"] = scale_by_layer;
   all["attention_softcap"] = attention_softcap;
+  all["clip_qkv"] = clip_qkv;
   all["qk_norm"] = static_cast<int>(qk_norm);
   all["qk_norm_config"] = shown(qk_norm_config);
   all["qk_norm_rotated"] = qk_norm_rotated;

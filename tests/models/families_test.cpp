@@ -51,6 +51,7 @@ std::string recorded_as(const SiteCatalog& sites, const std::string& module) {
   if (part == "q_proj" || part == "k_proj" || part == "v_proj")
     return canonical(above + "." + part[0]);
   if (part == "o_proj" || part == "down_proj") return canonical(above);
+  if (part == "act_fn") return canonical(above + ".post");
   if (part == "router") return canonical(above + ".router_logits");
   return canonical(module);
 }
@@ -66,6 +67,9 @@ std::map<std::string, std::string> shared_sites(
   for (const auto& [path, module] : decoder.named_modules())
     if (!path.empty())
       shared.emplace(path + ".output", recorded_as(model.sites(), path));
+  if (config.clip_qkv > 0)
+    for (auto& [site, name] : shared)
+      if (site.ends_with("v_proj.output")) name = site;
   if (config.embed_factor != 1) add("embed.raw");
   if (config.logit_scale != 1 || config.logit_softcap != 0) add("unembed.raw");
   for (size_t i = 0; i < decoder.layers.size(); ++i) {
@@ -127,13 +131,46 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
     }
   }
   const std::set<std::string> all = {
-      "cohere",    "exaone4",    "gemma",     "gemma2",   "gemma3_text",
-      "glm",       "glm4",       "gpt2",      "gpt_neo",  "gpt_neox",
-      "gptj",      "granite",    "llama",     "minicpm",  "hunyuan_v1_dense",
-      "internlm2", "ministral3", "mistral",   "mixtral",  "olmo2",
-      "olmo3",     "olmoe",      "opt",       "phi",      "phi3",
-      "qwen2",     "qwen3",      "qwen3_moe", "seed_oss", "smollm3",
-      "stablelm",  "starcoder2"};
+      "apertus",
+      "arcee",
+      "codegen",
+      "cohere",
+      "cohere2",
+      "ernie4_5",
+      "exaone4",
+      "gemma",
+      "gemma2",
+      "gemma3_text",
+      "glm",
+      "glm4",
+      "gpt2",
+      "gpt_bigcode",
+      "gpt_neo",
+      "gpt_neox",
+      "gptj",
+      "granite",
+      "hunyuan_v1_dense",
+      "internlm2",
+      "llama",
+      "minicpm",
+      "ministral3",
+      "mistral",
+      "mixtral",
+      "nemotron",
+      "olmo",
+      "olmo2",
+      "olmo3",
+      "olmoe",
+      "opt",
+      "phi",
+      "phi3",
+      "qwen2",
+      "qwen3",
+      "qwen3_moe",
+      "seed_oss",
+      "smollm3",
+      "stablelm",
+      "starcoder2"};
   EXPECT_EQ(types, all);
   std::printf(
       "%zu variants of %zu families; %zu families not supported yet\n",
@@ -259,6 +296,8 @@ std::vector<std::pair<std::string, mx::array>> older_tensors(
     } else if (type == "gptj") {
       add("transformer.h.", ".attn.bias", mx::astype(mask, mx::bool_));
       add("transformer.h.", ".attn.masked_bias", mx::array(-1e9f));
+    } else if (type == "codegen") {
+      add("transformer.h.", ".attn.causal_mask", mx::astype(mask, mx::bool_));
     } else if (type == "gpt_neox") {
       const std::string list = "gpt_neox.layers.";
       add(list, ".attention.bias", mx::astype(mask, mx::bool_));

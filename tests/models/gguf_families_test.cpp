@@ -72,7 +72,14 @@ TEST(GgufFamilies, EveryArchitectureHasAFixture) {
   for (const auto& variant : variants())
     types.insert(model_type(Checkpoint::open(file_of(variant))));
   const std::set<std::string> all = {
-      "gemma2", "gemma3_text", "gpt2", "llama", "phi3", "qwen2", "qwen3"};
+      "gemma2",
+      "gemma3_text",
+      "gpt2",
+      "llama",
+      "nemotron",
+      "phi3",
+      "qwen2",
+      "qwen3"};
   EXPECT_EQ(types, all);
 }
 

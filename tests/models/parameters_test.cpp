@@ -63,7 +63,7 @@ TEST_P(Parameters, EachMovesTheLogits) {
     *parameter = before;
   }
   test::expect_repeated(logits(), plain, "with every weight as it was");
-  EXPECT_GE(moved, 18u);
+  EXPECT_GE(moved, 16u);
   std::printf("%zu weights moved the logits, %zu cannot\n", moved, still);
 }
 

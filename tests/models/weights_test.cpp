@@ -85,10 +85,10 @@ void check_attention(Check& check, int i, bool folded) {
     const auto w = check.w(fmt::format("W_{}", name), i, folded);
     EXPECT_EQ(
         w.shape(), (mx::Shape{config.n_heads, config.d_model, config.d_head}));
-    check.same(
-        by_heads(x, w, check.w(fmt::format("b_{}", name), i, folded)),
-        of_site,
-        here + lower);
+    auto made = by_heads(x, w, check.w(fmt::format("b_{}", name), i, folded));
+    if (const float most = config.clip_qkv; most > 0 && lower == "v")
+      made = mx::clip(made, mx::array(-most), mx::array(most));
+    check.same(made, of_site, here + lower);
     // One head is that head of all.
     for (int head = 0; head < config.n_heads; ++head) {
       WeightPart one;

@@ -37,7 +37,8 @@ constexpr Activation activations[] = {
     Activation::silu,
     Activation::gelu,
     Activation::gelu_tanh,
-    Activation::relu};
+    Activation::relu,
+    Activation::relu_squared};
 
 mx::array steps(Activation activation, const mx::array& x) {
   const auto c = [](double value) {
@@ -52,6 +53,8 @@ mx::array steps(Activation activation, const mx::array& x) {
       return c(0.5) * x *
              (c(1) +
               mx::tanh(c(std::sqrt(2 / M_PI)) * (x + c(0.044715) * x * x * x)));
+    case Activation::relu_squared:
+      return mx::square(mx::maximum(x, c(0)));
     default:
       return mx::maximum(x, c(0));
   }
@@ -67,6 +70,8 @@ double exact(Activation activation, double x) {
       return x /
              (1 +
               std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+    case Activation::relu_squared:
+      return std::pow(std::max(x, 0.0), 2);
     default:
       return std::max(x, 0.0);
   }

@@ -2,7 +2,7 @@
 field.
 
     python3.11 -m venv oracle
-    oracle/bin/pip install transformers==5.23.0
+    oracle/bin/pip install transformers==5.24.0
     oracle/bin/python tests/parity/make_defaults.py
 
 Each config.json of families/ is read with one field left out at a time, those

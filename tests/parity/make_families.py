@@ -1,7 +1,7 @@
 """Writes families/<variant>/: tiny random models and what transformers computes.
 
     python3.11 -m venv oracle
-    oracle/bin/pip install torch==2.15.0 transformers==5.23.0 \
+    oracle/bin/pip install torch==2.15.0 transformers==5.24.0 \
         safetensors==0.8.0 numpy==2.4.6
     oracle/bin/python tests/parity/make_families.py [VARIANT-PATTERN...]
 
@@ -49,7 +49,9 @@ class Parts:
     k: str = "self_attn.k_proj"
     v: str = "self_attn.v_proj"
     fused_qkv: str = ""  # instead of q, k, v
-    fused_by_head: bool = False  # [head, (q k v), d_head] instead of [q k v]
+    # Blocks with a share of each, in this order; 0: one for each kv head.
+    fused_blocks: int = 1
+    fused_order: str = "qkv"
     o: str = "self_attn.o_proj"
     q_norm: str = "self_attn.q_norm"
     k_norm: str = "self_attn.k_norm"
@@ -94,7 +96,7 @@ PARTS = {
         embed="gpt_neox.embed_in", layers="gpt_neox.layers",
         ln_final="gpt_neox.final_layer_norm", unembed="embed_out",
         attn="attention",
-        fused_qkv="attention.query_key_value", fused_by_head=True,
+        fused_qkv="attention.query_key_value", fused_blocks=0,
         o="attention.dense", attn_added="attention",
         gate="mlp.dense_h_to_4h", up="", down="mlp.dense_4h_to_h",
     ),
@@ -112,6 +114,26 @@ PARTS = {
         ln1="self_attn_layer_norm", ln2="final_layer_norm",
         o="self_attn.out_proj", gate="fc1", up="", down="fc2", mlp="fc2",
         mlp_added="fc2", rotary=False,
+    ),
+    "gpt_bigcode": Parts(
+        embed="transformer.wte", pos_embed="transformer.wpe",
+        layers="transformer.h", ln_final="transformer.ln_f", attn="attn",
+        ln1="ln_1", ln2="ln_2", fused_qkv="attn.c_attn", fused_blocks=0,
+        o="attn.c_proj", attn_added="attn",
+        gate="mlp.c_fc", up="", down="mlp.c_proj", rotary=False,
+    ),
+    "codegen": Parts(
+        embed="transformer.wte", layers="transformer.h",
+        ln_final="transformer.ln_f", ln1="ln_1", attn="attn",
+        fused_qkv="attn.qkv_proj", fused_blocks=4, fused_order="qvk",
+        o="attn.out_proj", attn_added="attn", gate="mlp.fc_in", up="",
+        down="mlp.fc_out",
+    ),
+    "nemotron": Parts(gate="mlp.up_proj", up=""),
+    "arcee": Parts(gate="mlp.up_proj", up=""),
+    "apertus": Parts(
+        ln1="attention_layernorm", ln2="feedforward_layernorm",
+        gate="mlp.up_proj", up="",
     ),
     "starcoder2": Parts(gate="mlp.c_fc", up="", down="mlp.c_proj"),
     "gemma2": Parts(**POST_NORMS),
@@ -428,6 +450,22 @@ VARIANTS = {
              **rope("default", partial_rotary_factor=1.0)),
     ),
     "gptj": Variant("gptj", gpt2_like(rotary_dim=4)),
+    "gptj-tied": Variant(
+        "gptj", gpt2_like(rotary_dim=4, tie_word_embeddings=True)
+    ),
+    "gpt_bigcode": Variant("gpt_bigcode", gpt2_like()),
+    "gpt_bigcode-mha": Variant(
+        "gpt_bigcode",
+        gpt2_like(multi_query=False, n_head=3, scale_attn_weights=False,
+                  n_inner=None, activation_function="gelu",
+                  tie_word_embeddings=False),
+    ),
+    "codegen": Variant("codegen", gpt2_like(rotary_dim=4)),
+    # Each of the four shards holds three quarters of a head.
+    "codegen-tied": Variant(
+        "codegen",
+        gpt2_like(n_head=3, rotary_dim=8, tie_word_embeddings=True),
+    ),
     "gptj-full-rotary": Variant("gptj", gpt2_like(n_head=3, rotary_dim=8)),
     # opt
     "opt": Variant(
@@ -501,6 +539,55 @@ VARIANTS = {
     "cohere": Variant(
         "cohere",
         modern(logit_scale=0.8, tie_word_embeddings=True),
+    ),
+    "cohere2": Variant(
+        "cohere2",
+        modern(num_hidden_layers=5, sliding_window=5, logit_scale=0.8,
+               tie_word_embeddings=True),
+    ),
+    "cohere2-bias": Variant(
+        "cohere2",
+        modern(**sliding(1, 0), sliding_window=5, logit_scale=1.3,
+               attention_bias=True, num_key_value_heads=4,
+               **rope("default", theta=500.0)),
+    ),
+    "apertus": Variant(
+        "apertus", modern(num_attention_heads=3, num_key_value_heads=1)
+    ),
+    "apertus-bias": Variant(
+        "apertus",
+        modern(attention_bias=True, tie_word_embeddings=True,
+               **rope("default", theta=500.0)),
+    ),
+    "apertus-silu": Variant("apertus", modern(hidden_act="silu")),
+    "ernie4_5": Variant("ernie4_5", modern(head_dim=8)),
+    "ernie4_5-bias": Variant(
+        "ernie4_5",
+        modern(head_dim=6, use_bias=True, num_key_value_heads=4,
+               tie_word_embeddings=True, **rope("default", theta=500.0)),
+    ),
+    "nemotron": Variant(
+        "nemotron", modern(num_attention_heads=3, num_key_value_heads=1)
+    ),
+    "nemotron-bias": Variant(
+        "nemotron",
+        modern(head_dim=10, attention_bias=True, mlp_bias=True,
+               hidden_act="gelu", tie_word_embeddings=True,
+               **rope("default", partial_rotary_factor=1.0)),
+    ),
+    "arcee": Variant("arcee", modern()),
+    "arcee-bias": Variant(
+        "arcee",
+        modern(head_dim=10, attention_bias=True, mlp_bias=True,
+               hidden_act="silu", tie_word_embeddings=True),
+    ),
+    "olmo": Variant(
+        "olmo",
+        modern(num_key_value_heads=4, **rope("default", theta=500.0)),
+    ),
+    "olmo-clip": Variant(
+        "olmo",
+        modern(clip_qkv=0.8, attention_bias=True, tie_word_embeddings=True),
     ),
     "cohere-qk-norm": Variant(
         "cohere",
@@ -639,6 +726,11 @@ VARIANTS = {
         modern(num_experts=5, num_experts_per_tok=2, intermediate_size=16,
                norm_topk_prob=True),
     ),
+    "olmoe-clip": Variant(
+        "olmoe",
+        modern(num_experts=4, num_experts_per_tok=2, intermediate_size=16,
+               clip_qkv=0.8),
+    ),
 }
 
 
@@ -655,15 +747,21 @@ def randomise(model, seed):
     done = set()
     for path, module in model.named_modules():
         kind = type(module).__name__
+        if kind == "XIELUActivation":  # so far from the usual that it shows
+            module.beta.fill_(0.3 + 0.4 * torch.rand(1, generator=generator)[0])
+            module.eps.fill_(-0.4 * torch.rand(1, generator=generator)[0])
         for name, weight in module.named_parameters(recurse=False):
             if id(weight) in done:
                 continue
             done.add(id(weight))
-            if name == "bias" or name.endswith("_bias"):
+            if name in ("alpha_p", "alpha_n"):
+                value = 0.5 * normal(weight)
+            elif name == "bias" or name.endswith("_bias"):
                 value = 0.2 * normal(weight)
             elif "Norm" in kind:
-                # Gemma's gains are stored less 1.
-                mean = 0.0 if kind.startswith("Gemma") else 1.0
+                # These gains are stored less 1.
+                less = kind.startswith("Gemma") or kind.endswith("1P")
+                mean = 0.0 if less else 1.0
                 value = mean + 0.3 * normal(weight)
             elif isinstance(module, torch.nn.Embedding):
                 value = (0.2 if tied else 0.7) * normal(weight)
@@ -776,7 +874,7 @@ class Recorder:
             if module is not None:
                 # [1, head, pos, d_head] where the heads were moved before it.
                 turned = config.model_type in (
-                    "gemma3_text", "phi", "stablelm", "exaone4",
+                    "apertus", "gemma3_text", "phi", "stablelm", "exaone4",
                     "hunyuan_v1_dense")
                 self.output(module, lambda x, name=name, turned=turned: keep(
                     f"{site}attn.{name}.output",
@@ -794,19 +892,27 @@ class Recorder:
             site + "attn.z", x, self.length, n, d))
 
         def split(qkv):
-            if parts.fused_by_head:
-                pieces = qkv.reshape(self.length, n, 3, d).unbind(2)
-            else:
-                pieces = qkv[0].split([n * d, kv * d, kv * d], -1)
-            for name, piece in zip("qkv", pieces):
+            blocks = parts.fused_blocks or kv
+            sizes = {"q": n * d, "k": kv * d, "v": kv * d}
+            pieces = qkv.reshape(self.length, blocks, -1).split(
+                [sizes[name] // blocks for name in parts.fused_order], -1)
+            for name, piece in zip(parts.fused_order, pieces):
                 keep(f"{site}attn.{name}", piece, self.length, -1, d)
+
+        def projected(name, x):
+            most = getattr(config, "clip_qkv", None)
+            if most is not None and name == "v":
+                # What comes out of the projection is no more what is mixed.
+                keep(f"{site}attn.v_proj.output", x)
+                x = x.clamp(-most, most)
+            keep(f"{site}attn.{name}", x, self.length, -1, d)
 
         if parts.fused_qkv:
             self.output(at(parts.fused_qkv), split)
         else:
             for name in "qkv":
-                self.output(at(getattr(parts, name)), lambda x, name=name: keep(
-                    f"{site}attn.{name}", x, self.length, -1, d))
+                self.output(at(getattr(parts, name)),
+                            lambda x, name=name: projected(name, x))
 
         mlp = getattr(layer, "mlp", None)
         if hasattr(mlp, "experts"):
@@ -843,8 +949,7 @@ class Recorder:
 
     def attach_rotated(self):
         """Queries and keys as they meet each other: after RoPE (and qk-norm)."""
-        model, parts = self.model, self.parts
-        layers = list(model.get_submodule(parts.layers))
+        model = self.model
         _, _, d = heads_of(model.config)
 
         def keep(i, query, key):
@@ -852,20 +957,10 @@ class Recorder:
                 self.keep(f"layers.{i}.attn.{name}", x[0].transpose(0, 1),
                           self.length, -1, d)
 
-        if model.config.model_type == "gptj":
-            for i, layer in enumerate(layers):
-                def attend(query, key, *rest, i=i, inner=layer.attn._attn):
-                    keep(i, query, key)
-                    return inner(query, key, *rest)
-
-                layer.attn._attn = attend
-                self.removers.append(
-                    lambda attn=layer.attn: delattr(attn, "_attn"))
-            return
         module = sys.modules[type(model).__module__]
         scale = getattr(module, "get_llama_4_attn_scale", None)
         if scale:
-            left = iter(range(len(layers)))  # it is asked once a layer
+            left = iter(range(model.config.num_hidden_layers))  # it is asked once a layer
 
             def kept(*args):
                 value = scale(*args)
@@ -994,7 +1089,7 @@ def draw(name, variant, seed, scratch):
     name, and how far its float32 logits are from its float64 ones."""
     config = AutoConfig.for_model(variant.model_type, **variant.config)
     for field in ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon",
-                  "norm_epsilon"):
+                  "norm_epsilon", "norm_eps"):
         if hasattr(config, field):  # so large that a wrong one shows
             setattr(config, field, 1e-3)
     model = AutoModelForCausalLM.from_config(
@@ -1075,8 +1170,9 @@ def older(config):
         if "partial_rotary_factor" in ropes:
             fields[part] = ropes.pop("partial_rotary_factor")
             default[part] = default_ropes["partial_rotary_factor"]
-        # Ministral 3 has yarn where nothing is said.
-        if ropes["rope_type"] != "default" or kind == "ministral3":
+        # These two mean another one by none.
+        if ropes["rope_type"] != "default" or kind in (
+                "ministral3", "apertus"):
             if kind != "gemma3_text" and (
                     ropes["rope_type"] in ("linear", "dynamic", "longrope")):
                 ropes["type"] = ropes.pop("rope_type")
@@ -1092,7 +1188,7 @@ def older(config):
             for i in range(len(types))]
         if types != usual:
             fields["layer_types"] = types
-    if kind == "gemma3_text":
+    if kind in ("gemma3_text", "cohere2"):
         fields["sliding_window_pattern"] = types.index("full_attention") + 1
     for field in [field for field in fields if field.startswith("_")]:
         del fields[field]
@@ -1111,7 +1207,7 @@ def older(config):
             fields.get("head_dim") == config.hidden_size // n_heads):
         del fields["head_dim"]
     if kind in ("llama", "phi", "phi3", "cohere", "granite", "olmo2",
-                "olmoe") and fields.get("num_key_value_heads") == n_heads:
+                "olmoe", "cohere2", "apertus", "arcee", "olmo") and fields.get("num_key_value_heads") == n_heads:
         del fields["num_key_value_heads"]
     fields["torch_dtype"] = fields.pop("dtype", "float32")
     fields["architectures"] = config.architectures

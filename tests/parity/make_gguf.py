@@ -42,6 +42,7 @@ VARIANTS = {
     "phi3-window": {},
     "gpt2": {},
     "gpt2-unscaled": {"scale_attn_weights": True},
+    "nemotron": {},
 }
 
 # Its n_inner of 96 is whole blocks; nor has GGUF a key for what is changed.
@@ -72,7 +73,7 @@ def stored(name, weight, config):
         return interleaved(weight, config["num_attention_heads"])
     if kind == "llama" and ".k_proj." in name:
         return interleaved(weight, config["num_key_value_heads"])
-    if kind.startswith("gemma") and name.endswith("norm.weight"):
+    if (kind.startswith("gemma") or kind == "nemotron") and name.endswith("norm.weight"):
         return weight + 1
     if kind == "gpt2" and name.endswith(TRANSPOSED):
         return weight.T
@@ -94,7 +95,10 @@ def add_sizes(writer, config):
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if config["model_type"] == "nemotron":
+        writer.add_layer_norm_eps(config["norm_eps"])
+    else:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
@@ -141,6 +145,14 @@ def add_phi3(writer, config):
             np.array(rope[f"{length}_factor"], dtype=np.float32))
 
 
+def add_nemotron(writer, config):
+    rope = config["rope_parameters"]
+    width = int(rope["partial_rotary_factor"] * config["hidden_size"])
+    writer.add_rope_dimension_count(width // config["num_attention_heads"])
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+
+
 def add_llama(writer, config):
     """Llama 3's stretch of slow turns, which GGUF keeps as a tensor."""
     rope = config["rope_parameters"]
@@ -170,6 +182,8 @@ def write(path, config, weights, quant=F32):
         add_phi3(writer, config)
     elif kind == "llama":
         add_llama(writer, config)
+    elif kind == "nemotron":
+        add_nemotron(writer, config)
     elif kind != "gpt2":
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     layers = config.get("num_hidden_layers", config.get("n_layer"))

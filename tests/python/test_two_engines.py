@@ -31,6 +31,8 @@ def as_mlx_lm(config):
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     config["n_ctx"] = config.get("n_positions")
+    if config["model_type"] == "apertus":  # what all of them have
+        config.update(mlp_bias=False, post_norm=False, qk_norm=True)
     config["num_experts"] = config.get("num_experts") or config.get("num_local_experts")
     # EXAONE asks for that one even where there is none.
     none = {"rope_scaling": None} if config["rope_scaling"] is None else {}
@@ -69,6 +71,8 @@ def gap(a, b):
 
 # Where mlx-lm says something else than transformers, by its logits already.
 OTHERWISE = {
+    "nemotron-bias": "squares ReLU whatever hidden_act says",
+    "olmoe-clip": "has no clip_qkv",
     "gemma3-rope-linear": "scales local layers too",
     "glm": "rotates all of a head",
     "llama-rope-longrope-long": "has no LongRoPE in Llama",
@@ -83,11 +87,19 @@ OTHERWISE = {
 UNREAD = (
     "cohere-qk-norm exaone4-every-other gemma2-no-caps glm4-no-bias gpt2 gpt2-inverse-layer gpt2-unscaled "
     "gpt_neo gpt_neo-untied gpt_neox gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
+    "apertus-bias apertus-silu arcee arcee-bias codegen codegen-tied cohere2-bias "
+    "gpt_bigcode-mha gptj-tied olmo olmo-clip "
     "opt-post-norm phi-qk-layernorm qwen3-bias stablelm-parallel starcoder2-no-bias"
 ).split()
-# Gemma 1 and StarCoder 2 have erf's GELU there, Gemma 3 a bfloat16 factor.
-ROUGH = {"gemma-mha": 1e-3, "gemma-mqa": 1e-3, "starcoder2": 1e-3, "gemma3": 5e-3}
-PARALLEL = {"cohere", "phi"}
+# Gemma 1 and both StarCoders have erf's GELU there, Gemma 3 a bfloat16 factor.
+ROUGH = {
+    "gemma-mha": 1e-3,
+    "gemma-mqa": 1e-3,
+    "gemma3": 5e-3,
+    "gpt_bigcode": 1e-3,
+    "starcoder2": 1e-3,
+}
+PARALLEL = {"cohere", "cohere2", "phi"}
 # Within every window, so that it matters nowhere who has one.
 ROWS = mx.array([[3, 4, 5, 6, 7], [9, 8, 7, 3, 2]])
 

@@ -48,6 +48,7 @@ struct DecoderConfig {
   float attention_scale = 0.0f;    ///< 0: 1 / sqrt(d_head).
   bool scale_by_layer = false;     ///< Divided by the layer's number, from 1.
   float attention_softcap = 0.0f;  ///< 0: none.
+  float clip_qkv = 0.0f;           ///< Bound of q, k and v; 0: none.
   nn::AttentionConfig::QkNorm qk_norm = nn::AttentionConfig::QkNorm::none;
   nn::NormConfig qk_norm_config;
   bool qk_norm_rotated = false;  ///< Behind the rotation, not before it.
@@ -141,10 +142,10 @@ class Unembedding : public nn::Module {
  * Token ids [batch, pos] to logits [batch, pos, vocab]. Its paths, and so its
  * sites, are the same for every family: embed, pos_embed, layers.i.{ln1, attn.
  * {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm}, ln1_post, ln2, mlp.{
- * gate_proj, up_proj, down_proj} or mlp.{router, experts}, ln2_post}, ln_final,
- * unembed, each where the family has it. New ones have random weights;
- * models/load.h fills them from a checkpoint. A pass with a KvCache goes on
- * behind the positions held; beyond the context that throws usage.
+ * gate_proj, up_proj, act_fn, down_proj} or mlp.{router, experts}, ln2_post},
+ * ln_final, unembed, each where the family has it. New ones have random
+ * weights; models/load.h fills them from a checkpoint. A pass with a KvCache
+ * goes on behind the positions held; beyond the context that throws usage.
  */
 class Decoder : public nn::Module {
  public:

@@ -29,6 +29,9 @@ struct AttentionConfig {
   float scale = 0.0f;  ///< Of q times k; 0: 1 / sqrt(d_head).
   /** Scores are held in +-softcap by a tanh; 0: they are not. */
   float softcap = 0.0f;
+  /** Entries of q, k (behind their norms) and v are held in +-clip_qkv; 0:
+   * they are not. */
+  float clip_qkv = 0.0f;
   /** A destination sees that many sources, itself the last; 0: all. */
   int window = 0;
 
@@ -51,7 +54,8 @@ struct AttentionConfig {
  *
  *     q, rot_q, z       [batch, pos, head, d_head]; q before q_norm, rot_q as
  *                       it meets the keys, behind rotation, norm and q_scale
- *     k, v, rot_k       [batch, pos, kv_head, d_head]; likewise
+ *     k, v, rot_k       [batch, pos, kv_head, d_head]; likewise; v, as rot_q
+ *                       and rot_k, behind clip_qkv
  *     q_scale           [batch, pos, 1], what queries are multiplied with
  *                       where they grow with their position
  *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap

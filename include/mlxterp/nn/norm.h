@@ -17,15 +17,17 @@ struct NormConfig {
   float eps = 1e-5f;
   bool bias = false;
   bool plus_one = false;  ///< Gemma: the gain is 1 + weight.
+  bool gain = true;       ///< OLMo 1 has none.
 };
 
 /**
  * Divides by the scale, then applies gain and bias. Parameters: weight, of the
- * shape given: [d], or [head, d_head] where each head has a gain of its own;
- * bias, likewise, if asked for. Sites: scale [..., 1], the divisor; normalized
- * [..., d], x (less its mean) / scale before gain and bias. Runs fused unless
- * one of them is edited; both are computed in float32, normalized is cast back.
- * `traits` tells of heads where it normalises each alone.
+ * shape given: [d], or [head, d_head] where each head has a gain of its own
+ * (without a gain it is ones and no parameter); bias, likewise, if asked for.
+ * Sites: scale [..., 1], the divisor; normalized [..., d], x (less its mean) /
+ * scale before gain and bias. Runs fused unless one of them is edited; both are
+ * computed in float32, normalized is cast back. `traits` tells of heads where
+ * it normalises each alone.
  */
 class Norm : public Module {
  public:
@@ -47,7 +49,7 @@ class Norm : public Module {
   mlx::core::array gain() const;
   mlx::core::array fused(
       const mlx::core::array& x,
-      const mlx::core::array& by,
+      const std::optional<mlx::core::array>& by,
       const std::optional<mlx::core::array>& shift) const;
 
   NormConfig config_;

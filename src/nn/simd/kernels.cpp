@@ -126,6 +126,9 @@ V act(V x) {
   if constexpr (activation == Activation::relu) {
     // Not Max, which may drop NaN.
     return hn::IfThenElse(hn::Lt(x, hn::Zero(wide)), hn::Zero(wide), x);
+  } else if constexpr (activation == Activation::relu_squared) {
+    const auto y = act<Activation::relu>(x);
+    return hn::Mul(y, y);
   } else if constexpr (activation == Activation::silu) {
     return hn::Mul(x, sigmoid_of_negated(hn::Neg(x)));
   } else if constexpr (activation == Activation::gelu) {
@@ -173,6 +176,10 @@ void activate(
       return activate_all<Activation::gelu_tanh>(gate, up, out, n);
     case Activation::relu:
       return activate_all<Activation::relu>(gate, up, out, n);
+    case Activation::relu_squared:
+      return activate_all<Activation::relu_squared>(gate, up, out, n);
+    case Activation::xielu:
+      return;  // never asked for: it has parameters
   }
 }
 
