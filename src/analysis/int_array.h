@@ -10,7 +10,8 @@ namespace mlxterp {
 
 /** [n], int32. */
 inline mlx::core::array int_array(const std::vector<int>& values) {
-  return {values.data(), {static_cast<int>(values.size())}, mlx::core::int32};
+  return mlx::core::array(
+      values.data(), {static_cast<int>(values.size())}, mlx::core::int32);
 }
 
 }  // namespace mlxterp
