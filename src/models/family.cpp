@@ -10,9 +10,10 @@ namespace mlxterp {
 // Each in the file of its name, or of the one that it extends.
 extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
     qwen3_moe_family, gemma_family, gemma2_family, gemma3_family, phi_family,
-    phi3_family, gpt2_family, gptj_family, gpt_neox_family, opt_family,
-    olmo2_family, granite_family, smollm3_family, stablelm_family,
-    starcoder2_family, cohere_family, mixtral_family, olmoe_family;
+    phi3_family, gpt2_family, gptj_family, gpt_neox_family, gpt_oss_family,
+    opt_family, olmo2_family, granite_family, smollm3_family, stablelm_family,
+    starcoder2_family, cohere_family, mixtral_family, olmoe_family,
+    bloom_family, mpt_family, falcon_family;
 
 std::span<const Family> families() {
   static const std::array all = {
@@ -21,7 +22,8 @@ std::span<const Family> families() {
       phi3_family,      gpt2_family,       gptj_family,    gpt_neox_family,
       opt_family,       olmo2_family,      granite_family, smollm3_family,
       stablelm_family,  starcoder2_family, cohere_family,  mixtral_family,
-      qwen3_moe_family, olmoe_family};
+      qwen3_moe_family, olmoe_family,      gpt_oss_family, bloom_family,
+      mpt_family,       falcon_family};
   return all;
 }
 
@@ -41,8 +43,10 @@ const Family& family_of(const std::string& config_json) {
 
 std::string rename(std::string path, std::span<const Rename> renames) {
   for (const auto& [from, to] : renames) {
+    const bool tensor =
+        to.starts_with(from) && to.substr(from.size()) == ".weight";
     const auto boundary = [&](size_t i) {
-      return i == path.size() || path[i] == '.';
+      return i == path.size() || (path[i] == '.' && !tensor);
     };
     for (size_t at = path.find(from); at != std::string::npos;
          at = path.find(from, at + 1)) {

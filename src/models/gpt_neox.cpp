@@ -42,7 +42,7 @@ constexpr Rename names[] = {
     {"embed_out", "unembed"},
 };
 
-constexpr Fused fused[] = {{"attn.qkv_proj", q_k_v, /*by_head=*/true}};
+constexpr Fused fused[] = {{"attn.qkv_proj", q_k_v, Fused::per_kv_head}};
 
 }  // namespace
 

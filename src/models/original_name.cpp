@@ -10,8 +10,14 @@ namespace mlxterp {
 OriginalNames::OriginalNames(const Checkpoint& checkpoint, const Family& family)
     : family_(family) {
   std::string names;  // each between dots, a line each
-  for (const auto& tensor : checkpoint.tensors())
+  for (const auto& tensor : checkpoint.tensors()) {
     names += fmt::format(".{}.\n", tensor.name);
+    const auto path = rename(tensor.name, family.renames);
+    for (const auto& fused : family.fused)
+      for (const auto into : fused.into)
+        if (path.find(fmt::format(".{}.", into)) != path.npos)
+          apart_.insert(fused.part);
+  }
   for (const auto& [from, to] : family.renames)
     for (const auto components : {from, to})
       known_[components] =
@@ -25,6 +31,7 @@ bool OriginalNames::has(std::string_view components) const {
 std::string OriginalNames::of(std::string path) const {
   for (const auto& fused : family_.fused)
     for (const auto into : fused.into) {
+      if (apart_.contains(fused.part)) break;
       const Rename whole[] = {{into, fused.part}};
       path = rename(path, whole);
     }
@@ -32,7 +39,15 @@ std::string OriginalNames::of(std::string path) const {
       family_.renames.rbegin(), family_.renames.rend());
   for (const auto& [from, to] : backwards) {
     const Rename back[] = {{to, from}};
-    if (!to.empty() && (has(from) || !has(to))) path = rename(path, back);
+    // Of two that mean the same, the one that is there; one that goes on where
+    // another ended ("q_norm.norms" to "q_norm") stands for itself.
+    const bool another =
+        !from.starts_with(to) &&
+        std::ranges::any_of(family_.renames, [&, into = to](const Rename& r) {
+          return r.to == into && has(r.from);
+        });
+    if (!to.empty() && (has(from) || (!another && !has(to))))
+      path = rename(path, back);
   }
   // A prefix that the whole tree is under; the unembedding stands beside it.
   const bool outside =

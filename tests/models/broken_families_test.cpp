@@ -24,7 +24,7 @@ using Tensors = std::vector<std::pair<std::string, mx::array>>;
 
 // Their matrices are as large whatever the number of heads is.
 const std::set<std::string> blind_to_heads = {
-    "gpt2", "gptj", "gpt_neox", "opt"};
+    "bloom", "falcon", "gpt2", "gptj", "gpt_neox", "mpt", "opt"};
 
 Tensors tensors_of(const std::string& variant) {
   const auto file =
@@ -102,7 +102,11 @@ TEST_P(BrokenFamily, AWrongNumberOfHeadsIsRefusedWhereShapesShowIt) {
   auto fields = config;
   fields.update(config.value("rope_parameters", json::object()));
   for (const std::string field :
-       {"num_attention_heads", "num_key_value_heads", "n_head"}) {
+       {"num_attention_heads",
+        "num_key_value_heads",
+        "n_head",
+        "n_heads",
+        "num_kv_heads"}) {
     if (!config.contains(field)) continue;
     const int right = config[field];
     for (const int wrong : {right - 1, right + 1, 2 * right}) {

@@ -51,6 +51,7 @@ std::string recorded_as(const SiteCatalog& sites, const std::string& module) {
   if (part == "q_proj" || part == "k_proj" || part == "v_proj")
     return canonical(above + "." + part[0]);
   if (part == "o_proj" || part == "down_proj") return canonical(above);
+  if (module == "embed.ln") return canonical(above);
   if (part == "router") return canonical(above + ".router_logits");
   return canonical(module);
 }
@@ -66,7 +67,10 @@ std::map<std::string, std::string> shared_sites(
   for (const auto& [path, module] : decoder.named_modules())
     if (!path.empty())
       shared.emplace(path + ".output", recorded_as(model.sites(), path));
-  if (config.embed_factor != 1) add("embed.raw");
+  if (config.clip_qkv > 0)
+    for (auto& [site, name] : shared)
+      if (site.ends_with("v_proj.output")) name = site;
+  if (config.embed_factor != 1 || config.embed_norm) add("embed.raw");
   if (config.logit_scale != 1 || config.logit_softcap != 0) add("unembed.raw");
   for (size_t i = 0; i < decoder.layers.size(); ++i) {
     const auto layer = fmt::format("layers.{}.", i);
@@ -80,6 +84,8 @@ std::map<std::string, std::string> shared_sites(
           "attn.z",
           "attn.pattern"})
       add(layer + name);
+    if (config.attention_sinks) add(layer + "attn.sink_share");
+    if (!config.alibi.slopes.empty()) add(layer + "attn.position_bias");
     if (config.rope.dims > 0)
       for (const auto* name : {"attn.rot_q", "attn.rot_k"})
         add(layer + name);
@@ -129,7 +135,8 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "cohere",    "gemma",   "gemma2",   "gemma3_text", "gpt2",    "gpt_neox",
       "gptj",      "granite", "llama",    "mistral",     "mixtral", "olmo2",
       "olmoe",     "opt",     "phi",      "phi3",        "qwen2",   "qwen3",
-      "qwen3_moe", "smollm3", "stablelm", "starcoder2"};
+      "qwen3_moe", "smollm3", "stablelm", "starcoder2",  "gpt_oss", "bloom",
+      "mpt",       "falcon"};
   EXPECT_EQ(types, all);
   std::printf(
       "%zu variants of %zu families; %zu families not supported yet\n",

@@ -22,7 +22,7 @@ class Gguf;
  * names (`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`)
  * and Llama's permuted q and k rows are put back. A matrix that MLX packed in a
  * folder (X.weight, X.scales, X.biases) is one tensor here, X.weight, with its
- * unpacked shape.
+ * unpacked shape; so is one in MXFP4 (X_blocks, X_scales).
  *
  * A cheap handle on shared, immutable state; const members may be called from
  * several threads. Everything throws Error (bad_data, environment).
