@@ -261,6 +261,7 @@ void bind_model(nb::module_& m) {
             d["parallel"] = c.parallel;
             d["rotary_dims"] = c.rope.dims;
             d["positions"] = c.positions;
+            d["alibi"] = !c.alibi.slopes.empty();
             return d;
           })
       .def(

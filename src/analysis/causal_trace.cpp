@@ -69,7 +69,12 @@ mx::array embedded(
 
 // Of the token embeddings, in the units of what enters layer 0.
 float embedding_deviation(const InterpretableModel& model) {
-  if (const auto* decoder = decoder_of(model))
+  const auto* decoder = decoder_of(model);
+  if (decoder && decoder->embed.ln) {
+    Pass pass;
+    return deviation((*decoder->embed.ln)(decoder->embed.weight, pass));
+  }
+  if (decoder)
     return deviation(decoder->embed.weight) * decoder->config().embed_scale *
            decoder->config().embed_factor;
   constexpr int some = 1024;

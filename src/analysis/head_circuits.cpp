@@ -75,7 +75,11 @@ HeadCircuits head_circuits(
     const InterpretableModel& model, const Progress& progress) {
   const auto& decoder = model.decoder();
   const auto& config = decoder.config();
-  const auto embed = float32(decoder.embed.weight);
+  auto embed = float32(decoder.embed.weight);
+  if (decoder.embed.ln) {
+    Pass pass;
+    embed = (*decoder.embed.ln)(embed, pass);
+  }
   // From what is written to what is said, and from token to token, as seen
   // from the residual stream: [d_model, d_model].
   auto said = mx::matmul(

@@ -183,6 +183,8 @@ class Verifier {
         "layers.*.{resid_pre,resid_post,attn_out,mlp_out}",
         "layers.*.attn.{scores,pattern,q,k,v,z,output}"};
     if (decoder_.pos_embed) save.emplace_back("pos_embed");
+    if (decoder_.config().attention_sinks)
+      save.emplace_back("layers.*.attn.sink_share");
     for (size_t i = 0; i < decoder_.layers.size(); ++i)
       if (mixture(i)) save.push_back(layer_site(i, "mlp.expert_indices"));
     reference_ = run(ids_, save);
@@ -245,7 +247,14 @@ class Verifier {
   void pattern_rows() {
     for (size_t i = 0; i < decoder_.layers.size(); ++i) {
       const auto site = layer_site(i, "attn.pattern");
-      const auto sums = mx::sum(wide(reference(site)), -1);
+      auto sums = mx::sum(wide(reference(site)), -1);
+      if (decoder_.config().attention_sinks)  // they took the rest
+        sums = mx::add(
+            sums,
+            mx::squeeze(
+                mx::swapaxes(
+                    wide(reference(layer_site(i, "attn.sink_share"))), 1, 2),
+                -1));
       compare(site, sums, mx::ones(sums.shape()), 1);
     }
   }

@@ -231,7 +231,8 @@ void join_packed(const json& config, Checkpoint::Files& files) {
     const auto found = part_of.find(info.name);
     if (found == part_of.end())
       files.add(std::move(info), {file});
-    else if (const auto& matrix = found->second; info.name == matrix->info.name)
+    else if (const auto& matrix = found->second;
+             info.name == matrix->weight.info.name)
       files.add(matrix->info, {file, {}, matrix});
   }
 }

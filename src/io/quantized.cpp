@@ -7,6 +7,7 @@
 
 #include "core/fail.h"
 #include "io/input_file.h"
+#include "io/mxfp4_blocks.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -181,6 +182,13 @@ class Finder {
           part(stem(name), "scales"))
         bad(name,
             "is packed, but config.json has no 'quantization' that says how");
+      constexpr std::string_view blocks = "_blocks";
+      if (tensor.info.type == "U8" && name.ends_with(blocks) &&
+          by_name_.contains(
+              name.substr(0, name.size() - blocks.size()) + "_scales"))
+        bad(name,
+            "is packed in MXFP4, but config.json has no 'quantization_config' "
+            "that says so");
     }
   }
 
@@ -321,8 +329,11 @@ std::vector<QuantizedMatrix> find_quantized(
   if (found != config.end() && !found->is_null())
     return finder.find(Settings(folder, *found));
   const auto other = config.find("quantization_config");
-  if (other != config.end() && !other->is_null())
+  if (other != config.end() && !other->is_null()) {
+    if (other->is_object() && other->value("quant_method", json()) == "mxfp4")
+      return find_mxfp4_blocks(folder, tensors);
     fail_other_maker(folder, *other);
+  }
   finder.check_none();
   return {};
 }

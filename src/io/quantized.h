@@ -29,7 +29,8 @@ struct StoredTensor {
   const InputFile* file;
 };
 
-/** X.weight (U32), X.scales and, where affine, X.biases of one module. */
+/** X.weight (U32), X.scales and, where affine, X.biases of one module; or
+ * transformers' X_blocks, as if they were X.weight, and X_scales. */
 struct QuantizedMatrix {
   Packing packing;
   StoredTensor weight, scales;
@@ -40,9 +41,10 @@ struct QuantizedMatrix {
 
 /**
  * The packed matrices among a folder's tensors, as its config.json's
- * "quantization" says. Throws bad_data: packings MLX does not have, parts that
- * are missing or do not fit, settings for modules that are not there, packed
- * weights that the config does not explain, and other makers' quantisation.
+ * "quantization" says, or transformers' "quantization_config" of MXFP4. Throws
+ * bad_data: packings MLX does not have, parts that are missing or do not fit,
+ * settings for modules that are not there, packed weights that the config does
+ * not explain, and other makers' quantisation.
  */
 std::vector<QuantizedMatrix> find_quantized(
     const std::filesystem::path& folder,

@@ -33,6 +33,8 @@ nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
       .softcap = config.attention_softcap,
       .clip_qkv = config.clip_qkv,
       .window = at(config.windows, layer, 0),
+      .alibi = config.alibi,
+      .sinks = config.attention_sinks,
       .qk_norm = config.qk_norm,
       .norm = config.qk_norm_config,
       .norm_rotated = config.qk_norm_rotated,
@@ -184,7 +186,8 @@ Decoder::Decoder(const DecoderConfig& config)
           config.vocab,
           config.d_model,
           config.embed_scale,
-          config.embed_factor),
+          config.embed_factor,
+          config.embed_norm ? std::optional(config.norm) : std::nullopt),
       ln_final(config.d_model, config.norm),
       unembed(config, embed),
       config_(config) {

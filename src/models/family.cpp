@@ -17,7 +17,7 @@ extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
     minicpm_family, ministral3_family, exaone4_family, seed_oss_family,
     hunyuan_family, cohere2_family, apertus_family, ernie4_5_family,
     nemotron_family, olmo_family, gpt_bigcode_family, codegen_family,
-    arcee_family;
+    arcee_family, gpt_oss_family, bloom_family, mpt_family, falcon_family;
 
 std::span<const Family> families() {
   static const std::array all = {
@@ -50,8 +50,10 @@ const Family& family_of(const std::string& config_json) {
 
 std::string rename(std::string path, std::span<const Rename> renames) {
   for (const auto& [from, to, at_start] : renames) {
+    const bool tensor =
+        to.starts_with(from) && to.substr(from.size()) == ".weight";
     const auto boundary = [&](size_t i) {
-      return i == path.size() || path[i] == '.';
+      return i == path.size() || (path[i] == '.' && !tensor);
     };
     for (size_t at = path.find(from); at != std::string::npos;
          at = path.find(from, at + 1)) {

@@ -65,7 +65,8 @@ struct Job {
   std::vector<Slot*> slots;
   size_t index = 0;  // in a stack
   bool transposed = false;
-  int blocks = 1;  // of a fused one
+  int blocks = 1;  // of a fused one,
+  bool stacked = false;
 };
 
 // A new Decoder draws its parameters from MLX's global random state, which
@@ -226,6 +227,9 @@ class Loader {
     if (const auto prefix = family_.already_transposed_prefix;
         !prefix.empty() && tensor.name.starts_with(prefix))
       return false;
+    if (const auto suffix = family_.already_transposed_suffix;
+        !suffix.empty() && tensor.name.ends_with(suffix))
+      return false;
     return std::any_of(
         family_.transposed.begin(),
         family_.transposed.end(),
@@ -236,8 +240,8 @@ class Loader {
 
   void check_shape(
       const TensorInfo& tensor, const std::string& path, Shape expected) const {
-    if (transposed(tensor, path) && expected.size() == 2)
-      std::swap(expected[0], expected[1]);
+    if (transposed(tensor, path) && expected.size() >= 2)
+      std::swap(expected[expected.size() - 2], expected.back());
     if (tensor.shape == expected) return;
     if (tensor.shape.empty() && expected == Shape{1}) return;
     fail(
@@ -264,9 +268,16 @@ class Loader {
       const auto at = path.find(fmt::format(".{}.", fused.part));
       if (at == path.npos) continue;
       const auto end = path.substr(at + 1 + fused.part.size());
-      Job job{&tensor, {}, 0, transposed(tensor, path), fused.blocks};
+      Job job{
+          &tensor,
+          {},
+          0,
+          transposed(tensor, path),
+          fused.blocks,
+          fused.stacked};
       if (fused.blocks == Fused::per_kv_head)
         job.blocks = decoder_->config().n_kv_heads;
+      const size_t axis = fused.stacked ? 1 : 0;  // of rows
       Shape whole;
       for (const auto into : fused.into) {
         auto* slot =
@@ -276,7 +287,7 @@ class Loader {
         if (whole.empty())
           whole = shape;
         else
-          whole[0] += shape[0];
+          whole[axis] += shape[axis];
         fill_whole(*slot, tensor, path);
         job.slots.push_back(slot);
       }
@@ -322,7 +333,8 @@ class Loader {
   }
 
   void fill(const Job& job, mx::array whole) {
-    if (job.transposed && whole.ndim() == 2) whole = mx::transpose(whole);
+    if (job.transposed && whole.ndim() >= 2)
+      whole = mx::swapaxes(whole, -1, -2);
     if (job.slots.size() == 1) {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
       if (value.ndim() == 0) value = mx::reshape(value, {1});
@@ -331,16 +343,22 @@ class Loader {
       (slot.stack.empty() ? *slot.value : slot.stack[job.index]) = value;
       return;
     }
+    const auto rows_of = [&](const mx::array& x) {
+      return job.stacked ? x.shape(0) * x.shape(1) : x.shape(0);
+    };
+    const int blocks = job.blocks == Fused::by_turns
+                           ? rows_of(*job.slots.front()->value)
+                           : job.blocks;
     // [block, row, ...]: one part's rows of every block.
     const auto in_blocks =
-        mx::reshape(whole, {job.blocks, whole.shape(0) / job.blocks, -1});
+        mx::reshape(whole, {blocks, rows_of(whole) / blocks, -1});
     int row = 0;
     for (const auto* slot : job.slots) {
       const auto shape = slot->value->shape();
       const int from = row;
-      row += shape[0] / job.blocks;
-      const auto part = mx::slice(
-          in_blocks, {0, from, 0}, {job.blocks, row, in_blocks.shape(2)});
+      row += rows_of(*slot->value) / blocks;
+      const auto part =
+          mx::slice(in_blocks, {0, from, 0}, {blocks, row, in_blocks.shape(2)});
       *slot->value = mx::contiguous(mx::reshape(part, shape));
       slot->value->eval();
     }

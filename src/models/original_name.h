@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -33,6 +34,8 @@ class OriginalNames {
 
   const Family& family_;
   std::map<std::string_view, bool> known_;
+  /** Parts that the family may fuse and this checkpoint has one by one. */
+  std::set<std::string_view> apart_;
 };
 
 }  // namespace mlxterp

@@ -161,8 +161,10 @@ Projection projection(
       pointer(decoder.config().shared_norm ? layer.ln1 : layer.ln2);
   if (layer.moe) {
     const auto& experts = layer.moe->experts;
-    if (what == "out") return {experts.down_proj, {}, nullptr};
-    return {what == "in" ? experts.up_proj : experts.gate_proj, {}, norm};
+    const auto& from = what == "out"  ? experts.down_proj
+                       : what == "in" ? experts.up_proj
+                                      : experts.gate_proj;
+    return {from.weight, from.bias, what == "out" ? nullptr : norm};
   }
   if (what == "in") return of(layer.mlp->up_proj, norm);
   if (what == "out") return of(layer.mlp->down_proj, nullptr);
@@ -215,9 +217,12 @@ mx::array of_model(
     const mx::array ids(part.tokens->data(), {n}, mx::int32);
     return mx::take(x, ids, 0);
   };
-  if (name == "W_E")
-    return times(
+  if (name == "W_E") {
+    const auto rows = times(
         chosen(decoder.embed.weight), config.embed_scale * config.embed_factor);
+    Pass pass;
+    return decoder.embed.ln ? (*decoder.embed.ln)(rows, pass) : rows;
+  }
   auto bias = decoder.unembed.bias;
   if (bias) bias = chosen(*bias);
   const Projection from{

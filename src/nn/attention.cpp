@@ -2,14 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 
 #include "core/fail.h"
-#include "mlx/fast.h"
 #include "mlx/ops.h"
-#include "nn/simd/fused.h"
-#include "nn/simd/kernels.h"
+#include "nn/attend.h"
 
 namespace mx = mlx::core;
 
@@ -17,136 +13,16 @@ namespace mlxterp::nn {
 
 namespace {
 
-// Turns [batch, pos, head, d] into [batch, head, pos, d] and back.
-mx::array swap_pos_head(const mx::array& x) {
-  return mx::transpose(x, {0, 2, 1, 3});
+// Rows of [batch, head, row, d] from one on.
+mx::array rows_of(const mx::array& x, int from, int n) {
+  auto first = mx::Shape(4, 0), last = x.shape();
+  first[2] = from;
+  last[2] = from + n;
+  return mx::slice(x, first, last);
 }
 
-mx::array pattern_of(const mx::array& scores) {
-  return mx::softmax(scores, -1, /*precise=*/true);
-}
-
-// Joins each group of query heads that share a kv head, so that one product
-// serves the group: [batch, head, pos, d] to [batch, kv_head, group * pos, d].
-mx::array by_group(const mx::array& x, int n_kv_heads) {
-  return mx::reshape(x, {x.shape(0), n_kv_heads, -1, x.shape(3)});
-}
-
-// Which source each destination sees, bool [dest, src].
-mx::array visible(int dest, int src, int window) {
-  // A small one is made here: four ops take longer to launch on a GPU.
-  constexpr int small = 1 << 16;
-  if (dest <= small / src) {
-    std::vector<uint8_t> seen(
-        static_cast<size_t>(dest) * static_cast<size_t>(src));
-    for (int i = 0; i < dest; ++i) {
-      const int last = src - dest + i;
-      const int first = window == 0 ? 0 : std::max(0, last - window + 1);
-      std::fill_n(
-          seen.begin() + static_cast<long>(i) * src + first,
-          last + 1 - first,
-          1);
-    }
-    return mx::array(seen.data(), {dest, src}, mx::bool_);
-  }
-  const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
-  const auto columns = mx::arange(src);
-  auto causal = mx::greater_equal(rows, columns);
-  if (window == 0 || src <= window) return causal;
-  const auto first = mx::subtract(rows, mx::array(window));
-  return mx::logical_and(causal, mx::greater(columns, first));
-}
-
-simd::Heads heads_of(const mx::array& x) {
-  const auto& by = x.strides();
-  return {x.data<float>(), {by[0], by[1], by[2], by[3]}};
-}
-
-bool vectorised(const mx::array& q, const mx::array& k, const mx::array& v) {
-  return simd::applies_to(q) && simd::applies_to(k) && simd::applies_to(v);
-}
-
-simd::AttentionShape shape_of(
-    const mx::array& q, const mx::array& k, float scale, int window) {
-  const auto size = [](const mx::array& x, int axis) {
-    return static_cast<size_t>(x.shape(axis));
-  };
-  return {
-      .batch = size(q, 0),
-      .heads = size(q, 1),
-      .kv_heads = size(k, 1),
-      .dest = size(q, 2),
-      .src = size(k, 2),
-      .d_head = size(q, 3),
-      .window = static_cast<size_t>(window),
-      .scale = scale,
-  };
-}
-
-// Scores, softmax and mix as one op, [batch, head, pos, d_head].
-mx::array fused(
-    const mx::array& q,
-    const mx::array& k,
-    const mx::array& v,
-    float scale,
-    int window) {
-  const auto plain = [scale, window](const std::vector<mx::array>& in) {
-    const int dest = in[0].shape(2), src = in[1].shape(2);
-    const bool all = window == 0 || src <= window;
-    return std::vector{
-        all ? mx::fast::scaled_dot_product_attention(
-                  in[0], in[1], in[2], scale, "causal")
-            : mx::fast::scaled_dot_product_attention(
-                  in[0],
-                  in[1],
-                  in[2],
-                  scale,
-                  "array",
-                  visible(dest, src, window))};
-  };
-  if (!vectorised(q, k, v)) return plain({q, k, v})[0];
-  const auto z = simd::fused(
-      "attend",
-      {q.shape(0), q.shape(2), q.shape(1), q.shape(3)},
-      {q, k, v},
-      [plain](const std::vector<mx::array>& in) {
-        return std::vector{swap_pos_head(plain(in)[0])};
-      },
-      [shape = shape_of(q, k, scale, window)](
-          const std::vector<mx::array>& in, float* out) {
-        simd::attend(
-            shape, heads_of(in[0]), heads_of(in[1]), heads_of(in[2]), out);
-      });
-  return swap_pos_head(z);
-}
-
-// Neighbours of one shape that go on from one run: they mix as a batch.
-struct Stretch {
-  PackedBatch::Sequence first;
-  int batch;
-};
-
-std::vector<Stretch> stretches(const PackedBatch& packed) {
-  std::vector<Stretch> all;
-  for (const auto& it : packed.sequences) {
-    const bool joins =
-        !all.empty() && all.back().first.first == it.first &&
-        all.back().first.length == it.length &&
-        (it.first == 0 || all.back().first.prefix_row == it.prefix_row);
-    if (joins)
-      ++all.back().batch;
-    else
-      all.push_back({it, 1});
-  }
-  return all;
-}
-
-// Rows of x [1, row, head, d] as [batch, head, n, d].
-mx::array rows_of(const mx::array& x, int row, int n, int batch) {
-  const int heads = x.shape(2), d = x.shape(3);
-  const auto some =
-      mx::slice(x, {0, row, 0, 0}, {1, row + n * batch, heads, d});
-  return swap_pos_head(mx::reshape(some, {batch, n, heads, d}));
+mx::array joined(std::vector<mx::array> parts) {
+  return parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), 2);
 }
 
 }  // namespace
@@ -158,11 +34,9 @@ Attention::Attention(const AttentionConfig& config)
       v_proj(
           config.d_model, config.n_kv_heads * config.d_head, config.qkv_bias),
       o_proj(config.n_heads * config.d_head, config.d_model, config.out_bias),
-      config_(config),
-      scale_(
-          config.scale > 0
-              ? config.scale
-              : 1.0f / std::sqrt(static_cast<float>(config.d_head))) {
+      config_(config) {
+  if (config_.scale <= 0)
+    config_.scale = 1.0f / std::sqrt(static_cast<float>(config.d_head));
   describe(
       {.width = config.d_model},
       {.width = config.d_model, .stage = Stage::after});
@@ -181,17 +55,33 @@ Attention::Attention(const AttentionConfig& config)
   };
   rot_q_ = site("rot_q", offered(query));
   rot_k_ = site("rot_k", offered(kv));
-  auto scores = offered(query);
-  scores.layout = Layout::scores;
-  scores.width = 0;
-  scores_ = site("scores", scores);
-  pattern_ = site("pattern", scores);
+  add_steps();
   z_ = site("z", query);
   auto result = offered(query);
   result.width = config.d_model;
   result.stage = Stage::after;
   result_ = site("result", result);
   if (config.q_scale) q_scale_ = site("q_scale", {.width = 1});
+}
+
+// What lies between rotated q and k and z.
+void Attention::add_steps() {
+  auto of_pairs = traits(Heads::query);
+  of_pairs.layout = Layout::scores;
+  of_pairs.width = 0;
+  of_pairs.offered = true;
+  if (!config_.alibi.slopes.empty())
+    position_bias_ = site("position_bias", of_pairs);
+  scores_ = site("scores", of_pairs);
+  if (config_.sinks) {
+    auto of_nothing = traits(Heads::query);
+    of_nothing.width = 1;
+    of_nothing.offered = true;
+    sinks_ = site("sinks", of_nothing);
+    sink_share_ = site("sink_share", of_nothing);
+    add("sinks", sinks.emplace(mx::zeros({config_.n_heads})));
+  }
+  pattern_ = site("pattern", of_pairs);
 }
 
 SiteTraits Attention::traits(Heads heads) const {
@@ -256,13 +146,13 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
     if (most == 0) return y;
     return mx::clip(y, mx::array(-most, y.dtype()), mx::array(most, y.dtype()));
   };
-  const int n_kv = config_.n_kv_heads;
+  const int n = config_.n_heads, kv = config_.n_kv_heads;
   const bool late = config_.norm_rotated;
-  auto q = tap(pass, q_, heads(q_proj, config_.n_heads));
+  auto q = tap(pass, q_, heads(q_proj, n));
   q = clipped(late ? q : normed(q_norm, q, pass));
-  auto k = tap(pass, k_, heads(k_proj, n_kv));
+  auto k = tap(pass, k_, heads(k_proj, kv));
   k = clipped(late ? k : normed(k_norm, k, pass));
-  const auto v = tap(pass, v_, clipped(heads(v_proj, n_kv)));
+  const auto v = tap(pass, v_, clipped(heads(v_proj, kv)));
 
   const auto& packed = pass.packed();
   const int held = pass.cache_offset();
@@ -315,23 +205,7 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
 
 mx::array Attention::pattern(
     const mx::array& rot_q, const mx::array& rot_k) const {
-  return pattern_of(scores(rot_q, rot_k));
-}
-
-mx::array Attention::scores(const mx::array& q, const mx::array& k) const {
-  const int dest = q.shape(2), src = k.shape(2);
-  auto s = mx::matmul(
-      by_group(
-          mx::multiply(q, mx::array(scale_, q.dtype())), config_.n_kv_heads),
-      mx::swapaxes(k, 2, 3));
-  s = mx::reshape(s, {q.shape(0), config_.n_heads, dest, src});
-  if (config_.softcap > 0) {
-    const mx::array cap(config_.softcap, s.dtype());
-    s = mx::multiply(mx::tanh(mx::divide(s, cap)), cap);
-  }
-  const float masked = -std::numeric_limits<float>::infinity();
-  return mx::where(
-      visible(dest, src, config_.window), s, mx::array(masked, s.dtype()));
+  return weights_of(scores_of(config_, rot_q, rot_k), as_scores(sinks)).pattern;
 }
 
 mx::array Attention::mix(
@@ -339,95 +213,99 @@ mx::array Attention::mix(
     const mx::array& k,
     const mx::array& v,
     Pass& pass) const {
-  const bool edited = pass.edits(id(scores_)) || pass.edits(id(pattern_));
-  // Step by step, each a site.
-  const auto opened = [&](const mx::array& some_q,
-                          const mx::array& some_k,
-                          const mx::array& some_v) {
-    auto pattern = pattern_of(tap(pass, scores_, scores(some_q, some_k)));
-    pattern = tap(pass, pattern_, std::move(pattern));
-    const auto z = mx::matmul(by_group(pattern, config_.n_kv_heads), some_v);
-    return mx::reshape(z, some_q.shape());
+  const auto edits = [&](std::optional<Slot> slot) {
+    return slot && pass.edits(id(*slot));
   };
-  if (pass.packed()) {
-    if (!edited) return mix_packed(q, k, v, pass.packed());
-    // One sequence after the other, each with the prefix that it continues.
-    std::vector<mx::array> parts;
-    for (const auto& it : pass.packed()->sequences) {
-      const auto rows = [](const mx::array& x, int from, int n) {
-        auto first = mx::Shape(4, 0), last = x.shape();
-        first[2] = from;
-        last[2] = from + n;
-        return mx::slice(x, first, last);
-      };
-      const auto whole = [&](const mx::array& x) {
-        const auto own = rows(x, it.row, it.length);
-        return it.first == 0 ? own
-                             : mx::concatenate(
-                                   {rows(x, it.prefix_row, it.first), own}, 2);
-      };
-      parts.push_back(opened(rows(q, it.row, it.length), whole(k), whole(v)));
-    }
-    return mx::concatenate(std::move(parts), 2);
-  }
-  if (edited || config_.softcap > 0) return opened(q, k, v);
+  if (edits(position_bias_) || edits(scores_) || edits(sinks_) ||
+      edits(sink_share_) || edits(pattern_))
+    return opened(q, k, v, pass);
+  if (pass.packed())
+    return attend_packed(config_, sinks, q, k, v, pass.packed());
+  if (config_.softcap > 0) return opened(q, k, v, pass);
   // `this` outlives the closures: a trace keeps its model alive.
-  pass.offer(id(scores_), [this, q, k] { return scores(q, k); });
-  pass.offer(id(pattern_), [this, q, k] { return pattern_of(scores(q, k)); });
-  return fused(q, k, v, scale_, config_.window);
+  const auto scores = [this, q, k] { return scores_of(config_, q, k); };
+  pass.offer(id(scores_), scores);
+  pass.offer(id(pattern_), [this, q, k] { return pattern(q, k); });
+  if (position_bias_)
+    pass.offer(id(*position_bias_), [this, q, k] {
+      return biases(q.shape(0), q.shape(2), k.shape(2));
+    });
+  if (sinks) {
+    pass.offer(id(*sinks_), [this, q] { return sinks_of(q); });
+    pass.offer(id(*sink_share_), [this, scores] {
+      const auto weights = weights_of(scores(), as_scores(sinks));
+      return swap_pos_head(*weights.sink_share);
+    });
+  }
+  return attend(config_, sinks, q, k, v);
 }
 
-mx::array Attention::mix_packed(
+mx::array Attention::opened(
     const mx::array& q,
     const mx::array& k,
     const mx::array& v,
-    const std::shared_ptr<const PackedBatch>& packed) const {
-  // One shape at a time, through explicit scores: on CUDA the fused op makes a
-  // plan of 50 ms for every new shape, and sweeps have many.
-  const auto plain = [this, packed](const std::vector<mx::array>& in) {
-    const auto rows_q = swap_pos_head(in[0]), rows_k = swap_pos_head(in[1]),
-               rows_v = swap_pos_head(in[2]);
-    std::vector<mx::array> parts;
-    for (const auto& [it, batch] : stretches(*packed)) {
-      const auto own = [&, at = it, n = batch](const mx::array& x) {
-        return rows_of(x, at.row, at.length, n);
-      };
-      // The prefix that they continue, once for all, and each one's own rows.
-      const auto whole = [&, at = it, n = batch](const mx::array& x) {
-        if (at.first == 0) return own(x);
-        const auto before = rows_of(x, at.prefix_row, at.first, 1);
-        auto shape = before.shape();
-        shape[0] = n;
-        return mx::concatenate({mx::broadcast_to(before, shape), own(x)}, 2);
-      };
-      const auto some_q = own(rows_q);
-      const auto weights = pattern_of(scores(some_q, whole(rows_k)));
-      const auto z = mx::reshape(
-          mx::matmul(by_group(weights, config_.n_kv_heads), whole(rows_v)),
-          some_q.shape());
-      parts.push_back(mx::reshape(
-          swap_pos_head(z), {1, -1, config_.n_heads, config_.d_head}));
-    }
-    return std::vector{
-        parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), 1)};
+    Pass& pass) const {
+  // One sequence after the other, each with the prefix that it continues.
+  const PackedBatch::Sequence all{.length = q.shape(2)};
+  const auto sequences =
+      pass.packed() ? pass.packed()->sequences : std::vector{all};
+  const auto own = [&](const mx::array& x, const auto& it) {
+    return pass.packed() ? rows_of(x, it.row, it.length) : x;
   };
-  if (!vectorised(q, k, v) || config_.softcap > 0)
-    return swap_pos_head(plain({q, k, v})[0]);
-  return swap_pos_head(simd::fused(
-      "attend_packed",
-      {1, q.shape(2), q.shape(1), q.shape(3)},
-      {q, k, v},
-      plain,
-      [packed, shape = shape_of(q, k, scale_, config_.window)](
-          const std::vector<mx::array>& in, float* out) {
-        simd::attend_packed(
-            shape,
-            *packed,
-            heads_of(in[0]),
-            heads_of(in[1]),
-            heads_of(in[2]),
-            out);
-      }));
+  const auto whole = [&](const mx::array& x, const auto& it) {
+    if (it.first == 0) return own(x, it);
+    return mx::concatenate(
+        {rows_of(x, it.prefix_row, it.first), own(x, it)}, 2);
+  };
+
+  std::optional<mx::array> nothing;  // its scores, [batch, head, row, 1]
+  if (sinks) nothing = swap_pos_head(tap(pass, *sinks_, sinks_of(q)));
+  std::vector<mx::array> scores, patterns, shares, z;
+  for (const auto& it : sequences) {
+    const auto some_q = own(q, it), some_k = whole(k, it);
+    std::optional<mx::array> bias;
+    if (position_bias_)
+      bias =
+          tap(pass,
+              *position_bias_,
+              biases(some_q.shape(0), some_q.shape(2), some_k.shape(2)));
+    scores.push_back(
+        tap(pass, scores_, scores_of(config_, some_q, some_k, bias)));
+    const auto weights = weights_of(
+        scores.back(),
+        nothing ? std::optional(own(*nothing, it)) : std::nullopt);
+    patterns.push_back(weights.pattern);
+    if (sinks) shares.push_back(*weights.sink_share);
+  }
+  if (sinks) {
+    const auto share = swap_pos_head(
+        tap(pass, *sink_share_, swap_pos_head(joined(std::move(shares)))));
+    if (pass.edits(id(*sink_share_)))
+      for (size_t i = 0; i < sequences.size(); ++i)
+        patterns[i] = mx::multiply(
+            weights_of(scores[i], std::nullopt).pattern,
+            mx::subtract(
+                mx::array(1.0f, share.dtype()), own(share, sequences[i])));
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const auto& it = sequences[i];
+    const auto pattern = tap(pass, pattern_, patterns[i]);
+    z.push_back(mx::reshape(
+        mx::matmul(by_group(pattern, config_.n_kv_heads), whole(v, it)),
+        own(q, it).shape()));
+  }
+  return joined(std::move(z));
+}
+
+mx::array Attention::biases(int batch, int dest, int src) const {
+  return mx::broadcast_to(
+      config_.alibi(dest, src), {batch, config_.n_heads, dest, src});
+}
+
+mx::array Attention::sinks_of(const mx::array& q) const {
+  return mx::broadcast_to(
+      mx::astype(mx::reshape(*sinks, {1, 1, -1, 1}), q.dtype()),
+      {q.shape(0), q.shape(2), config_.n_heads, 1});
 }
 
 mx::array Attention::per_head(const mx::array& z) const {

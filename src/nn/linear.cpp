@@ -33,13 +33,19 @@ mx::array Linear::forward(const mx::array& x, Pass&) const {
   return bias ? mx::addmm(*bias, x, turned) : mx::matmul(x, turned);
 }
 
-Embedding::Embedding(int vocab, int d_model, float scale, float factor)
+Embedding::Embedding(
+    int vocab,
+    int d_model,
+    float scale,
+    float factor,
+    const std::optional<NormConfig>& norm)
     : weight(uniform({vocab, d_model}, d_model)),
       scale_(scale),
       factor_(factor) {
   add("weight", weight);
   describe({.layout = Layout::other}, {.width = d_model});
-  if (factor != 1.0f) raw_ = site("raw", {.width = d_model});
+  if (norm) add("ln", ln.emplace(d_model, *norm));
+  if (norm || factor != 1.0f) raw_ = site("raw", {.width = d_model});
 }
 
 mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {
@@ -55,7 +61,8 @@ mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {
   };
   auto rows = times(mx::take(weight, ids, 0), scale_);
   if (raw_) rows = tap(pass, *raw_, std::move(rows));
-  return times(rows, factor_);
+  rows = times(rows, factor_);
+  return ln ? (*ln)(rows, pass) : rows;
 }
 
 }  // namespace mlxterp::nn

@@ -1,5 +1,7 @@
 #include "mlxterp/nn/moe.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "core/fail.h"
@@ -19,29 +21,63 @@ mx::array uniform(const mx::Shape& shape) {
   return mx::random::uniform(-bound, bound, shape);
 }
 
+Experts::Projection drawn(int n, int d_out, int d_in, bool bias) {
+  Experts::Projection out{uniform({n, d_out, d_in})};
+  if (bias) out.bias = uniform({n, d_out});
+  return out;
+}
+
 // Each row of x, [batch, pos, k or 1, 1, in], through its own matrix. On a CPU
 // MLX gathers matrices of float32 alone.
 mx::array through(
-    const mx::array& x, const mx::array& weight, const mx::array& chosen) {
+    const mx::array& x,
+    const Experts::Projection& by,
+    const mx::array& chosen) {
   const bool cpu = mx::default_device() == mx::Device::cpu;
   const auto dtype = cpu ? mx::float32 : x.dtype();
-  const auto turned = mx::swapaxes(mx::astype(weight, dtype), 1, 2);
-  const auto y =
-      mx::gather_mm(mx::astype(x, dtype), turned, std::nullopt, chosen);
+  const auto turned = mx::swapaxes(mx::astype(by.weight, dtype), 1, 2);
+  auto y = mx::gather_mm(mx::astype(x, dtype), turned, std::nullopt, chosen);
+  if (by.bias)
+    y = mx::add(
+        y,
+        mx::expand_dims(mx::take(mx::astype(*by.bias, dtype), chosen, 0), -2));
   return mx::astype(y, x.dtype());
+}
+
+mx::array product(
+    const ClampedSwiglu& by, const mx::array& gate, const mx::array& up) {
+  // Of many steps: in half precision each would round.
+  const auto wide = [](const mx::array& x) {
+    return mx::astype(x, mx::float32);
+  };
+  const mx::array most(by.limit), least(-by.limit);
+  const auto held = mx::minimum(wide(gate), most);
+  const auto share = mx::sigmoid(mx::multiply(held, mx::array(by.slope)));
+  const auto factor = mx::add(mx::clip(wide(up), least, most), mx::array(1.0f));
+  return mx::astype(
+      mx::multiply(factor, mx::multiply(held, share)), gate.dtype());
 }
 
 }  // namespace
 
 Experts::Experts(const MoEConfig& config)
-    : gate_proj(uniform({config.n_experts, config.d_mlp, config.d_model})),
-      up_proj(uniform({config.n_experts, config.d_mlp, config.d_model})),
-      down_proj(uniform({config.n_experts, config.d_model, config.d_mlp})),
-      activation(config.activation) {
+    : gate_proj(
+          drawn(config.n_experts, config.d_mlp, config.d_model, config.bias)),
+      up_proj(
+          drawn(config.n_experts, config.d_mlp, config.d_model, config.bias)),
+      down_proj(
+          drawn(config.n_experts, config.d_model, config.d_mlp, config.bias)),
+      config_(config) {
   describe({.width = config.d_model}, {.width = config.d_model});
-  add("gate_proj.weight", gate_proj);
-  add("up_proj.weight", up_proj);
-  add("down_proj.weight", down_proj);
+  add("gate_proj", gate_proj);
+  add("up_proj", up_proj);
+  add("down_proj", down_proj);
+}
+
+void Experts::add(const char* name, Projection& projection) {
+  Module::add(fmt::format("{}.weight", name), projection.weight);
+  if (projection.bias)
+    Module::add(fmt::format("{}.bias", name), *projection.bias);
 }
 
 mx::array Experts::forward(const mx::array&, Pass&) const {
@@ -54,10 +90,10 @@ mx::array Experts::apply(
     const mx::array& weights,
     Pass& pass) const {
   const auto rows = mx::expand_dims(tap_input(pass, x), {-2, -3});
-  const auto post = activate(
-      activation,
-      through(rows, gate_proj, chosen),
-      through(rows, up_proj, chosen));
+  const auto gate = through(rows, gate_proj, chosen),
+             up = through(rows, up_proj, chosen);
+  const auto post = config_.swiglu ? product(*config_.swiglu, gate, up)
+                                   : activate(config_.activation, gate, up);
   const auto each = mx::squeeze(through(post, down_proj, chosen), -2);
   const auto sum =
       mx::sum(mx::multiply(each, mx::expand_dims(weights, -1)), -2);
@@ -65,7 +101,7 @@ mx::array Experts::apply(
 }
 
 MoE::MoE(const MoEConfig& config)
-    : router(config.d_model, config.n_experts),
+    : router(config.d_model, config.n_experts, config.router_bias),
       experts(config),
       config_(config) {
   describe({.width = config.d_model}, {.width = config.d_model});

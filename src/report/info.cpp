@@ -187,6 +187,7 @@ std::string positions_text(
     const DecoderConfig& config, const Stretch& stretch) {
   if (config.positions > 0)
     return fmt::format("learned, {} of them", config.positions);
+  if (!config.alibi.slopes.empty()) return "ALiBi";
   auto out = "RoPE " + rope_text(config.rope, config.d_head, stretch);
   if (config.local_rope)
     out += fmt::format(
@@ -311,6 +312,8 @@ void put_config(Json& out, const ModelInfo& info) {
   if (const auto& by = config.q_scale)
     out["q_scale"] = {{"beta", number(by->beta)}, {"every", by->every}};
   out["learned_positions"] = config.positions;
+  out["alibi"] = !config.alibi.slopes.empty();
+  out["attention_sinks"] = config.attention_sinks;
   out["experts"] = nullptr;
   if (config.moe)
     out["experts"] = {
@@ -336,10 +339,11 @@ void add_config(Rows& out, const ModelInfo& info) {
   out.emplace_back(
       "attention",
       fmt::format(
-          "{} heads, {} kv heads, d_head {}",
+          "{} heads, {} kv heads, d_head {}{}",
           config.n_heads,
           config.n_kv_heads,
-          config.d_head));
+          config.d_head,
+          config.attention_sinks ? ", a sink each" : ""));
   out.emplace_back("windows", windows_text(config));
   out.emplace_back("positions", positions_text(config, stretch_of(info)));
   if (config.moe) {

@@ -24,7 +24,16 @@ using Tensors = std::vector<std::pair<std::string, mx::array>>;
 
 // Their matrices are as large whatever the number of heads is.
 const std::set<std::string> blind_to_heads = {
-    "codegen", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt"};
+    "bloom",
+    "codegen",
+    "falcon",
+    "gpt2",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "mpt",
+    "opt"};
 
 Tensors tensors_of(const std::string& variant) {
   const auto file =
@@ -102,7 +111,12 @@ TEST_P(BrokenFamily, AWrongNumberOfHeadsIsRefusedWhereShapesShowIt) {
   auto fields = config;
   fields.update(config.value("rope_parameters", json::object()));
   for (const std::string field :
-       {"num_attention_heads", "num_key_value_heads", "n_head", "num_heads"}) {
+       {"num_attention_heads",
+        "num_key_value_heads",
+        "n_head",
+        "n_heads",
+        "num_heads",
+        "num_kv_heads"}) {
     if (!config.contains(field)) continue;
     const int right = config[field];
     for (const int wrong : {right - 1, right + 1, 2 * right}) {

@@ -26,7 +26,11 @@ const std::set<std::string> sizes = {
     "n_head",
     "num_layers",
     "num_heads",
-    "ffn_dim"};
+    "ffn_dim",
+    "d_model",
+    "n_embed",
+    "n_layers",
+    "n_heads"};
 
 // Null has a plain meaning here, that of older releases, where transformers 5
 // refuses the type.
@@ -89,12 +93,23 @@ json shown(const nn::Rope& rope) {
 }
 
 json shown(const nn::MoEConfig& moe) {
-  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation] = moe;
-  return {d_model, d_mlp, n_experts, top_k, normalize, activation};
+  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation, swiglu, bias, router_bias] =
+      moe;
+  json all = {
+      d_model,
+      d_mlp,
+      n_experts,
+      top_k,
+      normalize,
+      activation,
+      bias,
+      router_bias};
+  if (swiglu) all.push_back({swiglu->slope, swiglu->limit});
+  return all;
 }
 
 json shown(const DecoderConfig& config) {
-  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, activation, gated, mlp_bias, moe, embed_scale, embed_factor, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
+  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, activation, gated, mlp_bias, moe, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
       config;
   json all;
   all["model_type"] = model_type;
@@ -123,6 +138,8 @@ json shown(const DecoderConfig& config) {
   all["scale_by_layer"] = scale_by_layer;
   all["attention_softcap"] = attention_softcap;
   all["clip_qkv"] = clip_qkv;
+  all["alibi"] = {alibi.slopes, alibi.rounded, alibi.scale};
+  all["attention_sinks"] = attention_sinks;
   all["qk_norm"] = static_cast<int>(qk_norm);
   all["qk_norm_config"] = shown(qk_norm_config);
   all["qk_norm_rotated"] = qk_norm_rotated;
@@ -133,6 +150,7 @@ json shown(const DecoderConfig& config) {
   if (moe) all["moe"] = shown(*moe);
   all["embed_scale"] = embed_scale;
   all["embed_factor"] = embed_factor;
+  all["embed_norm"] = embed_norm;
   all["positions"] = positions;
   all["position_offset"] = position_offset;
   all["tied"] = tied;

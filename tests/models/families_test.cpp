@@ -52,6 +52,7 @@ std::string recorded_as(const SiteCatalog& sites, const std::string& module) {
     return canonical(above + "." + part[0]);
   if (part == "o_proj" || part == "down_proj") return canonical(above);
   if (part == "act_fn") return canonical(above + ".post");
+  if (module == "embed.ln") return canonical(above);
   if (part == "router") return canonical(above + ".router_logits");
   return canonical(module);
 }
@@ -70,7 +71,7 @@ std::map<std::string, std::string> shared_sites(
   if (config.clip_qkv > 0)
     for (auto& [site, name] : shared)
       if (site.ends_with("v_proj.output")) name = site;
-  if (config.embed_factor != 1) add("embed.raw");
+  if (config.embed_factor != 1 || config.embed_norm) add("embed.raw");
   if (config.logit_scale != 1 || config.logit_softcap != 0) add("unembed.raw");
   for (size_t i = 0; i < decoder.layers.size(); ++i) {
     const auto layer = fmt::format("layers.{}.", i);
@@ -84,6 +85,8 @@ std::map<std::string, std::string> shared_sites(
           "attn.z",
           "attn.pattern"})
       add(layer + name);
+    if (config.attention_sinks) add(layer + "attn.sink_share");
+    if (!config.alibi.slopes.empty()) add(layer + "attn.position_bias");
     if (config.rope.dims > 0)
       for (const auto* name : {"attn.rot_q", "attn.rot_k"})
         add(layer + name);
@@ -133,11 +136,13 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
   const std::set<std::string> all = {
       "apertus",
       "arcee",
+      "bloom",
       "codegen",
       "cohere",
       "cohere2",
       "ernie4_5",
       "exaone4",
+      "falcon",
       "gemma",
       "gemma2",
       "gemma3_text",
@@ -147,6 +152,7 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "gpt_bigcode",
       "gpt_neo",
       "gpt_neox",
+      "gpt_oss",
       "gptj",
       "granite",
       "hunyuan_v1_dense",
@@ -156,6 +162,7 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "ministral3",
       "mistral",
       "mixtral",
+      "mpt",
       "nemotron",
       "olmo",
       "olmo2",

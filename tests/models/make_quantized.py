@@ -13,7 +13,7 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils
-from mlx_lm.models import gpt2, gpt_neox, gptj, llama, qwen3_moe
+from mlx_lm.models import gpt2, gpt_neox, gpt_oss, gptj, llama, qwen3_moe
 
 IDS = [3, 14, 15, 92, 65, 35, 89, 7]
 
@@ -80,7 +80,34 @@ NEOX = {
     "use_parallel_residual": True,
     "tie_word_embeddings": False,
 }
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "vocab_size": 96,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 32,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "sliding_window": 4,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150000,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": True,  # mlx-lm knows no other
+        "original_max_position_embeddings": 16,
+    },
+    "max_position_embeddings": 64,
+    "layer_types": ["sliding_attention", "full_attention"],
+    "tie_word_embeddings": False,
+}
 FAMILIES = {
+    "gpt_oss": gpt_oss,
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
     "gptj": gptj,
@@ -102,6 +129,13 @@ def mixed(path, module):
     return path != GATE
 
 
+def experts_only(path, module):
+    """As the published conversions: experts, and the router in 8 bits."""
+    if path.endswith("router"):
+        return {"group_size": 64, "bits": 8}
+    return ".experts." in path
+
+
 # name: config, bits, group, mode, dtype of the weights, predicate
 VARIANTS = {
     "bits2-group32": (LLAMA, 2, 32, "affine", mx.float32, None),
@@ -116,10 +150,11 @@ VARIANTS = {
     "gpt2": (GPT2, 4, 64, "affine", mx.float32, None),
     "gpt_neox": (NEOX, 4, 32, "affine", mx.float32, None),
     "gptj": (GPTJ, 4, 64, "affine", mx.float32, None),
+    "gpt_oss": (GPT_OSS, 4, 32, "mxfp4", mx.bfloat16, experts_only),
 }
 
 
-def make(folder, config, bits, group, mode, dtype, predicate):
+def random_model(config, dtype):
     family = FAMILIES[config["model_type"]]
     model = family.Model(family.ModelArgs.from_dict(config))
     for name, value in tree_flatten(model.parameters()):
@@ -132,11 +167,16 @@ def make(folder, config, bits, group, mode, dtype, predicate):
             value = near_one if value.ndim == 1 else scaled
         model.load_weights([(name, value)], strict=False)
     model.set_dtype(dtype)
+    return model
+
+
+def make(folder, config, bits, group, mode, dtype, predicate):
+    model = random_model(config, dtype)
     model, quantised = utils.quantize_model(
         model, dict(config), group, bits, mode=mode, quant_predicate=predicate
     )
     quantised["quantization"].setdefault("mode", mode)
-    if predicate:
+    if predicate is mixed:
         quantised["quantization"][GATE] = False
     quantised["quantization_config"] = quantised["quantization"]
     folder.mkdir(parents=True)
@@ -146,6 +186,35 @@ def make(folder, config, bits, group, mode, dtype, predicate):
     )
     (folder / "config.json").write_text(json.dumps(quantised, indent=1))
 
+    expect(folder)
+
+
+def make_blocks(folder):
+    """gpt-oss as OpenAI publishes it: experts in MXFP4, the rows of gate and up
+    in turn."""
+    weights = dict(tree_flatten(random_model(GPT_OSS, mx.bfloat16).parameters()))
+    for name in [name for name in weights if ".experts.gate_proj." in name]:
+        gate, up = weights.pop(name), weights.pop(name.replace("gate", "up"))
+        both = mx.stack([gate, up], 2).reshape(gate.shape[0], -1, *gate.shape[2:])
+        weights[name.replace("gate", "gate_up")] = both
+    for name in [name for name in weights if ".experts." in name]:
+        value, stem = weights.pop(name), name.rpartition(".")[0]
+        if name.endswith(".bias"):
+            weights[stem + "_bias"] = value
+            continue
+        words, scales = mx.quantize(value, 32, 4, mode="mxfp4")
+        blocks = words.view(mx.uint8).reshape(*scales.shape, 16)
+        weights |= {stem + "_blocks": blocks, stem + "_scales": scales}
+    folder.mkdir(parents=True)
+    mx.save_safetensors(
+        str(folder / "model.safetensors"), weights, metadata={"format": "pt"}
+    )
+    config = GPT_OSS | {"quantization_config": {"quant_method": "mxfp4"}}
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    expect(folder)
+
+
+def expect(folder):
     # As mlx-lm reads it again; in float32, as mlxterp computes on a CPU.
     loaded, _ = utils.load_model(folder)
     loaded.set_dtype(mx.float32)
@@ -165,6 +234,7 @@ def main():
     for seed, (name, variant) in enumerate(VARIANTS.items()):
         mx.random.seed(seed)
         make(root / name, *variant)
+    make_blocks(root / "gpt_oss-blocks")
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ TEST(Names, MeanTheSameInEveryFamily) {
     const bool capped = config.logit_softcap != 0 || config.logit_scale != 1;
     EXPECT_EQ(name("lm_head"), capped ? "unembed.raw" : "logits");
     EXPECT_EQ(name("lm_head.output"), capped ? "unembed.raw" : "logits");
-    EXPECT_EQ(
-        name("embed_tokens"), config.embed_factor != 1 ? "embed.raw" : "embed");
+    const bool followed = config.embed_factor != 1 || config.embed_norm;
+    EXPECT_EQ(name("embed_tokens"), followed ? "embed.raw" : "embed");
     n_capped += capped;
 
     // The path of a module in the checkpoint is a site. Where the checkpoint
@@ -88,7 +88,8 @@ TEST(Names, MeanTheSameInEveryFamily) {
         EXPECT_TRUE(sites.contains(path + ".input")) << path;
         for (auto above = path; above.find('.') != above.npos;) {
           above.resize(above.rfind('.'));
-          const bool list = above.ends_with("layers") || above.ends_with(".h");
+          const bool list = above.ends_with("layers") ||
+                            above.ends_with(".h") || above.ends_with(".blocks");
           EXPECT_TRUE(list || sites.contains(above)) << above;
         }
         continue;

@@ -63,7 +63,7 @@ TEST(Quantized, LogitsAreThoseOfMlxLm) {
     largest = std::max(largest, static_cast<double>(off));
     EXPECT_LE(off, 1e-4) << name;
   }
-  EXPECT_EQ(variants, 12);
+  EXPECT_EQ(variants, 14);
   std::printf("largest difference of a logit: %.2g\n", largest);
 }
 
@@ -72,8 +72,9 @@ TEST(Quantized, MatricesAreThoseOfMlx) {
   int matrices = 0;
   for (const auto& entry : fs::directory_iterator(root)) {
     const auto raw = read_all(entry.path() / "model.safetensors");
-    const auto settings =
-        read_json(entry.path() / "config.json")["quantization"];
+    const auto config = read_json(entry.path() / "config.json");
+    if (!config.contains("quantization")) continue;  // transformers' own
+    const auto& settings = config["quantization"];
     const auto checkpoint = Checkpoint::open(entry.path());
     for (const auto& tensor : checkpoint.tensors()) {
       EXPECT_FALSE(tensor.name.ends_with(".scales")) << tensor.name;
@@ -112,6 +113,40 @@ TEST(Quantized, MatricesAreThoseOfMlx) {
     }
   }
   EXPECT_GT(matrices, 60);
+}
+
+// transformers' blocks are MLX's words.
+TEST(Quantized, BlocksAreThoseOfMlx) {
+  const auto folder = root / "gpt_oss-blocks";
+  const auto raw = read_all(folder / "model.safetensors");
+  const auto checkpoint = Checkpoint::open(folder);
+  int matrices = 0;
+  for (const auto& tensor : checkpoint.tensors()) {
+    EXPECT_FALSE(tensor.name.ends_with("_blocks")) << tensor.name;
+    EXPECT_FALSE(tensor.name.ends_with("_scales")) << tensor.name;
+    if (tensor.type != "MXFP4") continue;
+    ++matrices;
+    const auto stem = tensor.name.substr(0, tensor.name.rfind('.'));
+    const auto& blocks = raw.at(stem + "_blocks");
+    const auto& scales = raw.at(stem + "_scales");
+    EXPECT_EQ(tensor.bytes, blocks.size() + scales.size());
+    auto shape = scales.shape();
+    shape.back() *= 4;
+    const auto expected = mx::astype(
+        mx::dequantize(
+            mx::reshape(mx::view(blocks, mx::uint32), shape),
+            scales,
+            std::nullopt,
+            32,
+            4,
+            "mxfp4"),
+        mx::float32);
+    const auto matrix = checkpoint.read(tensor, mx::float32);
+    EXPECT_EQ(matrix.shape(), expected.shape());
+    EXPECT_LE(test::max_difference(matrix, expected), 1e-6) << tensor.name;
+    EXPECT_EQ(checkpoint.read(tensor).dtype(), mx::bfloat16);
+  }
+  EXPECT_EQ(matrices, 4);
 }
 
 TEST(Quantized, TensorsSayHowTheyArePacked) {
@@ -287,6 +322,55 @@ TEST_F(QuantizedRefusal, Parts) {
       set(scales, mx::ones({128, 4})), {scales.c_str(), "mxfp4 scales are U8"});
   expect_refusal(
       set(scales, mx::full({128, 4}, 255, mx::uint8)), {"values of 16384"});
+}
+
+TEST_F(QuantizedRefusal, Blocks) {
+  use("gpt_oss-blocks");
+  expect_refusal([] {}, {"loaded"});
+  const std::string stem = "model.layers.1.mlp.experts.down_proj";
+  const auto blocks = stem + "_blocks", scales = stem + "_scales";
+  expect_refusal(
+      [&] { tensors_.erase(scales); },
+      {blocks.c_str(), "its _scales are missing"});
+  expect_refusal(
+      [&] { tensors_.erase(blocks); },
+      {scales.c_str(), "its _blocks are missing"});
+  expect_refusal(
+      [&] {
+        tensors_.erase(blocks);
+        tensors_.erase(scales);
+      },
+      {"lacks 1 tensor(s)", stem.c_str()});
+  expect_refusal(
+      [&] {
+        replace(blocks, mx::ones({4, 64, 1, 15}, mx::uint8));
+      },
+      {blocks.c_str(), "U8 [4, 64, 1, 15]", "[..., row, group, 16]"});
+  expect_refusal(
+      [&] {
+        replace(blocks, mx::ones({4, 64, 1, 16}));
+      },
+      {blocks.c_str(), "F32 [4, 64, 1, 16]"});
+  expect_refusal(
+      [&] {
+        replace(scales, mx::ones({4, 64, 2}, mx::uint8));
+      },
+      {scales.c_str(), "U8 [4, 64, 2]", "need U8 [4, 64, 1]"});
+  expect_refusal(
+      [&] {
+        replace(scales, mx::full({4, 64, 1}, 255, mx::uint8));
+      },
+      {stem.c_str(), "values of 8192"});
+  // Fits itself, but not the model.
+  expect_refusal(
+      [&] {
+        replace(blocks, mx::ones({4, 64, 2, 16}, mx::uint8));
+        replace(scales, mx::ones({4, 64, 2}, mx::uint8));
+      },
+      {stem.c_str(), "has shape (4, 64, 64)", "(4, 64, 32)"});
+  expect_refusal(
+      [&] { config_.erase("quantization_config"); },
+      {"down_proj_blocks", "packed in MXFP4", "no 'quantization_config'"});
 }
 
 }  // namespace

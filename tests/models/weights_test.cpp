@@ -149,11 +149,21 @@ void check_experts(Check& check, int i) {
     return mx::take(check.w(name, i), chosen, 0);  // [pos, k, in, out]
   };
   const auto rows = mx::expand_dims(x, {1, 2});  // [pos, 1, 1, d_model]
-  const auto post = nn::activate(
-      check.model.decoder().config().moe->activation,
-      mx::matmul(rows, pick("W_gate")),
-      mx::matmul(rows, pick("W_in")));
-  const auto each = mx::squeeze(mx::matmul(post, pick("W_out")), 2);
+  const auto through = [&](const mx::array& in, const std::string& name) {
+    const auto bias = mx::expand_dims(pick("b_" + name), 2);
+    return mx::add(mx::matmul(in, pick("W_" + name)), bias);
+  };
+  const auto& config = *check.model.decoder().config().moe;
+  const auto gate = through(rows, "gate"), up = through(rows, "in");
+  const auto clamped = [&](const nn::ClampedSwiglu& by) {
+    const mx::array most(by.limit), one(1.0f);
+    const auto held = mx::minimum(gate, most);
+    const auto share = one / (one + mx::exp(-mx::array(by.slope) * held));
+    return (mx::clip(up, -most, most) + one) * held * share;
+  };
+  const auto post = config.swiglu ? clamped(*config.swiglu)
+                                  : nn::activate(config.activation, gate, up);
+  const auto each = mx::squeeze(through(post, "out"), 2);
   const auto sum =
       mx::sum(mx::multiply(each, mx::expand_dims(of_expert, 2)), 1);
   check.same(mx::expand_dims(sum, 0), check.site(here + "output"), here);

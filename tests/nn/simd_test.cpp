@@ -1,5 +1,6 @@
 // The loops of our own against MLX's ops, and against double precision.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -314,7 +315,9 @@ mx::array attended(
     const mx::array& q,
     const mx::array& k,
     const mx::array& v,
-    float scale) {
+    float scale,
+    const float* sinks = nullptr,
+    const float* slopes = nullptr) {
   mx::eval({q, k, v});
   const auto heads = [](const mx::array& x) {
     const auto& s = x.strides();
@@ -330,7 +333,9 @@ mx::array attended(
        n(c.src),
        n(c.d_head),
        n(c.window),
-       scale},
+       scale,
+       sinks,
+       slopes},
       heads(q),
       heads(k),
       heads(v),
@@ -375,6 +380,40 @@ TEST(Attend, AgainstMlx) {
         wanted,
         1e-5,
         std::to_string(c.dest) + " x " + std::to_string(c.src));
+    // Of each head, a score for nothing, and what every position between costs.
+    const std::vector<float> sinks{-2, 0.5f, 9, 30, -40, 1, 3, 0, 12};
+    const std::vector<float> slopes{0.5f, 0.25f, 0, 1, 8, 1e-3f, 2, 0.1f, 0.7f};
+    const auto distance = mx::subtract(
+        mx::arange(c.src),
+        mx::reshape(mx::arange(c.src - c.dest, c.src), {c.dest, 1}));
+    const auto biases = mx::where(
+        mask_of(c),
+        mx::multiply(
+            mx::array(slopes.data(), {c.heads, 1, 1}),
+            mx::astype(distance, mx::float32)),
+        mx::array(-inf));
+    const mx::array nothing(sinks.data(), {c.heads});
+    for (const bool with_sinks : {false, true})
+      for (const bool biased : {false, true})
+        expect_near(
+            attended(
+                c,
+                q,
+                k,
+                v,
+                0.3f,
+                with_sinks ? sinks.data() : nullptr,
+                biased ? slopes.data() : nullptr),
+            mx::fast::scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                0.3f,
+                "array",
+                biased ? biases : mask_of(c),
+                with_sinks ? std::optional(nothing) : std::nullopt),
+            1e-5,
+            fmt::format("sinks {}, slopes {}", with_sinks, biased));
     // Nothing of it dense.
     const auto turned = [](const mx::array& x) {
       auto other = mx::contiguous(mx::swapaxes(x, 2, 3));
@@ -417,14 +456,20 @@ struct Opened : Observer {
 };
 
 TEST(Attend, TheModuleAndItsDerivatives) {
-  for (const int window : {0, 4}) {
-    nn::Attention attention(
-        {.d_model = 24,
-         .n_heads = 4,
-         .n_kv_heads = 2,
-         .d_head = 6,
-         .rope = {.dims = 6},
-         .window = window});
+  for (const int window : {0, 4, 5}) {
+    nn::AttentionConfig config;
+    config.d_model = 24;
+    config.n_heads = 4;
+    config.n_kv_heads = 2;
+    config.d_head = 6;
+    config.rope.dims = 6;
+    config.window = window;
+    if (window == 5) {
+      config.sinks = true;
+      config.alibi.slopes = {1, 0.5f, 0.25f, 2};
+    }
+    nn::Attention attention(config);
+    if (config.sinks) *attention.sinks = mx::array({1.0f, -1.0f, 3.0f, 0.0f});
     const auto x = random({2, 11, 24}, 14);
     const auto forward = [&](bool opened) {
       return [&, opened](const mx::array& in) {

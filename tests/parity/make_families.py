@@ -17,7 +17,7 @@ import sys
 import tempfile
 import warnings
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ class Parts:
     """Names of modules: the first six from the root, the others in a layer."""
 
     embed: str = "model.embed_tokens"
+    raw_embed: str = ""  # where a norm stands between the two
     pos_embed: str = ""
     layers: str = "model.layers"
     ln_final: str = "model.norm"
@@ -45,6 +46,7 @@ class Parts:
     ln1: str = "input_layernorm"  # norms that the layer lacks are left out
     ln2: str = "post_attention_layernorm"
     attn: str = "self_attn"
+    pattern: str = ""  # the module that returns it, unless it is attn
     q: str = "self_attn.q_proj"
     k: str = "self_attn.k_proj"
     v: str = "self_attn.v_proj"
@@ -157,6 +159,32 @@ PARTS = {
     "hunyuan_v1_dense": Parts(
         q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm",
     ),
+    "gpt_oss": Parts(router="mlp.router"),
+    # Attention and MLP return what is added, added.
+    "bloom": Parts(
+        embed="transformer.word_embeddings_layernorm",
+        raw_embed="transformer.word_embeddings", layers="transformer.h",
+        ln_final="transformer.ln_f", attn="self_attention.dense",
+        pattern="self_attention",
+        fused_qkv="self_attention.query_key_value", fused_blocks=0,
+        o="self_attention.dense", attn_added="self_attention.dense",
+        gate="mlp.dense_h_to_4h", up="", down="mlp.dense_4h_to_h",
+        mlp="mlp.dense_4h_to_h", mlp_added="mlp.dense_4h_to_h", rotary=False,
+    ),
+    "mpt": Parts(
+        embed="transformer.wte", layers="transformer.blocks",
+        ln_final="transformer.norm_f", ln1="norm_1", ln2="norm_2",
+        attn="attn", fused_qkv="attn.Wqkv", o="attn.out_proj",
+        attn_added="attn", gate="ffn.up_proj", up="", down="ffn.down_proj",
+        mlp="ffn.down_proj", mlp_added="ffn.down_proj", rotary=False,
+    ),
+    "falcon": Parts(
+        embed="transformer.word_embeddings", layers="transformer.h",
+        ln_final="transformer.ln_f", attn="self_attention",
+        fused_qkv="self_attention.query_key_value", fused_blocks=0,
+        o="self_attention.dense", attn_added="self_attention",
+        gate="mlp.dense_h_to_4h", up="", down="mlp.dense_4h_to_h",
+    ),
 }
 
 
@@ -169,6 +197,11 @@ class Variant:
     config: dict
     prompt: int = 12  # tokens
     weights: str = ""  # the variant whose weights this one shares
+    parts: dict | None = None  # where they are not its family's
+
+    def places(self):
+        known = PARTS.get(self.model_type, Parts())
+        return replace(known, **(self.parts or {}))
 
 
 def ids_and(kwargs):
@@ -234,6 +267,12 @@ def sliding(*pattern):
     }
 
 
+GPT_OSS = {
+    "head_dim": 8,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 16,
+}
 GEMMA = {"num_attention_heads": 4, "head_dim": 8, "tie_word_embeddings": True}
 QWEN_MOE = {
     "head_dim": 8,
@@ -241,6 +280,26 @@ QWEN_MOE = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 16,
 }
+
+
+def bloom_like(**kwargs):
+    return ids_and(
+        {"vocab_size": 97, "hidden_size": 24, "n_layer": 3, "n_head": 4} | kwargs
+    )
+
+
+def mpt_like(**kwargs):
+    return ids_and(
+        {"vocab_size": 97, "d_model": 24, "n_layers": 2, "n_heads": 4,
+         "max_seq_len": 64} | kwargs
+    )
+
+
+def falcon_like(**kwargs):
+    return ids_and(
+        {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "max_position_embeddings": 64} | kwargs
+    )
 
 
 def neox(**kwargs):
@@ -716,6 +775,61 @@ VARIANTS = {
                decoder_sparse_step=2, mlp_only_layers=[3],
                tie_word_embeddings=True),
     ),
+    "gpt_oss": Variant(
+        "gpt_oss",
+        modern(
+            **GPT_OSS | WIDE, num_hidden_layers=3, sliding_window=5,
+            **rope("yarn", theta=150000.0, factor=4.0, truncate=False,
+                   original_max_position_embeddings=16),
+        ),
+    ),
+    "gpt_oss-clamped": Variant(
+        "gpt_oss",
+        modern(
+            **GPT_OSS, **sliding(0, 1, 1, 0), num_hidden_layers=4,
+            sliding_window=4, swiglu_limit=0.6, swiglu_alpha=1.3,
+            attention_bias=False, tie_word_embeddings=True,
+            **rope("default", theta=1000.0),
+        ),
+    ),
+    # linear biases
+    "bloom": Variant("bloom", bloom_like()),
+    "bloom-untied": Variant(
+        "bloom", bloom_like(n_head=3, n_layer=4, tie_word_embeddings=False)
+    ),
+    "mpt": Variant("mpt", mpt_like()),
+    "mpt-clipped": Variant(
+        "mpt",
+        mpt_like(
+            n_heads=6, n_layers=3, tie_word_embeddings=False,
+            attn_config={"clip_qkv": 1.1, "softmax_scale": 0.7},
+        ),
+    ),
+    "falcon": Variant("falcon", falcon_like(num_attention_heads=3)),
+    "falcon-bias": Variant(
+        "falcon",
+        falcon_like(bias=True, tie_word_embeddings=False, ffn_hidden_size=40,
+                    **rope("linear", theta=500.0, factor=3.0)),
+    ),
+    "falcon-grouped": Variant(
+        "falcon",
+        falcon_like(new_decoder_architecture=True, num_kv_heads=2),
+        parts={"ln1": "ln_attn", "ln2": "ln_mlp"},
+    ),
+    "falcon-one-norm": Variant(
+        "falcon",
+        falcon_like(new_decoder_architecture=True, num_kv_heads=2, bias=True,
+                    num_ln_in_parallel_attn=1, activation="gelu_new"),
+    ),
+    # 8 heads of bfloat16 slopes would be powers of 2.
+    "falcon-alibi": Variant(
+        "falcon",
+        falcon_like(alibi=True, multi_query=False, parallel_attn=False,
+                    bias=True, hidden_size=32, num_attention_heads=16),
+    ),
+    "falcon-multi-head": Variant(
+        "falcon", falcon_like(multi_query=False, tie_word_embeddings=False)
+    ),
     "olmoe": Variant(
         "olmoe",
         modern(num_experts=6, num_experts_per_tok=3, intermediate_size=16,
@@ -758,6 +872,8 @@ def randomise(model, seed):
                 value = 0.5 * normal(weight)
             elif name == "bias" or name.endswith("_bias"):
                 value = 0.2 * normal(weight)
+            elif name == "sinks":
+                value = normal(weight)
             elif "Norm" in kind:
                 # These gains are stored less 1.
                 less = kind.startswith("Gemma") or kind.endswith("1P")
@@ -766,10 +882,11 @@ def randomise(model, seed):
             elif isinstance(module, torch.nn.Embedding):
                 value = (0.2 if tied else 0.7) * normal(weight)
             else:
-                inner = -2 if kind == "Conv1D" else -1
+                turned = kind in ("Conv1D", "GptOssExperts")
+                inner = -2 if turned else -1
                 last = path.rpartition(".")[2]
                 if last in ("q_proj", "k_proj", "qkv_proj", "c_attn",
-                            "query_key_value", "gate"):
+                            "query_key_value", "Wqkv", "gate", "router"):
                     spread = 1.3
                 elif last == "lm_head":
                     spread = 0.8
@@ -790,6 +907,9 @@ class Unlucky(Exception):
 def heads_of(config):
     d_model, n = config.hidden_size, config.num_attention_heads
     kv = getattr(config, "num_key_value_heads", None) or n
+    if config.model_type == "falcon":
+        shared = config.multi_query and not config.new_decoder_architecture
+        kv = 1 if shared else config.num_kv_heads
     return n, kv, getattr(config, "head_dim", None) or d_model // n
 
 
@@ -830,10 +950,12 @@ class Recorder:
         scale = getattr(config, "embedding_multiplier", 1.0)
         self.output(at(embed), lambda x: self.keep("embed", x * scale))
         # What a module gives is a value of its own where a factor follows.
+        if parts.raw_embed:
+            self.output(at(parts.raw_embed), lambda x: self.keep("embed.raw", x))
         if scale != 1.0:
             self.output(at(embed), lambda x: self.keep("embed.raw", x))
         if getattr(config, "final_logit_softcapping", None) or any(
-                getattr(config, name, 1.0) != 1.0
+                getattr(config, name, 1.0) not in (1.0, None)
                 for name in ("logit_scale", "logits_scaling")):
             self.output(at(parts.unembed),
                         lambda x: self.keep("unembed.raw", x))
@@ -886,8 +1008,13 @@ class Recorder:
             site + "attn_out", first(x) * multiplier))
         self.output(at(parts.mlp_added), lambda x: keep(
             site + "mlp_out", first(x) * multiplier))
-        self.output(at(parts.attn), lambda x: keep(
+        self.output(at(parts.pattern or parts.attn), lambda x: keep(
             site + "attn.pattern", x[1], n, self.length, self.length))
+        if hasattr(at(parts.attn), "sinks"):
+            # They take what the sources leave.
+            self.output(at(parts.attn), lambda x: keep(
+                site + "attn.sink_share", (1 - x[1].sum(-1)).transpose(1, 2),
+                self.length, n, 1))
         self.input(at(parts.o), lambda x: keep(
             site + "attn.z", x, self.length, n, d))
 
@@ -896,7 +1023,14 @@ class Recorder:
             sizes = {"q": n * d, "k": kv * d, "v": kv * d}
             pieces = qkv.reshape(self.length, blocks, -1).split(
                 [sizes[name] // blocks for name in parts.fused_order], -1)
+            most = getattr(
+                getattr(config, "attn_config", None), "clip_qkv", None)
             for name, piece in zip(parts.fused_order, pieces):
+                if most is not None and name == "v":
+                    # What comes out of the projection is no more what is mixed.
+                    keep(f"{site}attn.v_proj.output", piece)
+                    assert piece.abs().max() > most
+                    piece = piece.clamp(-most, most)
                 keep(f"{site}attn.{name}", piece, self.length, -1, d)
 
         def projected(name, x):
@@ -913,6 +1047,22 @@ class Recorder:
             for name in "qkv":
                 self.output(at(getattr(parts, name)),
                             lambda x, name=name: projected(name, x))
+
+        def biased(_module, _args, kwargs):
+            bias = kwargs.get("position_bias", kwargs.get("alibi"))
+            if bias is None:
+                return
+            # Of each source; a softmax sees their differences alone.
+            if config.model_type == "falcon":  # in the mask, already scaled
+                bias = kwargs["attention_mask"][0, :, -1]
+            bias = bias.reshape(n, -1)[:, -self.length:].float()
+            keep(site + "attn.position_bias",
+                 (bias[:, None] - bias[:, :, None]).clamp(max=0),
+                 n, self.length, self.length)
+
+        self.removers.append(at(parts.pattern or parts.attn)
+                             .register_forward_pre_hook(
+                                 biased, with_kwargs=True).remove)
 
         mlp = getattr(layer, "mlp", None)
         if hasattr(mlp, "experts"):
@@ -971,6 +1121,20 @@ class Recorder:
             module.get_llama_4_attn_scale = kept
             self.removers.append(
                 lambda: setattr(module, "get_llama_4_attn_scale", scale))
+        if model.config.model_type == "falcon":  # its layers in turn
+            _, kv, _ = heads_of(model.config)
+            turn = module.apply_rotary_pos_emb
+            seen = iter(range(len(layers)))
+
+            def rotate(*args):
+                query, key = turn(*args)
+                keep(next(seen), query, key[:, :: key.shape[1] // kv])
+                return query, key
+
+            module.apply_rotary_pos_emb = rotate
+            self.removers.append(
+                lambda: setattr(module, "apply_rotary_pos_emb", turn))
+            return
         inner = module.eager_attention_forward
 
         def attend(attention, query, key, *rest, **kwargs):
@@ -1052,7 +1216,11 @@ def check(name, found, model, parts):
         assert found[f"layers.{i}.attn.k"].shape == (length, kv, d)
         assert found[f"layers.{i}.attn.v"].shape == (length, kv, d)
         pattern = found[f"layers.{i}.attn.pattern"]
-        near("a pattern's rows", pattern.sum(-1), 1.0)
+        share = found.get(f"layers.{i}.attn.sink_share")
+        if share is None:
+            near("a pattern's rows", pattern.sum(-1), 1.0)
+        else:
+            assert (share > 0).all() and share.max() > 0.3, f"{name}: sinks"
         dest, src = np.indices((length, length))
         seen = src <= dest
         if window:
@@ -1072,11 +1240,20 @@ def crc(text):
     return zlib.crc32(text.encode())
 
 
-def load(folder, dtype=torch.float32):
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation="eager",
+def load(folder, dtype=torch.float32, attention="eager"):
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention,
         experts_implementation="eager",
     ).eval()
+    if attention == "eager" and getattr(model.config, "alibi", False):
+        # Falcon's mask has the biases, and its eager attention, unlike all its
+        # others, adds them once more.
+        once = lambda _module, args, kwargs: (
+            args, kwargs | {"alibi": torch.zeros_like(kwargs["alibi"])})
+        for layer in model.transformer.h:
+            layer.self_attention.register_forward_pre_hook(
+                once, with_kwargs=True)
+    return model
 
 
 def logits_of(model, ids):
@@ -1102,10 +1279,13 @@ def draw(name, variant, seed, scratch):
     model = load(scratch)
     ids = np.random.default_rng(crc("ids " + name)).integers(
         0, config.vocab_size, variant.prompt).tolist()
-    parts = PARTS.get(variant.model_type, Parts())
+    parts = variant.places()
     found = Recorder(model, parts).run(ids)
     assert (logits_of(model, ids) == found["logits"]).all(), name
     check(name, found, model, parts)
+    if getattr(config, "alibi", False):
+        fused = logits_of(load(scratch, attention="sdpa"), ids)
+        assert np.abs(fused - found["logits"]).max() < 1e-5, name
 
     exact = logits_of(copy.deepcopy(model).double(), ids)
     error = np.abs(exact - found["logits"]).max()
@@ -1170,9 +1350,9 @@ def older(config):
         if "partial_rotary_factor" in ropes:
             fields[part] = ropes.pop("partial_rotary_factor")
             default[part] = default_ropes["partial_rotary_factor"]
-        # These two mean another one by none.
+        # These two mean another one by none; gpt-oss always says it.
         if ropes["rope_type"] != "default" or kind in (
-                "ministral3", "apertus"):
+                "ministral3", "apertus", "gpt_oss"):
             if kind != "gemma3_text" and (
                     ropes["rope_type"] in ("linear", "dynamic", "longrope")):
                 ropes["type"] = ropes.pop("rope_type")
@@ -1180,7 +1360,9 @@ def older(config):
                 ropes.pop("original_max_position_embeddings")
             fields["rope_scaling"] = ropes
 
-    types = fields.pop("layer_types", None)
+    types = fields.get("layer_types")
+    if kind != "gpt_oss":  # which always had it
+        fields.pop("layer_types", None)
     if kind in ("olmo3", "exaone4"):
         every = fields.get("sliding_window_pattern", 4)
         usual = isinstance(every, int) and every and [
@@ -1199,6 +1381,13 @@ def older(config):
         or field not in default
         or value != default[field]
     }
+    if kind == "bloom":  # as its own files have it
+        fields["n_embed"] = fields.pop("hidden_size")
+        fields["num_attention_heads"] = fields.pop("n_head")
+        fields["apply_residual_connection_post_layernorm"] = False
+        fields["seq_length"] = 2048
+    if kind == "mpt":
+        fields |= {"no_bias": True, "expansion_ratio": 4}
     if kind == "qwen3_moe":
         fields["num_experts"] = fields.pop("num_local_experts")
     # What follows from other fields.

@@ -89,6 +89,9 @@ UNREAD = (
     "gpt_neo gpt_neo-untied gpt_neox gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
     "apertus-bias apertus-silu arcee arcee-bias codegen codegen-tied cohere2-bias "
     "gpt_bigcode-mha gptj-tied olmo olmo-clip "
+    # mlx-lm's gpt-oss takes experts for packed.
+    "bloom bloom-untied falcon falcon-alibi falcon-bias falcon-grouped falcon-multi-head "
+    "falcon-one-norm gpt_oss gpt_oss-clamped mpt mpt-clipped "
     "opt-post-norm phi-qk-layernorm qwen3-bias stablelm-parallel starcoder2-no-bias"
 ).split()
 # Gemma 1 and both StarCoders have erf's GELU there, Gemma 3 a bfloat16 factor.
@@ -127,6 +130,25 @@ def test_every_site_has_the_same_value(name):
             compared += 1
     each = len(LAYER) + len(ATTENTION) - (name in PARALLEL)
     assert compared == 1 + len(native.layers) * each
+
+
+@pytest.mark.parametrize("name", ["gpt_oss", "gpt_oss-blocks"])
+def test_packed_experts_and_sinks_too(name):
+    """As mlx-lm saves them and as OpenAI publishes them."""
+    folder = FOLDERS.with_name("quantized") / name
+    module, _ = load_model(folder)
+    module.set_dtype(mx.float32)
+    native, wrapped = InterpretableModel(folder), InterpretableModel(module)
+    compared = 0
+    with native.trace(ROWS) as ours, wrapped.trace(ROWS) as theirs:
+        for one, two in sites(native, wrapped):
+            assert gap(ours.value(one), theirs.value(two)) <= 1e-4, one
+            compared += 1
+        for i in range(2):
+            pattern = ours.value(f"layers.{i}.attn.pattern").sum(-1)
+            share = ours.value(f"layers.{i}.attn.sink_share")[..., 0]
+            assert gap(1 - pattern, share.swapaxes(1, 2)) <= 1e-5
+    assert compared == 1 + 2 * (len(LAYER) + len(ATTENTION))
 
 
 @pytest.mark.parametrize("name", ["gemma2", "granite", "olmo2", "llama-gqa", "phi"])

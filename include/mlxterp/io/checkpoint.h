@@ -29,9 +29,9 @@ struct LeftOut {
  * names (`blk.3.attn_q.weight` is `model.layers.3.self_attn.q_proj.weight`)
  * and Llama's permuted q and k rows are put back. A matrix that MLX packed in a
  * folder (X.weight, X.scales, X.biases) is one tensor here, X.weight, with its
- * unpacked shape. Of a multimodal folder, whose config.json nests that of its
- * language model in `text_config`, that model is all there is here, under the
- * names it has alone.
+ * unpacked shape; so is one in MXFP4 (X_blocks, X_scales). Of a multimodal
+ * folder, whose config.json nests that of its language model in `text_config`,
+ * that model is all there is here, under the names it has alone.
  *
  * A cheap handle on shared, immutable state; const members may be called from
  * several threads. Everything throws Error (bad_data, environment).

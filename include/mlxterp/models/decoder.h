@@ -49,6 +49,8 @@ struct DecoderConfig {
   bool scale_by_layer = false;     ///< Divided by the layer's number, from 1.
   float attention_softcap = 0.0f;  ///< 0: none.
   float clip_qkv = 0.0f;           ///< Bound of q, k and v; 0: none.
+  nn::Alibi alibi;                 ///< Without slopes: none.
+  bool attention_sinks = false;    ///< Of each head, one.
   nn::AttentionConfig::QkNorm qk_norm = nn::AttentionConfig::QkNorm::none;
   nn::NormConfig qk_norm_config;
   bool qk_norm_rotated = false;  ///< Behind the rotation, not before it.
@@ -61,6 +63,7 @@ struct DecoderConfig {
 
   float embed_scale = 1.0f;   ///< Part of what the embedding gives.
   float embed_factor = 1.0f;  ///< Behind it: Granite's multiplier.
+  bool embed_norm = false;    ///< A norm behind the embedding, embed.ln.
   int positions = 0;          ///< Learned position embeddings; 0: none.
   int position_offset = 0;    ///< The row of the first position.
   bool tied = false;          ///< The unembedding is the embedding.

@@ -13,7 +13,8 @@
 namespace mlxterp {
 
 /** A piece of a dotted path and what it is called in the Decoder. Pieces are
- * whole components: "self_attn" is not found in "self_attn2". */
+ * whole components: "self_attn" is not found in "self_attn2". One that
+ * only gets ".weight" is a tensor's whole name and found at the path's end. */
 struct Rename {
   std::string_view from;
   std::string_view to;
@@ -34,6 +35,10 @@ struct Fused {
   int blocks = 1;
   /** As many as key and value heads: with each go the queries that read it. */
   static constexpr int per_kv_head = 0;
+  /** Rows of the parts take turns. */
+  static constexpr int by_turns = -1;
+  /** Rows are those of each of a stack: [expert, row, ...]. */
+  bool stacked = false;
 };
 
 /** What is special about one model_type. */
@@ -45,10 +50,13 @@ struct Family {
    * when loading and for the names of sites. */
   std::span<const Rename> renames;
   std::span<const Fused> fused = {};
-  /** Parts whose matrix is kept as [in, out] (GPT-2's Conv1D). */
+  /** Parts whose matrix is kept as [in, out] (GPT-2's Conv1D), or each of a
+   * stack. */
   std::span<const std::string_view> transposed = {};
-  /** Tensors whose names begin so have those parts as [out, in] already. */
+  /** Tensors whose names begin or end so have those parts as [out, in]
+   * already. */
   std::string_view already_transposed_prefix = {};
+  std::string_view already_transposed_suffix = {};
 };
 
 /** Every known family. */

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "mlxterp/nn/alibi.h"
 #include "mlxterp/nn/linear.h"
 #include "mlxterp/nn/norm.h"
 #include "mlxterp/nn/rope.h"
@@ -34,6 +35,8 @@ struct AttentionConfig {
   float clip_qkv = 0.0f;
   /** A destination sees that many sources, itself the last; 0: all. */
   int window = 0;
+  Alibi alibi = {};    ///< Without slopes: none.
+  bool sinks = false;  ///< Each head has one.
 
   /** What normalises q and k. */
   enum class QkNorm {
@@ -58,18 +61,27 @@ struct AttentionConfig {
  *                       and rot_k, behind clip_qkv
  *     q_scale           [batch, pos, 1], what queries are multiplied with
  *                       where they grow with their position
- *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap
- *                       and mask, masked ones -inf
+ *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap,
+ *                       bias and mask, masked ones -inf
+ *     position_bias     [batch, head, dest, src], what ALiBi adds to scores;
+ *                       float32
+ *     sinks             [batch, pos, head, 1], the score that a destination
+ *                       gives to nothing (Miller, 2023): it takes its share of
+ *                       the softmax and mixes no value
+ *     sink_share        [batch, pos, head, 1], that share: what a row of the
+ *                       pattern lacks to 1. Editing it leaves the rest to the
+ *                       sources in proportion
  *     result            [batch, pos, head, d_model], z through W_O by head;
  *                       their sum (and the bias) is the output
  *
  * Query head h reads kv head h / (n_heads / n_kv_heads). Attention runs fused
- * unless scores are capped; reading scores or pattern adds lazy nodes beside
- * it, editing either switches this layer to the explicit path.
+ * unless scores are capped; reading what lies between q and z adds lazy nodes
+ * beside it, editing it switches this layer to the explicit path. Parameter,
+ * beside those of its parts: sinks [head].
  *
  * In a pass with a KvCache every site holds the new positions, and dest are the
- * new ones while src are all. In a packed pass scores and pattern are seen only
- * where they are edited, one sequence at a time.
+ * new ones while src are all. In a packed pass scores, position_bias and
+ * pattern are seen only where they are edited, one sequence at a time.
  */
 class Attention : public Module {
  public:
@@ -92,12 +104,14 @@ class Attention : public Module {
 
   Linear q_proj, k_proj, v_proj, o_proj;
   std::optional<Norm> q_norm, k_norm;
+  std::optional<mlx::core::array> sinks;
 
  private:
   /** What [batch, pos, head, ...] is, of the heads that queries have or keys
    * and values. */
   SiteTraits traits(Heads heads) const;
   void add_norms();
+  void add_steps();
 
   /** q or k through its norm, [batch, pos, head, d_head]. */
   mlx::core::array normed(
@@ -108,30 +122,33 @@ class Attention : public Module {
   /** q_scale of the rows of x, [batch, pos, ...]. */
   mlx::core::array query_scale(const mlx::core::array& x, Pass& pass) const;
 
-  /** [batch, head, dest, src] from rotated [batch, head, pos, d_head]. */
-  mlx::core::array scores(
-      const mlx::core::array& q, const mlx::core::array& k) const;
-
-  /** The heads' mix of values, [batch, head, pos, d_head]. */
+  /** The heads' mix of values, [batch, head, pos, d_head], from rotated q and
+   * k with heads before positions. */
   mlx::core::array mix(
       const mlx::core::array& q,
       const mlx::core::array& k,
       const mlx::core::array& v,
       Pass& pass) const;
 
-  mlx::core::array mix_packed(
+  /** The same step by step, each a site. */
+  mlx::core::array opened(
       const mlx::core::array& q,
       const mlx::core::array& k,
       const mlx::core::array& v,
-      const std::shared_ptr<const PackedBatch>& packed) const;
+      Pass& pass) const;
+
+  /** The site position_bias of a pass of these sizes. */
+  mlx::core::array biases(int batch, int dest, int src) const;
+
+  /** The site sinks beside q, [batch, head, pos, d_head]. */
+  mlx::core::array sinks_of(const mlx::core::array& q) const;
 
   /** Each head's part of the output, [batch, pos, head, d_model]. */
   mlx::core::array per_head(const mlx::core::array& z) const;
 
-  AttentionConfig config_;
-  float scale_;
+  AttentionConfig config_;  // its scale resolved
   Slot q_, k_, v_, rot_q_, rot_k_, scores_, pattern_, z_, result_;
-  std::optional<Slot> q_scale_;
+  std::optional<Slot> q_scale_, position_bias_, sinks_, sink_share_;
 };
 
 }  // namespace mlxterp::nn

@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include "mlxterp/nn/module.h"
+#include "mlxterp/nn/norm.h"
 
 namespace mlxterp::nn {
 
@@ -30,16 +30,23 @@ class Linear : public Module {
  * [batch, pos, d_model]. Throws out_of_range for ids that are evaluated, as an
  * input's and edited ones are, and outside; those made by an op must be in
  * range, for MLX does not check them. A `factor` that transformers multiplies
- * by outside of the module leaves what the module gives a site of its own: raw.
+ * by outside of the module, or a norm behind it, ln, leaves what the module
+ * gives a site of its own: raw.
  */
 class Embedding : public Module {
  public:
-  Embedding(int vocab, int d_model, float scale = 1.0f, float factor = 1.0f);
+  Embedding(
+      int vocab,
+      int d_model,
+      float scale = 1.0f,
+      float factor = 1.0f,
+      const std::optional<NormConfig>& norm = std::nullopt);
 
   mlx::core::array forward(
       const mlx::core::array& ids, Pass& pass) const override;
 
   mlx::core::array weight;
+  std::optional<Norm> ln;
 
  private:
   float scale_, factor_;

@@ -2,10 +2,19 @@
 
 #pragma once
 
+#include <optional>
+
 #include "mlxterp/nn/linear.h"
 #include "mlxterp/nn/mlp.h"
 
 namespace mlxterp::nn {
+
+/** The gated product of gpt-oss, (up + 1) * gate * sigmoid(slope * gate), the
+ * gate at most `limit` and up in +-limit. */
+struct ClampedSwiglu {
+  float slope = 1.702f;
+  float limit = 7.0f;
+};
 
 struct MoEConfig {
   int d_model = 0;
@@ -15,11 +24,14 @@ struct MoEConfig {
   /** The chosen experts' weights are made to sum to 1. */
   bool normalize = true;
   Activation activation = Activation::silu;
+  std::optional<ClampedSwiglu> swiglu = {};  ///< In place of it.
+  bool bias = false;                         ///< Of the experts.
+  bool router_bias = false;
 };
 
 /** The experts of one layer, gated each. Parameters: gate_proj.weight and
  * up_proj.weight [expert, d_mlp, d_model], down_proj.weight [expert, d_model,
- * d_mlp]. */
+ * d_mlp]; where they have biases, each one's .bias [expert, d_out]. */
 struct Experts : Module {
   explicit Experts(const MoEConfig& config);
 
@@ -35,8 +47,17 @@ struct Experts : Module {
       const mlx::core::array& weights,
       Pass& pass) const;
 
-  mlx::core::array gate_proj, up_proj, down_proj;
-  Activation activation;
+  /** A matrix of each expert. */
+  struct Projection {
+    mlx::core::array weight;
+    std::optional<mlx::core::array> bias;
+  };
+  Projection gate_proj, up_proj, down_proj;
+
+ private:
+  void add(const char* name, Projection& projection);
+
+  MoEConfig config_;
 };
 
 /**

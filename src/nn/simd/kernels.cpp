@@ -40,6 +40,7 @@ struct Stretch {
   float* out;  // rows out_row apart
   size_t out_row;
   size_t begin, end;  // the destinations
+  float sink, slope;  // -inf and 0 for none
 };
 
 }  // namespace mlxterp::simd
@@ -306,10 +307,10 @@ void product(
 }
 
 // Turns a row of scores, whole tiles long, into its exponentials over the
-// largest; their sum.
-float exponentials(float* row, size_t n) {
+// largest; their sum. `sink` is one score more, -inf for none.
+float exponentials(float* row, size_t n, float sink) {
   const size_t lanes = hn::Lanes(wide);
-  auto top = hn::LoadU(wide, row);
+  auto top = hn::Max(hn::LoadU(wide, row), set(sink));
   for (size_t i = lanes; i < n; i += lanes)
     top = hn::Max(top, hn::LoadU(wide, row + i));
   const auto most = set(hn::GetLane(hn::MaxOfLanes(wide, top)));
@@ -319,7 +320,21 @@ float exponentials(float* row, size_t n) {
     hn::StoreU(y, wide, row + i);
     sum = hn::Add(sum, y);
   }
-  return hn::GetLane(hn::SumOfLanes(wide, sum));
+  return hn::GetLane(hn::SumOfLanes(wide, sum)) +
+         std::exp(sink - hn::GetLane(most));
+}
+
+// Takes `slope` from each of n scores for every source that follows it up to
+// the one at `own`.
+void add_slope(float* row, size_t n, float slope, size_t own) {
+  const size_t lanes = hn::Lanes(wide);
+  const auto by = set(slope);
+  auto behind = hn::Sub(hn::Iota(wide, 0), set(static_cast<float>(own)));
+  const auto step = set(static_cast<float>(lanes));
+  for (size_t i = 0; i < n; i += lanes) {
+    hn::StoreU(hn::MulAdd(by, behind, hn::LoadU(wide, row + i)), wide, row + i);
+    behind = hn::Add(behind, step);
+  }
 }
 
 double sum_of_exponentials(const float* x, size_t n, float most) {
@@ -374,9 +389,10 @@ void attend(const Stretch& it, float* scratch) {
       const size_t begin = shape.window > 0 && last + r > shape.window
                                ? last + r - shape.window - from
                                : 0;
+      if (it.slope != 0) add_slope(row, n, it.slope, last - 1 + r - from);
       std::fill(row, row + begin, masked);
       std::fill(row + (last + r - from), row + n, masked);
-      sums[r] = exponentials(row, n);
+      sums[r] = exponentials(row, n, it.sink);
     }
     product(
         rows,
@@ -541,6 +557,15 @@ size_t whole_tiles(size_t n) {
   return (n + columns - 1) / columns * columns;
 }
 
+float sink_of(const AttentionShape& shape, size_t head) {
+  return shape.sinks ? shape.sinks[head]
+                     : -std::numeric_limits<float>::infinity();
+}
+
+float slope_of(const AttentionShape& shape, size_t head) {
+  return shape.slopes ? shape.slopes[head] : 0;
+}
+
 const float* head_of(const Heads& x, size_t batch, size_t head, size_t row) {
   return x.data + static_cast<int64_t>(batch) * x.strides[0] +
          static_cast<int64_t>(head) * x.strides[1] +
@@ -617,7 +642,9 @@ void attend(
             .out = out + (batch * shape.dest * shape.heads + head) * d,
             .out_row = shape.heads * d,
             .begin = part * stretch,
-            .end = std::min(shape.dest, (part + 1) * stretch)},
+            .end = std::min(shape.dest, (part + 1) * stretch),
+            .sink = sink_of(shape, head),
+            .slope = slope_of(shape, head)},
            scratch.get());
         }
       });
@@ -686,7 +713,9 @@ void attend_packed(
               .out = out + (size(it.row) * shape.heads + head) * d,
               .out_row = shape.heads * d,
               .begin = 0,
-              .end = length},
+              .end = length,
+              .sink = sink_of(shape, head),
+              .slope = slope_of(shape, head)},
              scratch.get());
           }
         }

@@ -55,6 +55,10 @@ struct AttentionShape {
   size_t batch, heads, kv_heads, dest, src, d_head;
   size_t window;  ///< How many sources a destination sees; 0: all before it.
   float scale;
+  /** Of each head: a score more in the softmax, whose share mixes nothing. */
+  const float* sinks = nullptr;
+  /** Of each head: what a score loses with every position between (ALiBi). */
+  const float* slopes = nullptr;
 };
 
 /** out [batch, dest, head, d_head]: causal attention, the last destination

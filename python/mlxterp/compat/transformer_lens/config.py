@@ -68,6 +68,8 @@ def _native(engine: Any, folded: bool) -> Config:
     own = engine.config
     kv = own["n_kv_heads"]
     positions = "rotary" if own["rotary_dims"] else "none"
+    if own["alibi"]:
+        positions = "alibi"
     return Config(
         model_name=engine.model.path,
         n_layers=own["n_layers"],
