@@ -85,8 +85,9 @@ OTHERWISE = {
 }
 # What mlx-lm cannot load: no such option, or sizes it takes for granted.
 UNREAD = (
-    "cohere-qk-norm exaone4-every-other gemma2-no-caps glm4-no-bias gpt2 gpt2-inverse-layer gpt2-unscaled "
-    "gpt_neo gpt_neo-untied gpt_neox gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
+    "cohere-qk-norm exaone4-every-other gemma2-no-caps glm4-no-bias gpt2 "
+    "gpt2-inverse-layer gpt2-unscaled gpt_neo gpt_neo-untied gpt_neox "
+    "gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
     "apertus-bias apertus-silu arcee arcee-bias codegen codegen-tied cohere2-bias "
     "gpt_bigcode-mha gptj-tied olmo olmo-clip "
     # mlx-lm's gpt-oss takes experts for packed.
