@@ -22,7 +22,7 @@ mx::array uniform(const mx::Shape& shape) {
 }
 
 Experts::Projection drawn(int n, int d_out, int d_in, bool bias) {
-  Experts::Projection out{uniform({n, d_out, d_in})};
+  Experts::Projection out{uniform({n, d_out, d_in}), std::nullopt};
   if (bias) out.bias = uniform({n, d_out});
   return out;
 }
