@@ -159,8 +159,9 @@ TEST(PositionBias, IsRoundedWhereTheModelRoundedIt) {
           return rounded(rounded(slope) * static_cast<float>(position));
         };
         const float wanted = j < i ? 0.5f * (of(j) - of(i)) : 0;
-        EXPECT_EQ(dense.data<float>()[at], wanted) << slope << " " << i;
-        apart += std::abs(wanted - 0.5f * slope * std::min(j - i, 0)) > 0.01f;
+        EXPECT_FLOAT_EQ(dense.data<float>()[at], wanted) << slope << " " << i;
+        const auto behind = static_cast<float>(std::min(j - i, 0));
+        apart += std::abs(wanted - 0.5f * slope * behind) > 0.01f;
       }
   EXPECT_EQ(at, bias.size());
   EXPECT_GT(apart, 1000u);
