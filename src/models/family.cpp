@@ -30,7 +30,8 @@ std::span<const Family> families() {
       glm_family,        glm4_family,        internlm2_family, minicpm_family,
       ministral3_family, exaone4_family,     seed_oss_family,  hunyuan_family,
       cohere2_family,    apertus_family,     ernie4_5_family,  nemotron_family,
-      olmo_family,       gpt_bigcode_family, codegen_family,   arcee_family};
+      olmo_family,       gpt_bigcode_family, codegen_family,   arcee_family,
+      gpt_oss_family,    bloom_family,       mpt_family,       falcon_family};
   return all;
 }
 
