@@ -130,8 +130,9 @@ mx::array Attention::query_scale(const mx::array& x, Pass& pass) const {
     std::iota(positions.begin(), positions.end(), pass.cache_offset());
   std::vector<float> by;
   for (const int position : positions) {
-    const auto times = static_cast<float>(position / config_.q_scale->every);
-    by.push_back(1.0f + config_.q_scale->beta * std::log1p(times));
+    const int times = position / config_.q_scale->every;
+    by.push_back(
+        1.0f + config_.q_scale->beta * std::log1p(static_cast<float>(times)));
   }
   const auto rows = mx::astype(mx::array(by.data(), {1, length, 1}), x.dtype());
   return tap(pass, *q_scale_, mx::broadcast_to(rows, {batch, length, 1}));
