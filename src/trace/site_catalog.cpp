@@ -262,7 +262,7 @@ SiteCatalog SiteCatalog::extended(
       module.names_.begin(), module.names_.end());
   if (error) {
     auto& added = out.sites_.emplace_back();
-    static_cast<SiteTraits&>(added) = base;
+    static_cast<SiteTraits&>(added) = static_cast<const SiteTraits&>(base);
     added.name = join(join(base.name, name), "error");
     names.emplace_back("error", static_cast<SiteId>(module.sites_.size()));
   }
