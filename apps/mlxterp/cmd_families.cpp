@@ -16,10 +16,7 @@ namespace {
 
 std::string table() {
   view::Table table(
-      {{"model_type"},
-       {"models"},
-       {"files"},
-       {"proven by", view::Align::right}});
+      {{"model_type"}, {"models"}, {"files"}, {"proven", view::Align::right}});
   int variants = 0;
   const auto families = report::families();
   for (const auto& family : families) {

@@ -18,7 +18,7 @@ constexpr FamilyEntry entries[] = {
     {"codegen", "CodeGen (Salesforce, 2022)", "transformers", 2},
     {"cohere", "Command R (Cohere, 2024)", "transformers", 2},
     {"cohere2", "Command R7B, Command A (Cohere, 2024)", "transformers", 2},
-    {"ernie4_5", "ERNIE 4.5 without experts (Baidu, 2025)", "transformers", 2},
+    {"ernie4_5", "ERNIE 4.5, dense (Baidu, 2025)", "transformers", 2},
     {"exaone4", "EXAONE 4 (LG AI Research, 2025)", "transformers", 3},
     {"falcon", "Falcon 1 and RW (TII, 2023)", "transformers", 6},
     {"gemma", "Gemma (Google DeepMind, 2024)", "transformers", 2},
