@@ -191,7 +191,8 @@ class ExpectCheap {
   struct rusage before_ {};
 };
 
-inline void expect_cheap(const Outcome& outcome, uint64_t input) {
+inline void expect_cheap(
+    [[maybe_unused]] const Outcome& outcome, [[maybe_unused]] uint64_t input) {
 #ifndef MLXTERP_ADDRESS_SANITIZER
   EXPECT_LT(outcome.seconds, most_seconds);
   EXPECT_LT(outcome.bytes, most_bytes(input)) << input << " bytes of input";
