@@ -27,14 +27,20 @@ std::string table() {
          fmt::format("{}", family.variants)});
     variants += family.variants;
   }
+  std::string others;
+  for (const auto& family : families)
+    if (family.oracle != "transformers")
+      others +=
+          fmt::format("{}{}", others.empty() ? "" : ", ", family.model_type);
   return table.text(view::terminal(STDOUT_FILENO)) +
          fmt::format(
              "{} families, proven by {} tiny models: every value inside is "
-             "that of the\nprogram they come from. A folder is as Hugging Face "
-             "or mlx-lm saves it, packed\nor not; of a multimodal one "
+             "that of transformers\n({}: of mlx-lm). A folder is as Hugging "
+             "Face or mlx-lm saves it,\npacked or not; of a multimodal one "
              "(text_config) the language model is read.\n",
              families.size(),
-             variants);
+             variants,
+             others);
 }
 
 }  // namespace

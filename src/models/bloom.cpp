@@ -23,30 +23,17 @@ const char* either(
 
 DecoderConfig bloom(const std::string& json) {
   const ConfigReader config(json);
-  DecoderConfig c;
-  c.model_type = config.text("model_type");
-  c.vocab = config.integer("vocab_size", 1, limits::vocab);
-  const char* width = either(config, "n_embed", "hidden_size");
-  c.d_model = config.integer(width, 1, limits::d_model);
-  const char* depth = either(config, "n_layer", "num_hidden_layers");
-  c.n_layers = config.integer(depth, 1, limits::layers);
-  const char* heads = either(config, "n_head", "num_attention_heads");
-  c.n_heads = c.n_kv_heads = config.integer(heads, 1, limits::heads);
-  if (c.d_model % c.n_heads != 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] {} {} is not a multiple of {} {}",
-        width,
-        c.d_model,
-        heads,
-        c.n_heads);
+  auto c = sized_config(
+      config,
+      {either(config, "n_embed", "hidden_size"),
+       either(config, "n_layer", "num_hidden_layers"),
+       either(config, "n_head", "num_attention_heads")});
   if (config.boolean("apply_residual_connection_post_layernorm", false))
     fail(
         ErrorKind::bad_data,
         "[config.json] 'apply_residual_connection_post_layernorm' is true, "
         "which is not supported: the residual stream would be what the norms "
         "give");
-  c.d_head = c.d_model / c.n_heads;
   c.d_mlp = 4 * c.d_model;
   // Nothing bounds it but what the model was trained on.
   c.context = config.integer_or("seq_length", 2048, 1, limits::dim);

@@ -344,20 +344,27 @@ DecoderConfig common_config(
   return c;
 }
 
-DecoderConfig gpt_config(const ConfigReader& config, bool tied, int context) {
+DecoderConfig sized_config(const ConfigReader& config, const SizeNames& names) {
   DecoderConfig c;
   c.model_type = config.text("model_type");
   c.vocab = config.integer("vocab_size", 1, limits::vocab);
-  c.d_model = config.integer("n_embd", 1, limits::d_model);
-  c.n_layers = config.integer("n_layer", 1, limits::layers);
-  c.n_heads = c.n_kv_heads = config.integer("n_head", 1, limits::heads);
+  c.d_model = config.integer(names.d_model, 1, limits::d_model);
+  c.n_layers = config.integer(names.n_layers, 1, limits::layers);
+  c.n_heads = c.n_kv_heads = config.integer(names.n_heads, 1, limits::heads);
   if (c.d_model % c.n_heads != 0)
     fail(
         ErrorKind::bad_data,
-        "[config.json] n_embd {} is not a multiple of n_head {}",
+        "[config.json] {} {} is not a multiple of {} {}",
+        names.d_model,
         c.d_model,
+        names.n_heads,
         c.n_heads);
   c.d_head = c.d_model / c.n_heads;
+  return c;
+}
+
+DecoderConfig gpt_config(const ConfigReader& config, bool tied, int context) {
+  auto c = sized_config(config, {"n_embd", "n_layer", "n_head"});
   c.d_mlp = config.has("n_inner") ? config.integer("n_inner", 1, limits::d_mlp)
                                   : 4 * c.d_model;
   c.context = config.integer_or("n_positions", context, 1, limits::dim);

@@ -30,7 +30,19 @@ struct CommonDefaults {
 DecoderConfig common_config(
     const ConfigReader& config, const CommonDefaults& defaults = {});
 
-/** The same under the names of GPT-2 and GPT-J. */
+/** What a config calls the sizes that all have. */
+struct SizeNames {
+  const char* d_model = "hidden_size";
+  const char* n_layers = "num_hidden_layers";
+  const char* n_heads = "num_attention_heads";
+};
+
+/** model_type and sizes alone: heads share d_model evenly, and each has keys
+ * and values of its own. */
+DecoderConfig sized_config(
+    const ConfigReader& config, const SizeNames& names = {});
+
+/** The fields of GPT-2 and GPT-J. */
 DecoderConfig gpt_config(const ConfigReader& config, bool tied, int context);
 
 /** LayerNorm with the eps of that field. */

@@ -49,22 +49,9 @@ void set_layers(const ConfigReader& config, DecoderConfig& c) {
 
 DecoderConfig falcon(const std::string& json) {
   const ConfigReader config(json);
-  DecoderConfig c;
-  c.model_type = config.text("model_type");
-  c.vocab = config.integer("vocab_size", 1, limits::vocab);
   // The older name counts more.
   const char* width = config.has("n_embed") ? "n_embed" : "hidden_size";
-  c.d_model = config.integer(width, 1, limits::d_model);
-  c.n_layers = config.integer("num_hidden_layers", 1, limits::layers);
-  c.n_heads = config.integer("num_attention_heads", 1, limits::heads);
-  if (c.d_model % c.n_heads != 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] {} {} is not a multiple of num_attention_heads {}",
-        width,
-        c.d_model,
-        c.n_heads);
-  c.d_head = c.d_model / c.n_heads;
+  auto c = sized_config(config, {.d_model = width});
   c.d_mlp = config.has("ffn_hidden_size")
                 ? config.integer("ffn_hidden_size", 1, limits::d_mlp)
                 : 4 * c.d_model;

@@ -44,19 +44,8 @@ std::vector<int> windows(const ConfigReader& config, int n_layers) {
 
 DecoderConfig gpt_neo(const std::string& json) {
   const ConfigReader config(json);
-  DecoderConfig c;
-  c.model_type = config.text("model_type");
-  c.vocab = config.integer("vocab_size", 1, limits::vocab);
-  c.d_model = config.integer("hidden_size", 1, limits::d_model);
-  c.n_layers = config.integer("num_layers", 1, limits::layers);
-  c.n_heads = c.n_kv_heads = config.integer("num_heads", 1, limits::heads);
-  if (c.d_model % c.n_heads != 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] hidden_size {} is not a multiple of num_heads {}",
-        c.d_model,
-        c.n_heads);
-  c.d_head = c.d_model / c.n_heads;
+  auto c =
+      sized_config(config, {.n_layers = "num_layers", .n_heads = "num_heads"});
   c.d_mlp = config.has("intermediate_size")
                 ? config.integer("intermediate_size", 1, limits::d_mlp)
                 : 4 * c.d_model;

@@ -63,19 +63,7 @@ void check_usual(const ConfigReader& config) {
 DecoderConfig mpt(const std::string& json) {
   const ConfigReader config(json);
   check_usual(config);
-  DecoderConfig c;
-  c.model_type = config.text("model_type");
-  c.vocab = config.integer("vocab_size", 1, limits::vocab);
-  c.d_model = config.integer("d_model", 1, limits::d_model);
-  c.n_layers = config.integer("n_layers", 1, limits::layers);
-  c.n_heads = c.n_kv_heads = config.integer("n_heads", 1, limits::heads);
-  if (c.d_model % c.n_heads != 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] d_model {} is not a multiple of n_heads {}",
-        c.d_model,
-        c.n_heads);
-  c.d_head = c.d_model / c.n_heads;
+  auto c = sized_config(config, {"d_model", "n_layers", "n_heads"});
   c.d_mlp = 4 * c.d_model;
   c.context = config.integer_or("max_seq_len", 2048, 1, limits::dim);
   c.norm = layer_norm(config, "layer_norm_epsilon", false);

@@ -11,20 +11,7 @@ namespace {
 
 DecoderConfig opt(const std::string& json) {
   const ConfigReader config(json);
-  DecoderConfig c;
-  c.model_type = config.text("model_type");
-  c.vocab = config.integer("vocab_size", 1, limits::vocab);
-  c.d_model = config.integer("hidden_size", 1, limits::d_model);
-  c.n_layers = config.integer("num_hidden_layers", 1, limits::layers);
-  c.n_heads = c.n_kv_heads =
-      config.integer("num_attention_heads", 1, limits::heads);
-  if (c.d_model % c.n_heads != 0)
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] hidden_size {} is not a multiple of num_attention_heads "
-        "{}",
-        c.d_model,
-        c.n_heads);
+  auto c = sized_config(config);
   const bool projects =
       config.has("word_embed_proj_dim") &&
       config.integer("word_embed_proj_dim", 1, limits::d_model) != c.d_model;
@@ -35,7 +22,6 @@ DecoderConfig opt(const std::string& json) {
         ErrorKind::bad_data,
         "[config.json] this OPT projects its embeddings or places its norms "
         "differently (as opt-350m does), which is not supported");
-  c.d_head = c.d_model / c.n_heads;
   c.d_mlp = config.integer("ffn_dim", 1, limits::d_mlp);
   c.context =
       config.integer_or("max_position_embeddings", 2048, 1, limits::d_mlp);

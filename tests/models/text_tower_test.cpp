@@ -21,6 +21,7 @@
 #include "mlxterp/trace/model.h"
 #include "tests/compare.h"
 #include "tests/families.h"
+#include "tests/spoilt_checkpoint.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny_checkpoint.h"
 
@@ -277,15 +278,7 @@ TEST(DraftLayers, AreLeftOutOfAnyCheckpoint) {
 
 // ---- Broken ones ------------------------------------------------------------
 
-struct Case {
-  std::string name;
-  std::function<void(TinyCheckpoint&)> spoil;
-  std::vector<std::string> says;
-};
-
-void PrintTo(const Case& one, std::ostream* out) {
-  *out << one.name;
-}
+using Case = testing::Spoilt;
 
 class BrokenTower : public TestWithParam<Case> {};
 
@@ -297,11 +290,7 @@ TEST_P(BrokenTower, IsRefusedByName) {
     configured(tiny);
     ADD_FAILURE() << "it was read";
   } catch (const Error& error) {
-    const std::string message = error.what();
-    EXPECT_EQ(error.kind(), ErrorKind::bad_data) << message;
-    for (const auto& part : GetParam().says)
-      EXPECT_NE(message.find(part), std::string::npos)
-          << "'" << part << "' is not in: " << message;
+    testing::expect_says(error, GetParam().says);
   }
 }
 
@@ -384,7 +373,7 @@ INSTANTIATE_TEST_SUITE_P(
               tiny.tensors.erase("language_model.model.norm.weight");
             },
             {"lacks 1 tensor", "model.norm.weight"}}),
-    [](const TestParamInfo<Case>& one) { return one.param.name; });
+    testing::name_of);
 
 // Towers beside a flat config are no part of the model it describes.
 TEST(BrokenTower, VisionBesideAFlatConfig) {

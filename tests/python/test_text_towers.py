@@ -9,8 +9,8 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
 from mlx_lm.utils import load_model, save_config, save_model
-from mlxterp import InterpretableModel
-from test_two_engines import as_mlx_lm
+from mlxterp import InterpretableModel, patch
+from test_two_engines import ROUGH, as_mlx_lm, gap
 
 TOWERS = Path(__file__).parents[1] / "parity" / "towers"
 WIDE = {
@@ -20,12 +20,39 @@ WIDE = {
 }
 
 
-@pytest.mark.parametrize("name", ["gemma3", "mistral3"])
-def test_as_mlx_lm_saves_it(name, tmp_path):
+def read_by_mlx_lm(name):
+    """The module, and the config as it is on the disk."""
     config = json.loads((TOWERS / name / "config.json").read_text())
     text = config["text_config"]
     told = config | {"vocab_size": text["vocab_size"], "text_config": as_mlx_lm(dict(text))}
-    module, _ = load_model(TOWERS / name, model_config=told)
+    return load_model(TOWERS / name, model_config=told)[0], config
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+def test_both_engines_have_the_same(name):
+    native = InterpretableModel(TOWERS / name)
+    wrapped = InterpretableModel(read_by_mlx_lm(name)[0])
+    bound = ROUGH.get(name, 1e-4)
+    last = len(native.layers) - 1
+    assert len(wrapped.layers) == len(native.layers)
+    rows = [[5, 11, 3, 29, 7, 13, 2], [9, 4, 30]]
+    for site in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
+        found = []
+        for model in (native, wrapped):
+            with model.trace(rows):
+                found.append(model[f"layers.{last}.{site}"].save())
+        for row, ids in enumerate(rows):
+            off = gap(*(values[row, : len(ids)] for values in found))
+            assert off < bound, (site, row)
+    corrupt = [5, 11, 3, 30, 7, 14, 2]
+    sweeps = [patch(model, rows[0], corrupt, "logit(id:4)") for model in (native, wrapped)]
+    effects = [mx.array(sweep.effect) for sweep in sweeps]
+    assert mx.abs(effects[0] - effects[1]).max().item() < bound
+
+
+@pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+def test_as_mlx_lm_saves_it(name, tmp_path):
+    module, config = read_by_mlx_lm(name)
     save_model(tmp_path, module)
     save_config(config, tmp_path / "config.json")
     names = mx.load(str(tmp_path / "model.safetensors"))

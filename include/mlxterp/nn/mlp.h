@@ -25,11 +25,13 @@ mlx::core::array activate(
     const std::optional<mlx::core::array>& factor = std::nullopt);
 
 /**
- * The xIELU (Huang and Schlag, 2024), whose two sides are learned: of x > 0,
- * softplus(alpha_p) x^2 + beta x; else (beta + softplus(alpha_n)) (e^min(x,
- * eps)
- * - 1 - x) + beta x. Parameters: alpha_p, alpha_n, beta, eps, [1] each. Keeps
- * shape and dtype; computed in float32.
+ * The xIELU (Huang and Schlag, 2024), whose two sides are learned:
+ *
+ *     x > 0: softplus(alpha_p) x^2 + beta x
+ *     else:  (beta + softplus(alpha_n)) (exp(min(x, eps)) - 1 - x) + beta x
+ *
+ * Parameters: alpha_p, alpha_n, beta, eps, [1] each. Keeps shape and dtype;
+ * computed in float32.
  */
 class XIELU : public Module {
  public:

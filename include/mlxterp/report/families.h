@@ -12,8 +12,8 @@ namespace mlxterp::report {
 /** One model_type of config.json. */
 struct FamilyEntry {
   std::string_view model_type;
-  std::string_view
-      title;  ///< The models people know, whose they are, the year.
+  /** The models people know, whose they are, the year. */
+  std::string_view title;
   /** The program whose numbers its tiny models are compared with. */
   std::string_view oracle = "transformers";
   int variants = 0;  ///< How many tiny models (tests/parity/families).
