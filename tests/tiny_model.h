@@ -37,6 +37,12 @@ inline std::shared_ptr<Decoder> tiny_decoder(
   return decoder;
 }
 
+/** A layer's attention, to change its weights. */
+inline nn::Attention& attention(const Decoder& decoder, int layer) {
+  return dynamic_cast<nn::Attention&>(
+      *decoder.layers.at(static_cast<size_t>(layer))->mixer);
+}
+
 inline InterpretableModel tiny_model(
     const DecoderConfig& config = tiny_config()) {
   return InterpretableModel(tiny_decoder(config), {}, families()[0].renames);

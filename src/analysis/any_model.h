@@ -22,7 +22,14 @@ int layer_count(const InterpretableModel& model);
  * it is built, not evaluated. So for the next one. */
 int vocabulary(const InterpretableModel& model);
 
-/** How many query heads the attention of a layer has, by its pattern. */
+/** The layers that have attention, in order. */
+std::vector<int> attention_layers(const InterpretableModel& model);
+
+/** Throws usage, with the layers that have it, where this one has none. */
+void require_attention(const Decoder& decoder, int layer, const char* who);
+
+/** How many query heads the attention of a layer has, by its pattern; throws
+ * usage where no layer has any. */
 int head_count(const InterpretableModel& model);
 
 /** The most positions of a prompt, or a billion where nobody knows. */

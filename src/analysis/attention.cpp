@@ -1,5 +1,8 @@
 #include "mlxterp/analysis/attention.h"
 
+#include <limits>
+
+#include "analysis/any_model.h"
 #include "analysis/int_array.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -53,7 +56,10 @@ Attention attention(
         rows.size() == 1 ? " without a token" : "");
   Attention out;
   out.ids = rows[0];
-  if (options.layer) out.layer = checked_layer(*options.layer, config.n_layers);
+  if (options.layer) {
+    out.layer = checked_layer(*options.layer, config.n_layers);
+    require_attention(decoder, out.layer, "attention");
+  }
   const auto scores = head_scores(model, rows);
   out.first_token = scores[HeadKind::first_token];
   out.previous_token = scores[HeadKind::previous_token];
@@ -65,8 +71,16 @@ Attention attention(
   auto x = Stepper(model, nullptr, pass)
                .embed(mx::expand_dims(int_array(out.ids), 0));
   for (int i = 0; i < config.n_layers; ++i) {
-    const auto site =
-        decoder.layers[static_cast<size_t>(i)]->attn.pattern_site();
+    const auto* attn = decoder.layers[static_cast<size_t>(i)]->attention();
+    if (!attn) {
+      x = Stepper(model, nullptr, pass).layer(i, x);
+      out.entropy.values.insert(
+          out.entropy.values.end(),
+          static_cast<size_t>(config.n_heads),
+          std::numeric_limits<float>::quiet_NaN());
+      continue;
+    }
+    const auto site = attn->pattern_site();
     TraceContext context(model.shared_sites(), {}, pass.lengths, {site});
     x = Stepper(model, &context, pass).layer(i, x);
     auto pattern = mx::astype(

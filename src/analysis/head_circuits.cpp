@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 
 #include "core/fail.h"
 #include "mlx/linalg.h"
@@ -94,7 +95,13 @@ HeadCircuits head_circuits(
     *grid = {config.n_layers, config.n_heads, {}};
   for (int i = 0; i < config.n_layers; ++i) {
     const auto& layer = *decoder.layers[static_cast<size_t>(i)];
-    const auto& attn = layer.attn;
+    if (!layer.attention()) {
+      constexpr float none = std::numeric_limits<float>::quiet_NaN();
+      for (auto* grid : {&out.copying, &out.matching})
+        grid->values.insert(grid->values.end(), size_t(config.n_heads), none);
+      continue;
+    }
+    const auto& attn = *layer.attention();
     const auto read = [&](const mx::array& weight, int heads) {
       return by_head(
           reading(float32(weight), pointer(layer.ln1), config.norm),

@@ -124,18 +124,24 @@ void walk(
   if (!decoder) {
     auto trace = model.trace(batch.prompts);
     std::vector<mx::array> all;
-    for (int i = 0; i < layer_count(model); ++i)
+    const auto layers = attention_layers(model);
+    for (const int i : layers)
       all.push_back(
           sums_of(trace.value(fmt::format("layers.{}.attn.pattern", i))));
     trace.finish(all);
     for (size_t i = 0; i < all.size(); ++i)
-      seen(static_cast<int>(i), all[i]);
+      seen(layers[i], all[i]);
     return;
   }
   const PassRows rows{.lengths = std::vector<int>(size(n), length)};
   auto x = Stepper(model, nullptr, rows).embed(ids_of(batch.prompts));
   for (int i = 0; i < decoder->config().n_layers; ++i) {
-    const auto site = decoder->layers[size(i)]->attn.pattern_site();
+    const auto* attn = decoder->layers[size(i)]->attention();
+    if (!attn) {
+      x = Stepper(model, nullptr, rows).layer(i, x);
+      continue;
+    }
+    const auto site = attn->pattern_site();
     TraceContext context(model.shared_sites(), {}, rows.lengths, {site});
     x = Stepper(model, &context, rows).layer(i, x);
     auto sums = sums_of(context.value(model.sites()[site].name));
@@ -231,17 +237,20 @@ HeadScores head_scores(
     });
     all[b] = {};
   }
+  const auto attending = attention_layers(model);
   HeadScores out;
   for (size_t k = 0; k < n_kinds; ++k) {
     auto& grid = out.grids.emplace_back(
         HeadGrid{n_layers, n_heads, std::vector<float>(cells)});
-    for (size_t c = 0; c < cells; ++c)
-      grid.values[c] = score(
-          options.measure,
-          sums[c * columns + k],
-          sums[c * columns + n_kinds],
-          counts,
-          k);
+    std::ranges::fill(grid.values, std::numeric_limits<float>::quiet_NaN());
+    for (const int layer : attending)
+      for (size_t c = size(layer) * heads; c < size(layer + 1) * heads; ++c)
+        grid.values[c] = score(
+            options.measure,
+            sums[c * columns + k],
+            sums[c * columns + n_kinds],
+            counts,
+            k);
   }
   return out;
 }

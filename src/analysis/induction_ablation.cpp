@@ -113,16 +113,16 @@ float InductionAblation::removed_at_random() const {
 
 InductionAblation induction_ablation(
     const InterpretableModel& model, const AblationOptions& options) {
-  const int n_layers = layer_count(model), n_heads = head_count(model);
-  if (options.heads < 1 || options.heads > n_layers * n_heads ||
-      options.draws < 0)
+  const int n_heads = head_count(model);
+  const int most = n_heads * static_cast<int>(attention_layers(model).size());
+  if (options.heads < 1 || options.heads > most || options.draws < 0)
     fail(
         ErrorKind::usage,
         "[induction_ablation] {} heads and {} random draws asked for; ablate 1 "
         "to {} heads, with 0 draws or more",
         options.heads,
         options.draws,
-        n_layers * n_heads);
+        most);
   const auto scores = head_scores(
       model,
       repeated_tokens(model, options.tokens),

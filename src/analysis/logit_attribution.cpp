@@ -125,7 +125,7 @@ class Decomposition {
     if (edited_) out.insert(out.end(), {"layers.*.resid_post", "logits"});
     for (int i = 0; i < config_.n_layers; ++i) {
       const auto& layer = *decoder_.layers[static_cast<size_t>(i)];
-      if (unit_ == Unit::head) {
+      if (unit_ == Unit::head && layer.attention()) {
         out.push_back(at(i, "attn.z"));
         if (layer.ln1_post) out.push_back(at(i, "ln1_post.scale"));
       } else {
@@ -207,10 +207,10 @@ class Decomposition {
 
   void attention(int i, const mx::array& stream) {
     const auto& layer = *decoder_.layers[static_cast<size_t>(i)];
-    if (unit_ != Unit::head)
+    if (unit_ != Unit::head || !layer.attention())
       return add(Kind::attn_out, i, dot(of(at(i, "attn_out")), stream));
     through(
-        layer.attn.o_proj,
+        layer.attention()->o_proj,
         of(at(i, "attn.z")),
         config_.n_heads,
         before_written(layer.ln1_post, at(i, "ln1_post.scale"), stream),

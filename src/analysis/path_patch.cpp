@@ -40,6 +40,13 @@ class PathPatcher {
           ErrorKind::usage,
           "[path_patch] senders '{}' are neither heads (z) nor MLPs (mlp_out)",
           printable(options.senders));
+    // What mixes positions where no heads do.
+    others_.relative = "attn_out";
+    for (const auto heads : heads_.ids) {
+      const auto layer = static_cast<int>(others_.ids.size());
+      others_.ids.push_back(
+          heads >= 0 ? -1 : model.sites().find(others_.name_of(layer)));
+    }
     for (auto& receiver : receivers_)
       check(receiver);
     read_pairs();
@@ -130,6 +137,13 @@ class PathPatcher {
           q ? "" : "kv ",
           heads - 1);
     receiver.layer = layer;
+    if (heads_.ids[static_cast<size_t>(layer)] < 0)
+      fail(
+          ErrorKind::usage,
+          "[path_patch] receiver {}.{}: layer {} has no attention",
+          name(Head{layer, receiver.head}),
+          name_of(receiver.input),
+          layer);
   }
 
   void read_pairs() {
@@ -179,7 +193,9 @@ class PathPatcher {
         .model = model_,
         .runs = {{run}, {source}},
         .sites =
-            {{.ids = heads_.ids, .layout = Layout::heads}, {.ids = mlps_.ids}},
+            {{.ids = heads_.ids, .layout = Layout::heads},
+             {.ids = mlps_.ids},
+             {.ids = others_.ids}},
         .cells = {},
         .metric = metrics_[pair],
         .reference = options_.direction == Direction::noise ? 0 : 1,
@@ -214,6 +230,7 @@ class PathPatcher {
                .source = 0});
         };
         hold(0, layer + 1);
+        hold(2, layer + 1);
         if (!options_.through_mlps) hold(1, head ? layer : layer + 1);
       }
     }
@@ -290,8 +307,10 @@ class PathPatcher {
     const auto& [run, source] = pairs_[pair];
     const auto& metric = metrics_[pair];
     auto names = saved_names(heads_);
-    const auto mlps = saved_names(mlps_);
-    names.insert(names.end(), mlps.begin() + 1, mlps.end());
+    for (const auto* site : {&mlps_, &others_}) {
+      const auto more = saved_names(*site);
+      names.insert(names.end(), more.begin() + 1, more.end());
+    }
     const auto own = model_.run(run, {.save = names});
     const auto other = model_.run(source, {.save = saved_names(sender_)});
     std::optional<mx::array> reference;
@@ -311,6 +330,7 @@ class PathPatcher {
                 {site.name_of(i), replace_with(own[site.name_of(i)])});
       };
       hold(heads_, layer + 1);
+      hold(others_, layer + 1);
       if (!options_.through_mlps) hold(mlps_, head ? layer : layer + 1);
       return edits;
     };
@@ -359,7 +379,7 @@ class PathPatcher {
   const InterpretableModel& model_;
   const PathPatchOptions& options_;
   const bool walks_ = decoder_of(model_) != nullptr;
-  LayerSite sender_, heads_, mlps_;
+  LayerSite sender_, heads_, mlps_, others_;
   std::vector<Receiver> receivers_;
   std::vector<std::pair<std::vector<int>, std::vector<int>>> pairs_;
   std::vector<Readout> metrics_;

@@ -20,14 +20,20 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   // By whatever name it was called, in the first layer that has it.
   LayerSite out;
   std::optional<SiteId> first;
-  for (int i = 0; i < n && !first; ++i)
-    for (const auto* prefix : {"", "attn.", "mlp."})
+  // "z" is attention's before it is another mixer's.
+  std::vector<std::string> prefixes = {"", "attn.", "mlp."};
+  for (int i = 0; decoder && i < n; ++i) {
+    const auto& mixer = *decoder->layers[static_cast<size_t>(i)]->mixer;
+    auto prefix = fmt::format("{}.", mixer.name());
+    if (std::ranges::find(prefixes, prefix) == prefixes.end())
+      prefixes.push_back(std::move(prefix));
+  }
+  for (const auto& prefix : prefixes)
+    for (int i = 0; i < n && !first; ++i)
       if (const auto found =
               sites.lookup(fmt::format("layers.{}.{}{}", i, prefix, name));
-          found.size() == 1) {
+          found.size() == 1)
         first = found[0];
-        break;
-      }
   // A site of one layer, or of none, by its whole name.
   if (const auto whole = sites.lookup(name); !first && whole.size() == 1) {
     const auto& one = sites[whole[0]];
@@ -62,7 +68,7 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   out.width = site.width;
   if (decoder) {
     const auto& at = *decoder->layers[static_cast<size_t>(site.layer)];
-    out.pattern = *first == at.attn.pattern_site();
+    out.pattern = at.attention() && *first == at.attention()->pattern_site();
     // What leaves a layer is what enters the next one, unless it is edited
     // there.
     const auto* overlay = model.overlay();
@@ -84,7 +90,7 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
     auto id = found.empty() ? -1 : found[0];
     if (id >= 0 && (out.pattern || out.shift == 1)) {
       const auto& layer = *decoder->layers[static_cast<size_t>(i)];
-      id = out.pattern ? layer.attn.z_site() : layer.input_site();
+      id = out.pattern ? layer.attention()->mix_site() : layer.input_site();
     }
     out.ids.push_back(id);
   }

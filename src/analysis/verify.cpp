@@ -4,6 +4,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -76,6 +77,8 @@ class Verifier {
                      options.prompt.value_or(verify_prompt(model)))  // checked
                  .front()),
         n_(static_cast<int>(ids_.size())) {
+    for (size_t i = 0; i < decoder_.layers.size(); ++i)
+      if (decoder_.layers[i]->attention()) attending_.push_back(i);
     for (const auto& [path, weight] : model.parameters())
       if (mx::issubdtype(weight->dtype(), mx::floating))
         epsilon_ = std::max(epsilon_, mx::finfo(weight->dtype()).eps);
@@ -96,14 +99,16 @@ class Verifier {
     // A row's weights round by half an epsilon of themselves, which sum to 1;
     // the float32 sum, in the softmax and here, is the worse the longer it is.
     const double longer = std::sqrt(std::max(1.0, n_ / 64.0));
-    check("pattern rows", epsilon_ + longer * sums, [&] { pattern_rows(); });
-    check("masked sources", 0, [&] { masked(); });
-    check("heads through W_O", 4 * epsilon_ + sums, [&] { heads(); });
-    // Opened up, scores round to the model's precision before the softmax,
-    // which makes of it an error of the pattern.
-    check("explicit = fused", largest_score_ * epsilon_ + sums, [&] {
-      explicitly();
-    });
+    if (!attending_.empty()) {
+      check("pattern rows", epsilon_ + longer * sums, [&] { pattern_rows(); });
+      check("masked sources", 0, [&] { masked(); });
+      check("heads through W_O", 4 * epsilon_ + sums, [&] { heads(); });
+      // Opened up, scores round to the model's precision before the softmax,
+      // which makes of it an error of the pattern.
+      check("explicit = fused", largest_score_ * epsilon_ + sums, [&] {
+        explicitly();
+      });
+    }
     // Products of other shapes sum in another order, which may round to a
     // neighbour at each step of a layer. So may those of the same shape: what a
     // BLAS does depends on its threads, too.
@@ -172,23 +177,26 @@ class Verifier {
     return (*reference_)[name];
   }
 
+  bool sinks(size_t layer) const {
+    return decoder_.layers[layer]->attention()->sinks.has_value();
+  }
+
   bool mixture(size_t layer) const {
     return decoder_.layers[layer]->moe.has_value();
   }
 
   void read_reference() {
     std::vector<std::string> save = {
-        "embed",
-        "logits",
-        "layers.*.{resid_pre,resid_post,attn_out,mlp_out}",
-        "layers.*.attn.{scores,pattern,q,k,v,z,output}"};
+        "embed", "logits", "layers.*.{resid_pre,resid_post,attn_out,mlp_out}"};
+    for (const auto i : attending_)
+      save.push_back(layer_site(i, "attn.{scores,pattern,q,k,v,z,output}"));
     if (decoder_.pos_embed) save.emplace_back("pos_embed");
-    if (decoder_.config().attention_sinks)
-      save.emplace_back("layers.*.attn.sink_share");
+    for (const auto i : attending_)
+      if (sinks(i)) save.push_back(layer_site(i, "attn.sink_share"));
     for (size_t i = 0; i < decoder_.layers.size(); ++i)
       if (mixture(i)) save.push_back(layer_site(i, "mlp.expert_indices"));
     reference_ = run(ids_, save);
-    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+    for (const auto i : attending_) {
       const auto scores = wide(reference(layer_site(i, "attn.scores")));
       const auto seen =
           mx::where(mx::isinf(scores), mx::array(0.0f), mx::abs(scores));
@@ -245,10 +253,10 @@ class Verifier {
   }
 
   void pattern_rows() {
-    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+    for (const auto i : attending_) {
       const auto site = layer_site(i, "attn.pattern");
       auto sums = mx::sum(wide(reference(site)), -1);
-      if (decoder_.config().attention_sinks)  // they took the rest
+      if (sinks(i))  // they took the rest
         sums = mx::add(
             sums,
             mx::squeeze(
@@ -261,7 +269,7 @@ class Verifier {
 
   void masked() {
     const auto& windows = decoder_.config().windows;
-    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+    for (const auto i : attending_) {
       const auto site = layer_site(i, "attn.pattern");
       const auto pattern = reference(site);
       const auto seen = allowed(n_, windows.empty() ? 0 : windows[i]);
@@ -273,19 +281,20 @@ class Verifier {
 
   void heads() {
     // Lazy: one layer's result at a time is in memory.
-    std::vector<std::pair<mx::array, mx::array>> sums;
+    std::map<size_t, std::pair<mx::array, mx::array>> sums;
     {
       auto trace = model_.trace(ids_, options_.edits);
-      for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+      for (const auto i : attending_) {
         const auto result = wide(trace.value(layer_site(i, "attn.result")));
-        sums.emplace_back(mx::sum(result, 2), mx::max(mx::abs(result)));
+        sums.emplace(
+            i, std::pair(mx::sum(result, 2), mx::max(mx::abs(result))));
       }
     }
     Pass pass;
-    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
-      auto& [sum, largest] = sums[i];
+    for (auto& [i, found] : sums) {
+      auto& [sum, largest] = found;
       const auto& layer = *decoder_.layers[i];
-      if (const auto& bias = layer.attn.o_proj.bias)
+      if (const auto& bias = layer.attention()->o_proj.bias)
         sum = mx::add(sum, wide(*bias));
       mx::eval(sum, largest);
       const auto site = layer_site(i, "attn.output");
@@ -301,8 +310,12 @@ class Verifier {
 
   void explicitly() {
     auto edits = forced(0);
-    edits.push_back({"layers.*.attn.pattern", scale(1)});
-    compare_layers(run(ids_, {"layers.*.attn.z"}, edits), 0);
+    std::vector<std::string> save;
+    for (const auto i : attending_) {
+      edits.push_back({layer_site(i, "attn.pattern"), scale(1)});
+      save.push_back(layer_site(i, "attn.z"));
+    }
+    compare_layers(run(ids_, save, edits), 0);
   }
 
   void noop() {
@@ -353,7 +366,8 @@ class Verifier {
   const VerifyOptions& options_;
   std::vector<int> ids_;
   int n_;
-  double epsilon_ = 0;  // of the coarsest weights
+  std::vector<size_t> attending_;  // layers that have attention
+  double epsilon_ = 0;             // of the coarsest weights
   double largest_score_ = 0;
   std::optional<ActivationCache> reference_;
   std::vector<Check> rows_;

@@ -20,7 +20,31 @@ T at(const std::vector<T>& flags, int layer, T otherwise) {
   return flags.empty() ? otherwise : T(flags[static_cast<size_t>(layer)]);
 }
 
-nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
+mx::array times(const mx::array& x, float factor) {
+  return factor == 1.0f ? x : mx::multiply(x, mx::array(factor, x.dtype()));
+}
+
+std::unique_ptr<nn::Mixer> mixer_of(const DecoderConfig& config, int layer) {
+  if (!config.mixer)
+    return std::make_unique<nn::Attention>(attention_config(config, layer));
+  auto made = config.mixer(config, layer);
+  if (!made)
+    fail(
+        ErrorKind::usage,
+        "[Decoder] the config's `mixer` made nothing for layer {}; return a "
+        "nn::Mixer, say nn::Attention(attention_config(config, layer))",
+        layer);
+  return made;
+}
+
+}  // namespace
+
+bool DecoderConfig::same_angles(int length, int other) const {
+  return rope.same_angles(length, other) &&
+         (!local_rope || local_rope->same_angles(length, other));
+}
+
+nn::AttentionConfig attention_config(const DecoderConfig& config, int layer) {
   nn::AttentionConfig attn{
       .d_model = config.d_model,
       .n_heads = config.n_heads,
@@ -35,6 +59,7 @@ nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
       .window = at(config.windows, layer, 0),
       .alibi = config.alibi,
       .sinks = config.attention_sinks,
+      .gate = config.attention_gate,
       .qk_norm = config.qk_norm,
       .norm = config.qk_norm_config,
       .norm_rotated = config.qk_norm_rotated,
@@ -50,19 +75,8 @@ nn::AttentionConfig attention(const DecoderConfig& config, int layer) {
   return attn;
 }
 
-mx::array times(const mx::array& x, float factor) {
-  return factor == 1.0f ? x : mx::multiply(x, mx::array(factor, x.dtype()));
-}
-
-}  // namespace
-
-bool DecoderConfig::same_angles(int length, int other) const {
-  return rope.same_angles(length, other) &&
-         (!local_rope || local_rope->same_angles(length, other));
-}
-
 DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
-    : attn(attention(config, layer)),
+    : mixer(mixer_of(config, layer)),
       parallel_(config.parallel),
       residual_scale_(config.residual_scale) {
   const SiteTraits stream{.width = config.d_model, .stage = Stage::after};
@@ -71,7 +85,8 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
     add(name, norm.emplace(config.d_model, config.norm), stage);
   };
   if (config.pre_norms) add_norm("ln1", ln1, Stage::before);
-  add("attn", attn, Stage::inside);
+  const std::string part(mixer->name());
+  add(part, *mixer, Stage::inside);
   if (config.post_norms) add_norm("ln1_post", ln1_post, Stage::after);
   if (config.pre_norms && !config.shared_norm)
     add_norm("ln2", ln2, Stage::after);
@@ -96,7 +111,7 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
     attn_out_ = site("attn_out", stream);
     mlp_out_ = site("mlp_out", stream);
   } else {
-    alias("attn_out", config.post_norms ? "ln1_post.output" : "attn.output");
+    alias("attn_out", config.post_norms ? "ln1_post.output" : part + ".output");
     alias("mlp_out", config.post_norms ? "ln2_post.output" : "mlp.output");
   }
   if (!config.parallel) resid_mid_ = site("resid_mid", stream);
@@ -119,7 +134,8 @@ mx::array DecoderLayer::written(
 
 mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
   const auto read = ln1 ? (*ln1)(x, pass) : x;
-  const auto attn_out = written(attn(read, pass), ln1_post, attn_out_, pass);
+  const auto attn_out =
+      written((*mixer)(read, pass), ln1_post, attn_out_, pass);
   const auto stream = pass.gather_output_rows(x);
   if (parallel_) {
     const auto both =

@@ -50,6 +50,12 @@ Shape shape_of(const mx::array& slot) {
   return {slot.shape().begin(), slot.shape().end()};
 }
 
+DecoderConfig config_of(const Checkpoint& checkpoint, const Family& family) {
+  auto config = family.configure(checkpoint.config());
+  if (family.tell) family.tell(config, checkpoint);
+  return config;
+}
+
 // A parameter of the Decoder and what it is made from.
 struct Slot {
   mx::array* value;
@@ -88,8 +94,7 @@ class Loader {
   Loader(const Checkpoint& checkpoint, const Family& family)
       : checkpoint_(checkpoint),
         family_(family),
-        decoder_(
-            std::make_shared<Decoder>(family.configure(checkpoint.config()))) {
+        decoder_(std::make_shared<Decoder>(config_of(checkpoint, family))) {
     for (const auto& [path, parameter] : decoder_->mutable_parameters())
       slots_.emplace(path, Slot{parameter});
   }
@@ -244,6 +249,14 @@ class Loader {
       std::swap(expected[expected.size() - 2], expected.back());
     if (tensor.shape == expected) return;
     if (tensor.shape.empty() && expected == Shape{1}) return;
+    // Filters have an axis of channels besides, of which each feature has one.
+    if (tensor.shape.size() == 3 && expected.size() == 2) {
+      auto plain = tensor.shape;
+      if (const auto one = std::find(plain.begin() + 1, plain.end(), 1);
+          one != plain.end())
+        plain.erase(one);
+      if (plain == expected) return;
+    }
     fail(
         ErrorKind::bad_data,
         "[load] tensor '{}' has shape ({}), but the config asks for {} ({})",
@@ -275,7 +288,9 @@ class Loader {
           transposed(tensor, path),
           fused.blocks,
           fused.stacked};
-      if (fused.blocks == Fused::per_kv_head)
+      if (fused.blocks_of)
+        job.blocks = fused.blocks_of(*decoder_);
+      else if (fused.blocks == Fused::per_kv_head)
         job.blocks = decoder_->config().n_kv_heads;
       const size_t axis = fused.stacked ? 1 : 0;  // of rows
       Shape whole;
@@ -337,7 +352,10 @@ class Loader {
       whole = mx::swapaxes(whole, -1, -2);
     if (job.slots.size() == 1) {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
+      const auto slot_shape = job.slots.front()->value->shape();
       if (value.ndim() == 0) value = mx::reshape(value, {1});
+      if (value.ndim() == 3 && slot_shape.size() == 2)
+        value = mx::reshape(value, slot_shape);
       value.eval();
       auto& slot = *job.slots.front();
       (slot.stack.empty() ? *slot.value : slot.stack[job.index]) = value;

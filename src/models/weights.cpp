@@ -145,18 +145,41 @@ const nn::Norm* pointer(const std::optional<nn::Norm>& norm) {
   return norm ? &*norm : nullptr;
 }
 
+const nn::Attention& attention_of(
+    const Decoder& decoder, std::string_view name, int number) {
+  const auto& layers = decoder.layers;
+  if (const auto* attn = layers[static_cast<size_t>(number)]->attention())
+    return *attn;
+  std::vector<int> have;
+  for (int i = 0; i < decoder.config().n_layers; ++i)
+    if (layers[static_cast<size_t>(i)]->attention()) have.push_back(i);
+  absent(
+      decoder,
+      name,
+      fmt::format(
+          "layer {} has '{}' in place of attention; {}",
+          number,
+          layers[static_cast<size_t>(number)]->mixer->name(),
+          have.empty() ? std::string("no layer has any")
+                       : fmt::format(
+                             "ask for one layer that has it: {}",
+                             fmt::join(have, ", "))));
+}
+
 Projection projection(
     const Decoder& decoder, std::string_view name, int number) {
   const auto& layer = *decoder.layers[static_cast<size_t>(number)];
   const auto of = [](const nn::Linear& linear, const nn::Norm* norm) {
     return Projection{linear.weight, linear.bias, norm};
   };
-  const auto& attn = layer.attn;
   const auto what = stem(name);
-  if (what == "Q") return of(attn.q_proj, pointer(layer.ln1));
-  if (what == "K") return of(attn.k_proj, pointer(layer.ln1));
-  if (what == "V") return of(attn.v_proj, pointer(layer.ln1));
-  if (what == "O") return of(attn.o_proj, nullptr);
+  const auto attn = [&]() -> const nn::Attention& {
+    return attention_of(decoder, name, number);
+  };
+  if (what == "Q") return of(attn().q_proj, pointer(layer.ln1));
+  if (what == "K") return of(attn().k_proj, pointer(layer.ln1));
+  if (what == "V") return of(attn().v_proj, pointer(layer.ln1));
+  if (what == "O") return of(attn().o_proj, nullptr);
   const auto* norm =
       pointer(decoder.config().shared_norm ? layer.ln1 : layer.ln2);
   if (layer.moe) {

@@ -44,6 +44,10 @@ Attention::Attention(const AttentionConfig& config)
   add("q_proj", q_proj);
   add("k_proj", k_proj);
   add("v_proj", v_proj);
+  if (config.gate)
+    add("gate_proj",
+        gate_proj.emplace(
+            config.d_model, config.n_heads * config.d_head, config.qkv_bias));
   add("o_proj", o_proj, Stage::after);
   add_norms();
   const auto query = traits(Heads::query), kv = traits(Heads::kv);
@@ -57,6 +61,10 @@ Attention::Attention(const AttentionConfig& config)
   rot_q_ = site("rot_q", offered(query));
   rot_k_ = site("rot_k", offered(kv));
   add_steps();
+  if (config.gate) {
+    gate_ = site("gate", query);
+    mix_ = site("mix", query);
+  }
   z_ = site("z", query);
   auto result = offered(query);
   result.width = config.d_model;
@@ -195,6 +203,10 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
     all_v = all.v;
   }
   auto z = swap_pos_head(mix(rot_q, all_k, all_v, pass));
+  if (gate_proj) {
+    const auto gate = tap(pass, *gate_, heads(*gate_proj, n));
+    z = mx::multiply(tap(pass, *mix_, std::move(z)), mx::sigmoid(gate));
+  }
   z = pass.gather_output_rows(tap(pass, z_, std::move(z)));
   if (pass.edits(id(result_))) {
     auto out = mx::sum(tap(pass, result_, per_head(z)), 2);

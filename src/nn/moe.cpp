@@ -107,6 +107,15 @@ MoE::MoE(const MoEConfig& config)
   describe({.width = config.d_model}, {.width = config.d_model});
   add("router", router);
   add("experts", experts);
+  if (config.d_shared > 0)
+    add("shared_expert",
+        shared_expert.emplace(MLPConfig{
+            .d_model = config.d_model,
+            .d_mlp = config.d_shared,
+            .activation = config.activation,
+        }));
+  if (config.shared_gate)
+    add("shared_expert_gate", shared_expert_gate.emplace(config.d_model, 1));
 }
 
 mx::array MoE::forward(const mx::array& x, Pass& pass) const {
@@ -130,7 +139,12 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
   if (config_.normalize)
     weights = mx::divide(weights, mx::sum(weights, -1, true));
   weights = tap(pass, expert_weights_, mx::astype(weights, x.dtype()));
-  return experts.apply(x, chosen, weights, pass);
+  auto out = experts.apply(x, chosen, weights, pass);
+  if (!shared_expert) return out;
+  auto shared = (*shared_expert)(x, pass);
+  if (shared_expert_gate)
+    shared = mx::multiply(shared, mx::sigmoid((*shared_expert_gate)(x, pass)));
+  return mx::add(out, shared);
 }
 
 }  // namespace mlxterp::nn

@@ -116,6 +116,13 @@ Heatmap overview(const AttentionReport& report) {
         }
       }
       map.details[3].values.push_back(entropy.at(head));
+      map.inert.push_back(std::isnan(entropy.at(head)));
+      if (map.inert.back()) {
+        map.values.push_back(entropy.at(head));
+        map.hues += '0';
+        map.labels.emplace_back("-");
+        continue;
+      }
       map.values.push_back(most);
       map.hues += most < enough ? '0' : hue_of(letter);
       map.labels.push_back(
@@ -124,6 +131,9 @@ Heatmap overview(const AttentionReport& report) {
               : fmt::format("{:.1f}", entropy.at(head)));
     }
   }
+  if (std::ranges::find(map.inert, true) == map.inert.end()) map.inert = {};
+  map.inert_name = "no attention";
+  map.inert_text = "This layer has no attention.";
   map.takeaway = fmt::format(
       "Most on the previous token: {}. Most on the first: {}. Most on itself: "
       "{}.",

@@ -1,6 +1,7 @@
 #include "mlxterp/report/heads.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/fail.h"
 #include "mlxterp/spec/choice.h"
@@ -117,9 +118,15 @@ Heatmap heatmap(const HeadReport& report, const std::string& kind) {
     map.columns.push_back(fmt::format("{}", i));
   for (int i = grid.layers; i-- > 0;) {
     map.rows.push_back(fmt::format("{}", i));
-    for (int j = 0; j < grid.heads; ++j)
+    for (int j = 0; j < grid.heads; ++j) {
       map.values.push_back(grid.at({i, j}));
+      map.inert.push_back(std::isnan(grid.at({i, j})));
+    }
   }
+  if (std::ranges::find(map.inert, true) == map.inert.end()) map.inert = {};
+  map.inert_name = "no score";
+  map.inert_text =
+      "No score: this layer has no attention, or no token has such a source.";
   map.facts = shown({{"model", report.model}, {"score", kind}});
   if (!of_weights) map.facts.emplace_back("measure", name(report.measure));
   for (auto& fact : shown({{"edits", report.edits}}))

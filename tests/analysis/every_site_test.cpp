@@ -58,12 +58,12 @@ Outcome outcome(const InterpretableModel& model, const PatchOptions& options) {
 // Relative to its layer, with its layout.
 std::vector<std::pair<std::string, Layout>> layer_sites(
     const InterpretableModel& model) {
-  const std::string prefix = "layers.0.";
   std::vector<std::pair<std::string, Layout>> all;
   for (size_t i = 0; i < model.sites().size(); ++i) {
     const auto& site = model.sites()[static_cast<SiteId>(i)];
-    if (site.name.starts_with(prefix))
-      all.emplace_back(site.name.substr(prefix.size()), site.layout);
+    const std::pair one(std::string(site.relative()), site.layout);
+    if (site.layer >= 0 && std::ranges::find(all, one) == all.end())
+      all.push_back(one);
   }
   return all;
 }

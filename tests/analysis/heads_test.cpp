@@ -224,14 +224,14 @@ TEST(HeadCircuits, EqualTheWholeMapBetweenTokens) {
         mx::multiply(rows(weight, head), layer.ln1->weight), embed);
   };
   for (int head = 0; head < 6; ++head) {
-    const auto w_o =
-        mx::slice(layer.attn.o_proj.weight, {0, head * 4}, {24, head * 4 + 4});
+    const auto w_o = mx::slice(
+        layer.attention()->o_proj.weight, {0, head * 4}, {24, head * 4 + 4});
     const auto copies = mx::matmul(
         mx::multiply(decoder->unembed.weight(), decoder->ln_final.weight),
-        mx::matmul(w_o, read(layer.attn.v_proj.weight, head / 3)));
+        mx::matmul(w_o, read(layer.attention()->v_proj.weight, head / 3)));
     const auto matches = mx::matmul(
-        mx::transpose(read(layer.attn.q_proj.weight, head)),
-        read(layer.attn.k_proj.weight, head / 3));
+        mx::transpose(read(layer.attention()->q_proj.weight, head)),
+        read(layer.attention()->k_proj.weight, head / 3));
     EXPECT_NEAR(circuits.copying.at({1, head}), share(copies), 1e-3);
     EXPECT_NEAR(circuits.matching.at({1, head}), share(matches), 1e-3);
   }

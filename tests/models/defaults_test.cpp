@@ -93,7 +93,7 @@ json shown(const nn::Rope& rope) {
 }
 
 json shown(const nn::MoEConfig& moe) {
-  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation, swiglu, bias, router_bias] =
+  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation, swiglu, bias, router_bias, d_shared, shared_gate] =
       moe;
   json all = {
       d_model,
@@ -103,13 +103,25 @@ json shown(const nn::MoEConfig& moe) {
       normalize,
       activation,
       bias,
-      router_bias};
+      router_bias,
+      d_shared,
+      shared_gate};
   if (swiglu) all.push_back({swiglu->slope, swiglu->limit});
   return all;
 }
 
+// Its kind and the shapes of its parameters.
+json shown(const nn::Mixer& mixer) {
+  json all = {mixer.name()};
+  for (const auto& [path, parameter] : mixer.parameters())
+    all.push_back(
+        {path,
+         std::vector<int>(parameter->shape().begin(), parameter->shape().end())});
+  return all;
+}
+
 json shown(const DecoderConfig& config) {
-  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, activation, gated, mlp_bias, moe, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] = config;
+  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, mixer, activation, gated, mlp_bias, moe, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] = config;
   json all;
   all["model_type"] = model_type;
   all["vocab"] = vocab;
@@ -139,10 +151,13 @@ json shown(const DecoderConfig& config) {
   all["clip_qkv"] = clip_qkv;
   all["alibi"] = {alibi.slopes, alibi.rounded, alibi.scale};
   all["attention_sinks"] = attention_sinks;
+  all["attention_gate"] = attention_gate;
   all["qk_norm"] = static_cast<int>(qk_norm);
   all["qk_norm_config"] = shown(qk_norm_config);
   all["qk_norm_rotated"] = qk_norm_rotated;
   if (q_scale) all["q_scale"] = {q_scale->beta, q_scale->every};
+  for (int layer = 0; mixer && layer < n_layers; ++layer)
+    all["mixer"].push_back(shown(*mixer(config, layer)));
   all["activation"] = static_cast<int>(activation);
   all["gated"] = gated;
   all["mlp_bias"] = mlp_bias;

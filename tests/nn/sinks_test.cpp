@@ -33,12 +33,12 @@ DecoderConfig config_of(bool sinks, bool alibi) {
 InterpretableModel model_of(bool sinks, bool alibi) {
   auto decoder = test::tiny_decoder(config_of(sinks, alibi));
   float value = -1.5f;
-  for (const auto& layer : decoder->layers)
-    if (layer->attn.sinks) {
+  for (int layer = 0; layer < decoder->config().n_layers; ++layer)
+    if (auto& own = test::attention(*decoder, layer).sinks) {
       std::vector<float> each;
       for (int i = 0; i < heads; ++i)
         each.push_back(value += 0.25f);
-      *layer->attn.sinks = mx::array(each.data(), {heads});
+      own = mx::array(each.data(), {heads});
     }
   return InterpretableModel(decoder, {}, families()[0].renames);
 }

@@ -91,7 +91,7 @@ struct HeadOptions {
 };
 
 /** A grid for each kind, in the order of head_kinds. NaN where no destination
- * has a source of that kind. A value. */
+ * has a source of that kind, and in layers without attention. A value. */
 struct HeadScores {
   std::vector<HeadGrid> grids;
 

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -10,11 +11,18 @@
 
 #include "mlxterp/nn/attention.h"
 #include "mlxterp/nn/linear.h"
+#include "mlxterp/nn/mixer.h"
 #include "mlxterp/nn/mlp.h"
 #include "mlxterp/nn/moe.h"
 #include "mlxterp/nn/norm.h"
 
 namespace mlxterp {
+
+struct DecoderConfig;
+
+/** Makes what mixes positions in a layer, from 0. */
+using MakeMixer = std::function<std::unique_ptr<nn::Mixer>(
+    const DecoderConfig& config, int layer)>;
 
 /** What a decoder is made of; a family fills it from config.json. */
 struct DecoderConfig {
@@ -51,10 +59,15 @@ struct DecoderConfig {
   float clip_qkv = 0.0f;           ///< Bound of q, k and v; 0: none.
   nn::Alibi alibi;                 ///< Without slopes: none.
   bool attention_sinks = false;    ///< Of each head, one.
+  bool attention_gate = false;     ///< Of z.
   nn::AttentionConfig::QkNorm qk_norm = nn::AttentionConfig::QkNorm::none;
   nn::NormConfig qk_norm_config;
   bool qk_norm_rotated = false;  ///< Behind the rotation, not before it.
   std::optional<nn::QueryScale> q_scale;
+
+  /** Makes each layer's mixer; empty: attention as the fields above say, in
+   * every layer. */
+  MakeMixer mixer;
 
   nn::Activation activation = nn::Activation::silu;
   bool gated = true;
@@ -76,10 +89,15 @@ struct DecoderConfig {
   bool same_angles(int length, int other) const;
 };
 
+/** What the fields of a config say of attention in a layer, for a `mixer` that
+ * has attention in some. */
+nn::AttentionConfig attention_config(const DecoderConfig& config, int layer);
+
 /**
  * One layer. Sites beside those of its parts, all [batch, pos, d_model]:
  * resid_pre, resid_post; attn_out and mlp_out, what is added to the residual
- * stream; resid_mid between them (not in parallel layers).
+ * stream; resid_mid between them (not in parallel layers). attn_out is what the
+ * mixer adds, whether or not it is attention.
  */
 class DecoderLayer : public nn::Module {
  public:
@@ -89,7 +107,10 @@ class DecoderLayer : public nn::Module {
       const mlx::core::array& x, Pass& pass) const override;
 
   std::optional<nn::Norm> ln1, ln1_post, ln2, ln2_post;
-  nn::Attention attn;
+  /** Its attention; null: something else mixes positions. */
+  const nn::Attention* attention() const { return mixer->attention(); }
+
+  std::unique_ptr<nn::Mixer> mixer;
   std::optional<nn::MLP> mlp;
   std::optional<nn::MoE> moe;
 
@@ -144,11 +165,12 @@ class Unembedding : public nn::Module {
 /**
  * Token ids [batch, pos] to logits [batch, pos, vocab]. Its paths, and so its
  * sites, are the same for every family: embed, pos_embed, layers.i.{ln1, attn.
- * {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm}, ln1_post, ln2, mlp.{
- * gate_proj, up_proj, act_fn, down_proj} or mlp.{router, experts}, ln2_post},
- * ln_final, unembed, each where the family has it. New ones have random
- * weights; models/load.h fills them from a checkpoint. A pass with a KvCache
- * goes on behind the positions held; beyond the context that throws usage.
+ * {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm} or another mixer by its
+ * name, ln1_post, ln2, mlp.{gate_proj, up_proj, act_fn, down_proj} or mlp.{
+ * router, experts}, ln2_post}, ln_final, unembed, each where the family has it.
+ * New ones have random weights; models/load.h fills them from a checkpoint. A
+ * pass with a KvCache goes on behind the positions held; beyond the context
+ * that throws usage.
  */
 class Decoder : public nn::Module {
  public:

@@ -12,6 +12,8 @@
 
 namespace mlxterp {
 
+class Checkpoint;
+
 /** A piece of a dotted path and what it is called in the Decoder. Pieces are
  * whole components: "self_attn" is not found in "self_attn2". One that
  * only gets ".weight" is a tensor's whole name and found at the path's end. */
@@ -39,6 +41,8 @@ struct Fused {
   static constexpr int by_turns = -1;
   /** Rows are those of each of a stack: [expert, row, ...]. */
   bool stacked = false;
+  /** In place of `blocks`, where the model says how many. */
+  int (*blocks_of)(const Decoder& decoder) = nullptr;
 };
 
 /** What is special about one model_type. */
@@ -57,6 +61,8 @@ struct Family {
    * already. */
   std::string_view already_transposed_prefix = {};
   std::string_view already_transposed_suffix = {};
+  /** What the tensors tell and config.json does not. */
+  void (*tell)(DecoderConfig& config, const Checkpoint& checkpoint) = nullptr;
 };
 
 /** Every known family. */

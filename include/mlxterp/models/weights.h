@@ -51,7 +51,8 @@ struct WeightPart {
  * Lazy: nothing but the part asked for is computed, and nothing copied that can
  * be a view. Throws unknown_name for what this model has not, out_of_range, and
  * usage for a part that the weight does not have or layers that differ in
- * shape.
+ * shape. Layers without attention have no W_Q and its like: one that has is to
+ * be asked for by its number.
  */
 mlx::core::array weight(
     const Decoder& decoder, std::string_view name, const WeightPart& part = {});

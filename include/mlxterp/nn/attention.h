@@ -6,6 +6,7 @@
 
 #include "mlxterp/nn/alibi.h"
 #include "mlxterp/nn/linear.h"
+#include "mlxterp/nn/mixer.h"
 #include "mlxterp/nn/norm.h"
 #include "mlxterp/nn/rope.h"
 
@@ -37,6 +38,7 @@ struct AttentionConfig {
   int window = 0;
   Alibi alibi = {};    ///< Without slopes: none.
   bool sinks = false;  ///< Each head has one.
+  bool gate = false;   ///< Of z, from what attention reads.
 
   /** What normalises q and k. */
   enum class QkNorm {
@@ -53,7 +55,7 @@ struct AttentionConfig {
 
 /**
  * Causal attention. Sites, beside those of q_proj, k_proj, v_proj, o_proj and
- * where they exist q_norm and k_norm:
+ * where they exist gate_proj, q_norm and k_norm:
  *
  *     q, rot_q, z       [batch, pos, head, d_head]; q before q_norm, rot_q as
  *                       it meets the keys, behind rotation, norm and q_scale
@@ -71,6 +73,8 @@ struct AttentionConfig {
  *     sink_share        [batch, pos, head, 1], that share: what a row of the
  *                       pattern lacks to 1. Editing it leaves the rest to the
  *                       sources in proportion
+ *     gate, mix         [batch, pos, head, d_head], where z is gated: z is mix,
+ *                       the values by pattern, times the sigmoid of gate
  *     result            [batch, pos, head, d_model], z through W_O by head;
  *                       their sum (and the bias) is the output
  *
@@ -83,9 +87,12 @@ struct AttentionConfig {
  * new ones while src are all. In a packed pass scores, position_bias and
  * pattern are seen only where they are edited, one sequence at a time.
  */
-class Attention : public Module {
+class Attention : public Mixer {
  public:
   explicit Attention(const AttentionConfig& config);
+
+  std::string_view name() const override { return "attn"; }
+  const Attention* attention() const override { return this; }
 
   mlx::core::array forward(
       const mlx::core::array& x, Pass& pass) const override;
@@ -101,8 +108,11 @@ class Attention : public Module {
   SiteId v_site() const { return id(v_); }
   SiteId pattern_site() const { return id(pattern_); }
   SiteId z_site() const { return id(z_); }
+  /** What the pattern makes of the values: z, where nothing gates it. */
+  SiteId mix_site() const { return id(mix_.value_or(z_)); }
 
   Linear q_proj, k_proj, v_proj, o_proj;
+  std::optional<Linear> gate_proj;
   std::optional<Norm> q_norm, k_norm;
   std::optional<mlx::core::array> sinks;
 
@@ -148,7 +158,8 @@ class Attention : public Module {
 
   AttentionConfig config_;  // its scale resolved
   Slot q_, k_, v_, rot_q_, rot_k_, scores_, pattern_, z_, result_;
-  std::optional<Slot> q_scale_, position_bias_, sinks_, sink_share_;
+  std::optional<Slot> gate_, mix_, q_scale_, position_bias_, sinks_,
+      sink_share_;
 };
 
 }  // namespace mlxterp::nn

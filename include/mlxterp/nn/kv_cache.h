@@ -1,5 +1,5 @@
-// mlxterp/nn/kv_cache.h: the keys and values of positions already run, so that
-// a prompt can go on without running them again.
+// mlxterp/nn/kv_cache.h: what mixers keep of positions already run, so that a
+// prompt can go on without running them again.
 
 #pragma once
 
@@ -10,7 +10,8 @@
 namespace mlxterp::nn {
 
 /**
- * What each attention of one model made of the positions so far. A plain value:
+ * What each mixer of one model made of the positions so far: attention its keys
+ * and values, others what they go on from. A plain value:
  * a copy is a snapshot to go on from in two ways, and the arrays are shared. It
  * is filled by passes that carry it (see Pass) and belongs to the model that
  * filled it first. Lazy where the pass that filled it was not evaluated.
@@ -25,11 +26,19 @@ struct KvCache {
     const void* attention;  ///< Whose these are.
     mlx::core::array k, v;  ///< [batch, kv_head, pos, d_head]
   };
+  /** What a mixer that is no attention goes on from. */
+  struct State {
+    const void* mixer;                     ///< Whose it is.
+    int positions;                         ///< That it knows.
+    std::vector<mlx::core::array> values;  ///< [batch, ...] each.
+  };
   std::vector<Layer> layers;  ///< In the order of the pass.
+  std::vector<State> states;  ///< Likewise.
 
   /** How many positions it holds. */
   int positions() const {
-    return layers.empty() ? 0 : layers.front().k.shape(2);
+    if (!layers.empty()) return layers.front().k.shape(2);
+    return states.empty() ? 0 : states.front().positions;
   }
 
   /**
@@ -42,6 +51,15 @@ struct KvCache {
       int held,
       const mlx::core::array& k,
       const mlx::core::array& v);
+
+  /** What `mixer` kept of the first `held` positions of so many prompts; empty
+   * where there are none yet. Throws usage likewise. */
+  std::vector<mlx::core::array> kept(
+      const void* mixer, int held, int batch) const;
+
+  /** Keeps what `mixer` goes on from behind so many positions. */
+  void keep(
+      const void* mixer, int positions, std::vector<mlx::core::array> values);
 };
 
 }  // namespace mlxterp::nn

@@ -27,6 +27,9 @@ struct MoEConfig {
   std::optional<ClampedSwiglu> swiglu = {};  ///< In place of it.
   bool bias = false;                         ///< Of the experts.
   bool router_bias = false;
+  /** Of an expert beside them that every token goes through; 0: none. */
+  int d_shared = 0;
+  bool shared_gate = false;  ///< Times the sigmoid of a number of the token's.
 };
 
 /** The experts of one layer, gated each. Parameters: gate_proj.weight and
@@ -63,7 +66,9 @@ struct Experts : Module {
 /**
  * A mixture of experts (Shazeer et al., 2017; Mixtral). Sites: router_logits
  * [batch, pos, expert]; expert_indices [batch, pos, k], the most probable
- * first; expert_weights [batch, pos, k], which multiply their outputs.
+ * first; expert_weights [batch, pos, k], which multiply their outputs. Where
+ * there is one, the part shared_expert is added; the output of shared_expert_
+ * gate, [batch, pos, 1], decides by its sigmoid how much of it.
  */
 class MoE : public Module {
  public:
@@ -74,6 +79,8 @@ class MoE : public Module {
 
   Linear router;
   Experts experts;
+  std::optional<MLP> shared_expert;
+  std::optional<Linear> shared_expert_gate;
 
  private:
   MoEConfig config_;

@@ -10,7 +10,7 @@ namespace mlxterp::nn {
 
 /**
  * How the rows of a pass over [1, row, d] belong together. Everything but
- * attention and rotation works row by row and need not know. A value; a pass
+ * mixers and rotation works row by row and need not know. A value; a pass
  * shares one that no longer changes.
  *
  * A sequence may begin in the middle of another one: the positions before its
@@ -34,6 +34,13 @@ struct PackedBatch {
   }
   /** The position of each row. */
   std::vector<int> positions() const;
+
+  /** The rows of each sequence from its position 0 on, with those it continues:
+   * [sequence, longest]. Behind the end of a shorter one its last is repeated,
+   * where nothing causal looks. */
+  std::vector<int> whole() const;
+  /** Where in such a batch each row of the pack is. */
+  std::vector<int> places() const;
 };
 
 }  // namespace mlxterp::nn

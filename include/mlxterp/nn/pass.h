@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "mlx/array.h"
 #include "mlxterp/nn/kv_cache.h"
@@ -76,6 +77,13 @@ class Pass {
 
   /** The rows of [1, row, ...] that a layer goes on with. */
   mlx::core::array gather_output_rows(const mlx::core::array& x) const;
+
+  /** `mix(x)` of rows that lie as this pass's do, for a mixer that works on
+   * [batch, pos, ...] from position 0 on: of a packed pass on whole sequences,
+   * each with what it continues, of which its own rows are left. */
+  using Arrays = std::vector<mlx::core::array>;
+  Arrays on_sequences(
+      Arrays x, const std::function<Arrays(const Arrays&)>& mix) const;
 
   /** Absent: every position there is belongs to this pass. */
   nn::KvCache* cache() const { return cache_; }

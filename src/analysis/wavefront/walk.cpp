@@ -121,20 +121,23 @@ std::vector<int> Walk::metric_rows() const {
 
 void Walk::offer(SiteId site, std::function<mx::array()> make) {
   if (!mixes_) return;
-  const auto& attn = attention();
-  if (site == attn.rot_q_site() || site == attn.rot_k_site()) see(site, make());
+  const auto* attn = attention();
+  if (!attn) return;
+  if (site == attn->rot_q_site() || site == attn->rot_k_site())
+    see(site, make());
 }
 
-const nn::Attention& Walk::attention() const {
-  return decoder_.layers[size(layer_)]->attn;
+const nn::Attention* Walk::attention() const {
+  return decoder_.layers[size(layer_)]->attention();
 }
 
 void Walk::see(SiteId site, const mx::array& value) {
-  const auto& attn = attention();
-  if (site == attn.rot_q_site()) seen_.rot_q = value;
-  if (site == attn.rot_k_site()) seen_.rot_k = value;
-  if (site == attn.v_site()) seen_.v = value;
-  if (site == attn.pattern_site() && seen_.patterns.size() < wave_.runs.size())
+  const auto* attn = attention();
+  if (!attn) return;
+  if (site == attn->rot_q_site()) seen_.rot_q = value;
+  if (site == attn->rot_k_site()) seen_.rot_k = value;
+  if (site == attn->v_site()) seen_.v = value;
+  if (site == attn->pattern_site() && seen_.patterns.size() < wave_.runs.size())
     seen_.patterns.push_back(value);
 }
 
@@ -427,7 +430,7 @@ mx::array Walk::mix(int run, int source, int cell) const {
   };
   const auto pattern =
       seen_.patterns.empty()
-          ? attention().pattern(turned(*seen_.rot_q), turned(*seen_.rot_k))
+          ? attention()->pattern(turned(*seen_.rot_q), turned(*seen_.rot_k))
           : seen_.patterns[size(source)];
   auto v = mx::transpose(own_v(*seen_.v), {0, 2, 1, 3});
   v = mx::repeat(v, pattern.shape(1) / v.shape(1), 1);
@@ -435,7 +438,7 @@ mx::array Walk::mix(int run, int source, int cell) const {
   // What stands at z edits this one, too.
   if (const auto* overlay = wave_.model.overlay())
     z = Standing(*overlay, sites_, nullptr, {.lengths = {length_of(run)}})
-            .at(attention().z_site(), z);
+            .at(attention()->mix_site(), z);
   return mx::squeeze(z, 0);
 }
 

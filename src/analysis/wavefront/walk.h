@@ -105,7 +105,8 @@ class Walk final : public Observer {
     std::vector<mlx::core::array> patterns;
   };
 
-  const nn::Attention& attention() const;
+  // Of the layer, where it has any.
+  const nn::Attention* attention() const;
 
   void see(SiteId site, const mlx::core::array& value);
 
