@@ -56,7 +56,7 @@ constexpr std::array<std::pair<string_view, string_view>, 25> others = {{
 }};
 
 // What a nested config without model_type is, by the model_type around it.
-constexpr std::array<std::pair<string_view, const char*>, 8> kinds = {{
+constexpr std::array<std::pair<string_view, const char*>, 9> kinds = {{
     {"gemma3", "gemma3_text"},
     {"gemma4", "gemma4_text"},
     {"llama4", "llama4_text"},
@@ -64,6 +64,7 @@ constexpr std::array<std::pair<string_view, const char*>, 8> kinds = {{
     {"llava_next", "llama"},
     {"mistral3", "mistral"},
     {"qwen3_5", "qwen3_5_text"},
+    {"qwen3_5_moe", "qwen3_5_moe_text"},
     {"qwen3_vl", "qwen3_vl_text"},
 }};
 
@@ -74,7 +75,7 @@ struct Sizes {
   string_view model_type;
   int vocab, d_model, d_mlp, layers, heads;
 };
-constexpr std::array<Sizes, 9> sizes = {{
+constexpr std::array<Sizes, 10> sizes = {{
     {"gemma3_text", 262'208, 2304, 9216, 26, 8},
     {"gemma4_text", 262'144, 2304, 9216, 30, 8},
     {"llama", 32'000, 4096, 11'008, 32, 32},
@@ -83,6 +84,7 @@ constexpr std::array<Sizes, 9> sizes = {{
     {"mistral", 32'000, 4096, 14'336, 32, 32},
     {"qwen2", 151'936, 4096, 22'016, 32, 32},
     {"qwen3", 151'936, 4096, 22'016, 32, 32},
+    {"qwen3_5_moe_text", 248'320, 2048, 512, 40, 16},
     {"qwen3_5_text", 248'320, 4096, 12'288, 32, 16},
 }};
 

@@ -276,6 +276,30 @@ std::vector<int> windows_of(
   return windows;
 }
 
+std::vector<bool> attending_layers(
+    const ConfigReader& config,
+    int n_layers,
+    const char* other,
+    const std::function<bool(int layer)>& otherwise) {
+  std::vector<bool> attending;
+  if (!config.has("layer_types")) {
+    for (int i = 0; i < n_layers; ++i)
+      attending.push_back(otherwise(i));
+    return attending;
+  }
+  for (const auto& type :
+       config.texts("layer_types", static_cast<size_t>(n_layers))) {
+    attending.push_back(type == "full_attention");
+    if (!attending.back() && type != other)
+      fail(
+          ErrorKind::bad_data,
+          "[config.json] 'layer_types' names '{}'; known: full_attention, {}",
+          printable(type),
+          other);
+  }
+  return attending;
+}
+
 float softcap_of(const ConfigReader& config, const char* field, float usual) {
   if (config.null(field)) return 0;
   return usual > 0 || config.has(field) ? config.positive(field, usual) : 0;

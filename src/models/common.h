@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <string_view>
 
 #include "mlxterp/models/family.h"
@@ -82,6 +83,14 @@ std::vector<int> windows_of(
     int n_layers,
     int usual,
     bool (*otherwise)(int layer));
+
+/** Which layers have attention, by layer_types, which names each
+ * "full_attention" or `other`; without it: what `otherwise(layer)` says. */
+std::vector<bool> attending_layers(
+    const ConfigReader& config,
+    int n_layers,
+    const char* other,
+    const std::function<bool(int layer)>& otherwise);
 
 /** A soft cap; null is none, 0. */
 float softcap_of(const ConfigReader& config, const char* field, float usual);

@@ -3,9 +3,8 @@
 
 #include <algorithm>
 
-#include "core/fail.h"
 #include "mlxterp/core/limits.h"
-#include "models/common.h"
+#include "models/qwen_experts.h"
 
 namespace mlxterp {
 
@@ -52,41 +51,17 @@ DecoderConfig qwen3_moe(const std::string& json) {
   // Here every layer has the window, where one is used.
   if (config.boolean("use_sliding_window", false))
     c.windows = windows_of(config, c.n_layers, 4096, [](int) { return true; });
-  const char* experts = config.json().contains("num_experts")
-                            ? "num_experts"
-                            : "num_local_experts";
-  c.moe = {
-      .d_model = c.d_model,
-      .d_mlp =
-          config.integer_or("moe_intermediate_size", 768, 1, limits::d_mlp),
-      .n_experts = config.integer_or(experts, 128, 1, limits::heads),
-      .normalize = config.boolean("norm_topk_prob", false),
-      .activation = c.activation,
-  };
-  c.moe->top_k =
-      config.integer_or("num_experts_per_tok", 8, 1, c.moe->n_experts);
-  // Every decoder_sparse_step-th layer chooses, unless it is listed as an MLP.
-  const int step =
-      config.integer_or("decoder_sparse_step", 1, 1, limits::layers);
-  c.dense.assign(static_cast<size_t>(c.n_layers), false);
-  for (int i = 0; i < c.n_layers; ++i)
-    c.dense[static_cast<size_t>(i)] = (i + 1) % step != 0;
-  if (config.has("mlp_only_layers") &&
-      !config.json()["mlp_only_layers"].is_array())
-    fail(
-        ErrorKind::bad_data,
-        "[config.json] 'mlp_only_layers' is not a list of layers");
-  if (config.has("mlp_only_layers"))
-    for (const auto& layer : config.json()["mlp_only_layers"]) {
-      if (!layer.is_number_unsigned() ||
-          layer.get<uint64_t>() >= c.dense.size())
-        fail(
-            ErrorKind::bad_data,
-            "[config.json] 'mlp_only_layers' names {}; the model has {} layers",
-            printable(layer.dump()),
-            c.n_layers);
-      c.dense[layer.get<size_t>()] = true;
-    }
+  const char* count = config.json().contains("num_experts")
+                          ? "num_experts"
+                          : "num_local_experts";
+  set_qwen_experts(
+      config,
+      {.count_field = count,
+       .count = 128,
+       .top_k = 8,
+       .d_mlp = 768,
+       .normalize = false},
+      c);
   return c;
 }
 

@@ -8,6 +8,7 @@
 #include "mlxterp/models/family.h"
 #include "mlxterp/models/load.h"
 #include "mlxterp/report/trace.h"
+#include "models/mixer_names.h"
 #include "report/json.h"
 
 namespace mx = mlx::core;
@@ -136,6 +137,23 @@ std::string windows_text(const DecoderConfig& config) {
         out.empty() ? "" : "; ",
         size ? fmt::format("{} tokens", size) : "none",
         ranges(in));
+  return out;
+}
+
+// "conv in layers 0..1, 3; attn in layers 2".
+std::string mixers_text(const DecoderConfig& config) {
+  const auto names = mixer_names(config);
+  std::string out;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (std::find(
+            names.begin(), names.begin() + static_cast<long>(i), names[i]) !=
+        names.begin() + static_cast<long>(i))
+      continue;
+    const auto in =
+        layers(config, [&](size_t layer) { return names[layer] == names[i]; });
+    out += fmt::format(
+        "{}{} in layers {}", out.empty() ? "" : "; ", names[i], ranges(in));
+  }
   return out;
 }
 
@@ -314,6 +332,8 @@ void put_config(Json& out, const ModelInfo& info) {
   out["learned_positions"] = config.positions;
   out["alibi"] = !config.alibi.slopes.empty();
   out["attention_sinks"] = config.attention_sinks;
+  out["attention_gate"] = config.attention_gate;
+  out["mixers"] = mixer_names(config);
   out["experts"] = nullptr;
   if (config.moe)
     out["experts"] = {
@@ -339,11 +359,13 @@ void add_config(Rows& out, const ModelInfo& info) {
   out.emplace_back(
       "attention",
       fmt::format(
-          "{} heads, {} kv heads, d_head {}{}",
+          "{} heads, {} kv heads, d_head {}{}{}",
           config.n_heads,
           config.n_kv_heads,
           config.d_head,
-          config.attention_sinks ? ", a sink each" : ""));
+          config.attention_sinks ? ", a sink each" : "",
+          config.attention_gate ? ", gated" : ""));
+  if (config.mixer) out.emplace_back("mixers", mixers_text(config));
   out.emplace_back("windows", windows_text(config));
   out.emplace_back("positions", positions_text(config, stretch_of(info)));
   if (config.moe) {

@@ -67,6 +67,11 @@ constexpr struct {
 } elsewhere[] = {
     {"attn.qkv_proj", false, {"attn.q", "attn.k", "attn.v"}},
     {"mlp.gate_up_proj", false, {"mlp.pre", "mlp.pre_linear"}},
+    {"delta.qkv_proj", false, {"delta.q_proj", "delta.k_proj", "delta.v_proj"}},
+    {"delta.qkvz_proj",
+     false,
+     {"delta.q_proj", "delta.k_proj", "delta.v_proj", "delta.z_proj"}},
+    {"delta.ba_proj", false, {"delta.b_proj", "delta.a_proj"}},
     {"mlp.experts",
      true,
      {"mlp.router_logits",

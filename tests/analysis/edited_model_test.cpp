@@ -54,6 +54,12 @@ std::vector<float> ramp(int n) {
   return out;
 }
 
+// The memories behind the third position, where it is among those seen.
+mx::array third_forgotten(const mx::array& states) {
+  const auto at = mx::reshape(mx::arange(states.shape(1)), {1, -1, 1, 1, 1});
+  return mx::where(mx::equal(at, mx::array(2)), mx::zeros_like(states), states);
+}
+
 struct Kind {
   const char* name;
   std::vector<Edit> edits;
@@ -63,28 +69,51 @@ struct Kind {
 std::vector<Kind> kinds(const InterpretableModel& model) {
   const int d = model.decoder().config().d_model;
   const mx::array vector(ramp(d).data(), {d});
-  return {
+  // In the first layer that has attention, and the last.
+  std::vector<int> attending;
+  for (int i = 0; i < model.decoder().config().n_layers; ++i)
+    if (model.decoder().layers[static_cast<size_t>(i)]->attention())
+      attending.push_back(i);
+  const auto in = [](int layer, const char* site) {
+    return fmt::format("layers.{}.attn.{}", layer, site);
+  };
+  const int first = attending.front(), last = attending.back();
+  std::vector<Kind> all = {
       {"values",
        {{"layers.0.resid_pre", add_vector(vector)},
         {"layers.*.mlp_out", scale(0.5f)},
-        {"layers.0.attn.z", on_heads({0}, zero_out())},
+        {in(first, "z"), on_heads({0}, zero_out())},
         {"layers.1.resid_post", scale(1.25f)}}},
       {"positions",
        {{"embed", at_positions({2}, scale(0.5f))},
-        {"layers.0.attn.v", at_positions({-1, 1}, scale(2.0f))},
+        {in(first, "v"), at_positions({-1, 1}, scale(2.0f))},
         {"layers.1.resid_pre", at_positions({-2}, add_vector(vector))},
-        {"layers.1.attn.rot_q", at_positions({4}, zero_out())}}},
+        {in(last, "rot_q"), at_positions({4}, zero_out())}}},
       {"sequences",
        {{"layers.0.attn_out", mixed}, {"layers.1.mlp_out", mixed}}},
       {"patterns",
-       {{"layers.0.attn.pattern",
+       {{in(first, "pattern"),
          on_heads({0}, at_positions({-1, 3}, scale(0.5f)))},
-        {"layers.1.attn.scores", scale(0.5f)}}},
+        {in(last, "scores"), scale(0.5f)}}},
       {"head",
        {{"ln_final", at_positions({-1}, scale(1.5f))},
         {"logits", on_neurons({4}, scale(2.0f))}}},
       {"head of sequences", {{"ln_final", mixed}}},
   };
+  if (model.sites().contains("layers.*.conv.B"))
+    all.push_back(
+        {"convolutions",
+         {{"layers.*.conv.B", at_positions({2, -1}, scale(2.0f))},
+          {"layers.*.conv.conv.input", at_positions({3}, zero_out())}}});
+  if (model.sites().contains("layers.*.delta.q"))
+    all.push_back(
+        {"recurrences",
+         {{"layers.*.delta.k", on_heads({0}, at_positions({2}, scale(-2.0f)))},
+          {"layers.*.delta.g", at_positions({3}, scale(3.0f))},
+          {"layers.*.delta.z", at_positions({-1}, scale(2.0f))}}});
+  if (model.sites().contains("layers.*.delta.q"))
+    all.push_back({"memories", {{"layers.*.delta.state", third_forgotten}}});
+  return all;
 }
 
 std::string variant_name(const testing::TestParamInfo<std::string>& tested) {

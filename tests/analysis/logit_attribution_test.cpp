@@ -77,7 +77,8 @@ TEST_P(LogitAttributionFamilies, HeadsAndNeuronsSumToTheirLayer) {
   const auto neurons = has_neurons() ? by(Unit::neuron) : whole;
   for (int i = 0; i < config.n_layers; ++i) {
     EXPECT_NEAR(
-        sum(heads, Kind::head, i) + sum(heads, Kind::attn_bias, i),
+        sum(heads, Kind::head, i) + sum(heads, Kind::attn_bias, i) +
+            sum(heads, Kind::attn_out, i),
         sum(whole, Kind::attn_out, i),
         tolerance);
     EXPECT_NEAR(

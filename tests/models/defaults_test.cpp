@@ -21,6 +21,7 @@ const std::set<std::string> sizes = {
     "num_hidden_layers",
     "num_attention_heads",
     "intermediate_size",
+    "block_ff_dim",
     "n_embd",
     "n_layer",
     "n_head",
@@ -116,12 +117,14 @@ json shown(const nn::Mixer& mixer) {
   for (const auto& [path, parameter] : mixer.parameters())
     all.push_back(
         {path,
-         std::vector<int>(parameter->shape().begin(), parameter->shape().end())});
+         std::vector<int>(
+             parameter->shape().begin(), parameter->shape().end())});
   return all;
 }
 
 json shown(const DecoderConfig& config) {
-  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, mixer, activation, gated, mlp_bias, moe, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] = config;
+  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, mixer, activation, gated, mlp_bias, moe, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
+      config;
   json all;
   all["model_type"] = model_type;
   all["vocab"] = vocab;

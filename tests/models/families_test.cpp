@@ -48,9 +48,14 @@ std::string recorded_as(const SiteCatalog& sites, const std::string& module) {
   const auto dot = module.rfind('.');
   if (dot == module.npos) return canonical(module);
   const auto above = module.substr(0, dot), part = module.substr(dot + 1);
-  if (part == "q_proj" || part == "k_proj" || part == "v_proj")
+  if (above.ends_with(".attn") &&
+      (part == "q_proj" || part == "k_proj" || part == "v_proj"))
     return canonical(above + "." + part[0]);
-  if (part == "o_proj" || part == "down_proj") return canonical(above);
+  if (part == "gate_proj" && above.ends_with(".attn"))
+    return canonical(above + ".gate");
+  if (part == "z_proj") return canonical(above + ".z");
+  if (part == "o_proj" || part == "out_proj" || part == "down_proj")
+    return canonical(above);
   if (part == "act_fn") return canonical(above + ".post");
   if (module == "embed.ln") return canonical(above);
   if (part == "router") return canonical(above + ".router_logits");
@@ -75,22 +80,29 @@ std::map<std::string, std::string> shared_sites(
   if (config.logit_scale != 1 || config.logit_softcap != 0) add("unembed.raw");
   for (size_t i = 0; i < decoder.layers.size(); ++i) {
     const auto layer = fmt::format("layers.{}.", i);
-    for (const auto* name :
-         {"resid_pre",
-          "attn_out",
-          "mlp_out",
-          "attn.q",
-          "attn.k",
-          "attn.v",
-          "attn.z",
-          "attn.pattern"})
+    for (const auto* name : {"resid_pre", "attn_out", "mlp_out"})
       add(layer + name);
-    if (config.attention_sinks) add(layer + "attn.sink_share");
-    if (!config.alibi.slopes.empty()) add(layer + "attn.position_bias");
-    if (config.rope.dims > 0)
-      for (const auto* name : {"attn.rot_q", "attn.rot_k"})
+    if (decoder.layers[i]->attention()) {
+      for (const auto* name :
+           {"attn.q", "attn.k", "attn.v", "attn.z", "attn.pattern"})
         add(layer + name);
-    if (config.q_scale) add(layer + "attn.q_scale");
+      if (config.attention_sinks) add(layer + "attn.sink_share");
+      if (!config.alibi.slopes.empty()) add(layer + "attn.position_bias");
+      if (config.rope.dims > 0)
+        for (const auto* name : {"attn.rot_q", "attn.rot_k"})
+          add(layer + name);
+      if (config.q_scale) add(layer + "attn.q_scale");
+      if (config.attention_gate) add(layer + "attn.mix");
+    } else if (decoder.layers[i]->mixer->name() == "conv") {
+      for (const auto* name : {"B", "C", "x", "conv.input", "out_proj.input"})
+        add(layer + "conv." + name);
+    } else {
+      for (const auto* name :
+           {"q", "k", "v", "g", "beta", "state", "out", "out_proj.input"})
+        add(layer + "delta." + name);
+      // There it gates its result, too: that is out_proj.input.
+      shared.erase(layer + "delta.norm.output");
+    }
     if (!decoder.layers[i]->moe)
       add(layer + "mlp.post");
     else
@@ -133,28 +145,30 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
           << error.what();
     }
   }
-  const std::set<std::string> all = {"apertus",   "arcee",
-                                     "bloom",     "codegen",
-                                     "cohere",    "cohere2",
-                                     "ernie4_5",  "exaone4",
-                                     "falcon",    "gemma",
-                                     "gemma2",    "gemma3_text",
-                                     "glm",       "glm4",
-                                     "gpt2",      "gpt_bigcode",
-                                     "gpt_neo",   "gpt_neox",
-                                     "gpt_oss",   "gptj",
-                                     "granite",   "hunyuan_v1_dense",
-                                     "internlm2", "llama",
-                                     "minicpm",   "ministral3",
-                                     "mistral",   "mixtral",
-                                     "mpt",       "nemotron",
-                                     "olmo",      "olmo2",
-                                     "olmo3",     "olmoe",
-                                     "opt",       "phi",
-                                     "phi3",      "qwen2",
-                                     "qwen3",     "qwen3_moe",
-                                     "seed_oss",  "smollm3",
-                                     "stablelm",  "starcoder2"};
+  const std::set<std::string> all = {"apertus",      "arcee",
+                                     "bloom",        "codegen",
+                                     "cohere",       "cohere2",
+                                     "ernie4_5",     "exaone4",
+                                     "falcon",       "gemma",
+                                     "gemma2",       "gemma3_text",
+                                     "glm",          "glm4",
+                                     "gpt2",         "gpt_bigcode",
+                                     "gpt_neo",      "gpt_neox",
+                                     "gpt_oss",      "gptj",
+                                     "granite",      "hunyuan_v1_dense",
+                                     "internlm2",    "lfm2",
+                                     "llama",        "qwen3_5_moe_text",
+                                     "qwen3_5_text", "qwen3_next",
+                                     "minicpm",      "ministral3",
+                                     "mistral",      "mixtral",
+                                     "mpt",          "nemotron",
+                                     "olmo",         "olmo2",
+                                     "olmo3",        "olmoe",
+                                     "opt",          "phi",
+                                     "phi3",         "qwen2",
+                                     "qwen3",        "qwen3_moe",
+                                     "seed_oss",     "smollm3",
+                                     "stablelm",     "starcoder2"};
   EXPECT_EQ(types, all);
   std::printf(
       "%zu variants of %zu families; %zu families not supported yet\n",
@@ -202,7 +216,8 @@ TEST_P(FamilyParity, LogitsAndEverySharedSite) {
     auto wanted = reference.at(name);
     ASSERT_EQ(run[site].size(), wanted.size()) << variant << " " << site;
     auto got = mx::reshape(run[site], wanted.shape());
-    if (const auto at = site.find("expert_"); at != std::string::npos) {
+    if (const auto at = site.find("expert_");
+        site.ends_with("expert_indices") || site.ends_with("expert_weights")) {
       const auto indices = site.substr(0, at) + "expert_indices";
       got = by_expert(got, mx::reshape(run[indices], wanted.shape()));
       wanted = by_expert(wanted, reference.at(indices));

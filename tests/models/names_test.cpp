@@ -1,7 +1,9 @@
 // Every family answers to the same names, its checkpoint's own included.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <sstream>
 #include <vector>
@@ -57,17 +59,29 @@ TEST(Names, MeanTheSameInEveryFamily) {
     EXPECT_EQ(name("blocks.1.hook_resid_pre"), "layers.1.resid_pre");
     EXPECT_EQ(name("blocks.1.hook_attn_out"), "layers.1.attn_out");
     EXPECT_EQ(name("blocks.1.hook_mlp_out"), "layers.1.mlp_out");
-    EXPECT_EQ(name("blocks.1.attn.hook_pattern"), "layers.1.attn.pattern");
+    const auto& layers = model.decoder().layers;
+    const auto attends = std::ranges::find_if(layers, [](const auto& layer) {
+      return layer->attention() != nullptr;
+    });
+    const auto at = attends - layers.begin();
+    const auto in_layer = [&](const std::string& asked) {
+      return name(fmt::format(fmt::runtime(asked), at).c_str());
+    };
+    EXPECT_EQ(
+        in_layer("blocks.{}.attn.hook_pattern"),
+        fmt::format("layers.{}.attn.pattern", at));
     EXPECT_EQ(name("logits"), "logits");
     // nnterp's, of lists.
     EXPECT_EQ(name("layers[1]"), "layers.1.resid_post");
     EXPECT_EQ(name("layers[1].output"), "layers.1.resid_post");
     EXPECT_EQ(name("layers_input[1]"), "layers.1.resid_pre");
-    EXPECT_EQ(name("attentions[1]"), name("layers.1.attn"));
-    EXPECT_EQ(name("attentions_output[1]"), name("layers.1.attn"));
+    EXPECT_EQ(in_layer("attentions[{}]"), in_layer("layers.{}.attn"));
+    EXPECT_EQ(in_layer("attentions_output[{}]"), in_layer("layers.{}.attn"));
     EXPECT_EQ(name("mlps[1]"), name("layers.1.mlp"));
     EXPECT_EQ(name("mlps_input[1]"), name("layers.1.mlp.input"));
-    EXPECT_EQ(name("attention_probabilities[1]"), "layers.1.attn.pattern");
+    EXPECT_EQ(
+        in_layer("attention_probabilities[{}]"),
+        fmt::format("layers.{}.attn.pattern", at));
     EXPECT_EQ(name("token_embeddings"), name("embed_tokens"));
     // A module of the checkpoint stands before what is done with its value.
     const auto& config = model.decoder().config();

@@ -75,7 +75,7 @@ void check_attention(Check& check, int i, bool folded) {
   const auto here = fmt::format("layers.{}.", i);
   const auto& config = check.model.decoder().config();
   const auto& layer = *check.model.decoder().layers[static_cast<size_t>(i)];
-  if (folded && !layer.ln1) return;
+  if (!layer.attention() || (folded && !layer.ln1)) return;
   const auto x = check.site(here + (folded ? "ln1.normalized" : "attn.input"));
   const int group = config.n_heads / config.n_kv_heads;
   for (const auto* name : {"Q", "K", "V"}) {
@@ -166,7 +166,8 @@ void check_experts(Check& check, int i) {
   const auto each = mx::squeeze(through(post, "out"), 2);
   const auto sum =
       mx::sum(mx::multiply(each, mx::expand_dims(of_expert, 2)), 1);
-  check.same(mx::expand_dims(sum, 0), check.site(here + "output"), here);
+  check.same(
+      mx::expand_dims(sum, 0), check.site(here + "experts.output"), here);
 }
 
 void check_ends(Check& check) {

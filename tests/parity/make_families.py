@@ -68,6 +68,10 @@ class Parts:
     rotary: bool = True
 
 
+# Layers without `attn` have the part `mixer`, and the recorder of its kind.
+MIXERS = {"lfm2": "conv", "qwen3_next": "linear_attn",
+          "qwen3_5_text": "linear_attn", "qwen3_5_moe_text": "linear_attn"}
+
 POST_NORMS = {
     "attn_added": "post_attention_layernorm",
     "mlp_added": "post_feedforward_layernorm",
@@ -85,6 +89,12 @@ PARTS = {
         gate="mlp.fc1", up="", down="mlp.fc2",
     ),
     "stablelm": Parts(**QK_LAYERNORM),
+    "lfm2": Parts(
+        **QK_LAYERNORM,
+        ln_final="model.embedding_norm", ln1="operator_norm", ln2="ffn_norm",
+        o="self_attn.out_proj", gate="feed_forward.w1", up="feed_forward.w3",
+        down="feed_forward.w2", mlp="feed_forward", mlp_added="feed_forward",
+    ),
     "phi3": Parts(
         fused_qkv="self_attn.qkv_proj", fused_gate_up="mlp.gate_up_proj",
     ),
@@ -279,6 +289,29 @@ QWEN_MOE = {
     "num_experts": 6,
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 16,
+}
+
+
+def without(field, config):
+    return {name: value for name, value in config.items() if name != field}
+
+
+def kinds_of_layers(other, *attends):
+    return {"layer_types": ["full_attention" if it else other for it in attends]}
+
+
+LFM2 = {"conv_L_cache": 3, "block_multiple_of": 8, "tie_word_embeddings": True}
+DELTA = WIDE | {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 5,
+}
+DELTA_MOE = DELTA | {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 12,
 }
 
 
@@ -792,6 +825,58 @@ VARIANTS = {
             **rope("default", theta=1000.0),
         ),
     ),
+    # other mixers beside attention
+    "lfm2": Variant(
+        "lfm2",
+        modern(**LFM2, **kinds_of_layers("conv", 0, 1, 0), num_hidden_layers=3),
+    ),
+    "lfm2-bias": Variant(
+        "lfm2",
+        modern(**kinds_of_layers("conv", 1, 0, 0, 1), num_hidden_layers=4,
+               conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False,
+               **rope("default", theta=500.0)),
+    ),
+    "lfm2-multiplier": Variant(
+        "lfm2",
+        modern(**LFM2 | {"conv_L_cache": 2}, **kinds_of_layers("conv", 0, 1),
+               block_ffn_dim_multiplier=1.3, num_key_value_heads=4),
+    ),
+    "qwen3_next": Variant(
+        "qwen3_next",
+        modern(**DELTA_MOE, num_hidden_layers=4, norm_topk_prob=True),
+    ),
+    "qwen3_next-dense-layers": Variant(
+        "qwen3_next",
+        modern(**DELTA_MOE | {"linear_num_key_heads": 3,
+                              "linear_num_value_heads": 3},
+               **kinds_of_layers("linear_attention", 1, 0, 1),
+               num_hidden_layers=3, decoder_sparse_step=2, norm_topk_prob=False,
+               attention_bias=True, linear_conv_kernel_dim=2,
+               tie_word_embeddings=True, **rope(
+                   "default", theta=500.0, partial_rotary_factor=0.5)),
+    ),
+    "qwen3_5": Variant("qwen3_5_text", modern(**DELTA, num_hidden_layers=4)),
+    "qwen3_5-attention-first": Variant(
+        "qwen3_5_text",
+        modern(**DELTA | {"linear_num_key_heads": 1,
+                          "linear_num_value_heads": 2,
+                          "linear_conv_kernel_dim": 3},
+               **kinds_of_layers("linear_attention", 1, 0),
+               attention_bias=True, tie_word_embeddings=True,
+               **rope("default", theta=500.0, partial_rotary_factor=1.0)),
+    ),
+    "qwen3_5_moe": Variant(
+        "qwen3_5_moe_text",
+        without("intermediate_size", modern(
+            **DELTA_MOE, **kinds_of_layers("linear_attention", 0, 1))),
+    ),
+    # Longer than a chunk of the recurrence.
+    "qwen3_5-long": Variant(
+        "qwen3_5_text",
+        modern(**DELTA, **kinds_of_layers("linear_attention", 0, 1),
+               max_position_embeddings=128),
+        prompt=70,
+    ),
     # linear biases
     "bloom": Variant("bloom", bloom_like()),
     "bloom-untied": Variant(
@@ -870,13 +955,18 @@ def randomise(model, seed):
             done.add(id(weight))
             if name in ("alpha_p", "alpha_n"):
                 value = 0.5 * normal(weight)
+            elif name == "A_log":  # fades at various speeds
+                value = torch.log(0.05 + torch.rand(
+                    weight.shape, generator=generator))
             elif name == "bias" or name.endswith("_bias"):
                 value = 0.2 * normal(weight)
             elif name == "sinks":
                 value = normal(weight)
             elif "Norm" in kind:
                 # These gains are stored less 1.
-                less = kind.startswith("Gemma") or kind.endswith("1P")
+                less = kind.startswith("Gemma") or kind.endswith("1P") or (
+                    kind.startswith(("Qwen3Next", "Qwen3_5")) and
+                    not kind.endswith("Gated"))
                 mean = 0.0 if less else 1.0
                 value = mean + 0.3 * normal(weight)
             elif isinstance(module, torch.nn.Embedding):
@@ -888,6 +978,8 @@ def randomise(model, seed):
                 if last in ("q_proj", "k_proj", "qkv_proj", "c_attn",
                             "query_key_value", "Wqkv", "gate", "router"):
                     spread = 1.3
+                elif last == "in_proj":  # three of its rows are multiplied
+                    spread = 0.7
                 elif last == "lm_head":
                     spread = 0.8
                 else:
@@ -982,7 +1074,11 @@ class Recorder:
                     f"{site}{'attn' if name == parts.attn else 'mlp'}.output",
                     first(x)))
 
-        inner(parts.attn, parts.attn_added)
+        mixer = MIXERS.get(config.model_type)
+        if mixer is not None and not hasattr(layer, mixer):
+            mixer = None
+        if mixer is None:
+            inner(parts.attn, parts.attn_added)
         inner(parts.mlp, parts.mlp_added)
         for name in ("ln1", "ln2"):
             module = layer._modules.get(getattr(parts, name))
@@ -1004,10 +1100,21 @@ class Recorder:
 
         self.input(layer, lambda x: keep(site + "resid_pre", x))
         self.output(layer, lambda x: keep(site + "resid_post", first(x)))
-        self.output(at(parts.attn_added), lambda x: keep(
+        self.output(at(mixer or parts.attn_added), lambda x: keep(
             site + "attn_out", first(x) * multiplier))
         self.output(at(parts.mlp_added), lambda x: keep(
             site + "mlp_out", first(x) * multiplier))
+        if mixer is not None:
+            self.attach_conv(site, at(mixer)) if mixer == "conv" else (
+                self.attach_delta(site, at(mixer)))
+        else:
+            self.attach_attention(site, layer)
+        self.attach_mlp(site, layer)
+
+    def attach_attention(self, site, layer):
+        parts, config = self.parts, self.model.config
+        at, keep = layer.get_submodule, self.keep
+        n, kv, d = heads_of(config)
         self.output(at(parts.pattern or parts.attn), lambda x: keep(
             site + "attn.pattern", x[1], n, self.length, self.length))
         if hasattr(at(parts.attn), "sinks"):
@@ -1034,6 +1141,10 @@ class Recorder:
                 keep(f"{site}attn.{name}", piece, self.length, -1, d)
 
         def projected(name, x):
+            if name == "q" and config.model_type in MIXERS and (
+                    x.shape[-1] == 2 * n * d):  # the gate beside it
+                x, gate = x.reshape(self.length, n, 2, d).unbind(2)
+                keep(f"{site}attn.gate", gate, self.length, n, d)
             most = getattr(config, "clip_qkv", None)
             if most is not None and name == "v":
                 # What comes out of the projection is no more what is mixed.
@@ -1064,6 +1175,97 @@ class Recorder:
                              .register_forward_pre_hook(
                                  biased, with_kwargs=True).remove)
 
+    def in_mixer(self, mixer, name, replaced):
+        """While `mixer` runs, its file's function `name` is `replaced`, which
+        gets the original first."""
+        module = sys.modules[type(mixer).__module__]
+        original = getattr(module, name)
+
+        def begin(*_):
+            setattr(module, name, lambda *args, **kwargs: replaced(
+                original, *args, **kwargs))
+
+        end = lambda *_: setattr(module, name, original)
+        self.removers += [
+            mixer.register_forward_pre_hook(begin).remove,
+            mixer.register_forward_hook(end).remove]
+
+    def attach_conv(self, site, mixer):
+        """A gated short convolution."""
+        def thirds(x):
+            self.keep(site + "conv.in_proj.output", x)
+            for name, third in zip("BCx", x.chunk(3, -1)):
+                self.keep(f"{site}conv.{name}", third)
+
+        def convolved(inner, x, *args, **kwargs):
+            y = inner(x, *args, **kwargs)
+            for name, value in (("input", x), ("output", y)):
+                self.keep(f"{site}conv.conv.{name}",
+                          value[0].transpose(0, 1))
+            return y
+
+        self.output(mixer.in_proj, thirds)
+        self.in_mixer(mixer, "causal_conv1d_fn", convolved)
+        self.input(mixer.out_proj, lambda x: self.keep(
+            site + "conv.out_proj.input", x))
+
+    def attach_delta(self, site, mixer):
+        """A gated delta net."""
+        site += "delta."
+        heads, keys = mixer.num_v_heads, mixer.num_k_heads
+        keep, n = self.keep, lambda x: x.reshape(self.length, keys, -1)
+
+        def projected(parts, sizes):
+            for name, part in zip(parts, sizes):
+                if name == "z":
+                    keep(site + "z", part, self.length, heads, -1)
+                else:
+                    keep(f"{site}{name}_proj.output", part)
+
+        k, v = mixer.head_k_dim, mixer.head_v_dim * heads // keys
+        if hasattr(mixer, "in_proj_qkvz"):
+            self.output(mixer.in_proj_qkvz, lambda x: projected(
+                "qkvz", n(x).split([k, k, v, v], -1)))
+            self.output(mixer.in_proj_ba, lambda x: projected(
+                "ba", n(x).chunk(2, -1)))
+        else:
+            self.output(mixer.in_proj_qkv, lambda x: projected(
+                "qkv", x.split([k * keys, k * keys, v * keys], -1)))
+            for name in "zba":
+                self.output(getattr(mixer, f"in_proj_{name}"),
+                            lambda x, name=name: projected(name, [x]))
+
+        def convolved(inner, x, weight, bias, activation=None, **kwargs):
+            y = inner(x, weight, bias, None, **kwargs)
+            keep(site + "conv.output", y[0].transpose(0, 1))
+            return inner(x, weight, bias, activation, **kwargs)
+
+        def recurred(inner, q, k, v, g, beta, **kwargs):
+            for name, x in (("q", q), ("k", k), ("v", v)):
+                keep(site + name, x, self.length, -1, x.shape[-1])
+            for name, x in (("g", g), ("beta", beta)):
+                keep(site + name, x, self.length, -1, 1)
+            # By the definition, of each beginning of the prompt.
+            step = sys.modules[type(mixer).__module__]
+            states = [
+                step.torch_recurrent_gated_delta_rule(
+                    *(x[:, :end] for x in (q, k, v)), g=g[:, :end],
+                    beta=beta[:, :end], output_final_state=True,
+                    use_qk_l2norm_in_kernel=True)[1]
+                for end in range(1, self.length + 1)]
+            keep(site + "state", torch.cat(states), self.length, heads,
+                 q.shape[-1], v.shape[-1])
+            made = inner(q, k, v, g=g, beta=beta, **kwargs)
+            keep(site + "out", made[0], self.length, heads, v.shape[-1])
+            return made
+
+        self.in_mixer(mixer, "causal_conv1d_fn", convolved)
+        self.in_mixer(mixer, "torch_chunk_gated_delta_rule", recurred)
+        self.input(mixer.out_proj, lambda x: keep(site + "out_proj.input", x))
+
+    def attach_mlp(self, site, layer):
+        parts, config = self.parts, self.model.config
+        at, keep = layer.get_submodule, self.keep
         mlp = getattr(layer, "mlp", None)
         if hasattr(mlp, "experts"):
             def routed(result):
@@ -1082,6 +1284,14 @@ class Recorder:
             self.output(at(parts.router), routed)
             self.output(mlp.experts, lambda x: keep(
                 site + "mlp.experts.output", x))
+            if hasattr(mlp, "shared_expert"):
+                here, shared = site + "mlp.shared_expert", mlp.shared_expert
+                self.output(shared, lambda x: keep(here + ".output", x))
+                self.output(shared.gate_proj, lambda x: keep(here + ".pre", x))
+                self.output(shared.up_proj, lambda x: keep(
+                    here + ".pre_linear", x))
+                self.output(mlp.shared_expert_gate, lambda x: keep(
+                    here + "_gate.output", x))
             return
         if parts.fused_gate_up:
             def halves(x):
@@ -1139,7 +1349,11 @@ class Recorder:
 
         def attend(attention, query, key, *rest, **kwargs):
             keep(attention.layer_idx, query, key)
-            return inner(attention, query, key, *rest, **kwargs)
+            made = inner(attention, query, key, *rest, **kwargs)
+            if attention.q_proj.out_features == 2 * query.shape[1] * d:
+                self.keep(f"layers.{attention.layer_idx}.attn.mix", made[0],
+                          self.length, -1, d)  # z is behind a gate
+            return made
 
         module.eager_attention_forward = attend
         self.removers.append(
@@ -1212,6 +1426,8 @@ def check(name, found, model, parts):
     n, kv, d = heads_of(config)
     length = found["logits"].shape[0]
     for i, window in enumerate(windows_of(config)):
+        if f"layers.{i}.attn.q" not in found:  # something else mixes
+            continue
         assert found[f"layers.{i}.attn.q"].shape == (length, n, d)
         assert found[f"layers.{i}.attn.k"].shape == (length, kv, d)
         assert found[f"layers.{i}.attn.v"].shape == (length, kv, d)
@@ -1369,6 +1585,19 @@ def older(config):
             "sliding_attention" if (i + 1) % every else "full_attention"
             for i in range(len(types))]
         if types != usual:
+            fields["layer_types"] = types
+    if kind == "lfm2":
+        attends = [i for i, it in enumerate(types) if it == "full_attention"]
+        if attends != list(range(len(types))):
+            fields["full_attn_idxs"] = attends
+        fields["block_ff_dim"] = fields.pop("intermediate_size")
+        fields["tie_embedding"] = fields.pop("tie_word_embeddings")
+    if kind in MIXERS and kind != "lfm2":
+        every = types.index("full_attention") + 1
+        if types == ["linear_attention" if (i + 1) % every else "full_attention"
+                     for i in range(len(types))]:
+            fields["full_attention_interval"] = every
+        else:
             fields["layer_types"] = types
     if kind in ("gemma3_text", "cohere2"):
         fields["sliding_window_pattern"] = types.index("full_attention") + 1

@@ -54,6 +54,8 @@ TOWERS = {
     "mistral3": ("mistral3", "mistral-head-dim", {
         "vision_config": PIXTRAL, "tie_word_embeddings": False}),
     "llava": ("llava", "llama-gqa", {"vision_config": CLIP}),
+    "qwen3_5": ("qwen3_5", "qwen3_5", {
+        "vision_config": QWEN3_VL | {"model_type": "qwen3_5_vision"}}),
 }
 
 

@@ -17,7 +17,7 @@ from .._core import matching
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
 from ._checks import EMBEDDINGS
-from ._nodes import ATTENTION_NAMES, MLP_NAMES, Node, Tree
+from ._nodes import ATTENTION_NAMES, MIXER_NAMES, MLP_NAMES, Node, Tree
 from ._residual import SHARES
 from .canonical import MLP_PARTS, mlp_site
 
@@ -142,7 +142,8 @@ class Names:
             tails |= dict(zip(SITES, SITES)) | {"attention_weights": "pattern"}
         if node.index in self._layer_index:
             tails |= {"resid_pre": "input", "resid_post": "output"}
-            has = self.attention_of(node), self.attention_of(node), self.mlp_of(node)
+            mixer = self.mixer_of(node)
+            has = mixer, mixer, self.mlp_of(node)
             tails |= {share: share for share, part in zip(SHARES, has) if part}
         return tails
 
@@ -194,6 +195,15 @@ class Names:
             if {it.index for it in child.below()} & self._attending:
                 return child
         return None
+
+    def mixer_of(self, layer: Node) -> Node | None:
+        """The child that mixes positions: attention, or what stands in its
+        place."""
+        found = self.attention_of(layer)
+        if found is not None or self.mlp_of(layer) is None:
+            return found
+        names = [name for name in MIXER_NAMES if name in layer.children]
+        return layer.children[names[0]] if names else None
 
     def _may_attend(self, node: Node) -> bool:
         """Whether its attention sites can exist. Only a pass tells, so before

@@ -9,6 +9,8 @@ Q_NORMS = {"q_norm", "q_layernorm", "query_norm", "query_layernorm", "q_ln"}
 K_NORMS = {"k_norm", "k_layernorm", "key_norm", "key_layernorm", "k_ln"}
 
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
+#: What stands in its place in other layers of such models.
+MIXER_NAMES = ("linear_attn", "conv")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
 
 

@@ -63,7 +63,7 @@ class Middle:
         plan.outputs.setdefault(share.part.index, []).append(act)
 
 
-def shares(layer: Node, attention: Node | None, run) -> dict[str, Share | Middle]:
+def shares(layer: Node, mixer: Node | None, run) -> dict[str, Share | Middle]:
     """The sites of a layer by name, as a pass shows them; none where its output
     is no such sum. Evaluates."""
     called = [it for it in layer.children.values() if run.calls_of(it)]
@@ -72,9 +72,9 @@ def shares(layer: Node, attention: Node | None, run) -> dict[str, Share | Middle
     x, y, *_ = run.calls_of(layer)[-1]
     if y is None or x is None or x.shape != y.shape:
         return {}
-    own = list(_chain(attention, called, run)) if attention is not None else []
-    others = [it for it in called if it not in own and it is not attention]
-    others = [it for it in others if attention is None or attention not in it.below()]
+    own = list(_chain(mixer, called, run)) if mixer is not None else []
+    others = [it for it in called if it not in own and it is not mixer]
+    others = [it for it in others if mixer is None or mixer not in it.below()]
     others.sort(key=lambda it: _name(layer, it) not in MLP_NAMES)
     for mlp in [*others, None]:
         chain = list(_chain(mlp, called, run)) if mlp is not None else [None]

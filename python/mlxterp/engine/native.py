@@ -213,7 +213,13 @@ class NativeEngine:
         return self.model.match(pattern)
 
     def part(self, layer: int, out: str) -> str:
-        return f"layers.{layer}.{out.removesuffix('_out')}"
+        path = f"layers.{layer}.{out.removesuffix('_out')}"
+        if path not in self._model.paths:
+            raise UnknownNameError(
+                f"layer {layer} has no attention; layers.{layer}.{out} is what "
+                "stands in its place"
+            )
+        return path
 
     def run(
         self,

@@ -177,8 +177,8 @@ class WrappedEngine:
         if layer.index not in self._shares:
             run = self._probe(inputs[:1, :4] if inputs.ndim == 2 else inputs, 1)
             for it in self._layers:
-                attention = self._names.attention_of(it)
-                self._shares[it.index] = shares(it, attention, run)
+                mixer = self._names.mixer_of(it)
+                self._shares[it.index] = shares(it, mixer, run)
         found = self._shares[layer.index]
         if tail in found:
             return found[tail]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ...errors import UsageError
+from ...errors import UnknownNameError, UsageError
 
 
 @dataclass
@@ -91,6 +92,14 @@ def _native(engine: Any, folded: bool) -> Config:
     )
 
 
+def _attention(model: Any) -> str:
+    """The path of the first attention; not every layer need have one."""
+    for layer in range(len(model.layers)):
+        with suppress(UnknownNameError):
+            return model.engine.part(layer, "attn_out")
+    raise UnknownNameError("no layer has attention")
+
+
 def _wrapped(model: Any) -> Config:
     embedding = model._module_resolver.get_embedding_layer()
     if embedding is None:
@@ -107,7 +116,7 @@ def _wrapped(model: Any) -> Config:
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):
         config.n_ctx = config.n_ctx or getattr(args, name, None)
     try:
-        path = model.engine.part(0, "attn_out")
+        path = _attention(model)
         q, k = (run.value(f"{path}.{it}").shape for it in "qk")
         config.n_heads, config.d_head = q[2:]
         config.n_key_value_heads = k[2] if k[2] != q[2] else None
