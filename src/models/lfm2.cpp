@@ -56,10 +56,12 @@ int width_of_mlp(const ConfigReader& config, int size) {
 DecoderConfig lfm2(const std::string& json) {
   auto fields = ConfigReader(json).json();
   // As older files call them; they count more.
-  for (const auto& [older, name] :
-       {std::pair("block_ff_dim", "intermediate_size"),
-        std::pair("tie_embedding", "tie_word_embeddings")})
-    if (fields.contains(older)) fields[name] = fields[older];
+  const ConfigReader older(fields);
+  if (fields.contains("block_ff_dim"))
+    fields["intermediate_size"] =
+        older.integer("block_ff_dim", 1, limits::d_mlp);
+  if (fields.contains("tie_embedding"))
+    fields["tie_word_embeddings"] = older.boolean("tie_embedding", true);
   if (!fields.contains("intermediate_size"))
     fail(
         ErrorKind::bad_data,

@@ -216,7 +216,9 @@ TEST_P(EditedModel, EveryAnalysisEqualsEditsInEachPass) {
     std::vector<float> each;
     const auto& config = model_.decoder().config();
     for (int i = 0; i < config.n_layers; ++i)
-      for (int h = 0; h < config.n_heads; ++h)
+      for (int h = 0; h < config.n_heads; ++h) {
+        if (!model_.decoder().layers[static_cast<size_t>(i)]->attention())
+          continue;
         each.push_back(measure(
             model_,
             logit(4),
@@ -224,6 +226,7 @@ TEST_P(EditedModel, EveryAnalysisEqualsEditsInEachPass) {
                 clean,
                 {{fmt::format("layers.{}.attn.z", i),
                   on_heads({h}, zero_out())}})));
+      }
     expect_near(heads.metric, each, "ablate");
 
     // Attribution: a small step along the difference, in edited passes.
