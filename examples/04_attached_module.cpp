@@ -40,7 +40,8 @@ struct SparseAutoencoder : nn::Module {
 mx::array directions_of(const Decoder& decoder, const std::vector<int>& ids) {
   const mx::array tokens(ids.data(), {static_cast<int>(ids.size())});
   auto rows = mx::astype(
-      mx::take(decoder.unembed.weight(), tokens, 0) * decoder.ln_final.weight,
+      mx::take(decoder.unembed.weight().numbers(), tokens, 0) *
+          decoder.ln_final.weight,
       mx::float32);
   rows = rows - mx::mean(rows, 0, true);
   return rows / mx::linalg::norm(rows, 1, true);

@@ -60,6 +60,11 @@ void ModelArguments::add_to(CLI::App& app) {
       "--revision", revision, "A branch, tag or commit of a Hugging Face id");
   app.add_option(
       "--dtype", dtype, "Precision in memory: float32, float16 or bfloat16");
+  app.add_option(
+      "--weights",
+      weights,
+      "packed: a quantised model stays so in memory; unpacked. Without it "
+      "packed on a GPU, or where the other would not fit");
   app.add_flag(
       "--allow-nan",
       allow_nan,
@@ -78,17 +83,29 @@ void ModelArguments::add_run_to(CLI::App& app) {
 }
 
 void ModelArguments::check() const {
-  static_cast<void>(precision());
+  static_cast<void>(options());
 }
 
-std::optional<mx::Dtype> ModelArguments::precision() const {
-  if (dtype.empty()) return std::nullopt;
-  if (dtype == "float32") return mx::float32;
-  if (dtype == "float16") return mx::float16;
-  if (dtype == "bfloat16") return mx::bfloat16;
-  usage(fmt::format(
-      "--dtype '{}' is not one of float32, float16, bfloat16",
-      view::escape(dtype)));
+LoadOptions ModelArguments::options() const {
+  LoadOptions out{
+      .progress = progress(), .warn = warn, .allow_not_finite = allow_nan};
+  if (dtype == "float32")
+    out.dtype = mx::float32;
+  else if (dtype == "float16")
+    out.dtype = mx::float16;
+  else if (dtype == "bfloat16")
+    out.dtype = mx::bfloat16;
+  else if (!dtype.empty())
+    usage(fmt::format(
+        "--dtype '{}' is not one of float32, float16, bfloat16",
+        view::escape(dtype)));
+  if (weights == "packed" || weights == "unpacked")
+    out.packed = weights == "packed";
+  else if (!weights.empty())
+    usage(fmt::format(
+        "--weights '{}' is not one of packed, unpacked",
+        view::escape(weights)));
+  return out;
 }
 
 std::filesystem::path ModelArguments::path() const {
@@ -119,12 +136,7 @@ InterpretableModel ModelArguments::load_unedited() const {
         "matrix products run on {}, many times slower than OpenBLAS; install "
         "libopenblas-dev and build again",
         found.name));
-  auto loaded = InterpretableModel::load(
-      path().string(),
-      {.dtype = precision(),
-       .progress = progress(),
-       .warn = warn,
-       .allow_not_finite = allow_nan});
+  auto loaded = InterpretableModel::load(path().string(), options());
   end_progress();
   return loaded;
 }

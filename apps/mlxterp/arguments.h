@@ -19,10 +19,10 @@ namespace mlxterp::cli {
 /** Throws Error(usage). */
 [[noreturn]] void usage(const std::string& message);
 
-/** MODEL, --revision, --dtype, --allow-nan and --json; of verbs that run the
- * model also --edit. */
+/** MODEL, --revision, --dtype, --weights, --allow-nan and --json; of verbs that
+ * run the model also --edit. */
 struct ModelArguments {
-  std::string model, revision, dtype;
+  std::string model, revision, dtype, weights;
   std::vector<std::string> edits;
   bool allow_nan = false;
   bool json = false;
@@ -32,7 +32,8 @@ struct ModelArguments {
   void add_run_to(CLI::App& app);
   /** Throws usage for what can be checked without the model. */
   void check() const;
-  std::optional<mlx::core::Dtype> precision() const;
+  /** How it is loaded, showing progress. */
+  LoadOptions options() const;
   /** The file or folder; a hub id's is downloaded where it is missing. */
   std::filesystem::path path() const;
   /** Loads it, showing progress; says so where the BLAS is the slow one. With

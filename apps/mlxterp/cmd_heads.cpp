@@ -28,7 +28,7 @@ struct Arguments {
   TaskArguments task;
   RepeatedTokens tokens;
   std::string measure = "mean", kind, ablation = "zero";
-  bool exclude_first = false, exclude_current = false, weights = false;
+  bool exclude_first = false, exclude_current = false, circuits = false;
   int top = 5, ablate = 0, draws = 5;
   Output output;
 };
@@ -42,9 +42,9 @@ void check_kind(const Arguments& arguments) {
   }
   const bool of_weights =
       arguments.kind == "copying" || arguments.kind == "matching";
-  if (arguments.weights && of_weights) return;
+  if (arguments.circuits && of_weights) return;
   usage(fmt::format(
-      "--kind '{}' is not one of {}or, with --weights, copying, matching",
+      "--kind '{}' is not one of {}or, with --circuits, copying, matching",
       view::escape(arguments.kind),
       known));
 }
@@ -139,7 +139,7 @@ report::HeadReport report_of(
        .progress = progress()});
   for (const auto kind : head_kinds)
     out.grids.emplace_back(name(kind), scores[kind]);
-  if (arguments.weights)
+  if (arguments.circuits)
     report::add_circuits(out, head_circuits(model, progress()));
   if (arguments.ablate > 0)
     out.ablation = induction_ablation(
@@ -221,8 +221,8 @@ Run add_heads(CLI::App& app) {
       a.exclude_current,
       "Ignore attention of positions to themselves");
   app.add_flag(
-      "--weights",
-      a.weights,
+      "--circuits",
+      a.circuits,
       "Also score the weights: copying (OV circuit), matching (QK circuit)");
   app.add_option("--top", a.top, "Heads to list of each kind")
       ->capture_default_str();
@@ -247,7 +247,7 @@ Run add_heads(CLI::App& app) {
       ->capture_default_str();
   a.output.add_to(app);
   app.footer(
-      "Example:\n  mlxterp heads demo --weights --ablate 5 --html heads.html");
+      "Example:\n  mlxterp heads demo --circuits --ablate 5 --html heads.html");
   return [arguments] { run(*arguments); };
 }
 

@@ -47,7 +47,7 @@ void run(const ModelArguments& arguments) {
   for (const auto& sentence : checkpoint.warnings())
     warn(sentence);
   auto info =
-      report::model_info(checkpoint, arguments.model, arguments.precision());
+      report::model_info(checkpoint, arguments.model, arguments.options());
   if (!info.no_tokenizer.empty()) warn(info.no_tokenizer);
   const bool on_cpu = mx::default_device() == mx::Device::cpu;
   if (on_cpu) bound_blas_threads();  // as loading does

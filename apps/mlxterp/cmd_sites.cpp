@@ -37,7 +37,7 @@ void run(const Arguments& arguments) {
   arguments.model.check();
   // The config is enough; weights stay on the disk.
   const auto checkpoint = Checkpoint::open(arguments.model.path());
-  const auto& family = family_of(checkpoint.config());
+  const auto family = family_of(checkpoint.config());
   const auto config = family.configure(checkpoint.config());
   const InterpretableModel model(
       std::make_shared<Decoder>(config), std::nullopt, family.renames);

@@ -58,6 +58,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             they are called, as transformers has it; False leaves them plain
             text, for text that is not trusted.
         revision: of a model on a hub: a branch, a tag or a commit.
+        packed: whether the matrices of a quantised checkpoint stay packed in
+            memory; None: on a GPU, or where they would not fit unpacked.
         engine: runs the model, in place of the one chosen for it.
 
     Raises:
@@ -78,6 +80,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         strict: bool = True,
         parse_special: bool = True,
         revision: str | None = None,
+        packed: bool | None = None,
         engine: Engine | None = None,
     ):
         # How pickle finds it again.
@@ -87,7 +90,9 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         path = os.path.abspath(model) if local else model
         self._from = path if engine is None else None, again
         if engine is None:
-            engine = _engine_for(model, layer_attr, parse_special, revision)
+            engine = _engine_for(
+                model, layer_attr, parse_special, revision=revision, packed=packed
+            )
         self.engine = engine
         self.habits: Strict = Strict() if strict else Lax()
         #: Edits at resolved sites that every pass makes first: see `edited`.
@@ -325,7 +330,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
 
 
 def _engine_for(
-    model: Any, layer_attr: str | None, special: bool, revision: str | None
+    model: Any, layer_attr: str | None, special: bool, **how
 ) -> Engine:
     if isinstance(model, nn.Module):
         return WrappedEngine(model, layer_attr)
@@ -336,4 +341,4 @@ def _engine_for(
             f"{type(model).__name__}{hint if isinstance(model, tuple) else ''}"
         )
     warn = partial(warnings.warn, stacklevel=4)
-    return NativeEngine(model, warn=warn, parse_special=special, revision=revision)
+    return NativeEngine(model, warn=warn, parse_special=special, **how)

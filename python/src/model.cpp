@@ -40,6 +40,7 @@ void add_modules(
 Model load(
     const std::string& path,
     std::optional<mx::Dtype> dtype,
+    std::optional<bool> packed,
     const std::optional<nb::callable>& progress,
     const std::optional<nb::callable>& warn,
     bool verify,
@@ -53,14 +54,15 @@ Model load(
   nb::gil_scoped_release no_gil;
   const auto found = find_model(path, {.revision = revision, .progress = told});
   auto model = InterpretableModel::load(
-      found.string(), {.dtype = dtype, .progress = told, .warn = warned});
+      found.string(),
+      {.dtype = dtype, .packed = packed, .progress = told, .warn = warned});
   if (verify) {
     VerifyOptions options;
     options.progress = told;
     require_verified(model, options);
   }
   const auto checkpoint = Checkpoint::open(found);
-  const auto& family = family_of(checkpoint.config());
+  const auto family = family_of(checkpoint.config());
   Names names;
   add_modules(model.module(), "", OriginalNames(checkpoint, family), names);
   return {
@@ -209,6 +211,7 @@ void bind_model(nb::module_& m) {
           &load,
           nb::arg("path"),
           nb::arg("dtype") = nb::none(),
+          nb::arg("packed") = nb::none(),
           nb::arg("progress") = nb::none(),
           nb::arg("warn") = nb::none(),
           nb::arg("verify") = false,

@@ -72,11 +72,12 @@ float embedding_deviation(const InterpretableModel& model) {
   const auto* decoder = decoder_of(model);
   if (decoder && decoder->embed.ln) {
     Pass pass;
-    return deviation((*decoder->embed.ln)(decoder->embed.weight, pass));
+    return deviation(
+        (*decoder->embed.ln)(decoder->embed.weight.numbers(), pass));
   }
   if (decoder)
-    return deviation(decoder->embed.weight) * decoder->config().embed_scale *
-           decoder->config().embed_factor;
+    return deviation(decoder->embed.weight.numbers()) *
+           decoder->config().embed_scale * decoder->config().embed_factor;
   constexpr int some = 1024;
   const int vocab = vocabulary(model);
   double sum = 0, squares = 0, count = 0;

@@ -76,7 +76,7 @@ HeadCircuits head_circuits(
     const InterpretableModel& model, const Progress& progress) {
   const auto& decoder = model.decoder();
   const auto& config = decoder.config();
-  auto embed = float32(decoder.embed.weight);
+  auto embed = float32(decoder.embed.weight.numbers());
   if (decoder.embed.ln) {
     Pass pass;
     embed = (*decoder.embed.ln)(embed, pass);
@@ -86,7 +86,9 @@ HeadCircuits head_circuits(
   auto said = mx::matmul(
       mx::transpose(embed),
       reading(
-          float32(decoder.unembed.weight()), &decoder.ln_final, config.norm));
+          float32(decoder.unembed.weight().numbers()),
+          &decoder.ln_final,
+          config.norm));
   auto gram = mx::matmul(mx::transpose(embed), embed);
   mx::eval(said, gram);
 
@@ -110,12 +112,14 @@ HeadCircuits head_circuits(
     };
     const int kv = config.n_kv_heads;
     const auto w_q = read(
-        head_gain(attn.q_proj.weight, attn.q_norm, config, config.n_heads),
+        head_gain(
+            attn.q_proj.weight.numbers(), attn.q_norm, config, config.n_heads),
         config.n_heads);
-    const auto w_k =
-        read(head_gain(attn.k_proj.weight, attn.k_norm, config, kv), kv);
-    const auto w_v = read(attn.v_proj.weight, kv);
-    auto w_o = float32(attn.o_proj.weight);  // [d_model, head * d_head]
+    const auto w_k = read(
+        head_gain(attn.k_proj.weight.numbers(), attn.k_norm, config, kv), kv);
+    const auto w_v = read(attn.v_proj.weight.numbers(), kv);
+    auto w_o =
+        float32(attn.o_proj.weight.numbers());  // [d_model, head * d_head]
     if (layer.ln1_post)
       w_o = mx::multiply(
           mx::expand_dims(gain(*layer.ln1_post, config.norm), 1), w_o);

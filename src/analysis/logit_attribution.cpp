@@ -65,7 +65,7 @@ class Decomposition {
           columns.size() == 1 ? first : mx::subtract(first, one(columns[1]));
       return mx::multiply(y, mx::array(config_.logit_scale));
     };
-    const auto normed = tokens(decoder_.unembed.weight());
+    const auto normed = tokens(decoder_.unembed.weight().numbers());
     const auto stream = before(decoder_.ln_final, normed, of("ln_final.scale"));
 
     auto embed = of("layers.0.resid_pre");
@@ -193,7 +193,9 @@ class Decomposition {
       Kind kind,
       Kind bias_kind) {
     const auto each = mx::squeeze(
-        mx::matmul(mx::expand_dims(behind.direction, 0), wide(w.weight)), 0);
+        mx::matmul(
+            mx::expand_dims(behind.direction, 0), wide(w.weight.numbers())),
+        0);
     add(kind,
         layer,
         mx::sum(mx::reshape(mx::multiply(each, x), {parts, -1}), 1));

@@ -28,12 +28,16 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
     if (std::ranges::find(prefixes, prefix) == prefixes.end())
       prefixes.push_back(std::move(prefix));
   }
+  // What it was called: a mixer's output is attn_out, which others have, too.
+  std::string asked = name;
   for (const auto& prefix : prefixes)
     for (int i = 0; i < n && !first; ++i)
       if (const auto found =
               sites.lookup(fmt::format("layers.{}.{}{}", i, prefix, name));
-          found.size() == 1)
+          found.size() == 1) {
         first = found[0];
+        asked = prefix + name;
+      }
   // A site of one layer, or of none, by its whole name.
   if (const auto whole = sites.lookup(name); !first && whole.size() == 1) {
     const auto& one = sites[whole[0]];
@@ -86,7 +90,7 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
         "another site",
         printable(name));
   for (int i = 0; i < n; ++i) {
-    const auto found = sites.lookup(out.name_of(i));
+    const auto found = sites.lookup(fmt::format("layers.{}.{}", i, asked));
     auto id = found.empty() ? -1 : found[0];
     if (id >= 0 && (out.pattern || out.shift == 1)) {
       const auto& layer = *decoder->layers[static_cast<size_t>(i)];

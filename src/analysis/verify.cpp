@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <map>
+#include <set>
 
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -79,9 +80,18 @@ class Verifier {
         n_(static_cast<int>(ids_.size())) {
     for (size_t i = 0; i < decoder_.layers.size(); ++i)
       if (decoder_.layers[i]->attention()) attending_.push_back(i);
+    const auto holds = [&](mx::Dtype dtype) {
+      if (mx::issubdtype(dtype, mx::floating))
+        epsilon_ = std::max(epsilon_, mx::finfo(dtype).eps);
+    };
+    std::set<const mx::array*> parts;  // of what is packed
+    for (const auto& [path, matrix] : model.module().matrices()) {
+      holds(matrix->dtype());
+      for (const auto& [name, part] : matrix->parts())
+        parts.insert(part);
+    }
     for (const auto& [path, weight] : model.parameters())
-      if (mx::issubdtype(weight->dtype(), mx::floating))
-        epsilon_ = std::max(epsilon_, mx::finfo(weight->dtype()).eps);
+      if (!parts.contains(weight)) holds(weight->dtype());
   }
 
   std::vector<Check> checks() {

@@ -9,6 +9,7 @@
 
 #include "core/fail.h"
 #include "io/decode.h"
+#include "io/gguf_affine.h"
 #include "io/gguf_checkpoint.h"
 #include "io/input_file.h"
 #include "io/json.h"
@@ -222,7 +223,8 @@ void join_packed(const json& config, Checkpoint::Files& files) {
     const auto shared = std::make_shared<QuantizedMatrix>(std::move(matrix));
     part_of.emplace(shared->weight.info.name, shared);
     part_of.emplace(shared->scales.info.name, shared);
-    if (shared->biases) part_of.emplace(shared->biases->info.name, shared);
+    for (const auto* part : {&shared->biases, &shared->global_scale})
+      if (*part) part_of.emplace((*part)->info.name, shared);
   }
   files.tensors.clear();
   files.sources.clear();
@@ -355,6 +357,18 @@ void check_zeros(const Checkpoint::Files& files, Warnings& warnings) {
         names));
 }
 
+// Whether a code of what is packed stands for NaN.
+bool holds_nan(const Packed& packed) {
+  const auto any = [](const mx::array& codes, uint8_t mask, uint8_t nan) {
+    const auto masked = mx::bitwise_and(codes, mx::array(mask, mx::uint8));
+    return mx::any(mx::equal(masked, mx::array(nan, mx::uint8))).item<bool>();
+  };
+  if (packed.mode == "affine") return false;
+  if (packed.mode == "nvfp4") return any(packed.scales, 127, 127);
+  return any(packed.scales, 255, 255) ||
+         (packed.bits == 8 && any(mx::view(packed.words, mx::uint8), 127, 127));
+}
+
 [[noreturn]] void fail_not_finite(
     const TensorInfo& tensor, uint64_t count, uint64_t size) {
   fail(
@@ -455,6 +469,51 @@ mx::array Checkpoint::read(
   if (change.transposed) values = mx::contiguous(mx::transpose(values));
   values.eval();
   return values;
+}
+
+bool Checkpoint::is_packed(const TensorInfo& tensor) const {
+  const auto found = files_->by_name.find(tensor.name);
+  if (found == files_->by_name.end()) return false;
+  const auto& source = files_->sources[found->second];
+  const auto& own = files_->tensors[found->second];
+  return source.packed || (own.shape.size() >= 2 && is_affine(own.type) &&
+                           !source.change.transposed);
+}
+
+std::optional<Packed> Checkpoint::read_packed(
+    const TensorInfo& tensor, bool allow_not_finite) const {
+  if (!is_packed(tensor)) return std::nullopt;
+  constexpr std::string_view caller = "Checkpoint::read_packed";
+  const size_t place = files_->by_name.at(tensor.name);
+  const auto& source = files_->sources[place];
+  if (!source.packed) {
+    auto made = affine_from_gguf(
+        *source.file,
+        files_->tensors[place],
+        source.change.interleaved_heads,
+        caller);
+    // Whoever reads the numbers says where they are not finite.
+    if (!made && !allow_not_finite) read(tensor, mx::float32);
+    return made;
+  }
+  const auto& packed = *source.packed;
+  uint64_t not_finite = 0;
+  const auto part = [&](const StoredTensor& stored) {
+    const auto decoded = decode(*stored.file, stored.info, {.caller = caller});
+    stored.file->check_unchanged(caller);
+    not_finite += decoded.not_finite;
+    return decoded.values;
+  };
+  Packed out{part(packed.weight), part(packed.scales)};
+  if (packed.biases) out.biases = part(*packed.biases);
+  if (packed.global_scale) out.global_scale = part(*packed.global_scale);
+  out.group = packed.packing.group;
+  out.bits = packed.packing.bits;
+  out.mode = packed.packing.name();
+  // Whoever reads the numbers says which they are.
+  const bool finite = not_finite == 0 && !holds_nan(out);
+  if (!finite && !allow_not_finite) read(tensor, mx::float32);
+  return out;
 }
 
 const Gguf* Checkpoint::gguf() const {

@@ -53,7 +53,7 @@ class Unpacked {
 
  private:
   static constexpr size_t numbers_at_once = 4096;
-  static constexpr size_t groups_at_once = numbers_at_once / 32;
+  static constexpr size_t groups_at_once = numbers_at_once / 16;
 
   // What the file holds of so many numbers.
   struct Buffers {
@@ -74,10 +74,14 @@ class Unpacked {
     const auto bits = static_cast<size_t>(packing_.bits);
     const size_t i = first / group, count = n / group;
     read(matrix_.weight, first * bits / 8, n * bits / 8, from.weights);
-    if (packing_.mode == Mode::mxfp4) {
+    if (packing_.mode != Mode::affine) {
       read(matrix_.scales, i, count, from.scales);
-      for (size_t j = 0; j < count; ++j, out += group)
-        mxfp4(from.weights.data() + j * 16, from.scales[j], out);
+      for (size_t j = 0; j < count; ++j, out += group) {
+        const auto* codes = from.weights.data() + j * group * bits / 8;
+        const float scale = scale_of(from.scales[j], first + j * group);
+        for (size_t k = 0; k < group; ++k)
+          out[k] = scale * (bits == 8 ? fp8(codes[k]) : fp4(codes, k));
+      }
       return;
     }
     const size_t size = encoding_.bytes;
@@ -122,17 +126,44 @@ class Unpacked {
       });
   }
 
-  // FP4 with 2 bits of exponent, 1 of mantissa; the scale is a power of two,
-  // of which 255 stands for NaN.
-  static void mxfp4(const std::byte* from, std::byte power, float* out) {
+  // Of the group that this number is the first of.
+  float scale_of(std::byte code, size_t number) const {
+    if (packing_.mode != Mode::nvfp4) {
+      // A power of two, of which 255 stands for NaN.
+      const int exponent = std::to_integer<int>(code);
+      return exponent == 255 ? std::numeric_limits<float>::quiet_NaN()
+                             : std::ldexp(1.0f, exponent - 127);
+    }
+    if (!matrix_.global_scale) return fp8(code);
+    // What the largest product of FP4 and FP8 stands for.
+    constexpr float largest = 6.0f * 448.0f;
+    const auto& shape = matrix_.info.shape;
+    const auto size = static_cast<size_t>(shape.back() * shape.end()[-2]);
+    std::array<std::byte, 4> bytes{};
+    read(*matrix_.global_scale, number / size * 4, 4, bytes);
+    float by = 0;
+    std::memcpy(&by, bytes.data(), sizeof by);
+    return fp8(code) * (by / largest);
+  }
+
+  // Number k of a group: 2 bits of exponent, 1 of mantissa.
+  static float fp4(const std::byte* codes, size_t k) {
     static constexpr std::array<float, 16> values{
         0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
-    const int exponent = std::to_integer<int>(power);
-    const float scale = exponent == 255
-                            ? std::numeric_limits<float>::quiet_NaN()
-                            : std::ldexp(1.0f, exponent - 127);
-    unpack_32<4>(
-        from, out, [&](uint32_t code) { return values[code] * scale; });
+    const auto two = std::to_integer<size_t>(codes[k / 2]);
+    return values[k % 2 ? two >> 4 : two & 15];
+  }
+
+  // E4M3: 4 bits of exponent, 3 of mantissa, no infinity.
+  static float fp8(std::byte code) {
+    const int bits = std::to_integer<int>(code);
+    const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+    float value =
+        exponent == 0
+            ? std::ldexp(static_cast<float>(mantissa), -9)
+            : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+    if ((bits & 127) == 127) value = std::numeric_limits<float>::quiet_NaN();
+    return bits >> 7 ? -value : value;
   }
 
   const QuantizedMatrix& matrix_;
@@ -145,14 +176,15 @@ class Unpacked {
 
 Decoded dequantize(
     const QuantizedMatrix& matrix, const DecodeOptions& options) {
-  const auto own = matrix.packing.mode == Mode::mxfp4
-                       ? mx::bfloat16
-                       : find_encoding(matrix.scales.info.type)->dtype;
+  const auto own = matrix.packing.mode == Mode::affine
+                       ? find_encoding(matrix.scales.info.type)->dtype
+                       : mx::bfloat16;
   auto decoded =
       decode_made(matrix.info, own, options, Unpacked(matrix, options.caller));
   matrix.weight.file->check_unchanged(options.caller);
   matrix.scales.file->check_unchanged(options.caller);
-  if (matrix.biases) matrix.biases->file->check_unchanged(options.caller);
+  for (const auto* part : {&matrix.biases, &matrix.global_scale})
+    if (*part) (*part)->file->check_unchanged(options.caller);
   return decoded;
 }
 

@@ -5,20 +5,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "io/gguf_codes.h"
 #include "io/half.h"
 
 namespace mlxterp {
 
 namespace {
-
-// Everything is copied out of a block before it is used: the file promises no
-// alignment, and the compiler then knows that `out` does not overlap it.
-template <size_t n>
-std::array<uint8_t, n> bytes_at(const std::byte* at) {
-  std::array<uint8_t, n> bytes;
-  std::memcpy(bytes.data(), at, n);
-  return bytes;
-}
 
 template <typename T>
 T load(const std::byte* at) {
@@ -48,27 +40,6 @@ void look_up(
   }
 }
 
-struct Scales {
-  std::array<uint8_t, 8> scale;
-  std::array<uint8_t, 8> minimum;
-};
-
-// Q4_K and Q5_K: eight scales and eight minima of 6 bits in 12 bytes. The
-// first four of each fill bytes 0 to 3 and 4 to 7 but for their top two bits,
-// which are the top bits of the last four; whose low halves share bytes 8..11.
-Scales scales_6bit(const std::byte* at) {
-  const auto b = bytes_at<12>(at);
-  Scales s;
-  for (size_t i = 0; i < 4; ++i) {
-    s.scale[i] = b[i] & 63;
-    s.minimum[i] = b[i + 4] & 63;
-    s.scale[i + 4] = static_cast<uint8_t>((b[i + 8] & 15) | ((b[i] >> 6) << 4));
-    s.minimum[i + 4] =
-        static_cast<uint8_t>((b[i + 8] >> 4) | ((b[i + 4] >> 6) << 4));
-  }
-  return s;
-}
-
 // Q3_K: sixteen scales of 6 bits in 12 bytes, the low halves in the first
 // eight (two a byte, 8 apart), the top bits in the last four.
 std::array<int, 16> scales_q3(const std::byte* at) {
@@ -87,11 +58,9 @@ std::array<int, 16> scales_q3(const std::byte* at) {
 void unpack_q4_0(const std::byte* at, size_t n, float* out) {
   for (size_t i = 0; i < n; i += 32, at += 18, out += 32) {
     const float d = half_at(at);
-    const auto q = bytes_at<16>(at + 2);
-    for (size_t j = 0; j < 16; ++j) {
-      out[j] = d * static_cast<float>((q[j] & 15) - 8);
-      out[j + 16] = d * static_cast<float>((q[j] >> 4) - 8);
-    }
+    codes_4bit(at + 2, [&](size_t j, int code) {
+      out[j] = d * static_cast<float>(code - 8);
+    });
   }
 }
 
@@ -99,26 +68,18 @@ void unpack_q4_1(const std::byte* at, size_t n, float* out) {
   for (size_t i = 0; i < n; i += 32, at += 20, out += 32) {
     const float d = half_at(at);
     const float m = half_at(at + 2);
-    const auto q = bytes_at<16>(at + 4);
-    for (size_t j = 0; j < 16; ++j) {
-      out[j] = d * static_cast<float>(q[j] & 15) + m;
-      out[j + 16] = d * static_cast<float>(q[j] >> 4) + m;
-    }
+    codes_4bit(at + 4, [&](size_t j, int code) {
+      out[j] = d * static_cast<float>(code) + m;
+    });
   }
 }
 
 void unpack_q5_0(const std::byte* at, size_t n, float* out) {
   for (size_t i = 0; i < n; i += 32, at += 22, out += 32) {
     const float d = half_at(at);
-    const uint32_t fifth = load<uint32_t>(at + 2);
-    const auto q = bytes_at<16>(at + 6);
-    for (uint32_t j = 0; j < 16; ++j) {
-      const int low = (q[j] & 15) | static_cast<int>(((fifth >> j) & 1) << 4);
-      const int high =
-          (q[j] >> 4) | static_cast<int>(((fifth >> (j + 16)) & 1) << 4);
-      out[j] = d * static_cast<float>(low - 16);
-      out[j + 16] = d * static_cast<float>(high - 16);
-    }
+    codes_5bit(at + 2, [&](size_t j, int code) {
+      out[j] = d * static_cast<float>(code - 16);
+    });
   }
 }
 
@@ -126,15 +87,9 @@ void unpack_q5_1(const std::byte* at, size_t n, float* out) {
   for (size_t i = 0; i < n; i += 32, at += 24, out += 32) {
     const float d = half_at(at);
     const float m = half_at(at + 2);
-    const uint32_t fifth = load<uint32_t>(at + 4);
-    const auto q = bytes_at<16>(at + 8);
-    for (uint32_t j = 0; j < 16; ++j) {
-      const int low = (q[j] & 15) | static_cast<int>(((fifth >> j) & 1) << 4);
-      const int high =
-          (q[j] >> 4) | static_cast<int>(((fifth >> (j + 16)) & 1) << 4);
-      out[j] = d * static_cast<float>(low) + m;
-      out[j + 16] = d * static_cast<float>(high) + m;
-    }
+    codes_5bit(at + 4, [&](size_t j, int code) {
+      out[j] = d * static_cast<float>(code) + m;
+    });
   }
 }
 
@@ -188,43 +143,34 @@ void unpack_q3_k(const std::byte* at, size_t n, float* out) {
   }
 }
 
-// d, d_min, scales and minima[12], 4-bit numbers[128]: 32 bytes hold two runs
-// of 32 numbers, the low halves and then the high ones.
+// d, d_min, scales and minima[12], 4-bit numbers[128].
 void unpack_q4_k(const std::byte* at, size_t n, float* out) {
   for (size_t i = 0; i < n; i += 256, at += 144) {
     const float d = half_at(at);
     const float d_min = half_at(at + 2);
     const auto s = scales_6bit(at + 4);
     for (size_t group = 0; group < 8; ++group, out += 32) {
-      const auto q = bytes_at<32>(at + 16 + 32 * (group / 2));
-      const int shift = static_cast<int>(4 * (group % 2));
       const float scale = d * static_cast<float>(s.scale[group]);
       const float minimum = d_min * static_cast<float>(s.minimum[group]);
-      for (size_t j = 0; j < 32; ++j)
-        out[j] = scale * static_cast<float>((q[j] >> shift) & 15) - minimum;
+      codes_q4_k(at + 16, group, [&](size_t j, int code) {
+        out[j] = scale * static_cast<float>(code) - minimum;
+      });
     }
   }
 }
 
-// As Q4_K, with the fifth bits[32] before the numbers: bit k of each byte
-// belongs to the k-th run of 32.
+// As Q4_K, with the fifth bits[32] before the numbers.
 void unpack_q5_k(const std::byte* at, size_t n, float* out) {
   for (size_t i = 0; i < n; i += 256, at += 176) {
     const float d = half_at(at);
     const float d_min = half_at(at + 2);
     const auto s = scales_6bit(at + 4);
-    const auto fifth = bytes_at<32>(at + 16);
     for (size_t group = 0; group < 8; ++group, out += 32) {
-      const auto q = bytes_at<32>(at + 48 + 32 * (group / 2));
-      const int shift = static_cast<int>(4 * (group % 2));
-      const int bit = static_cast<int>(group);
       const float scale = d * static_cast<float>(s.scale[group]);
       const float minimum = d_min * static_cast<float>(s.minimum[group]);
-      for (size_t j = 0; j < 32; ++j) {
-        const int top = ((fifth[j] >> bit) & 1) << 4;
-        const int number = ((q[j] >> shift) & 15) + top;
-        out[j] = scale * static_cast<float>(number) - minimum;
-      }
+      codes_q5_k(at + 16, group, [&](size_t j, int code) {
+        out[j] = scale * static_cast<float>(code) - minimum;
+      });
     }
   }
 }

@@ -72,7 +72,7 @@ std::vector<QuantizedMatrix> find_mxfp4_blocks(
     words.info.shape = groups;
     words.info.shape.back() *= group_bytes / 4;
     QuantizedMatrix matrix{
-        {Packing::Mode::mxfp4, group, bits}, words, *scales, {}, info};
+        {Packing::Mode::mxfp4, group, bits}, words, *scales, {}, {}, info};
     matrix.info.name = stem + ".weight";
     matrix.info.type = "MXFP4";
     matrix.info.shape = whole;

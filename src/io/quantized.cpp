@@ -22,6 +22,10 @@ constexpr std::string_view opening = "Checkpoint::open";
 constexpr std::string_view field = "quantization";
 constexpr std::array affine_bits{2, 3, 4, 5, 6, 8};
 constexpr std::array affine_groups{32, 64, 128};
+constexpr std::array fixed_packings{
+    Packing{Mode::mxfp4, 32, 4},
+    Packing{Mode::mxfp8, 32, 8},
+    Packing{Mode::nvfp4, 16, 4}};
 
 std::string shown(const json& value) {
   return printable(
@@ -87,11 +91,14 @@ class Settings {
   }
 
   void check_fields(const json& module, const std::string& name) const {
-    for (const auto& [key, value] : module.items())
-      if (!own(key))
+    for (const auto& [key, value] : module.items()) {
+      // Says only that there is such a tensor.
+      const bool scale = key == "global_scale" && value.is_boolean();
+      if (!own(key) && !scale)
         bad(fmt::format("{}.{}", name, printable(key)),
             value,
-            "only group_size, bits and mode there");
+            "only group_size, bits, mode and global_scale there");
+    }
   }
 
   template <typename Allowed>
@@ -122,12 +129,25 @@ class Settings {
           Mode::affine,
           number(from, "group_size", name, affine_groups, "affine", 64),
           number(from, "bits", name, affine_bits, "affine", 4)};
-    if (mode == "mxfp4")
-      return {
-          Mode::mxfp4,
-          number(from, "group_size", name, std::array{32}, "mxfp4", 32),
-          number(from, "bits", name, std::array{4}, "mxfp4", 4)};
-    bad(name + ".mode", mode, "\"affine\" or \"mxfp4\"");
+    for (const auto& fixed : fixed_packings)
+      if (mode == fixed.name())
+        return {
+            fixed.mode,
+            number(
+                from,
+                "group_size",
+                name,
+                std::array{fixed.group},
+                fixed.name(),
+                fixed.group),
+            number(
+                from,
+                "bits",
+                name,
+                std::array{fixed.bits},
+                fixed.name(),
+                fixed.bits)};
+    bad(name + ".mode", mode, "affine, mxfp4, mxfp8 or nvfp4");
   }
 
   const fs::path& folder_;
@@ -236,7 +256,8 @@ class Finder {
       bad(name,
           fmt::format("is packed, but has no {}.biases", printable(module)));
     if (!affine && biases)
-      bad(biases->info.name, "is there, but mxfp4 has no biases");
+      bad(biases->info.name,
+          fmt::format("is there, but {} has no biases", packing.name()));
     const auto& type = scales->info.type;
     const bool floats = type == "F32" || type == "F16" || type == "BF16";
     if (affine ? !floats : type != "U8")
@@ -244,7 +265,7 @@ class Finder {
           fmt::format(
               "is {}; {} scales are {}",
               printable(type),
-              affine ? "affine" : "mxfp4",
+              packing.name(),
               affine ? "F32, F16 or BF16" : "U8"));
     for (const auto* tensor : {scales, biases}) {
       if (!tensor) continue;
@@ -259,15 +280,31 @@ class Finder {
                 type,
                 mlxterp::shown(groups)));
     }
-    QuantizedMatrix out{packing, weight, *scales, {}, weight.info};
+    QuantizedMatrix out{packing, weight, *scales, {}, {}, weight.info};
     out.info.shape = shape;
     out.info.type =
         affine ? fmt::format("MLX {}-bit group {}", packing.bits, packing.group)
-               : "MLX mxfp4";
+               : fmt::format("MLX {}", packing.name());
     out.info.bytes += scales->info.bytes;
     if (biases) {
       out.biases = *biases;
       out.info.bytes += biases->info.bytes;
+    }
+    if (const auto* by = part(module, "global_scale")) {
+      // One number of each matrix in a stack.
+      const std::vector<int64_t> each(shape.begin(), shape.end() - 2);
+      if (packing.mode != Mode::nvfp4)
+        bad(by->info.name,
+            fmt::format("is there, but {} has none", packing.name()));
+      if (by->info.type != "F32" || by->info.shape != each)
+        bad(by->info.name,
+            fmt::format(
+                "is {}, but {} needs F32 {}",
+                text(by->info),
+                text(weight.info),
+                mlxterp::shown(each)));
+      out.global_scale = *by;
+      out.info.bytes += by->info.bytes;
     }
     return out;
   }
@@ -318,6 +355,20 @@ class Finder {
 }
 
 }  // namespace
+
+std::string_view Packing::name() const {
+  switch (mode) {
+    case Mode::affine:
+      return "affine";
+    case Mode::mxfp4:
+      return "mxfp4";
+    case Mode::mxfp8:
+      return "mxfp8";
+    case Mode::nvfp4:
+      break;
+  }
+  return "nvfp4";
+}
 
 std::vector<QuantizedMatrix> find_quantized(
     const fs::path& folder,

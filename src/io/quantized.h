@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "io/decode.h"
@@ -17,10 +18,13 @@ class InputFile;
 
 /** How a matrix is packed: groups of numbers along a row share a scale. */
 struct Packing {
-  enum class Mode { affine, mxfp4 };
+  enum class Mode { affine, mxfp4, mxfp8, nvfp4 };
   Mode mode = Mode::affine;
   int group = 0;
   int bits = 0;
+
+  /** The mode as MLX calls it. */
+  std::string_view name() const;
 };
 
 /** A tensor and the file it lies in. */
@@ -29,12 +33,13 @@ struct StoredTensor {
   const InputFile* file;
 };
 
-/** X.weight (U32), X.scales and, where affine, X.biases of one module; or
- * transformers' X_blocks, as if they were X.weight, and X_scales. */
+/** X.weight (U32), X.scales and, where affine, X.biases of one module, with
+ * nvfp4 perhaps X.global_scale of each matrix; or transformers' X_blocks, as if
+ * they were X.weight, and X_scales. */
 struct QuantizedMatrix {
   Packing packing;
   StoredTensor weight, scales;
-  std::optional<StoredTensor> biases;
+  std::optional<StoredTensor> biases, global_scale;
   /** Of the matrix as it is read: unpacked shape, the bytes of all parts. */
   TensorInfo info;
 };
@@ -52,7 +57,7 @@ std::vector<QuantizedMatrix> find_quantized(
     const std::vector<StoredTensor>& tensors);
 
 /** The matrix's numbers, as decode() gives those of a tensor. Where no dtype is
- * asked: the scales' own, bfloat16 for mxfp4. */
+ * asked: the scales' own, bfloat16 where these are not numbers. */
 Decoded dequantize(const QuantizedMatrix& matrix, const DecodeOptions& options);
 
 }  // namespace mlxterp

@@ -168,7 +168,8 @@ Unembedding::Unembedding(
 }
 
 mx::array Unembedding::forward(const mx::array& x, Pass& pass) const {
-  auto logits = project(x, weight(), bias);
+  auto logits = weight().times(x);
+  if (bias) logits = mx::add(logits, *bias);
   return raw_ ? capped(tap(pass, *raw_, std::move(logits))) : logits;
 }
 
@@ -176,18 +177,9 @@ mx::array Unembedding::of_tokens(
     const mx::array& x, const std::vector<int>& tokens) const {
   const mx::array ids(
       tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
-  return capped(project(
-      x,
-      mx::take(weight(), ids, 0),
-      bias ? std::optional(mx::take(*bias, ids, 0)) : std::nullopt));
-}
-
-mx::array Unembedding::project(
-    const mx::array& x,
-    const mx::array& rows,
-    const std::optional<mx::array>& shift) const {
-  const auto logits = mx::matmul(x, mx::transpose(rows));
-  return shift ? mx::add(logits, *shift) : logits;
+  auto logits = mx::matmul(x, mx::transpose(weight().take(ids)));
+  if (bias) logits = mx::add(logits, mx::take(*bias, ids, 0));
+  return capped(std::move(logits));
 }
 
 mx::array Unembedding::capped(mx::array logits) const {

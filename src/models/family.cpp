@@ -41,13 +41,15 @@ std::span<const Family> families() {
   return all;
 }
 
-const Family& family_of(const std::string& config_json) {
+Family family_of(const std::string& config_json, std::span<const Family> own) {
   const auto model_type = ConfigReader(config_json).text("model_type");
   std::string known;
-  for (const auto& family : families()) {
-    if (family.model_type == model_type) return family;
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", family.model_type);
-  }
+  for (const auto& some : {own, families()})
+    for (const auto& family : some) {
+      if (family.model_type == model_type) return family;
+      known +=
+          fmt::format("{}{}", known.empty() ? "" : ", ", family.model_type);
+    }
   fail(
       ErrorKind::bad_data,
       "[config.json] model_type '{}' is not supported; known: {}",

@@ -59,6 +59,7 @@ DecoderConfig config_of(const Checkpoint& checkpoint, const Family& family) {
 // A parameter of the Decoder and what it is made from.
 struct Slot {
   mx::array* value;
+  nn::Matrix* matrix = nullptr;  // where it may be packed
   /** One tensor, or one for each expert; empty until the first is found. */
   std::vector<const TensorInfo*> from = {};
   /** The values of the latter, to be stacked; else empty. */
@@ -97,6 +98,8 @@ class Loader {
         decoder_(std::make_shared<Decoder>(config_of(checkpoint, family))) {
     for (const auto& [path, parameter] : decoder_->mutable_parameters())
       slots_.emplace(path, Slot{parameter});
+    for (const auto& [path, matrix] : decoder_->mutable_matrices())
+      slots_.at(path).matrix = matrix;
   }
 
   // Everything is checked before the first weight is read.
@@ -147,7 +150,7 @@ class Loader {
       total += static_cast<double>(job.tensor->bytes);
     for (const auto& job : jobs_) {
       if (progress) progress("Reading weights", done / total);
-      fill(job, value_of(*job.tensor, options));
+      if (!keep_packed(job, options)) fill(job, value_of(*job.tensor, options));
       done += static_cast<double>(job.tensor->bytes);
     }
     for (auto& [path, slot] : slots_) {
@@ -361,6 +364,15 @@ class Loader {
       (slot.stack.empty() ? *slot.value : slot.stack[job.index]) = value;
       return;
     }
+    for (size_t i = 0; i < job.slots.size(); ++i) {
+      auto& slot = *job.slots[i]->value;
+      slot = split(job, whole, i);
+      slot.eval();
+    }
+  }
+
+  // What one slot has of a fused tensor, whose last axis may be packed.
+  static mx::array split(const Job& job, const mx::array& whole, size_t i) {
     const auto rows_of = [&](const mx::array& x) {
       return job.stacked ? x.shape(0) * x.shape(1) : x.shape(0);
     };
@@ -370,22 +382,57 @@ class Loader {
     // [block, row, ...]: one part's rows of every block.
     const auto in_blocks =
         mx::reshape(whole, {blocks, rows_of(whole) / blocks, -1});
-    int row = 0;
-    for (const auto* slot : job.slots) {
-      const auto shape = slot->value->shape();
-      const int from = row;
-      row += rows_of(*slot->value) / blocks;
-      const auto part =
-          mx::slice(in_blocks, {0, from, 0}, {blocks, row, in_blocks.shape(2)});
-      *slot->value = mx::contiguous(mx::reshape(part, shape));
-      slot->value->eval();
+    int from = 0;
+    for (size_t before = 0; before < i; ++before)
+      from += rows_of(*job.slots[before]->value) / blocks;
+    auto shape = job.slots[i]->value->shape();
+    const int rows = rows_of(*job.slots[i]->value) / blocks;
+    const auto part = mx::slice(
+        in_blocks, {0, from, 0}, {blocks, from + rows, in_blocks.shape(2)});
+    // Of a matrix, or of each of a stack.
+    const bool columns = shape.size() > (job.stacked ? 2 : 1);
+    if (columns) shape.back() = whole.shape(-1);
+    return mx::contiguous(mx::reshape(part, shape));
+  }
+
+  // Leaves the tensor packed, or says that it cannot: rows move as they are,
+  // columns do not.
+  bool keep_packed(const Job& job, const LoadOptions& options) const {
+    if (!options.packed.value_or(false) || job.transposed) return false;
+    for (const auto* slot : job.slots)
+      if (!slot->matrix || !slot->stack.empty()) return false;
+    const auto whole =
+        checkpoint_.read_packed(*job.tensor, options.allow_not_finite);
+    if (!whole) return false;
+    const auto own = whole->mode != "affine"  ? mx::bfloat16
+                     : whole->scale_of_scales ? mx::float16
+                                              : whole->scales.dtype();
+    const auto dtype = options.dtype.value_or(own);
+    std::vector<nn::Matrix> parts;
+    for (size_t i = 0; i < job.slots.size(); ++i) {
+      auto part = *whole;
+      if (job.slots.size() > 1)
+        part = part.each([&](const mx::array& x) {
+          auto own = split(job, x, i);
+          own.eval();
+          return own;
+        });
+      parts.emplace_back(std::move(part), dtype);
     }
+    for (size_t i = 0; i < parts.size(); ++i)
+      *job.slots[i]->matrix = std::move(parts[i]);
+    return true;
   }
 
   // Some exporters write a tied matrix twice. Two that differ are no tie.
   void check_tie(const LoadOptions& options) const {
-    const auto other = value_of(*second_unembedding_, options);
-    const auto& embedding = decoder_->embed.weight;
+    const auto& ours = decoder_->embed.weight;
+    const auto packed =
+        ours.is_packed() ? checkpoint_.read_packed(*second_unembedding_, true)
+                         : std::nullopt;
+    const auto other = packed ? nn::Matrix(*packed, ours.dtype()).numbers()
+                              : value_of(*second_unembedding_, options);
+    const auto embedding = ours.numbers();
     if (!mx::array_equal(other, embedding, /*equal_nan=*/true).item<bool>())
       fail(
           ErrorKind::bad_data,
@@ -395,7 +442,7 @@ class Loader {
   }
 
   const Checkpoint& checkpoint_;
-  const Family& family_;
+  Family family_;
   std::shared_ptr<Decoder> decoder_;
   std::map<std::string, Slot> slots_;
   std::vector<Job> jobs_;
@@ -418,10 +465,11 @@ std::shared_ptr<Decoder> load_decoder(
     bound_blas_threads();
   }
   const KeepRandomState keep;
-  Loader loader(checkpoint, family_of(checkpoint.config()));
+  Loader loader(checkpoint, family_of(checkpoint.config(), options.families));
   loader.plan();
   auto how = options;
   if (!how.dtype && on_cpu) how.dtype = mx::float32;
+  how.packed = keeps_packed(checkpoint, options);
   return loader.read(how);
 }
 

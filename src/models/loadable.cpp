@@ -1,5 +1,7 @@
 #include "models/loadable.h"
 
+#include <algorithm>
+
 #include "core/fail.h"
 #include "core/limited_memory.h"
 #include "core/machine.h"
@@ -15,21 +17,8 @@ namespace {
 
 // MLX on a CPU dies where memory cannot be had, or the system ends us later.
 void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
-  auto dtype = options.dtype;
-  if (!dtype && mx::default_device() == mx::Device::cpu) dtype = mx::float32;
-  double bytes = 0;
-  for (const auto& tensor : checkpoint.tensors()) {
-    const auto* encoding = find_encoding(tensor.type);
-    const bool floats = !encoding || encoding->unpack;  // none: packed floats
-    const auto numbers =
-        static_cast<double>(count_numbers(tensor.shape).value_or(0));
-    if (floats)
-      bytes +=
-          numbers *
-          mx::size_of(dtype.value_or(encoding ? encoding->dtype : mx::float16));
-    else
-      bytes += static_cast<double>(tensor.bytes);
-  }
+  const auto bytes = bytes_in_memory(
+      checkpoint, options.dtype, keeps_packed(checkpoint, options));
   const auto limit = static_cast<double>(machine_memory());
   if (bytes > limit)
     fail(
@@ -55,6 +44,35 @@ void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
 }
 
 }  // namespace
+
+bool keeps_packed(const Checkpoint& checkpoint, const LoadOptions& options) {
+  if (options.packed) return *options.packed;
+  if (std::ranges::none_of(checkpoint.tensors(), [&](const auto& tensor) {
+        return checkpoint.is_packed(tensor);
+      }))
+    return false;
+  if (mx::default_device() == mx::Device::gpu) return true;
+  return bytes_in_memory(checkpoint, options.dtype, false) >
+         static_cast<double>(machine_memory());
+}
+
+double bytes_in_memory(
+    const Checkpoint& checkpoint, std::optional<mx::Dtype> dtype, bool packed) {
+  if (!dtype && mx::default_device() == mx::Device::cpu) dtype = mx::float32;
+  double bytes = 0;
+  for (const auto& tensor : checkpoint.tensors()) {
+    const auto* encoding = find_encoding(tensor.type);
+    const bool floats = !encoding || encoding->unpack;  // none: packed floats
+    const auto numbers =
+        static_cast<double>(count_numbers(tensor.shape).value_or(0));
+    const bool as_in_file = !floats || (packed && checkpoint.is_packed(tensor));
+    bytes += as_in_file
+                 ? static_cast<double>(tensor.bytes)
+                 : numbers * static_cast<double>(mx::size_of(dtype.value_or(
+                                 encoding ? encoding->dtype : mx::float16)));
+  }
+  return bytes;
+}
 
 void check_loadable(const Checkpoint& checkpoint, const LoadOptions& options) {
   check_memory(checkpoint, options);

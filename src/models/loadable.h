@@ -11,4 +11,14 @@ namespace mlxterp {
  * machine has. */
 void check_loadable(const Checkpoint& checkpoint, const LoadOptions& options);
 
+/** Whether matrices that the checkpoint keeps packed stay so, as
+ * LoadOptions::packed says. */
+bool keeps_packed(const Checkpoint& checkpoint, const LoadOptions& options);
+
+/** What its weights take in memory, so loaded. */
+double bytes_in_memory(
+    const Checkpoint& checkpoint,
+    std::optional<mlx::core::Dtype> dtype,
+    bool packed);
+
 }  // namespace mlxterp

@@ -170,7 +170,7 @@ Projection projection(
     const Decoder& decoder, std::string_view name, int number) {
   const auto& layer = *decoder.layers[static_cast<size_t>(number)];
   const auto of = [](const nn::Linear& linear, const nn::Norm* norm) {
-    return Projection{linear.weight, linear.bias, norm};
+    return Projection{linear.weight.numbers(), linear.bias, norm};
   };
   const auto what = stem(name);
   const auto attn = [&]() -> const nn::Attention& {
@@ -187,7 +187,7 @@ Projection projection(
     const auto& from = what == "out"  ? experts.down_proj
                        : what == "in" ? experts.up_proj
                                       : experts.gate_proj;
-    return {from.weight, from.bias, what == "out" ? nullptr : norm};
+    return {from.weight.numbers(), from.bias, what == "out" ? nullptr : norm};
   }
   if (what == "in") return of(layer.mlp->up_proj, norm);
   if (what == "out") return of(layer.mlp->down_proj, nullptr);
@@ -230,7 +230,7 @@ mx::array of_model(
   if (name == "W_pos") {
     if (!decoder.pos_embed)
       absent(decoder, name, "it has no learned position embeddings");
-    const auto& all = decoder.pos_embed->weight;
+    const auto all = decoder.pos_embed->weight.numbers();
     const int first = config.position_offset;
     return mx::slice(all, {first, 0}, all.shape());
   }
@@ -242,14 +242,15 @@ mx::array of_model(
   };
   if (name == "W_E") {
     const auto rows = times(
-        chosen(decoder.embed.weight), config.embed_scale * config.embed_factor);
+        chosen(decoder.embed.weight.numbers()),
+        config.embed_scale * config.embed_factor);
     Pass pass;
     return decoder.embed.ln ? (*decoder.embed.ln)(rows, pass) : rows;
   }
   auto bias = decoder.unembed.bias;
   if (bias) bias = chosen(*bias);
   const Projection from{
-      chosen(decoder.unembed.weight()), bias, &decoder.ln_final};
+      chosen(decoder.unembed.weight().numbers()), bias, &decoder.ln_final};
   const auto y = is_bias(name) ? from.shift(part.folded)
                                : mx::transpose(from.rows(config, part.folded));
   return times(y, config.logit_scale);

@@ -326,7 +326,8 @@ mx::array Attention::per_head(const mx::array& z) const {
   // W_O [d_model, head * d_head] as [head, d_head, d_model].
   const auto w_o = mx::transpose(
       mx::reshape(
-          o_proj.weight, {config_.d_model, config_.n_heads, config_.d_head}),
+          o_proj.weight.numbers(),
+          {config_.d_model, config_.n_heads, config_.d_head}),
       {1, 2, 0});
   return swap_pos_head(mx::matmul(swap_pos_head(z), w_o));
 }

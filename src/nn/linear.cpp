@@ -29,8 +29,10 @@ Linear::Linear(int d_in, int d_out, bool with_bias)
 }
 
 mx::array Linear::forward(const mx::array& x, Pass&) const {
-  const auto turned = mx::transpose(weight);
-  return bias ? mx::addmm(*bias, x, turned) : mx::matmul(x, turned);
+  if (bias && !weight.is_packed())
+    return mx::addmm(*bias, x, mx::transpose(weight.numbers()));
+  const auto y = weight.times(x);
+  return bias ? mx::add(y, *bias) : y;
 }
 
 Embedding::Embedding(
@@ -59,7 +61,7 @@ mx::array Embedding::forward(const mx::array& ids, Pass& pass) const {
   const auto times = [](const mx::array& x, float by) {
     return by == 1.0f ? x : mx::multiply(x, mx::array(by, x.dtype()));
   };
-  auto rows = times(mx::take(weight, ids, 0), scale_);
+  auto rows = times(weight.take(ids), scale_);
   if (raw_) rows = tap(pass, *raw_, std::move(rows));
   rows = times(rows, factor_);
   return ln ? (*ln)(rows, pass) : rows;

@@ -1,6 +1,7 @@
 #include "mlxterp/nn/module.h"
 
 #include <algorithm>
+#include <string_view>
 #include <unordered_set>
 
 #include "core/fail.h"
@@ -8,6 +9,9 @@
 namespace mlxterp::nn {
 
 namespace {
+
+// What a module calls its matrix; its other parts are called by its side.
+constexpr std::string_view weight = "weight";
 
 std::string join(const std::string& path, const std::string& name) {
   return path.empty() ? name : path + "." + name;
@@ -64,7 +68,7 @@ Module::parameters() const {
   std::vector<std::pair<std::string, const mlx::core::array*>> all;
   std::unordered_set<const Module*> seen;
   walk(*this, "", seen, [&](const std::string& path, const Module& module) {
-    for (const auto& [name, parameter] : module.parameters_)
+    for (const auto& [name, parameter] : module.own_parameters())
       all.emplace_back(join(path, name), parameter);
   });
   return all;
@@ -74,8 +78,44 @@ std::vector<Module::Parameter> Module::mutable_parameters() {
   std::vector<Parameter> all;
   std::unordered_set<const Module*> seen;
   walk(*this, "", seen, [&](const std::string& path, Module& module) {
-    for (const auto& [name, parameter] : module.parameters_)
+    for (const auto& [name, parameter] : module.own_parameters())
       all.emplace_back(join(path, name), parameter);
+  });
+  return all;
+}
+
+std::vector<Module::Parameter> Module::own_parameters() const {
+  std::vector<Parameter> all;
+  for (const auto& [name, parameter] : parameters_) {
+    const auto found = std::ranges::find(
+        matrices_, name, [](const auto& entry) { return entry.first; });
+    if (found == matrices_.end() || !found->second->is_packed()) {
+      all.emplace_back(name, parameter);
+      continue;
+    }
+    const auto stem = name.substr(0, name.size() - weight.size());
+    for (const auto& [part, value] : found->second->parts())
+      all.emplace_back(stem + part, value);
+  }
+  return all;
+}
+
+std::vector<std::pair<std::string, const Matrix*>> Module::matrices() const {
+  std::vector<std::pair<std::string, const Matrix*>> all;
+  std::unordered_set<const Module*> seen;
+  walk(*this, "", seen, [&](const std::string& path, const Module& module) {
+    for (const auto& [name, matrix] : module.matrices_)
+      all.emplace_back(join(path, name), matrix);
+  });
+  return all;
+}
+
+std::vector<std::pair<std::string, Matrix*>> Module::mutable_matrices() {
+  std::vector<std::pair<std::string, Matrix*>> all;
+  std::unordered_set<const Module*> seen;
+  walk(*this, "", seen, [&](const std::string& path, Module& module) {
+    for (const auto& [name, matrix] : module.matrices_)
+      all.emplace_back(join(path, name), matrix);
   });
   return all;
 }
@@ -89,6 +129,17 @@ void Module::add(std::string name, Module& child, Stage stage) {
 void Module::add(std::string name, mlx::core::array& parameter) {
   check_name("parameter", name, has(children_, name) || has(parameters_, name));
   parameters_.emplace_back(std::move(name), &parameter);
+}
+
+void Module::add(std::string name, Matrix& matrix) {
+  if (!name.ends_with(weight))
+    fail(
+        ErrorKind::usage,
+        "[Module] matrix name '{}' does not end with '{}'",
+        printable(name),
+        weight);
+  matrices_.emplace_back(name, &matrix);
+  add(std::move(name), matrix.dense());
 }
 
 Module::Slot Module::site(std::string name, const SiteTraits& traits) {

@@ -22,21 +22,20 @@ mx::array uniform(const mx::Shape& shape) {
 }
 
 Experts::Projection drawn(int n, int d_out, int d_in, bool bias) {
-  Experts::Projection out{uniform({n, d_out, d_in}), std::nullopt};
+  Experts::Projection out{Matrix(uniform({n, d_out, d_in})), std::nullopt};
   if (bias) out.bias = uniform({n, d_out});
   return out;
 }
 
 // Each row of x, [batch, pos, k or 1, 1, in], through its own matrix. On a CPU
-// MLX gathers matrices of float32 alone.
+// MLX gathers matrices of float32 alone: it rounds behind the bias, once.
 mx::array through(
     const mx::array& x,
     const Experts::Projection& by,
     const mx::array& chosen) {
   const bool cpu = mx::default_device() == mx::Device::cpu;
   const auto dtype = cpu ? mx::float32 : x.dtype();
-  const auto turned = mx::swapaxes(mx::astype(by.weight, dtype), 1, 2);
-  auto y = mx::gather_mm(mx::astype(x, dtype), turned, std::nullopt, chosen);
+  auto y = by.weight.gather(mx::astype(x, dtype), chosen);
   if (by.bias)
     y = mx::add(
         y,

@@ -8,6 +8,7 @@
 #include "mlxterp/models/family.h"
 #include "mlxterp/models/load.h"
 #include "mlxterp/report/trace.h"
+#include "models/loadable.h"
 #include "models/mixer_names.h"
 #include "report/json.h"
 
@@ -30,19 +31,38 @@ bool plain_type(const std::string& type) {
          ((type[0] == 'I' || type[0] == 'U') && type.size() <= 3);
 }
 
-WeightInfo weigh(const Checkpoint& checkpoint, std::optional<mx::Dtype> dtype) {
+WeightInfo weigh(
+    const Checkpoint& checkpoint,
+    const DecoderConfig& config,
+    const LoadOptions& options) {
   WeightInfo out;
+  auto dtype = options.dtype;
   const bool cpu = mx::default_device() == mx::Device::cpu;
   if (!dtype && cpu) dtype = mx::float32;
+  const auto wide =
+      static_cast<double>(mx::size_of(dtype.value_or(mx::float16)));
+  out.packed = keeps_packed(checkpoint, options);
+  out.memory_bytes = bytes_in_memory(checkpoint, options.dtype, out.packed);
   for (const auto& tensor : checkpoint.tensors()) {
     const double size = product(tensor.shape);
     out.parameters += size;
     out.file_bytes += static_cast<double>(tensor.bytes);
     ++out.types[tensor.type];
-    if (!plain_type(tensor.type)) out.quantized += size;
-    const int own = tensor.type == "F32" ? 4 : tensor.type == "F64" ? 8 : 2;
-    out.memory_bytes += size * (dtype ? mx::size_of(*dtype) : own);
+    if (plain_type(tensor.type)) continue;
+    out.quantized += size;
+    out.packed_bytes += static_cast<double>(tensor.bytes);
+    if (!out.packed) continue;
+    if (checkpoint.is_packed(tensor))
+      out.in_flight_bytes = std::max(out.in_flight_bytes, size * wide);
+    else
+      ++out.unpacked[tensor.type];
   }
+  // Of one layer at a time, and of the logits.
+  const double d_mlp =
+      config.moe ? config.moe->top_k * config.moe->d_mlp : config.d_mlp;
+  out.bytes_a_token =
+      wide * (config.vocab + 3 * d_mlp + 6.0 * config.d_model +
+              2.0 * config.d_head * (config.n_heads + config.n_kv_heads));
   out.precision = dtype ? dtype_name(*dtype) : "the file's own";
   return out;
 }
@@ -281,11 +301,17 @@ std::string left_out_text(const std::vector<LeftOut>& parts) {
   return out;
 }
 
-std::string types_text(const WeightInfo& weights) {
+std::string types_text(const std::map<std::string, int>& types) {
   std::string out;
-  for (const auto& [type, count] : weights.types)
+  for (const auto& [type, count] : types)
     out += fmt::format("{}{} x {}", out.empty() ? "" : ", ", count, type);
   return out;
+}
+
+std::string packed_text(const WeightInfo& weights) {
+  if (!weights.packed) return "";
+  if (weights.unpacked.empty()) return ", packed as in the file";
+  return ", packed as in the file but for " + types_text(weights.unpacked);
 }
 
 bool on_cpu() {
@@ -408,7 +434,7 @@ void add_tokenizer(Rows& out, const std::optional<TokenizerInfo>& tokenizer) {
 ModelInfo model_info(
     const Checkpoint& checkpoint,
     std::string model_name,
-    std::optional<mx::Dtype> dtype) {
+    const LoadOptions& options) {
   check_tensors(checkpoint);
   const auto stretch = stretch_of(checkpoint);
   ModelInfo out{
@@ -418,13 +444,28 @@ ModelInfo model_info(
       .rope_factor = stretch.factor,
       .rope_original_context = stretch.original,
       .format = checkpoint.gguf() ? "GGUF" : "safetensors",
-      .weights = weigh(checkpoint, dtype),
       .left_out = checkpoint.left_out()};
+  out.weights = weigh(checkpoint, out.config, options);
   const auto [tokenizer, reason] = Tokenizer::find(checkpoint);
   out.no_tokenizer = reason;
   if (tokenizer) out.tokenizer = tokenizer_info(*tokenizer);
   return out;
 }
+
+namespace {
+
+// A prompt that people have.
+int pass_tokens(const ModelInfo& info) {
+  constexpr int many = 128;
+  return std::min(many, info.config.context);
+}
+
+double pass_bytes(const ModelInfo& info) {
+  return info.weights.in_flight_bytes +
+         info.weights.bytes_a_token * pass_tokens(info);
+}
+
+}  // namespace
 
 std::string to_json(const ModelInfo& info) {
   const auto& weights = info.weights;
@@ -440,14 +481,20 @@ std::string to_json(const ModelInfo& info) {
       {"format", info.format},
       {"bytes", static_cast<int64_t>(weights.file_bytes)},
       {"tensor_types", weights.types},
-      {"quantized", number(weights.quantized / weights.parameters)}};
+      {"quantized", number(weights.quantized / weights.parameters)},
+      {"packed_bytes", static_cast<int64_t>(weights.packed_bytes)},
+      {"bits_per_weight", number(8 * weights.file_bytes / weights.parameters)}};
   out["left_out"] = Json::array();
   for (const auto& [part, tensors, bytes] : info.left_out)
     out["left_out"].push_back(
         {{"part", part}, {"tensors", tensors}, {"bytes", bytes}});
   out["memory"] = {
       {"dtype", weights.precision},
-      {"bytes", static_cast<int64_t>(weights.memory_bytes)}};
+      {"bytes", static_cast<int64_t>(weights.memory_bytes)},
+      {"packed", weights.packed},
+      {"unpacked_types", weights.unpacked},
+      {"pass_tokens", pass_tokens(info)},
+      {"pass_bytes", static_cast<int64_t>(pass_bytes(info))}};
   out["tokenizer"] = info.tokenizer ? json_of(*info.tokenizer) : Json();
   out["device"] = device_name();
   out["matmul_gflops"] = speed;
@@ -470,22 +517,29 @@ Rows rows(const ModelInfo& info) {
   out.emplace_back(
       "file",
       fmt::format(
-          "{}, {} ({})",
+          "{}, {} ({}), {:.1f} bits a weight",
           info.format,
           bytes_text(weights.file_bytes),
-          types_text(weights)));
+          types_text(weights.types),
+          8 * weights.file_bytes / weights.parameters));
   if (!info.left_out.empty())
     out.emplace_back("left out", left_out_text(info.left_out));
   out.emplace_back(
       "quantised",
       weights.quantized > 0 ? fmt::format(
-                                  "{:.1f}% of the parameters",
-                                  100 * weights.quantized / weights.parameters)
+                                  "{:.1f}% of the parameters, {}",
+                                  100 * weights.quantized / weights.parameters,
+                                  bytes_text(weights.packed_bytes))
                             : "no");
   out.emplace_back(
       "in memory",
       fmt::format(
-          "{}, {}", weights.precision, bytes_text(weights.memory_bytes)));
+          "{}, {}{}; a pass over {} tokens takes {} more",
+          weights.precision,
+          bytes_text(weights.memory_bytes),
+          packed_text(weights),
+          pass_tokens(info),
+          bytes_text(pass_bytes(info))));
   add_tokenizer(out, info.tokenizer);
   out.emplace_back("device", device_name());
   // What BLAS there is answers for the CPU only.

@@ -43,19 +43,74 @@ const std::vector<PreTokenizer>& pre_tokenizers() {
         R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)"
         R"(|\s+(?!\S)|\s+)";
     // Contractions in either case, as (?i:) would fold beyond ASCII.
-    const auto with_digits = [](const char* digits) {
-      return fmt::format(
-          R"('(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE]))"
-          R"(|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{})"
-          R"(| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-          digits);
+    const std::string shortened = "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])";
+    const auto with_digits = [&](const char* digits) {
+      return shortened +
+             fmt::format(
+                 R"(|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{})"
+                 R"(| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+                 digits);
     };
     const std::string llama3 = with_digits(R"(\p{N}{1,3})");
     const std::string qwen2 = with_digits(R"(\p{N})");
+    const std::string marks =
+        shortened +
+        R"(|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N})"
+        R"(| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    // Words end where a lower-case letter meets an upper-case one.
+    const auto by_case = [](const std::string& behind, const char* digits) {
+      const std::string before = R"([^\r\n\p{L}\p{N}]?)",
+                        upper = R"([\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}])",
+                        lower = R"([\p{Ll}\p{Lm}\p{Lo}\p{M}])";
+      return before + upper + "*" + lower + "+" + behind + "|" + before +
+             upper + "+" + lower + "*" + behind + "|" + digits +
+             R"(| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+    };
+    const std::string hanzi = R"([\x{4E00}-\x{9FA5}\x{800}-\x{4E00})"
+                              R"(\x{AC00}-\x{D7FF}]+)";
+    // Letters that have a case.
+    const std::string cased =
+        R"(A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA})"
+        R"(\x{1BC}-\x{1BF}\x{1C4}-\x{293}\x{295}-\x{2AF}\x{370}-\x{373})"
+        R"(\x{376}\x{377}\x{37B}-\x{37D}\x{37F}\x{386}\x{388}-\x{38A})"
+        R"(\x{38C}\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481})"
+        R"(\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5})"
+        R"(\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}\x{1C90}-\x{1CBA})"
+        R"(\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77})"
+        R"(\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D})"
+        R"(\x{1F20}-\x{1F45}\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59})"
+        R"(\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}\x{1F80}-\x{1FB4})"
+        R"(\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC})"
+        R"(\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC})"
+        R"(\x{1FF2}-\x{1FF4}\x{1FF6}-\x{1FFC}\x{2102}\x{2107})"
+        R"(\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}\x{2126})"
+        R"(\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139})"
+        R"(\x{213C}-\x{213F}\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184})"
+        R"(\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}\x{2CEB}-\x{2CEE}\x{2CF2})"
+        R"(\x{2CF3}\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F})"
+        R"(\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF})"
+        R"(\x{FB00}-\x{FB06}\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A})"
+        R"(\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}\x{104B0}-\x{104D3})"
+        R"(\x{104D8}-\x{104FB}\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2})"
+        R"(\x{118A0}-\x{118DF}\x{1E900}-\x{1E943})";
+    const std::string bloom =
+        R"( ?[^(\s|.,!?\x{2026}\x{3002}\x{FF0C}\x{3001}\x{964}\x{6D4}\x{60C})]+)";
     return std::vector<PreTokenizer>{
         {.names = {"default"},
          .patterns = {R"([\p{P}$+<=>^~|]+)", gpt2, R"(\p{N}+)", "[0-9]{3}"}},
-        {.names = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "exaone4"},
+        {.names =
+             {"gpt-2",
+              "phi-2",
+              "mpt",
+              "olmo",
+              "jais",
+              "exaone4",
+              "gigachat",
+              "a.x-4.0",
+              "mellum",
+              "trillion",
+              "granite-docling",
+              "modern-bert"},
          .patterns = {gpt2}},
         {.names =
              {"smollm",
@@ -73,13 +128,64 @@ const std::vector<PreTokenizer>& pre_tokenizers() {
               "falcon3",
               "falcon-h1",
               "pixtral",
+              "midm-2.0",
               "lfm2"},
          .patterns = {llama3},
          .ignore_merges = true,
          .add_bos = true},
-        {.names = {"dbrx", "smaug-bpe"}, .patterns = {llama3}},
-        {.names = {"qwen2", "deepseek-r1-qwen", "stablelm2", "megrez"},
+        {.names = {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"},
+         .patterns = {llama3}},
+        {.names =
+             {"qwen2",
+              "deepseek-r1-qwen",
+              "stablelm2",
+              "megrez",
+              "hunyuan",
+              "solar-open",
+              "grok-2",
+              "kormo",
+              "f2llmv2"},
          .patterns = {qwen2}},
+        {.names = {"qwen35"}, .patterns = {marks}},
+        {.names = {"gpt-4o", "llama4", "kanana2", "minimax-m2"},
+         .patterns = {by_case("(?:" + shortened + ")?", R"(\p{N}{1,3})")}},
+        {.names = {"tekken"},
+         .patterns = {by_case("", R"(\p{N})")},
+         .ignore_merges = true,
+         .add_bos = true},
+        {.names = {"falcon"},
+         .patterns = {R"([\p{P}$+<=>^~|`]+)", gpt2, "[0-9]{3}"}},
+        {.names = {"deepseek-llm"},
+         .patterns =
+             {R"([\r\n])",
+              R"(\s?[)" + cased + "]+",
+              R"(\s?[!-/:-~\x{FF01}-\x{FF0F}\x{FF1A}-\x{FF5E})"
+              R"(\x{2018}-\x{201F}\x{3000}-\x{3002}]+)",
+              R"(\s+$)",
+              hanzi,
+              R"(\p{N}+)"}},
+        {.names = {"deepseek-coder"},
+         .patterns =
+             {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)", hanzi, R"(\p{N})"}},
+        {.names = {"deepseek-v3", "hunyuan-dense", "joyai-llm"},
+         .patterns =
+             {R"(\p{N}{1,3})",
+              R"([\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+)",
+              R"re([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+)re"
+              R"(|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*)"
+              R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"}},
+        {.names = {"bloom", "gpt3-finnish", "poro-chat"}, .patterns = {bloom}},
+        {.names = {"viking"}, .patterns = {bloom, R"(\p{N})"}},
+        {.names = {"seed-coder"},
+         .patterns =
+             {shortened +
+              R"(|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+)"
+              R"(|\s*[\r\n]+|\s+(?!\S)|\s+)"}},
+        {.names = {"bailingmoe", "bailingmoe2", "llada-moe"},
+         .patterns =
+             {shortened +
+              R"(|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+              R"(|\s*[\r\n]|\s+(?!\S)|\s+)"}},
     };
   }();
   return known;

@@ -85,7 +85,7 @@ InterpretableModel InterpretableModel::load(
   InterpretableModel loaded(
       std::move(decoder),
       std::move(tokenizer),
-      family_of(checkpoint.config()).renames);
+      family_of(checkpoint.config(), options.families).renames);
   return loaded;
 }
 

@@ -218,20 +218,24 @@ TEST(HeadCircuits, EqualTheWholeMapBetweenTokens) {
   const auto rows = [](const mx::array& x, int head) {
     return mx::slice(x, {head * 4, 0}, {head * 4 + 4, x.shape(1)});
   };
-  const auto embed = mx::transpose(decoder->embed.weight);
+  const auto embed = mx::transpose(decoder->embed.weight.numbers());
   const auto read = [&](const mx::array& weight, int head) {
     return mx::matmul(
         mx::multiply(rows(weight, head), layer.ln1->weight), embed);
   };
   for (int head = 0; head < 6; ++head) {
     const auto w_o = mx::slice(
-        layer.attention()->o_proj.weight, {0, head * 4}, {24, head * 4 + 4});
+        layer.attention()->o_proj.weight.numbers(),
+        {0, head * 4},
+        {24, head * 4 + 4});
     const auto copies = mx::matmul(
-        mx::multiply(decoder->unembed.weight(), decoder->ln_final.weight),
-        mx::matmul(w_o, read(layer.attention()->v_proj.weight, head / 3)));
+        mx::multiply(
+            decoder->unembed.weight().numbers(), decoder->ln_final.weight),
+        mx::matmul(
+            w_o, read(layer.attention()->v_proj.weight.numbers(), head / 3)));
     const auto matches = mx::matmul(
-        mx::transpose(read(layer.attention()->q_proj.weight, head)),
-        read(layer.attention()->k_proj.weight, head / 3));
+        mx::transpose(read(layer.attention()->q_proj.weight.numbers(), head)),
+        read(layer.attention()->k_proj.weight.numbers(), head / 3));
     EXPECT_NEAR(circuits.copying.at({1, head}), share(copies), 1e-3);
     EXPECT_NEAR(circuits.matching.at({1, head}), share(matches), 1e-3);
   }

@@ -131,7 +131,7 @@ TEST(Verify, ModelsThatLookAheadOrChangeAreFound) {
 TEST(Verify, AWeightThatChangesBetweenPassesIsFound) {
   const auto decoder = test::tiny_decoder();
   const InterpretableModel model(decoder);
-  auto& weight = test::attention(*decoder, 1).v_proj.weight;
+  auto& weight = test::attention(*decoder, 1).v_proj.weight.dense();
   const auto changes = failed(
       model,
       {.progress = [&, original = weight](std::string_view, double done) {
@@ -146,7 +146,7 @@ TEST(Verify, AWeightThatChangesBetweenPassesIsFound) {
 TEST(Verify, NaNIsAFailureAndEndsIt) {
   const auto decoder = test::tiny_decoder();
   const InterpretableModel model(decoder);
-  auto& weight = test::attention(*decoder, 1).o_proj.weight;
+  auto& weight = test::attention(*decoder, 1).o_proj.weight.dense();
   weight = mx::full(weight.shape(), NAN);
   const auto checks = verify(model);
   ASSERT_EQ(checks.size(), 1u);

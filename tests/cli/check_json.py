@@ -179,7 +179,7 @@ def runs(model, worded, family, folder):
                               "--eval", data, "--eval-length", "32"]),
         ("tuned-lens-eval", ["tuned-lens", "eval", worded, "--text", data,
                              "--lens", lens, "--eval-length", "32"]),
-        ("heads", ["heads", model, "--ids", "3,4,5", "--weights"]),
+        ("heads", ["heads", model, "--ids", "3,4,5", "--circuits"]),
         ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
                    "--ablate", "1", "--draws", "1"]),
         ("tasks", ["tasks", worded, "induction", "--n", "2"]),

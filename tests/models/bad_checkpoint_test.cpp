@@ -279,7 +279,7 @@ TEST(OddCheckpoint, WeightsThatAreNotFiniteOnPurpose) {
   const auto path = tiny.write(folder);
   const auto model = InterpretableModel::load(path, {.allow_not_finite = true});
   const auto* values =
-      model.decoder().layers[1]->mlp->up_proj.weight.data<float>();
+      model.decoder().layers[1]->mlp->up_proj.weight.dense().data<float>();
   EXPECT_TRUE(std::isnan(values[7]));
   EXPECT_TRUE(std::isinf(values[8]));
 

@@ -2,9 +2,10 @@
 and the logits that mlx-lm computes of them.
 
     pip install "mlx[cpu]==0.32.4" mlx-lm==0.32.2
-    python make_quantized.py ../parity/quantized
+    python make_quantized.py ../parity/quantized [VARIANT-PATTERN]
 """
 
+import fnmatch
 import json
 import shutil
 import sys
@@ -151,6 +152,9 @@ VARIANTS = {
     "gpt_neox": (NEOX, 4, 32, "affine", mx.float32, None),
     "gptj": (GPTJ, 4, 64, "affine", mx.float32, None),
     "gpt_oss": (GPT_OSS, 4, 32, "mxfp4", mx.bfloat16, experts_only),
+    "mxfp8": (UNTIED, 8, 32, "mxfp8", mx.float32, None),
+    "nvfp4": (LLAMA, 4, 16, "nvfp4", mx.float32, None),
+    "nvfp4-experts": (MOE, 4, 16, "nvfp4", mx.bfloat16, None),
 }
 
 
@@ -172,9 +176,10 @@ def random_model(config, dtype):
 
 def make(folder, config, bits, group, mode, dtype, predicate):
     model = random_model(config, dtype)
-    model, quantised = utils.quantize_model(
-        model, dict(config), group, bits, mode=mode, quant_predicate=predicate
-    )
+    how = {"mode": mode, "quant_predicate": predicate}
+    if "experts" in folder.name and mode == "nvfp4":
+        how["global_scale"] = True
+    model, quantised = utils.quantize_model(model, dict(config), group, bits, **how)
     quantised["quantization"].setdefault("mode", mode)
     if predicate is mixed:
         quantised["quantization"][GATE] = False
@@ -214,10 +219,25 @@ def make_blocks(folder):
     expect(folder)
 
 
+def gather_unpacked(x, w, scales, biases=None, rhs_indices=None, **how):
+    """mx.gather_qmm with a global scale, which MLX has on a GPU only."""
+    global_scale = how.pop("global_scale")
+    kinds = {key: how[key] for key in ("group_size", "bits", "mode")}
+    whole = mx.stack(
+        [
+            mx.dequantize(*one[:2], global_scale=one[2], dtype=mx.float32, **kinds)
+            for one in zip(w, scales, global_scale)
+        ]
+    )
+    return mx.gather_mm(x, whole.swapaxes(1, 2), rhs_indices=rhs_indices)
+
+
 def expect(folder):
     # As mlx-lm reads it again; in float32, as mlxterp computes on a CPU.
     loaded, _ = utils.load_model(folder)
     loaded.set_dtype(mx.float32)
+    if folder.name == "nvfp4-experts":
+        mx.gather_qmm = gather_unpacked
     logits = loaded(mx.array([IDS]))[0]
     mx.save_safetensors(
         str(folder / "expected.safetensors"),
@@ -228,13 +248,17 @@ def expect(folder):
 
 
 def main():
-    root = Path(sys.argv[1])
+    root, pattern = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "*"
     mx.set_default_device(mx.cpu)
-    shutil.rmtree(root, ignore_errors=True)
     for seed, (name, variant) in enumerate(VARIANTS.items()):
+        if not fnmatch.fnmatch(name, pattern):
+            continue
+        shutil.rmtree(root / name, ignore_errors=True)
         mx.random.seed(seed)
         make(root / name, *variant)
-    make_blocks(root / "gpt_oss-blocks")
+    if fnmatch.fnmatch("gpt_oss-blocks", pattern):
+        shutil.rmtree(root / "gpt_oss-blocks", ignore_errors=True)
+        make_blocks(root / "gpt_oss-blocks")
 
 
 if __name__ == "__main__":

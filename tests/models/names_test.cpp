@@ -43,7 +43,7 @@ TEST(Names, MeanTheSameInEveryFamily) {
        fs::directory_iterator(MLXTERP_SOURCE_DIR "/tests/parity/families")) {
     if (folder.path().filename() == "opt-post-norm") continue;
     const auto checkpoint = Checkpoint::open(folder.path());
-    const auto& family = family_of(checkpoint.config());
+    const auto family = family_of(checkpoint.config());
     const InterpretableModel model(
         std::make_shared<Decoder>(family.configure(checkpoint.config())),
         {},

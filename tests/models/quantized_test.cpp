@@ -11,6 +11,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "mlx/ops.h"
 #include "mlxterp/core/error.h"
@@ -31,6 +32,8 @@ using nlohmann::json;
 using Tensors = std::map<std::string, mx::array>;
 
 const fs::path root = MLXTERP_SOURCE_DIR "/tests/parity/quantized";
+const fs::path packed_gguf =
+    MLXTERP_SOURCE_DIR "/tests/models/fixtures/packed.gguf";
 const std::string gate = "model.layers.0.mlp.gate_proj";
 
 Tensors read_all(const fs::path& path) {
@@ -63,7 +66,7 @@ TEST(Quantized, LogitsAreThoseOfMlxLm) {
     largest = std::max(largest, static_cast<double>(off));
     EXPECT_LE(off, 1e-4) << name;
   }
-  EXPECT_EQ(variants, 14);
+  EXPECT_EQ(variants, 17);
   std::printf("largest difference of a logit: %.2g\n", largest);
 }
 
@@ -92,15 +95,20 @@ TEST(Quantized, MatricesAreThoseOfMlx) {
         scales = mx::astype(scales, mx::float32);
         biases = mx::astype(raw.at(module + ".biases"), mx::float32);
       }
-      auto expected = mx::astype(
-          mx::dequantize(
-              raw.at(tensor.name),
-              scales,
-              biases,
-              own.at("group_size").get<int>(),
-              own.at("bits").get<int>(),
-              mode),
+      auto expected = mx::dequantize(
+          raw.at(tensor.name),
+          scales,
+          biases,
+          own.at("group_size").get<int>(),
+          own.at("bits").get<int>(),
+          mode,
+          std::nullopt,
           mx::float32);
+      if (const auto by = raw.find(module + ".global_scale"); by != raw.end())
+        expected = mx::multiply(
+            expected,
+            mx::expand_dims(
+                mx::divide(by->second, mx::array(2688.0f)), {-1, -2}));
       expected.eval();
       const auto matrix = checkpoint.read(tensor, mx::float32);
       EXPECT_EQ(matrix.shape(), expected.shape());
@@ -161,6 +169,122 @@ TEST(Quantized, TensorsSayHowTheyArePacked) {
   const auto* embed = checkpoint.find("model.embed_tokens.weight");
   EXPECT_EQ(embed->shape, (std::vector<int64_t>{96, 128}));
   EXPECT_EQ(embed->bytes, 96u * (12 * 4 + 4 + 4));
+}
+
+// ---- Packed in memory -------------------------------------------------------
+
+double size_of(const mx::array& x) {
+  return mx::max(mx::abs(mx::astype(x, mx::float32))).item<float>();
+}
+
+struct Both {
+  InterpretableModel packed, unpacked;
+};
+
+Both load_both(const fs::path& folder) {
+  const auto load = [&](bool packed) {
+    return InterpretableModel(
+        load_decoder(
+            Checkpoint::open(folder), {.dtype = mx::float32, .packed = packed}),
+        std::nullopt,
+        family_of(Checkpoint::open(folder).config()).renames);
+  };
+  return {load(true), load(false)};
+}
+
+std::vector<fs::path> folders() {
+  std::vector<fs::path> all;
+  for (const auto& entry : fs::directory_iterator(root))
+    all.push_back(entry.path());
+  all.push_back(packed_gguf);
+  return all;
+}
+
+TEST(Packed, EveryValueIsThatOfTheUnpackedModel) {
+  size_t compared = 0;
+  double largest = 0;
+  for (const auto& folder : folders()) {
+    const auto [packed, unpacked] = load_both(folder);
+    std::vector<std::string> names;
+    for (size_t i = 0; i < packed.sites().size(); ++i) {
+      const auto& site = packed.sites()[static_cast<SiteId>(i)];
+      if (!site.name.empty() && !site.name.ends_with("expert_indices") &&
+          site.name != "tokens")
+        names.push_back(site.name);
+    }
+    const std::vector<int> ids{3, 14, 15, 92, 65, 35, 89, 7};
+    const auto one = packed.run(ids, {.save = names});
+    const auto other = unpacked.run(ids, {.save = names});
+    for (const auto& name : names) {
+      auto a = one[name], b = other[name];
+      ASSERT_EQ(a.shape(), b.shape()) << name;
+      ASSERT_EQ(a.dtype(), b.dtype()) << name;
+      if (name.ends_with("scores")) {  // masked ones are -inf
+        a = mx::maximum(a, mx::array(-1e4f));
+        b = mx::maximum(b, mx::array(-1e4f));
+      }
+      const auto off = test::max_difference(a, b) / size_of(b);
+      largest = std::max(largest, static_cast<double>(off));
+      EXPECT_LE(off, 1e-4) << folder << " " << name;
+      ++compared;
+    }
+  }
+  EXPECT_GT(compared, 500u);
+  std::printf("largest difference, of its size: %.2g\n", largest);
+}
+
+TEST(Packed, TakesNoMoreMemoryThanTheFile) {
+  for (const auto& path : folders()) {
+    const auto checkpoint = Checkpoint::open(path);
+    double file = 0, kept = 0;
+    size_t tensors = 0, matrices = 0;
+    for (const auto& tensor : checkpoint.tensors()) {
+      if (!checkpoint.is_packed(tensor)) continue;
+      file += static_cast<double>(tensor.bytes);
+      ++tensors;
+    }
+    const auto [packed, unpacked] = load_both(path);
+    for (const auto& [name, matrix] : packed.module().matrices()) {
+      for (const auto& [part, array] : matrix->parts())
+        kept += static_cast<double>(array->nbytes());
+      matrices += matrix->is_packed();
+    }
+    for (const auto& [name, matrix] : unpacked.module().matrices())
+      EXPECT_FALSE(matrix->is_packed()) << name;
+    EXPECT_GT(tensors, 0u);
+    EXPECT_GE(matrices, tensors) << path;  // some are fused in the file
+    // A bias beside the scale that a GGUF type makes do with.
+    if (path == packed_gguf)
+      EXPECT_LE(kept, 1.12 * file);
+    else
+      EXPECT_EQ(kept, file) << path;
+    std::printf(
+        "%-16s %.3f times the file\n", path.filename().c_str(), kept / file);
+  }
+}
+
+// Each type of GGUF that is kept packed holds the numbers of the file.
+TEST(Packed, GgufKeepsEveryNumber) {
+  const auto checkpoint = Checkpoint::open(packed_gguf);
+  std::set<std::string> types, left;
+  for (const auto& tensor : checkpoint.tensors()) {
+    const auto packed = checkpoint.read_packed(tensor);
+    EXPECT_EQ(packed.has_value(), checkpoint.is_packed(tensor));
+    if (!packed) {
+      if (tensor.type != "F32") left.insert(tensor.type);
+      continue;
+    }
+    types.insert(tensor.type);
+    const auto whole = checkpoint.read(tensor, mx::float32);
+    const auto numbers = nn::Matrix(*packed, mx::float32).numbers();
+    ASSERT_EQ(numbers.shape(), whole.shape());
+    EXPECT_LE(test::max_difference(numbers, whole), 1e-6 * size_of(whole))
+        << tensor.name << " " << tensor.type;
+  }
+  const std::set<std::string> all{
+      "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K"};
+  EXPECT_EQ(types, all);
+  EXPECT_EQ(left, std::set<std::string>{"Q6_K"});
 }
 
 class QuantizedRefusal : public testing::Test {
@@ -322,6 +446,67 @@ TEST_F(QuantizedRefusal, Parts) {
       set(scales, mx::ones({128, 4})), {scales.c_str(), "mxfp4 scales are U8"});
   expect_refusal(
       set(scales, mx::full({128, 4}, 255, mx::uint8)), {"values of 16384"});
+}
+
+TEST_F(QuantizedRefusal, GlobalScales) {
+  use("nvfp4-experts");
+  expect_refusal([] {}, {"loaded"});
+  const std::string scale =
+      "model.layers.0.mlp.switch_mlp.up_proj.global_scale";
+  expect_refusal(
+      [&] { replace(scale, mx::ones({3})); },
+      {scale.c_str(), "F32 [3]", "needs F32 [4]"});
+  expect_refusal(
+      [&] { replace(scale, mx::ones({4}, mx::float16)); },
+      {scale.c_str(), "F16 [4]"});
+  expect_refusal(
+      [&] { replace(scale, mx::full({4}, INFINITY)); }, {"values of"});
+  expect_refusal(
+      [&] {
+        replace(
+            "model.layers.0.mlp.switch_mlp.up_proj.scales",
+            mx::full({4, 64, 4}, 127, mx::uint8));
+      },
+      {"values of"});
+  use("mxfp8");
+  expect_refusal(
+      [&] { replace(gate + ".global_scale", mx::array(1.0f)); },
+      {gate.c_str(), "mxfp8 has none"});
+  expect_refusal(
+      [&] {
+        replace(gate + ".weight", mx::full({128, 32}, -1, mx::uint32));
+      },
+      {"values of 16384"});
+}
+
+// What is kept packed is looked through as what is unpacked.
+TEST_F(QuantizedRefusal, NaNWhereItStaysPacked) {
+  const auto refused = [&](const char* variant,
+                           const std::string& name,
+                           const mx::array& value) {
+    use(variant);
+    replace(name, value);
+    std::ofstream(folder_ / "config.json") << config_.dump();
+    save_safetensors(
+        folder_ / "model.safetensors",
+        {tensors_.begin(), tensors_.end()},
+        {},
+        /*overwrite=*/true);
+    const auto checkpoint = Checkpoint::open(folder_);
+    EXPECT_THROW(load_decoder(checkpoint, {.packed = true}), Error) << variant;
+    load_decoder(checkpoint, {.packed = true, .allow_not_finite = true});
+  };
+  const auto nan = std::numeric_limits<float>::quiet_NaN();
+  refused("bits4-group64", gate + ".scales", mx::full({128, 2}, nan));
+  refused("bits4-group64", gate + ".biases", mx::full({128, 2}, nan));
+  refused("mxfp4", gate + ".scales", mx::full({128, 4}, 255, mx::uint8));
+  refused("mxfp8", gate + ".scales", mx::full({128, 4}, 255, mx::uint8));
+  refused("mxfp8", gate + ".weight", mx::full({128, 32}, -1, mx::uint32));
+  refused("nvfp4", gate + ".scales", mx::full({128, 8}, 255, mx::uint8));
+  refused(
+      "nvfp4-experts",
+      "model.layers.0.mlp.switch_mlp.up_proj.global_scale",
+      mx::full({4}, nan));
 }
 
 TEST_F(QuantizedRefusal, Blocks) {

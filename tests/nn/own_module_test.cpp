@@ -83,7 +83,7 @@ TEST(OwnModule, EveryPartIsASite) {
   expect_repeated(out.value(), (*net)(x, plain), "output");
   expect_close(
       attn.value(),
-      mx::matmul(x, mx::transpose(net->first.attn.weight)),
+      mx::matmul(x, mx::transpose(net->first.attn.weight.numbers())),
       1e-6,
       8,
       "attn");

@@ -19,7 +19,7 @@ namespace mlxterp::test {
 /** What is looked up needs no weights: nothing may be run. */
 inline InterpretableModel demo_without_weights() {
   const auto checkpoint = Checkpoint::open(demo_model_path());
-  const auto& family = family_of(checkpoint.config());
+  const auto family = family_of(checkpoint.config());
   return InterpretableModel(
       std::make_shared<Decoder>(family.configure(checkpoint.config())),
       Tokenizer::load(checkpoint),

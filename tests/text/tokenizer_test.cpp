@@ -201,6 +201,35 @@ TEST(Tokenizer, GgufPreTokenizersGiveTheIdsOfLlamaCpp) {
       "llama-bpe");
 }
 
+// make_pre_tokenizers.py: of each name what differs from `qwen2`, or the name
+// of one that it is as.
+TEST(Tokenizer, EveryPreTokenizerGivesTheIdsOfLlamaCpp) {
+  const json all = json::parse(read(fixtures / "pre_tokenizers.json"));
+  auto texts = strings();
+  for (const auto& text : all["more"])
+    texts.push_back(text);
+  auto metadata = Gguf::open(fixtures / "pre.gguf").metadata();
+  size_t compared = 0;
+  for (const auto& [name, kept] : all.items()) {
+    if (name == "more") continue;
+    metadata["tokenizer.ggml.pre"] = name;
+    const auto tokenizer =
+        Tokenizer::from_json(gguf_vocabulary(metadata).tokenizer_json);
+    const auto& own = kept.is_string() ? all[kept.get<std::string>()] : kept;
+    for (size_t i = 0; i < texts.size(); ++i, ++compared) {
+      const auto place = std::to_string(i);
+      const bool differs = own.is_object() && own.contains(place);
+      const auto& expected = differs ? own[place] : all["qwen2"][i];
+      EXPECT_EQ(
+          tokenizer.encode(
+              texts[i], {.parse_special = false, .add_special = false}),
+          expected.get<Ids>())
+          << name << ": " << json(texts[i]).dump(-1, ' ', true);
+    }
+  }
+  EXPECT_EQ(compared, 30u * 514);
+}
+
 // With a space before the first word, and, as Gemma's, without.
 TEST(Tokenizer, GgufSentencePieceGivesTheIdsOfLlamaCpp) {
   for (const std::string name : {"spm", "gemma"}) {

@@ -121,7 +121,7 @@ TEST(Algebra, HeadsSumToTheOutput) {
   const auto run = model.run(
       prompt,
       {.save = {"layers.1.attn.{result,z,v,pattern}", "layers.1.attn_out"}});
-  const auto& o_proj = model.decoder().layers[1]->attn.o_proj;
+  const auto& o_proj = model.decoder().layers[1]->attention()->o_proj;
   expect_close(
       mx::sum(run["layers.1.attn.result"], 2) + *o_proj.bias,
       run["layers.1.attn_out"],

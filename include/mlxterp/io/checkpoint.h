@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlxterp/io/packed.h"
 #include "mlxterp/io/tensor_info.h"
 
 namespace mlxterp {
@@ -71,6 +72,14 @@ class Checkpoint {
       const TensorInfo& tensor,
       std::optional<mlx::core::Dtype> dtype = std::nullopt,
       bool allow_not_finite = false) const;
+
+  /** Whether read_packed has it: MLX packed it, or MXFP4 blocks. */
+  bool is_packed(const TensorInfo& tensor) const;
+
+  /** A matrix as it lies packed in the folder; absent for any other tensor.
+   * Throws as read(). */
+  std::optional<Packed> read_packed(
+      const TensorInfo& tensor, bool allow_not_finite = false) const;
 
   /** The GGUF file behind it, or nullptr. */
   const Gguf* gguf() const;

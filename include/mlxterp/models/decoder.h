@@ -144,20 +144,14 @@ class Unembedding : public nn::Module {
   mlx::core::array of_tokens(
       const mlx::core::array& x, const std::vector<int>& tokens) const;
 
-  const mlx::core::array& weight() const {
-    return own_ ? *own_ : embed_.weight;
-  }
+  const nn::Matrix& weight() const { return own_ ? *own_ : embed_.weight; }
   std::optional<mlx::core::array> bias;
 
  private:
-  mlx::core::array project(
-      const mlx::core::array& x,
-      const mlx::core::array& rows,
-      const std::optional<mlx::core::array>& shift) const;
   mlx::core::array capped(mlx::core::array logits) const;
 
   const nn::Embedding& embed_;
-  std::optional<mlx::core::array> own_;  // absent where tied
+  std::optional<nn::Matrix> own_;  // absent where tied
   float scale_, softcap_;
   std::optional<Slot> raw_;
 };

@@ -45,7 +45,15 @@ struct Fused {
   int (*blocks_of)(const Decoder& decoder) = nullptr;
 };
 
-/** What is special about one model_type. */
+/**
+ * What is special about one model_type. A value that refers to tables: those of
+ * a family of your own, which LoadOptions.families brings in, must live as long
+ * as what was loaded by it.
+ *
+ *     DecoderConfig configure(const std::string& config_json);  // yours
+ *     constexpr Rename names[] = {{"model", ""}, {"self_attn", "attn"}};
+ *     load("folder", {.families = {{"my_model", configure, names}}});
+ */
 struct Family {
   std::string_view model_type;
   /** Fills a config from the text of config.json; throws bad_data. */
@@ -68,8 +76,10 @@ struct Family {
 /** Every known family. */
 std::span<const Family> families();
 
-/** The family a config.json asks for by its model_type; throws bad_data with
- * the known ones. Code named by the config (auto_map) is never run. */
-const Family& family_of(const std::string& config_json);
+/** The family a config.json asks for by its model_type, first among `own`;
+ * throws bad_data with the known ones. Code named by the config (auto_map) is
+ * never run. */
+Family family_of(
+    const std::string& config_json, std::span<const Family> own = {});
 
 }  // namespace mlxterp

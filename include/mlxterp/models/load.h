@@ -4,11 +4,12 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "mlx/array.h"
 #include "mlxterp/core/progress.h"
 #include "mlxterp/io/checkpoint.h"
-#include "mlxterp/models/decoder.h"
+#include "mlxterp/models/family.h"
 
 namespace mlxterp {
 
@@ -16,6 +17,12 @@ struct LoadOptions {
   /** Precision of the weights. Absent: float32 on a CPU, where it is by far the
    * fastest; the file's own on a GPU. */
   std::optional<mlx::core::Dtype> dtype = std::nullopt;
+  /** Keep matrices packed that a folder keeps packed (nn/matrix.h). Absent: on
+   * a GPU; on a CPU, where numbers as they are are many times as fast, only if
+   * unpacked ones would not fit this machine. */
+  std::optional<bool> packed = std::nullopt;
+  /** Your own, looked through before the built-in ones. */
+  std::vector<Family> families = {};
   Progress progress = {};
   Warn warn = {};  ///< Gets Checkpoint::warnings().
   /** Take weights that are NaN or infinite as they are, to look into a model

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "mlxterp/nn/matrix.h"
 #include "mlxterp/nn/norm.h"
 
 namespace mlxterp::nn {
@@ -22,7 +23,7 @@ class Linear : public Module {
     return tap_output(pass, std::move(y));
   }
 
-  mlx::core::array weight;
+  Matrix weight;
   std::optional<mlx::core::array> bias;
 };
 
@@ -45,7 +46,7 @@ class Embedding : public Module {
   mlx::core::array forward(
       const mlx::core::array& ids, Pass& pass) const override;
 
-  mlx::core::array weight;
+  Matrix weight;
   std::optional<Norm> ln;
 
  private:

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlxterp/nn/matrix.h"
 #include "mlxterp/nn/pass.h"
 
 namespace mlxterp {
@@ -62,12 +63,18 @@ class Module {
    * path, parents first. */
   std::vector<std::pair<std::string, const Module*>> named_modules() const;
 
-  /** Every parameter below, by dotted path. A shared module counts once. */
+  /** Every parameter below, by dotted path. A shared module counts once. A
+   * packed matrix `weight` is its words, with the other parts of Packed beside
+   * it. */
   std::vector<std::pair<std::string, const mlx::core::array*>> parameters()
       const;
 
   /** The same, for loading and training. Never while a pass runs. */
   std::vector<Parameter> mutable_parameters();
+
+  /** The matrices below, which may be packed, by dotted path. */
+  std::vector<std::pair<std::string, const Matrix*>> matrices() const;
+  std::vector<std::pair<std::string, Matrix*>> mutable_matrices();
 
   /** The sites of what it reads and returns; -1 where no catalog has numbered
    * them. */
@@ -84,6 +91,7 @@ class Module {
    * where in its layer the part stands, and what lies below it. */
   void add(std::string name, Module& child, Stage stage = Stage::outside);
   void add(std::string name, mlx::core::array& parameter);
+  void add(std::string name, Matrix& matrix);
 
   /** Declares a site of its own beside input and output. */
   Slot site(std::string name, const SiteTraits& traits);
@@ -122,8 +130,12 @@ class Module {
     SiteTraits traits;
   };
 
+  // Those of a packed matrix in its place.
+  std::vector<Parameter> own_parameters() const;
+
   std::vector<Child> children_;
   std::vector<Parameter> parameters_;
+  std::vector<std::pair<std::string, Matrix*>> matrices_;
   std::vector<DeclaredSite> sites_ = {{"input", {}}, {"output", {}}};
   std::vector<std::pair<std::string, std::string>> aliases_;
   Stage stage_ = Stage::outside;  // as the parent says

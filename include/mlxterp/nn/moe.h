@@ -52,7 +52,7 @@ struct Experts : Module {
 
   /** A matrix of each expert. */
   struct Projection {
-    mlx::core::array weight;
+    Matrix weight;
     std::optional<mlx::core::array> bias;
   };
   Projection gate_proj, up_proj, down_proj;

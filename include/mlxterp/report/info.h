@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "mlx/dtype.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/models/decoder.h"
+#include "mlxterp/models/load.h"
 #include "mlxterp/report/names.h"
 #include "mlxterp/text/tokenizer.h"
 
@@ -31,9 +31,16 @@ struct TokenizerInfo {
 /** The numbers of a checkpoint, and what they become in memory. */
 struct WeightInfo {
   double parameters = 0, file_bytes = 0, memory_bytes = 0;
-  double quantized = 0;                   ///< How many of the parameters.
+  double quantized = 0;     ///< How many of the parameters.
+  double packed_bytes = 0;  ///< Of those in the file.
+  bool packed = false;      ///< Whether they stay so in memory.
+  /** What a pass takes beside them: a token, and the largest matrix that it
+   * unpacks in flight. */
+  double bytes_a_token = 0, in_flight_bytes = 0;
   std::map<std::string, int> types = {};  ///< Tensors of each type.
-  std::string precision = {};             ///< In memory.
+  /** Quantised ones that are unpacked though others stay packed. */
+  std::map<std::string, int> unpacked = {};
+  std::string precision = {};  ///< In memory.
 };
 
 /** A value. */
@@ -54,11 +61,12 @@ struct ModelInfo {
 };
 
 /** Reads the config, the names of the tensors and the tokenizer, no weights.
- * `dtype`: as LoadOptions. Throws bad_data, also where loading would. */
+ * Of the options dtype and packed matter. Throws bad_data, also where loading
+ * would. */
 ModelInfo model_info(
     const Checkpoint& checkpoint,
     std::string model_name,
-    std::optional<mlx::core::Dtype> dtype = {});
+    const LoadOptions& options = {});
 
 /** The answer of `mlxterp info` (docs/json.md). */
 std::string to_json(const ModelInfo& info);

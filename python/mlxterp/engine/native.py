@@ -168,7 +168,9 @@ class NativeEngine:
 
     `model`: a .gguf file, a Hugging Face folder or id, "demo", or what another
     NativeEngine has loaded. `dtype` of the weights: float32 on a CPU and the
-    file's own on a GPU where nothing is said. `progress(what, done)` is called
+    file's own on a GPU where nothing is said. `packed`: whether matrices that the
+    file keeps packed stay so in memory; None: on a GPU, or where they would not fit
+    unpacked. `progress(what, done)` is called
     while it loads, `warn(sentence)` with warnings about the checkpoint.
     Raises IoError, BadDataError.
     """
@@ -181,10 +183,16 @@ class NativeEngine:
         warn: Callable[[str], None] | None = None,
         parse_special: bool = True,
         revision: str | None = None,
+        packed: bool | None = None,
     ):
         if not isinstance(model, _core.Model):
             model = _core.Model.load(
-                os.fspath(model), dtype, progress, warn, revision=revision or "main"
+                os.fspath(model),
+                dtype,
+                packed,
+                progress,
+                warn,
+                revision=revision or "main",
             )
         self.model = model
         self.module = NativeModule(model, "")

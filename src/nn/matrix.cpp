@@ -1,0 +1,186 @@
+#include "mlxterp/nn/matrix.h"
+
+#include <utility>
+#include <vector>
+
+#include "mlx/device.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::nn {
+
+namespace {
+
+struct Scales {
+  mx::array scales;
+  std::optional<mx::array> biases;
+};
+
+// As MLX's ops take them.
+Scales scales_of(const Packed& packed, mx::Dtype dtype) {
+  if (packed.mode != "affine") return {packed.scales, std::nullopt};
+  const auto whole = [&](const mx::array& part,
+                         const std::optional<mx::array>& by) {
+    if (!by) return mx::astype(part, dtype);
+    const auto apart =
+        mx::unflatten(mx::astype(part, mx::float32), -1, {by->shape(-1), -1});
+    const auto times = mx::expand_dims(mx::astype(*by, mx::float32), -1);
+    return mx::astype(mx::flatten(mx::multiply(apart, times), -2, -1), dtype);
+  };
+  return {
+      whole(packed.scales, packed.scale_of_scales),
+      whole(*packed.biases, packed.scale_of_biases)};
+}
+
+mx::array unpack(const Packed& packed, mx::Dtype dtype) {
+  if (packed.global_scale) {
+    auto rest = packed;
+    rest.global_scale.reset();
+    // What the largest product of FP4 and FP8 stands for.
+    const auto by = mx::divide(*packed.global_scale, mx::array(6.0f * 448.0f));
+    return mx::astype(
+        mx::multiply(unpack(rest, mx::float32), mx::expand_dims(by, {-1, -2})),
+        dtype);
+  }
+  // Products of two levels need more than half precision.
+  const auto precise = packed.scale_of_scales ? mx::float32 : dtype;
+  const auto [scales, biases] = scales_of(packed, precise);
+  return mx::astype(
+      mx::dequantize(
+          packed.words,
+          scales,
+          biases,
+          packed.group,
+          packed.bits,
+          packed.mode,
+          std::nullopt,
+          precise),
+      dtype);
+}
+
+Packed taken(const Packed& packed, const mx::array& ids) {
+  auto out =
+      packed.each([&](const mx::array& x) { return mx::take(x, ids, 0); });
+  if (out.global_scale &&
+      out.global_scale->ndim() > 0)  // of matrices, not rows
+    out.global_scale = mx::take(*out.global_scale, ids, 0);
+  return out;
+}
+
+// Each row of x through its own of these, [matrix, columns, rows].
+mx::array gathered(
+    const mx::array& x, const mx::array& stack, const mx::array& which) {
+  return mx::gather_mm(x, mx::astype(stack, x.dtype()), std::nullopt, which);
+}
+
+// One row alone: MLX has a kernel for it on every GPU. For more, CUDA compiles
+// one for half a minute at its first use, and unpacking costs little beside
+// the product.
+bool one_row(const mx::array& x) {
+  return mx::default_device() == mx::Device::gpu &&
+         x.size() == static_cast<size_t>(x.shape(-1));
+}
+
+}  // namespace
+
+Matrix::Matrix(Packed packed, mx::Dtype dtype)
+    : numbers_(0.0f), packed_(std::move(packed)), dtype_(dtype) {}
+
+mx::Shape Matrix::shape() const {
+  if (!packed_) return numbers_.shape();
+  auto shape = packed_->words.shape();
+  shape.back() = packed_->scales.shape(-1) * packed_->group;
+  return shape;
+}
+
+std::vector<std::pair<std::string, mx::array*>> Matrix::parts() {
+  std::vector<std::pair<std::string, mx::array*>> all;
+  if (!packed_) return all;
+  all.emplace_back("weight", &packed_->words);
+  all.emplace_back("scales", &packed_->scales);
+  const auto add = [&](const char* name, std::optional<mx::array>& part) {
+    if (part) all.emplace_back(name, &*part);
+  };
+  add("biases", packed_->biases);
+  add("scale_of_scales", packed_->scale_of_scales);
+  add("scale_of_biases", packed_->scale_of_biases);
+  add("global_scale", packed_->global_scale);
+  return all;
+}
+
+std::vector<std::pair<std::string, const mx::array*>> Matrix::parts() const {
+  const auto all = const_cast<Matrix&>(*this).parts();
+  return {all.begin(), all.end()};
+}
+
+int Matrix::shape(int axis) const {
+  const auto all = shape();
+  return all[static_cast<size_t>(
+      axis < 0 ? axis + static_cast<int>(all.size()) : axis)];
+}
+
+mx::array Matrix::numbers() const {
+  return packed_ ? unpack(*packed_, dtype()) : numbers_;
+}
+
+mx::array Matrix::times(const mx::array& x) const {
+  if (!packed_) return mx::matmul(x, mx::transpose(numbers_));
+  const auto product = [packed = *packed_,
+                        dtype = dtype()](const std::vector<mx::array>& in) {
+    const auto& row = in[0];
+    if (one_row(row) && !packed.global_scale) {
+      const auto [scales, biases] = scales_of(packed, row.dtype());
+      return std::vector{mx::quantized_matmul(
+          row,
+          packed.words,
+          scales,
+          biases,
+          true,
+          packed.group,
+          packed.bits,
+          packed.mode)};
+    }
+    return std::vector{mx::matmul(row, mx::transpose(unpack(packed, dtype)))};
+  };
+  const auto backwards = [packed = *packed_, dtype = dtype()](
+                             const std::vector<mx::array>&,
+                             const std::vector<mx::array>& cotangents,
+                             const std::vector<mx::array>&) {
+    return std::vector{mx::matmul(cotangents[0], unpack(packed, dtype))};
+  };
+  return mx::custom_vjp(product, backwards)({x})[0];
+}
+
+mx::array Matrix::take(const mx::array& ids) const {
+  if (!packed_) return mx::take(numbers_, ids, 0);
+  return unpack(taken(*packed_, ids), dtype());
+}
+
+mx::array Matrix::gather(const mx::array& x, const mx::array& which) const {
+  if (!packed_) return gathered(x, mx::swapaxes(numbers_, 1, 2), which);
+  const auto product = [packed = *packed_,
+                        which](const std::vector<mx::array>& in) {
+    const auto& rows = in[0];
+    // Of few rows, only what they chose.
+    if (which.size() < static_cast<size_t>(packed.words.shape(0)))
+      return std::vector{mx::matmul(
+          rows,
+          mx::swapaxes(unpack(taken(packed, which), rows.dtype()), -1, -2))};
+    return std::vector{gathered(
+        rows, mx::swapaxes(unpack(packed, rows.dtype()), 1, 2), which)};
+  };
+  const auto backwards = [packed = *packed_, which](
+                             const std::vector<mx::array>& in,
+                             const std::vector<mx::array>& cotangents,
+                             const std::vector<mx::array>&) {
+    auto d =
+        gathered(cotangents[0], unpack(packed, cotangents[0].dtype()), which);
+    if (d.shape(2) != in[0].shape(2)) d = mx::sum(d, 2, true);
+    return std::vector{d};
+  };
+  return mx::custom_vjp(product, backwards)({x})[0];
+}
+
+}  // namespace mlxterp::nn
