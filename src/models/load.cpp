@@ -413,9 +413,9 @@ class Loader {
       auto part = *whole;
       if (job.slots.size() > 1)
         part = part.each([&](const mx::array& x) {
-          auto own = split(job, x, i);
-          own.eval();
-          return own;
+          auto some = split(job, x, i);
+          some.eval();
+          return some;
         });
       parts.emplace_back(std::move(part), dtype);
     }
