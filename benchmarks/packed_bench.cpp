@@ -171,7 +171,8 @@ int main(int argc, char** argv) {
                  model,
                  {.clean = prompt(n, 3),
                   .corrupt = prompt(n, 4),
-                  .metric = logit_diff(100, 200)});
+                  .metric = logit_diff(100, 200),
+                  .memory = gpu ? 1'000'000'000u : 50'000'000u});
            }));
     fmt::print("allowed {:.2f} GB\n", allowed);
     times = forward(model);

@@ -1,10 +1,13 @@
 #include "core/evaluate.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <mutex>
 #include <unordered_set>
 #include <utility>
 
 #include "mlx/device.h"
+#include "mlx/memory.h"
 #include "mlx/transforms.h"
 
 namespace mx = mlx::core;
@@ -53,6 +56,36 @@ std::vector<mx::array> stops(const std::vector<mx::array>& values) {
   return out;
 }
 
+// On a GPU MLX takes memory for what it queues, not for what runs: a packed
+// model's matrices would all be unpacked at once. Here it waits before it takes
+// more than an eighth of what is held.
+class Bounded {
+ public:
+  Bounded() {
+    if (!on_gpu_) return;
+    const std::lock_guard lock(mutex);
+    if (users++ > 0) return;
+    constexpr size_t least = size_t{1} << 29;
+    const size_t held = mx::get_active_memory();
+    usual = mx::get_memory_limit();
+    mx::set_memory_limit(std::min(usual, held + std::max(held / 8, least)));
+  }
+  ~Bounded() {
+    if (!on_gpu_) return;
+    const std::lock_guard lock(mutex);
+    if (--users == 0) mx::set_memory_limit(usual);
+  }
+  Bounded(const Bounded&) = delete;
+  Bounded& operator=(const Bounded&) = delete;
+
+ private:
+  // MLX's limit is one for all threads: the last one out puts it back.
+  static inline std::mutex mutex;
+  static inline int users = 0;
+  static inline size_t usual = 0;
+  const bool on_gpu_ = mx::default_device() == mx::Device::gpu;
+};
+
 }  // namespace
 
 void evaluate(
@@ -62,6 +95,7 @@ void evaluate(
       std::exchange(stop, mx::array(0)).eval();
       between();
     }
+  const Bounded bounded;
   mx::eval(std::move(values));
 }
 
