@@ -1,6 +1,6 @@
 // A random Llama in 4 bit that stays packed: what it takes in memory, and how
 // fast it is beside the same numbers unpacked. On a GPU shaped as an 8B, on a
-// CPU a sixteenth of it.
+// CPU a sixth of it.
 //   packed_bench FOLDER    writes the checkpoint there first, if it is missing
 
 #include <fmt/format.h>
@@ -123,7 +123,7 @@ int main(int argc, char** argv) {
       argc > 1 ? fs::path(argv[1]) : fs::temp_directory_path() / "packed_bench";
   const bool gpu = mx::default_device() == mx::Device::gpu;
   const Shape shape = gpu ? Shape{32, 4096, 32, 8, 14336, 128256}
-                          : Shape{12, 1536, 12, 4, 5376, 32064};
+                          : Shape{16, 2560, 20, 4, 8192, 32064};
   if (!fs::exists(folder / "model.safetensors")) write(folder, shape);
   mx::clear_cache();
   mx::reset_peak_memory();

@@ -9,11 +9,11 @@
 
 namespace mlxterp {
 
-/** mx::eval of these, which on a CPU calls `between` after every piece of work
- * that takes a noticeable time; what it throws ends the evaluation. MLX itself
- * works through a graph without looking up. Nothing is computed that the values
- * do not need. Empty: plain mx::eval. On a GPU it waits for what runs before it
- * takes much memory for what is to come. */
+/** mx::eval of these in pieces, so that memory for what is to come is not taken
+ * all at once. On a CPU `between` is called after every piece, which takes a
+ * noticeable time; what it throws ends the evaluation. MLX itself works through
+ * a graph without looking up. Nothing is computed that the values do not need.
+ */
 void evaluate(
     std::vector<mlx::core::array> values, const std::function<void()>& between);
 
