@@ -59,20 +59,24 @@ std::string layers_text(
     const report::Heatmap& map,
     const view::Terminal& terminal) {
   using enum view::Align;
-  view::Table table(
-      {{"layer", right},
-       {"attn_out", right},
-       {"mlp_out", right},
-       {"accumulated", right}});
+  std::vector<view::Table::Column> columns = {{"layer", right}};
+  for (const auto& part : map.columns)
+    columns.push_back({part, right});
+  columns.push_back({"accumulated", right});
+  view::Table table(columns);
   const auto text = [](float x) { return fmt::format("{:+.4f}", x); };
   // A running sum reads downwards; the map's last layer is on top.
-  table.add({"", "", "", text(dla.accumulated[0])});
-  for (size_t i = 0, row = map.rows.size(); row-- > 0; ++i)
-    table.add(
-        {map.rows[row],
-         text(map.values[2 * row]),
-         text(map.values[2 * row + 1]),
-         text(dla.accumulated[i + 1])});
+  const size_t parts = map.columns.size();
+  std::vector<std::string> first(parts + 1);
+  first.push_back(text(dla.accumulated[0]));
+  table.add(std::move(first));
+  for (size_t i = 0, row = map.rows.size(); row-- > 0; ++i) {
+    std::vector<std::string> cells = {map.rows[row]};
+    for (size_t part = 0; part < parts; ++part)
+      cells.push_back(text(map.values[parts * row + part]));
+    cells.push_back(text(dla.accumulated[i + 1]));
+    table.add(std::move(cells));
+  }
   return table.text(terminal);
 }
 

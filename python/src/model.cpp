@@ -250,9 +250,15 @@ void bind_model(nb::module_& m) {
             d["d_model"] = c.d_model;
             d["n_layers"] = c.n_layers;
             d["n_heads"] = c.n_heads;
-            d["n_kv_heads"] = c.n_kv_heads;
-            d["d_head"] = c.d_head;
-            d["d_mlp"] = c.d_mlp;
+            // One number of all layers, or None.
+            const auto one = [](int all, const std::vector<int>& of_layers) {
+              for (const int own : of_layers)
+                if (own != of_layers[0]) return nb::object(nb::none());
+              return nb::cast(of_layers.empty() ? all : of_layers[0]);
+            };
+            d["n_kv_heads"] = one(c.n_kv_heads, c.kv_heads);
+            d["d_head"] = one(c.d_head, c.d_heads);
+            d["d_mlp"] = one(c.d_mlp, c.d_mlps);
             d["vocab"] = c.vocab;
             d["context"] = c.context;
             d["tied"] = c.tied;

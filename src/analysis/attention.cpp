@@ -68,12 +68,19 @@ Attention attention(
 
   const auto length = static_cast<int>(out.ids.size());
   const PassRows pass{.lengths = {length}};
-  auto x = Stepper(model, nullptr, pass)
-               .embed(mx::expand_dims(int_array(out.ids), 0));
+  Stepper first(model, nullptr, pass);
+  auto x = first.embed(mx::expand_dims(int_array(out.ids), 0));
+  auto carried = std::move(first.carried());
+  const auto through = [&](int i, Observer* observer) {
+    Stepper stepper(model, observer, pass);
+    stepper.carried() = std::move(carried);
+    x = stepper.layer(i, x);
+    carried = std::move(stepper.carried());
+  };
   for (int i = 0; i < config.n_layers; ++i) {
     const auto* attn = decoder.layers[static_cast<size_t>(i)]->attention();
     if (!attn) {
-      x = Stepper(model, nullptr, pass).layer(i, x);
+      through(i, nullptr);
       out.entropy.values.insert(
           out.entropy.values.end(),
           static_cast<size_t>(config.n_heads),
@@ -82,7 +89,7 @@ Attention attention(
     }
     const auto site = attn->pattern_site();
     TraceContext context(model.shared_sites(), {}, pass.lengths, {site});
-    x = Stepper(model, &context, pass).layer(i, x);
+    through(i, &context);
     auto pattern = mx::astype(
         mx::squeeze(context.value(model.sites()[site].name), 0), mx::float32);
     auto entropy = mean_entropy(pattern);

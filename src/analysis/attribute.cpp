@@ -17,6 +17,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
+#include "trace/carried_rows.h"
 #include "trace/overlay.h"
 #include "trace/stepper.h"
 
@@ -183,35 +184,54 @@ class Attributor {
           "log_prob");
   }
 
-  // Zero, but differentiated by; one for all rows of the batch.
-  mx::array nothing(const Site& it, int length) const {
+  // Zero, but differentiated by; one for all rows of the batch. Layers may
+  // differ in heads and widths.
+  mx::array nothing(const Site& it, SiteId watched, int length) const {
     const auto& site = it.site;
-    mx::Shape shape{1, length, site.width};
+    const auto& own = model_.sites()[watched];
+    const int width = own.width > 0 ? own.width : site.width;
+    const int heads = own.n_heads > 0 ? own.n_heads : site.heads;
+    mx::Shape shape{1, length, width};
     if (site.layout == Layout::scores)
-      shape = {1, site.heads, length, length};
+      shape = {1, heads, length, length};
     else if (site.heads > 0)
-      shape = {1, length, site.heads, site.width};
+      shape = {1, length, heads, width};
     return mx::zeros(shape, mx::float32);
   }
 
   // What enters layer 0: [1, pos, d_model] of the source, and of the run and of
   // the points on the way to it, [step, pos, d_model].
-  std::pair<mx::array, mx::array> embedded(const Pair& pair, int length) const {
+  // So goes what travels beside it.
+  std::pair<Stream, Stream> embedded(const Pair& pair, int length) const {
     std::vector<int> ids(static_cast<size_t>(2 * length));
     std::ranges::copy(pair.source, ids.begin());
     std::ranges::copy(pair.run, ids.begin() + length);
-    const auto both = Stepper(model_, nullptr, lengths(pair, 1))
-                          .embed(mx::reshape(int_array(ids), {2, length}));
-    const auto source = rows(both, 0, 1), run = rows(both, 1, 2);
+    Stepper stepper(model_, nullptr, lengths(pair, 1));
+    const auto both = stepper.embed(mx::reshape(int_array(ids), {2, length}));
+    const auto one = [&](int row) {
+      return Stream{
+          rows(both, row, row + 1), each(stepper.carried(), [&](const auto& x) {
+            return rows(x, row, row + 1);
+          })};
+    };
+    auto source = one(0), run = one(1);
     if (options_.steps == 1) return {source, run};
-    const auto way = mx::subtract(aligned(source, pair, run), run);
     std::vector<float> shares;
     for (int k = 0; k < options_.steps; ++k)
       shares.push_back(
           static_cast<float>(k) / static_cast<float>(options_.steps));
-    const auto share = mx::astype(
-        mx::array(shares.data(), {options_.steps, 1, 1}), run.dtype());
-    return {source, mx::add(run, mx::multiply(share, way))};
+    const mx::array share(shares.data(), {options_.steps, 1, 1});
+    const auto between = [&](const mx::array& from, const mx::array& to) {
+      auto by = mx::astype(share, from.dtype());
+      while (by.ndim() < from.ndim())
+        by = mx::expand_dims(by, -1);
+      const auto way = mx::subtract(aligned(to, pair, from), from);
+      return mx::add(from, mx::multiply(by, way));
+    };
+    Stream line{between(run.x, source.x)};
+    for (const auto& [name, value] : run.carried)
+      line.carried.emplace(name, between(value, source.carried.at(name)));
+    return {source, line};
   }
 
   // Of the source, then of so many points on the way to the run.
@@ -227,7 +247,8 @@ class Attributor {
   std::vector<mx::array> nothings_of(int length) const {
     std::vector<mx::array> nothings;
     for (const auto& it : sites_)
-      nothings.insert(nothings.end(), it.layers.size(), nothing(it, length));
+      for (size_t i = 0; i < it.layers.size(); ++i)
+        nothings.push_back(nothing(it, watched_[it.first + i], length));
     return nothings;
   }
 
@@ -275,10 +296,16 @@ class Attributor {
     for (int done = 0; done < options_.steps; done += chunk) {
       report(index, done);
       const int lines = std::min(chunk, options_.steps - done);
-      auto batch = rows(line, done, done + lines);
+      const auto some = [&](const mx::array& x) {
+        return rows(x, done, done + lines);
+      };
+      Stream batch{some(line.x), each(line.carried, some)};
       // The source runs along with the first.
       const int first = done == 0 ? 1 : 0;
-      if (first) batch = mx::concatenate({source, batch}, 0);
+      if (first)
+        batch = {
+            mx::concatenate({source.x, batch.x}, 0),
+            concatenate({source.carried, batch.carried}, 0)};
       GradientTap tap(model_.sites().size(), watched_);
       std::optional<mx::array> of_source;
       auto [values, grads] = mx::vjp(
@@ -288,7 +315,8 @@ class Attributor {
             if (!first)
               rows_in_pass.lengths.erase(rows_in_pass.lengths.begin());
             Stepper stepper(model_, &tap, rows_in_pass);
-            auto x = batch;
+            stepper.carried() = batch.carried;
+            auto x = batch.x;
             for (int i = 0; i < decoder_->config().n_layers; ++i)
               x = stepper.layer(i, x);
             if (first && metric.needs_reference()) {

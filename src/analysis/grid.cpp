@@ -96,6 +96,46 @@ void check(
           length);
 }
 
+// Heads or neurons that the site has in a layer.
+int units_in(
+    const InterpretableModel& model, const LayerSite& site, int layer) {
+  const auto id = site.ids[static_cast<size_t>(layer)];
+  if (!decoder_of(model) || site.pattern || site.shift > 0)
+    return site.heads > 0 ? site.heads : site.width;
+  const auto& own = model.sites()[id];
+  if (site.heads > 0) return own.n_heads > 0 ? own.n_heads : site.heads;
+  return own.width > 0 ? own.width : site.width;
+}
+
+// The same in all these layers, where they are told apart.
+int count_units(
+    const InterpretableModel& model,
+    const LayerSite& site,
+    const GridChoice& choice,
+    const std::vector<int>& layers,
+    const char* who) {
+  const bool heads = site.heads > 0;
+  if (layers.empty()) return heads ? site.heads : site.width;
+  const int n = units_in(model, site, layers[0]);
+  const bool told_apart = !choice.heads.empty() || !choice.neurons.empty() ||
+                          std::ranges::count(choice.by, Axis::head) > 0 ||
+                          std::ranges::count(choice.by, Axis::neuron) > 0;
+  for (const int layer : layers)
+    if (const int own = units_in(model, site, layer); told_apart && own != n)
+      fail(
+          ErrorKind::usage,
+          "[{}] '{}' has {} {} in layer {} and {} in layer {}; choose layers "
+          "that have the same number",
+          who,
+          site.relative,
+          n,
+          heads ? "heads" : "neurons",
+          layers[0],
+          own,
+          layer);
+  return n;
+}
+
 }  // namespace
 
 Grid make_grid(
@@ -121,9 +161,10 @@ Grid make_grid(
         site.relative);
   const auto positions = chosen(
       choice.positions, static_cast<int>(lengths.front()), "position", who);
+  const int n_units = count_units(model, site, choice, layers, who);
   const auto units = site.heads > 0
-                         ? chosen(choice.heads, site.heads, "head", who)
-                         : chosen(choice.neurons, site.width, "neuron", who);
+                         ? chosen(choice.heads, n_units, "head", who)
+                         : chosen(choice.neurons, n_units, "neuron", who);
   Grid grid;
   size_t n = 1;
   for (const auto axis : choice.by) {

@@ -49,9 +49,9 @@ mx::array head_gain(
     const mx::array& weight,
     const std::optional<nn::Norm>& norm,
     const DecoderConfig& config,
-    int heads) {
+    int heads,
+    int d) {
   if (!norm) return weight;
-  const int d = config.d_head;
   auto by = gain(*norm, config.qk_norm_config);
   if (by.size() == static_cast<size_t>(d)) by = mx::tile(by, {heads});
   return mx::multiply(weight, mx::reshape(by, {heads * d, 1}));
@@ -104,28 +104,41 @@ HeadCircuits head_circuits(
       continue;
     }
     const auto& attn = *layer.attention();
-    const auto read = [&](const mx::array& weight, int heads) {
-      return by_head(
-          reading(float32(weight), pointer(layer.ln1), config.norm),
-          heads,
-          config.n_heads);
-    };
-    const int kv = config.n_kv_heads;
+    // Whose keys and values it reads.
+    const int other = attn.config().kv_layer;
+    const auto& from =
+        attn.config().own_kv ? layer : *decoder.layers[size_t(other)];
+    const auto& keys = *from.attention();
+    const auto read =
+        [&](const mx::array& weight, const DecoderLayer& by, int heads) {
+          return by_head(
+              reading(float32(weight), pointer(by.ln1), config.norm),
+              heads,
+              config.n_heads);
+        };
+    const int kv = keys.config().n_kv_heads, d = attn.config().d_head;
     const auto w_q = read(
         head_gain(
-            attn.q_proj.weight.numbers(), attn.q_norm, config, config.n_heads),
+            attn.q_proj.weight.numbers(),
+            attn.q_norm,
+            config,
+            config.n_heads,
+            d),
+        layer,
         config.n_heads);
     const auto w_k = read(
-        head_gain(attn.k_proj.weight.numbers(), attn.k_norm, config, kv), kv);
-    const auto w_v = read(attn.v_proj.weight.numbers(), kv);
+        head_gain(keys.k_proj->weight.numbers(), keys.k_norm, config, kv, d),
+        from,
+        kv);
+    const auto w_v = read(
+        (keys.v_proj ? keys.v_proj : keys.k_proj)->weight.numbers(), from, kv);
     auto w_o =
         float32(attn.o_proj.weight.numbers());  // [d_model, head * d_head]
     if (layer.ln1_post)
       w_o = mx::multiply(
           mx::expand_dims(gain(*layer.ln1_post, config.norm), 1), w_o);
     w_o = mx::transpose(
-        mx::reshape(w_o, {config.d_model, config.n_heads, config.d_head}),
-        {1, 0, 2});
+        mx::reshape(w_o, {config.d_model, config.n_heads, d}), {1, 0, 2});
     shares(mx::matmul(mx::matmul(w_v, said), w_o), out.copying.values);
     shares(
         mx::matmul(mx::matmul(w_k, gram), mx::swapaxes(w_q, 1, 2)),

@@ -134,16 +134,24 @@ void walk(
     return;
   }
   const PassRows rows{.lengths = std::vector<int>(size(n), length)};
-  auto x = Stepper(model, nullptr, rows).embed(ids_of(batch.prompts));
+  Stepper first(model, nullptr, rows);
+  auto x = first.embed(ids_of(batch.prompts));
+  auto carried = std::move(first.carried());
+  const auto through = [&](int i, Observer* observer) {
+    Stepper stepper(model, observer, rows);
+    stepper.carried() = std::move(carried);
+    x = stepper.layer(i, x);
+    carried = std::move(stepper.carried());
+  };
   for (int i = 0; i < decoder->config().n_layers; ++i) {
     const auto* attn = decoder->layers[size(i)]->attention();
     if (!attn) {
-      x = Stepper(model, nullptr, rows).layer(i, x);
+      through(i, nullptr);
       continue;
     }
     const auto site = attn->pattern_site();
     TraceContext context(model.shared_sites(), {}, rows.lengths, {site});
-    x = Stepper(model, &context, rows).layer(i, x);
+    through(i, &context);
     auto sums = sums_of(context.value(model.sites()[site].name));
     mx::eval(x, sums);
     seen(i, sums);

@@ -30,6 +30,11 @@ std::string at(int layer, const char* site) {
   return fmt::format("layers.{}.{}", layer, site);
 }
 
+// Of an MLP beside experts, a norm of both divides what its neurons wrote.
+bool has_neurons(const DecoderLayer& layer) {
+  return layer.mlp && !layer.moe;
+}
+
 // Taking one prompt apart. A direction is a vector [d] that a part is
 // multiplied with; each step backwards makes one of what stands before it.
 class Decomposition {
@@ -68,24 +73,29 @@ class Decomposition {
     const auto normed = tokens(decoder_.unembed.weight().numbers());
     const auto stream = before(decoder_.ln_final, normed, of("ln_final.scale"));
 
+    scale_back(stream);
     auto embed = of("layers.0.resid_pre");
     if (decoder_.pos_embed) {
       const auto positions = of("pos_embed");
       embed = mx::subtract(embed, positions);
-      add(Kind::embed, -1, dot(embed, stream));
-      add(Kind::pos_embed, -1, dot(positions, stream));
+      add(Kind::embed, -1, dot(embed, streams_[0]));
+      add(Kind::pos_embed, -1, dot(positions, streams_[0]));
     } else {
-      add(Kind::embed, -1, dot(embed, stream));
+      add(Kind::embed, -1, dot(embed, streams_[0]));
     }
     for (int i = 0; i < config_.n_layers; ++i) {
       const size_t first = values_.size();
-      attention(i, stream);
-      feed_forward(i, stream);
+      const auto& within = streams_[static_cast<size_t>(i)];
+      attention(i, within);
+      feed_forward(i, within);
+      if (layer_of(i).ple)
+        add(Kind::ple_out, i, dot(of(at(i, "ple_out")), within));
       if (!edited_) continue;
       const auto before =
           i == 0 ? of("layers.0.resid_pre") : of(at(i - 1, "resid_post"));
-      const auto all =
-          dot(mx::subtract(of(at(i, "resid_post")), before), stream);
+      const auto all = mx::subtract(
+          dot(of(at(i, "resid_post")), streams_[static_cast<size_t>(i) + 1]),
+          dot(before, within));
       add(Kind::edits, i, mx::subtract(all, sum_from(first)));
     }
     if (const auto& bias = decoder_.ln_final.bias)
@@ -97,8 +107,16 @@ class Decomposition {
       add(Kind::edits, -1, mx::subtract(mx::sum(*model_), sum_from(0)));
   }
 
+  struct Result {
+    std::vector<LogitPart> parts;
+    float model = 0;
+    /** What the stream before each layer, and at the end, is multiplied with
+     * from there on. */
+    std::vector<float> factors = {};
+  };
+
   // Evaluates. The parts, and what the model says.
-  std::pair<std::vector<LogitPart>, float> parts() {
+  Result parts() {
     auto all = values_;
     all.push_back(*model_);
     mx::eval(all);
@@ -114,7 +132,15 @@ class Decomposition {
              .unit = units ? static_cast<int>(u) : -1,
              .value = data[u]});
     }
-    return {std::move(out), model_->item<float>()};
+    Result result{std::move(out), model_->item<float>()};
+    result.factors.assign(static_cast<size_t>(config_.n_layers) + 1, 1.0f);
+    for (int i = config_.n_layers; i-- > 0;) {
+      const auto at_end = static_cast<size_t>(i);
+      result.factors[at_end] = result.factors[at_end + 1];
+      if (layer_of(i).layer_scalar)
+        result.factors[at_end] *= of(at(i, "layer_scalar")).item<float>();
+    }
+    return result;
   }
 
  private:
@@ -131,14 +157,31 @@ class Decomposition {
       } else {
         out.push_back(at(i, "attn_out"));
       }
-      if (unit_ == Unit::neuron && layer.mlp) {
+      if (unit_ == Unit::neuron && has_neurons(layer)) {
         out.push_back(at(i, "mlp.post"));
         if (layer.ln2_post) out.push_back(at(i, "ln2_post.scale"));
       } else {
         out.push_back(at(i, "mlp_out"));
       }
+      if (layer.ple) out.push_back(at(i, "ple_out"));
+      if (layer.layer_scalar) out.push_back(at(i, "layer_scalar"));
     }
     return out;
+  }
+
+  const DecoderLayer& layer_of(int i) const {
+    return *decoder_.layers[static_cast<size_t>(i)];
+  }
+
+  // What a layer adds is multiplied by its scalar and those of all later ones.
+  void scale_back(const mx::array& stream) {
+    streams_ = {stream};
+    for (int i = config_.n_layers; i-- > 0;)
+      streams_.push_back(
+          layer_of(i).layer_scalar
+              ? mx::multiply(streams_.back(), of(at(i, "layer_scalar")))
+              : streams_.back());
+    std::ranges::reverse(streams_);
   }
 
   // Of all parts from one on.
@@ -223,7 +266,7 @@ class Decomposition {
 
   void feed_forward(int i, const mx::array& stream) {
     const auto& layer = *decoder_.layers[static_cast<size_t>(i)];
-    if (unit_ != Unit::neuron || !layer.mlp)
+    if (unit_ != Unit::neuron || !has_neurons(layer))
       return add(Kind::mlp_out, i, dot(of(at(i, "mlp_out")), stream));
     const auto post = of(at(i, "mlp.post"));
     through(
@@ -250,6 +293,8 @@ class Decomposition {
   std::vector<std::pair<Kind, int>> kinds_;
   std::vector<mx::array> values_;
   std::optional<mx::array> model_;
+  /** The direction that each layer's parts are read by; last: the final one. */
+  std::vector<mx::array> streams_;
 };
 
 void check(
@@ -264,16 +309,20 @@ void check(
   const auto& layers = model.decoder().layers;
   if (options.unit == Unit::neuron &&
       std::ranges::none_of(
-          layers, [](const auto& l) { return l->mlp.has_value(); }))
+          layers, [](const auto& l) { return has_neurons(*l); }))
     fail(
         ErrorKind::usage,
-        "[logit_attribution] each layer of this model is a mixture of experts, "
+        "[logit_attribution] each layer of this model has a mixture of "
+        "experts, "
         "whose neurons have no site; use component or head");
 }
 
-// Running sums at the layers' borders.
+// What the stream says at the layers' borders: running sums, less what it is
+// still to be multiplied with.
 std::vector<float> accumulated(
-    const std::vector<LogitPart>& parts, int layers) {
+    const std::vector<LogitPart>& parts,
+    int layers,
+    const std::vector<float>& factors) {
   std::vector<double> by_layer(static_cast<size_t>(layers) + 1);
   double biases = 0;
   for (const auto& part : parts)
@@ -285,9 +334,12 @@ std::vector<float> accumulated(
       by_layer[static_cast<size_t>(border)] += static_cast<double>(part.value);
     }
   std::vector<float> out;
-  double sum = biases;
-  for (const double value : by_layer)
-    out.push_back(static_cast<float>(sum += value));
+  double sum = 0;
+  for (size_t i = 0; i < by_layer.size(); ++i) {
+    sum += by_layer[i];
+    out.push_back(
+        static_cast<float>(biases + sum / static_cast<double>(factors[i])));
+  }
   return out;
 }
 
@@ -303,6 +355,8 @@ const char* name(LogitPart::Kind kind) {
       return "attn_out";
     case Kind::mlp_out:
       return "mlp_out";
+    case Kind::ple_out:
+      return "ple_out";
     case Kind::head:
       return "head";
     case Kind::neuron:
@@ -338,15 +392,20 @@ LogitAttribution logit_attribution(
     metrics[i].position_in(static_cast<int>(prompts[i].size()));
   }
   LogitAttribution out;
-  std::vector<double> sums, squares;
+  const auto& config = model.decoder().config();
+  std::vector<double> sums, squares, running;
   double said = 0;
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (options.progress)
       options.progress(
           "Attributing",
           static_cast<double>(i) / static_cast<double>(prompts.size()));
-    auto [parts, value] =
+    auto [parts, value, factors] =
         Decomposition(model, options.unit, prompts[i], metrics[i]).parts();
+    const auto own = accumulated(parts, config.n_layers, factors);
+    running.resize(own.size());
+    for (size_t layer = 0; layer < own.size(); ++layer)
+      running[layer] += static_cast<double>(own[layer]);
     sums.resize(parts.size());
     squares.resize(parts.size());
     for (size_t p = 0; p < parts.size(); ++p) {
@@ -375,9 +434,9 @@ LogitAttribution logit_attribution(
         std::sqrt(std::max(0.0, squares[p] / n - mean * mean)));
     sum += mean;
   }
-  const auto& config = model.decoder().config();
   out.layers = config.n_layers;
-  out.accumulated = accumulated(out.parts, out.layers);
+  for (const double all : running)
+    out.accumulated.push_back(static_cast<float>(all / n));
   out.sum = static_cast<float>(sum);
   out.model = static_cast<float>(said / n);
   out.softcap = config.logit_softcap;

@@ -47,6 +47,11 @@ class PathPatcher {
       others_.ids.push_back(
           heads >= 0 ? -1 : model.sites().find(others_.name_of(layer)));
     }
+    embeddings_.relative = "ple_out";
+    for (int i = 0; i < layer_count(model); ++i) {
+      const auto found = model.sites().lookup(embeddings_.name_of(i));
+      embeddings_.ids.push_back(found.empty() ? -1 : found[0]);
+    }
     for (auto& receiver : receivers_)
       check(receiver);
     read_pairs();
@@ -100,12 +105,16 @@ class PathPatcher {
   void check(Receiver& receiver) const {
     const bool q = receiver.input == Receiver::Input::q;
     const int layers = layer_count(model_);
-    const int heads = layer_site(model_, name_of(receiver.input)).heads;
+    const auto inputs = layer_site(model_, name_of(receiver.input));
+    int heads = inputs.heads;
     const int queries = heads_.heads;
     const int layer =
         receiver.layer < 0 ? layers + receiver.layer : receiver.layer;
     const bool there = layer >= 0 && layer < layers;
     const bool query = receiver.head >= 0 && receiver.head < queries;
+    const auto* decoder = decoder_of(model_);
+    if (decoder && there && inputs.ids[static_cast<size_t>(layer)] >= 0)
+      heads = model_.sites()[inputs.ids[static_cast<size_t>(layer)]].n_heads;
     if (there && query && receiver.head >= heads) {
       const int group = queries / heads;
       const Head own{layer, receiver.head / group};
@@ -144,6 +153,18 @@ class PathPatcher {
           name(Head{layer, receiver.head}),
           name_of(receiver.input),
           layer);
+    if (decoder && inputs.ids[static_cast<size_t>(layer)] < 0)
+      fail(
+          ErrorKind::usage,
+          "[path_patch] receiver {}.{}: layer {} reads the keys and values of "
+          "layer {}; name a head of that one",
+          name(Head{layer, receiver.head}),
+          name_of(receiver.input),
+          layer,
+          decoder->layers[static_cast<size_t>(layer)]
+              ->attention()
+              ->config()
+              .kv_layer);
   }
 
   void read_pairs() {
@@ -195,7 +216,8 @@ class PathPatcher {
         .sites =
             {{.ids = heads_.ids, .layout = Layout::heads},
              {.ids = mlps_.ids},
-             {.ids = others_.ids}},
+             {.ids = others_.ids},
+             {.ids = embeddings_.ids}},
         .cells = {},
         .metric = metrics_[pair],
         .reference = options_.direction == Direction::noise ? 0 : 1,
@@ -231,7 +253,9 @@ class PathPatcher {
         };
         hold(0, layer + 1);
         hold(2, layer + 1);
-        if (!options_.through_mlps) hold(1, head ? layer : layer + 1);
+        if (options_.through_mlps) continue;
+        hold(1, head ? layer : layer + 1);
+        hold(3, layer);
       }
     }
     return wave.sweep();
@@ -307,7 +331,7 @@ class PathPatcher {
     const auto& [run, source] = pairs_[pair];
     const auto& metric = metrics_[pair];
     auto names = saved_names(heads_);
-    for (const auto* site : {&mlps_, &others_}) {
+    for (const auto* site : {&mlps_, &others_, &embeddings_}) {
       const auto more = saved_names(*site);
       names.insert(names.end(), more.begin() + 1, more.end());
     }
@@ -331,7 +355,9 @@ class PathPatcher {
       };
       hold(heads_, layer + 1);
       hold(others_, layer + 1);
-      if (!options_.through_mlps) hold(mlps_, head ? layer : layer + 1);
+      if (options_.through_mlps) return edits;
+      hold(mlps_, head ? layer : layer + 1);
+      hold(embeddings_, layer);
       return edits;
     };
     std::vector<std::string> read = {"logits"};
@@ -379,7 +405,7 @@ class PathPatcher {
   const InterpretableModel& model_;
   const PathPatchOptions& options_;
   const bool walks_ = decoder_of(model_) != nullptr;
-  LayerSite sender_, heads_, mlps_, others_;
+  LayerSite sender_, heads_, mlps_, others_, embeddings_;
   std::vector<Receiver> receivers_;
   std::vector<std::pair<std::vector<int>, std::vector<int>>> pairs_;
   std::vector<Readout> metrics_;

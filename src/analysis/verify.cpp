@@ -194,17 +194,32 @@ class Verifier {
   bool mixture(size_t layer) const {
     return decoder_.layers[layer]->moe.has_value();
   }
+  std::string experts(size_t layer) const {
+    return fmt::format(
+        "layers.{}.{}.expert_indices",
+        layer,
+        decoder_.layers[layer]->moe_name());
+  }
 
   void read_reference() {
     std::vector<std::string> save = {
         "embed", "logits", "layers.*.{resid_pre,resid_post,attn_out,mlp_out}"};
     for (const auto i : attending_)
-      save.push_back(layer_site(i, "attn.{scores,pattern,q,k,v,z,output}"));
+      save.push_back(layer_site(
+          i,
+          decoder_.layers[i]->attention()->config().own_kv
+              ? "attn.{scores,pattern,q,k,v,z,output}"
+              : "attn.{scores,pattern,q,z,output}"));
     if (decoder_.pos_embed) save.emplace_back("pos_embed");
     for (const auto i : attending_)
       if (sinks(i)) save.push_back(layer_site(i, "attn.sink_share"));
     for (size_t i = 0; i < decoder_.layers.size(); ++i)
-      if (mixture(i)) save.push_back(layer_site(i, "mlp.expert_indices"));
+      if (mixture(i)) save.push_back(experts(i));
+    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+      const auto& layer = *decoder_.layers[i];
+      if (layer.ple) save.push_back(layer_site(i, "ple_out"));
+      if (layer.layer_scalar) save.push_back(layer_site(i, "layer_scalar"));
+    }
     reference_ = run(ids_, save);
     for (const auto i : attending_) {
       const auto scores = wide(reference(layer_site(i, "attn.scores")));
@@ -221,7 +236,7 @@ class Verifier {
     for (size_t i = 0; i < decoder_.layers.size(); ++i) {
       std::vector<std::string> sites;
       if (i > 0) sites.push_back(layer_site(i, "resid_pre"));
-      if (mixture(i)) sites.push_back(layer_site(i, "mlp.expert_indices"));
+      if (mixture(i)) sites.push_back(experts(i));
       for (const auto& site : sites)
         edits.push_back({site, as_in(reference(site), first)});
     }
@@ -256,6 +271,11 @@ class Verifier {
     for (size_t i = 0; i < decoder_.layers.size(); ++i) {
       sum = mx::add(sum, wide(reference(layer_site(i, "attn_out"))));
       sum = mx::add(sum, wide(reference(layer_site(i, "mlp_out"))));
+      const auto& layer = *decoder_.layers[i];
+      if (layer.ple)
+        sum = mx::add(sum, wide(reference(layer_site(i, "ple_out"))));
+      if (layer.layer_scalar)
+        sum = mx::multiply(sum, wide(reference(layer_site(i, "layer_scalar"))));
       last = layer_site(i, "resid_post");
       largest = std::max(largest, magnitude(reference(last)));
     }
@@ -332,7 +352,16 @@ class Verifier {
     std::vector<Edit> edits;
     for (const auto& [name, value] : *reference_)
       for (const auto* end :
-           {"embed", ".q", ".k", ".v", ".z", "attn_out", "mlp_out", "_post"})
+           {"embed",
+            ".q",
+            ".k",
+            ".v",
+            ".z",
+            "attn_out",
+            "mlp_out",
+            "ple_out",
+            "layer_scalar",
+            "_post"})
         if (name.ends_with(end)) {
           edits.push_back({name, replace_with(value)});
           break;

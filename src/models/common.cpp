@@ -135,6 +135,24 @@ void set_longrope(
         "an attention factor of");
 }
 
+// Pairs are those of the whole head; the first ones alone turn (Gemma 4).
+void set_proportional(
+    nn::Rope& rope, const ConfigReader& scaling, int d_head, float part) {
+  const double factor = scaling.has("factor")
+                            ? static_cast<double>(scaling.positive("factor"))
+                            : 1;
+  rope.dims = d_head;
+  const auto turning =
+      static_cast<size_t>(std::floor(static_cast<double>(part) * d_head / 2));
+  auto wavelengths = plain_periods(d_head, rope.theta);
+  wavelengths.resize(turning);
+  for (auto& period : wavelengths)
+    period *= factor;
+  rope.wavelengths = narrow(wavelengths);
+  rope.wavelengths.resize(
+      static_cast<size_t>(d_head / 2), std::numeric_limits<float>::infinity());
+}
+
 }  // namespace
 
 nn::Rope rope_of(
@@ -167,7 +185,10 @@ nn::Rope rope_of(
   rope.theta = scaling.positive("rope_theta", defaults.theta);
   const float part = scaling.positive("partial_rotary_factor", defaults.part);
   rope.dims = static_cast<int>(static_cast<float>(d_head) * part);
-  if (part > 1 || rope.dims < 2 || rope.dims % 2 != 0)
+  const auto older = scaling.text_or("type", "default");
+  auto type = scaling.text_or("rope_type", older.c_str());
+  const bool pairs = rope.dims >= 2 && rope.dims % 2 == 0;
+  if (part > 1 || (!pairs && type != "proportional"))
     fail(
         ErrorKind::bad_data,
         "[config.json] 'partial_rotary_factor' is {}; of head_dim {} it must "
@@ -175,8 +196,6 @@ nn::Rope rope_of(
         part,
         d_head);
 
-  const auto older = scaling.text_or("type", "default");
-  auto type = scaling.text_or("rope_type", older.c_str());
   // Some Phi-3 say "yarn" and mean their lists of factors.
   if (type == "yarn" && scaling.has("long_factor")) type = "longrope";
   const int original = scaling.integer_or(
@@ -184,6 +203,10 @@ nn::Rope rope_of(
   rope.kind = type;
   narrow(plain_periods(rope.dims, rope.theta));  // refuses what cannot turn
   if (type == "default") return rope;
+  if (type == "proportional") {
+    set_proportional(rope, scaling, d_head, part);
+    return rope;
+  }
   if (scaling.has("factor"))
     rope.max_positions = static_cast<int>(std::min<double>(
         static_cast<double>(scaling.positive("factor")) * original, 1 << 30));
@@ -214,7 +237,7 @@ nn::Rope rope_of(
     fail(
         ErrorKind::bad_data,
         "[config.json] RoPE scaling '{}' is not supported; known: default, "
-        "linear, dynamic, llama3, yarn, longrope",
+        "linear, dynamic, llama3, yarn, longrope, proportional",
         printable(type));
   }
   return rope;

@@ -64,7 +64,7 @@ struct RopeDefaults {
 };
 
 /** The rotation that rope_parameters, or the older rope_theta and rope_scaling,
- * describe: default, linear, dynamic, llama3, yarn, longrope. */
+ * describe: default, linear, dynamic, llama3, yarn, longrope, proportional. */
 nn::Rope rope_of(
     const ConfigReader& config,
     int d_head,

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/fail.h"
@@ -22,6 +23,17 @@ T at(const std::vector<T>& flags, int layer, T otherwise) {
 
 mx::array times(const mx::array& x, float factor) {
   return factor == 1.0f ? x : mx::multiply(x, mx::array(factor, x.dtype()));
+}
+
+nn::PerLayerConfig per_layer_config(const DecoderConfig& config) {
+  return {
+      .vocab = config.per_layer_vocab,
+      .d_model = config.d_model,
+      .n_layers = config.n_layers,
+      .d = config.d_per_layer,
+      .activation = config.activation,
+      .norm = config.norm,
+  };
 }
 
 std::unique_ptr<nn::Mixer> mixer_of(const DecoderConfig& config, int layer) {
@@ -48,8 +60,8 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer) {
   nn::AttentionConfig attn{
       .d_model = config.d_model,
       .n_heads = config.n_heads,
-      .n_kv_heads = config.n_kv_heads,
-      .d_head = config.d_head,
+      .n_kv_heads = at(config.kv_heads, layer, config.n_kv_heads),
+      .d_head = at(config.d_heads, layer, config.d_head),
       .qkv_bias = config.qkv_bias,
       .out_bias = config.attn_out_bias,
       .rope = config.rope,
@@ -63,12 +75,20 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer) {
       .qk_norm = config.qk_norm,
       .norm = config.qk_norm_config,
       .norm_rotated = config.qk_norm_rotated,
+      .v_norm = config.v_norm,
+      .k_eq_v = at(config.k_eq_v, layer, false),
       .q_scale = config.q_scale,
   };
+  if (const int source = at(config.kv_layers, layer, layer); source != layer) {
+    attn.kv_layer = source;
+    attn.own_kv = false;
+  } else if (std::ranges::count(config.kv_layers, layer) > 1) {
+    attn.kv_layer = layer;
+  }
   if (config.local_rope && attn.window > 0) attn.rope = *config.local_rope;
   if (at(config.no_rope, layer, false)) attn.rope.dims = 0;
   if (config.scale_by_layer) {
-    const auto d_head = static_cast<float>(config.d_head);
+    const auto d_head = static_cast<float>(attn.d_head);
     const float scale = attn.scale > 0 ? attn.scale : 1 / std::sqrt(d_head);
     attn.scale = scale / static_cast<float>(layer + 1);
   }
@@ -79,47 +99,96 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
     : mixer(mixer_of(config, layer)),
       parallel_(config.parallel),
       residual_scale_(config.residual_scale) {
-  const SiteTraits stream{.width = config.d_model, .stage = Stage::after};
-  describe({.width = config.d_model, .stage = Stage::before}, stream);
   const auto add_norm = [&](const char* name, auto& norm, Stage stage) {
     add(name, norm.emplace(config.d_model, config.norm), stage);
   };
   if (config.pre_norms) add_norm("ln1", ln1, Stage::before);
-  const std::string part(mixer->name());
-  add(part, *mixer, Stage::inside);
+  add(std::string(mixer->name()), *mixer, Stage::inside);
   if (config.post_norms) add_norm("ln1_post", ln1_post, Stage::after);
   if (config.pre_norms && !config.shared_norm)
     add_norm("ln2", ln2, Stage::after);
-  if (config.moe && !at(config.dense, layer, false))
-    add("mlp", moe.emplace(*config.moe), Stage::after);
-  else
+  add_feed_forward(config, layer);
+  if (moe_beside()) {
+    add_norm("ln_mlp_post", ln_mlp_post, Stage::after);
+    add_norm("ln_moe_post", ln_moe_post, Stage::after);
+  }
+  if (config.post_norms) add_norm("ln2_post", ln2_post, Stage::after);
+  if (config.d_per_layer > 0) {
+    add("ple", ple.emplace(per_layer_config(config), layer), Stage::after);
+    add_norm("ln_ple_post", ln_ple_post, Stage::after);
+  }
+  add_names(config);
+}
+
+void DecoderLayer::add_feed_forward(const DecoderConfig& config, int layer) {
+  const bool experts = config.moe && !at(config.dense, layer, false);
+  if (!experts || config.moe_beside)
     add("mlp",
         mlp.emplace(nn::MLPConfig{
             .d_model = config.d_model,
-            .d_mlp = config.d_mlp,
+            .d_mlp = at(config.d_mlps, layer, config.d_mlp),
             .activation = config.activation,
             .gated = config.gated,
             .bias = config.mlp_bias,
         }),
         Stage::after);
-  if (config.post_norms) add_norm("ln2_post", ln2_post, Stage::after);
+  if (experts)
+    add(config.moe_beside ? "moe" : "mlp",
+        moe.emplace(*config.moe),
+        Stage::after);
+}
 
+void DecoderLayer::add_names(const DecoderConfig& config) {
+  const SiteTraits stream{.width = config.d_model, .stage = Stage::after};
+  describe({.width = config.d_model, .stage = Stage::before}, stream);
   alias("resid_pre", "input");
   // Where a norm or a factor stands behind it, what is added to the residual
   // stream is a value of its own; else it is the module's output.
-  if (config.residual_scale != 1.0f) {
-    attn_out_ = site("attn_out", stream);
-    mlp_out_ = site("mlp_out", stream);
-  } else {
-    alias("attn_out", config.post_norms ? "ln1_post.output" : part + ".output");
-    alias("mlp_out", config.post_norms ? "ln2_post.output" : "mlp.output");
-  }
+  const bool scaled = config.residual_scale != 1.0f;
+  const auto name = [&](const char* added,
+                        std::optional<Slot>& slot,
+                        bool own,
+                        const std::string& output) {
+    if (own)
+      slot = site(added, stream);
+    else
+      alias(added, output + ".output");
+  };
+  name(
+      "attn_out",
+      attn_out_,
+      scaled,
+      config.post_norms ? "ln1_post" : std::string(mixer->name()));
+  name(
+      "mlp_out",
+      mlp_out_,
+      scaled || (moe_beside() && !config.post_norms),
+      config.post_norms ? "ln2_post" : "mlp");
+  if (ple) alias("ple_out", "ln_ple_post.output");
   if (!config.parallel) resid_mid_ = site("resid_mid", stream);
+  if (config.layer_scalar) {
+    add("layer_scalar", layer_scalar.emplace(mx::ones({1})));
+    layer_scalar_ = site("layer_scalar", {.width = 1, .stage = Stage::after});
+  }
   alias("resid_post", "output");
 }
 
-mx::array DecoderLayer::feed_forward(const mx::array& x, Pass& pass) const {
-  return mlp ? (*mlp)(x, pass) : (*moe)(x, pass);
+mx::array DecoderLayer::feed_forward(
+    const mx::array& x, const mx::array& stream, Pass& pass) const {
+  if (!mlp) return (*moe)(x, pass);
+  auto y = (*mlp)(x, pass);
+  if (!moe) return y;
+  y = (*ln_mlp_post)(y, pass);
+  return mx::add(y, (*ln_moe_post)((*moe)(stream, pass), pass));
+}
+
+mx::array DecoderLayer::finished(mx::array stream, Pass& pass) const {
+  if (ple) stream = mx::add(stream, (*ln_ple_post)((*ple)(stream, pass), pass));
+  if (!layer_scalar) return stream;
+  const auto each = mx::broadcast_to(
+      mx::astype(*layer_scalar, stream.dtype()),
+      {stream.shape(0), stream.shape(1), 1});
+  return mx::multiply(stream, tap(pass, *layer_scalar_, each));
 }
 
 mx::array DecoderLayer::written(
@@ -141,16 +210,16 @@ mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
     const auto both =
         ln2 ? (*ln2)(stream, pass) : pass.gather_output_rows(read);
     const auto mlp_out =
-        written(feed_forward(both, pass), ln2_post, mlp_out_, pass);
-    return mx::add(mx::add(stream, attn_out), mlp_out);
+        written(feed_forward(both, stream, pass), ln2_post, mlp_out_, pass);
+    return finished(mx::add(mx::add(stream, attn_out), mlp_out), pass);
   }
   const auto mid = tap(pass, *resid_mid_, mx::add(stream, attn_out));
   const auto mlp_out = written(
-      feed_forward(ln2 ? (*ln2)(mid, pass) : mid, pass),
+      feed_forward(ln2 ? (*ln2)(mid, pass) : mid, mid, pass),
       ln2_post,
       mlp_out_,
       pass);
-  return mx::add(mid, mlp_out);
+  return finished(mx::add(mid, mlp_out), pass);
 }
 
 Unembedding::Unembedding(
@@ -202,6 +271,7 @@ Decoder::Decoder(const DecoderConfig& config)
   add("embed", embed);
   if (config.positions > 0)
     add("pos_embed", pos_embed.emplace(config.positions, config.d_model));
+  if (config.d_per_layer > 0) add("ple", ple.emplace(per_layer_config(config)));
   for (int i = 0; i < config.n_layers; ++i) {
     layers.push_back(std::make_unique<DecoderLayer>(config, i));
     add(fmt::format("layers.{}", i), *layers.back());
@@ -243,6 +313,7 @@ mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
 
 mx::array Decoder::embedded(const mx::array& ids, Pass& pass) const {
   auto x = embed(ids, pass);
+  if (ple) ple->carry(ids, x, pass);
   if (!pos_embed) return x;
   const int first = config_.position_offset + pass.cache_offset();
   const auto row = mx::arange(first, first + ids.shape(1));

@@ -18,7 +18,8 @@ extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
     hunyuan_family, cohere2_family, apertus_family, ernie4_5_family,
     nemotron_family, olmo_family, gpt_bigcode_family, codegen_family,
     arcee_family, gpt_oss_family, bloom_family, mpt_family, falcon_family,
-    lfm2_family, qwen3_next_family, qwen3_5_family, qwen3_5_moe_family;
+    lfm2_family, qwen3_next_family, qwen3_5_family, qwen3_5_moe_family,
+    gemma4_family;
 
 std::span<const Family> families() {
   static const std::array all = {
@@ -37,7 +38,8 @@ std::span<const Family> families() {
       olmo_family,       gpt_bigcode_family, codegen_family,
       arcee_family,      gpt_oss_family,     bloom_family,
       mpt_family,        falcon_family,      lfm2_family,
-      qwen3_next_family, qwen3_5_family,     qwen3_5_moe_family};
+      qwen3_next_family, qwen3_5_family,     qwen3_5_moe_family,
+      gemma4_family};
   return all;
 }
 

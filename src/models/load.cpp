@@ -102,6 +102,19 @@ class Loader {
       slots_.at(path).matrix = matrix;
   }
 
+  // Keys and values that checkpoints keep where another layer's are read.
+  bool unread(const std::string& path) const {
+    const auto& layers = decoder_->layers;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const auto* attn = layers[i]->attention();
+      if (!attn || attn->config().own_kv) continue;
+      for (const auto* part : {"k_proj", "v_proj", "k_norm", "v_norm"})
+        if (path.starts_with(fmt::format("layers.{}.attn.{}.", i, part)))
+          return true;
+    }
+    return false;
+  }
+
   // Everything is checked before the first weight is read.
   void plan() {
     std::vector<std::string> extra;
@@ -111,7 +124,7 @@ class Loader {
         continue;
       if (path == "unembed.weight" && decoder_->config().tied)
         fill_once(second_unembedding_, tensor, path);
-      else if (!derived(tensor.name))
+      else if (!derived(tensor.name) && !unread(path))
         extra.push_back(tensor.name);
     }
     const auto missing = missing_tensors();

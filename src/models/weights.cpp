@@ -177,12 +177,24 @@ Projection projection(
     return attention_of(decoder, name, number);
   };
   if (what == "Q") return of(attn().q_proj, pointer(layer.ln1));
-  if (what == "K") return of(attn().k_proj, pointer(layer.ln1));
-  if (what == "V") return of(attn().v_proj, pointer(layer.ln1));
+  if (what == "K" || what == "V") {
+    const auto& own = attn();
+    if (!own.config().own_kv)
+      absent(
+          decoder,
+          name,
+          fmt::format(
+              "layer {} reads the keys and values of layer {}; ask for that "
+              "one",
+              number,
+              own.config().kv_layer));
+    const bool values = what == "V" && own.v_proj;
+    return of(values ? *own.v_proj : *own.k_proj, pointer(layer.ln1));
+  }
   if (what == "O") return of(attn().o_proj, nullptr);
   const auto* norm =
       pointer(decoder.config().shared_norm ? layer.ln1 : layer.ln2);
-  if (layer.moe) {
+  if (layer.moe && !layer.mlp) {
     const auto& experts = layer.moe->experts;
     const auto& from = what == "out"  ? experts.down_proj
                        : what == "in" ? experts.up_proj
@@ -213,7 +225,8 @@ mx::array of_layer(
       is_bias(name) ? from.shift(part.folded) : from.rows(config, part.folded);
   if (!of_heads(name)) return is_bias(name) ? y : mx::swapaxes(y, -1, -2);
   const bool kv = stem(name) == "K" || stem(name) == "V";
-  const int n = kv ? config.n_kv_heads : config.n_heads;
+  const auto& attn = attention_of(decoder, name, layer).config();
+  const int n = kv ? attn.n_kv_heads : attn.n_heads;
   const int group = config.n_heads / n;
   if (name == "W_O") {
     const auto all = heads_of_output(y, n);

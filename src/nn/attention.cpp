@@ -1,5 +1,7 @@
 #include "mlxterp/nn/attention.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -30,10 +32,6 @@ mx::array joined(std::vector<mx::array> parts) {
 
 Attention::Attention(const AttentionConfig& config)
     : q_proj(config.d_model, config.n_heads * config.d_head, config.qkv_bias),
-      k_proj(
-          config.d_model, config.n_kv_heads * config.d_head, config.qkv_bias),
-      v_proj(
-          config.d_model, config.n_kv_heads * config.d_head, config.qkv_bias),
       o_proj(config.n_heads * config.d_head, config.d_model, config.out_bias),
       config_(config) {
   if (config_.scale <= 0)
@@ -41,25 +39,20 @@ Attention::Attention(const AttentionConfig& config)
   describe(
       {.width = config.d_model},
       {.width = config.d_model, .stage = Stage::after});
-  add("q_proj", q_proj);
-  add("k_proj", k_proj);
-  add("v_proj", v_proj);
-  if (config.gate)
-    add("gate_proj",
-        gate_proj.emplace(
-            config.d_model, config.n_heads * config.d_head, config.qkv_bias));
-  add("o_proj", o_proj, Stage::after);
+  add_projections();
   add_norms();
   const auto query = traits(Heads::query), kv = traits(Heads::kv);
-  q_ = site("q", query);
-  k_ = site("k", kv);
-  v_ = site("v", kv);
   const auto offered = [](SiteTraits it) {
     it.offered = true;
     return it;
   };
+  q_ = site("q", query);
+  if (config.own_kv) {
+    k_ = site("k", kv);
+    v_ = site("v", kv);
+  }
   rot_q_ = site("rot_q", offered(query));
-  rot_k_ = site("rot_k", offered(kv));
+  if (config.own_kv) rot_k_ = site("rot_k", offered(kv));
   add_steps();
   if (config.gate) {
     gate_ = site("gate", query);
@@ -71,6 +64,19 @@ Attention::Attention(const AttentionConfig& config)
   result.stage = Stage::after;
   result_ = site("result", result);
   if (config.q_scale) q_scale_ = site("q_scale", {.width = 1});
+}
+
+void Attention::add_projections() {
+  const int kv = config_.n_kv_heads * config_.d_head;
+  const auto made = [&](std::optional<Linear>& linear, int d_out) -> Linear& {
+    return linear.emplace(config_.d_model, d_out, config_.qkv_bias);
+  };
+  add("q_proj", q_proj);
+  if (config_.own_kv) add("k_proj", made(k_proj, kv));
+  if (config_.own_kv && !config_.k_eq_v) add("v_proj", made(v_proj, kv));
+  if (config_.gate)
+    add("gate_proj", made(gate_proj, config_.n_heads * config_.d_head));
+  add("o_proj", o_proj, Stage::after);
 }
 
 // What lies between rotated q and k and z.
@@ -113,11 +119,18 @@ void Attention::add_norms() {
     else
       norm.emplace(mx::Shape{each.n_heads, d}, config_.norm, each);
   };
-  if (config_.qk_norm == QkNorm::none) return;
-  make(q_norm, Heads::query);
-  make(k_norm, Heads::kv);
-  add("q_norm", *q_norm);
-  add("k_norm", *k_norm);
+  if (config_.qk_norm != QkNorm::none) {
+    make(q_norm, Heads::query);
+    add("q_norm", *q_norm);
+  }
+  if (!config_.own_kv) return;
+  if (config_.qk_norm != QkNorm::none) {
+    make(k_norm, Heads::kv);
+    add("k_norm", *k_norm);
+  }
+  if (config_.v_norm)
+    add("v_norm",
+        v_norm.emplace(mx::Shape{d}, *config_.v_norm, traits(Heads::kv)));
 }
 
 mx::array Attention::normed(
@@ -146,25 +159,85 @@ mx::array Attention::query_scale(const mx::array& x, Pass& pass) const {
   return tap(pass, *q_scale_, mx::broadcast_to(rows, {batch, length, 1}));
 }
 
-mx::array Attention::forward(const mx::array& x, Pass& pass) const {
-  const int batch = x.shape(0), length = x.shape(1);
-  const auto heads = [&](const Linear& project, int n) {
-    return mx::reshape(project(x, pass), {batch, length, n, config_.d_head});
-  };
-  const auto clipped = [&](mx::array y) {
-    const float most = config_.clip_qkv;
-    if (most == 0) return y;
-    return mx::clip(y, mx::array(-most, y.dtype()), mx::array(most, y.dtype()));
-  };
-  const int n = config_.n_heads, kv = config_.n_kv_heads;
-  const bool late = config_.norm_rotated;
-  auto q = tap(pass, q_, heads(q_proj, n));
-  q = clipped(late ? q : normed(q_norm, q, pass));
-  auto k = tap(pass, k_, heads(k_proj, kv));
-  k = clipped(late ? k : normed(k_norm, k, pass));
-  const auto v = tap(pass, v_, clipped(heads(v_proj, kv)));
+mx::array Attention::by_heads(
+    const Linear& project, const mx::array& x, int n, Pass& pass) const {
+  return mx::reshape(
+      project(x, pass), {x.shape(0), x.shape(1), n, config_.d_head});
+}
 
-  const auto& packed = pass.packed();
+mx::array Attention::clipped(mx::array y) const {
+  const float most = config_.clip_qkv;
+  if (most == 0) return y;
+  return mx::clip(y, mx::array(-most, y.dtype()), mx::array(most, y.dtype()));
+}
+
+// The sites speak [batch, pos, head, d_head], the rotation works on [batch,
+// head, pos, d_head]: turn back only for who looks.
+mx::array Attention::rotated(
+    const mx::array& y,
+    const std::optional<Norm>& norm,
+    const std::optional<mx::array>& by,
+    Slot slot,
+    Pass& pass) const {
+  auto turned = swap_pos_head(y);
+  if (config_.rope.dims > 0)
+    turned = pass.packed() ? config_.rope(turned, *pass.packed())
+                           : config_.rope(turned, pass.cache_offset());
+  if (config_.norm_rotated)
+    turned = swap_pos_head(normed(norm, swap_pos_head(turned), pass));
+  if (by) turned = mx::multiply(turned, mx::expand_dims(*by, 1));
+  if (pass.edits(id(slot)))
+    return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
+  pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
+  return turned;
+}
+
+namespace {
+
+std::string name_of(const char* what, const AttentionConfig& config) {
+  return fmt::format("layers.{}.attn.{}", config.kv_layer, what);
+}
+
+}  // namespace
+
+const mx::array& Attention::shared_k(const Carried& carried) const {
+  return find(carried, name_of("rot_k", config_));
+}
+
+const mx::array& Attention::shared_v(const Carried& carried) const {
+  return find(carried, name_of("v", config_));
+}
+
+Attention::KeysAndValues Attention::keys_and_values(
+    const mx::array& x, Pass& pass) const {
+  if (!config_.own_kv)
+    return {
+        swap_pos_head(shared_k(pass.carried())),
+        swap_pos_head(shared_v(pass.carried()))};
+  const int n = config_.n_kv_heads;
+  const auto projected = by_heads(*k_proj, x, n, pass);
+  auto k = tap(pass, k_, projected);
+  k = clipped(config_.norm_rotated ? k : normed(k_norm, k, pass));
+  auto v = tap(
+      pass, v_, clipped(v_proj ? by_heads(*v_proj, x, n, pass) : projected));
+  if (v_norm) v = (*v_norm)(v, pass);
+  KeysAndValues all{
+      rotated(k, k_norm, std::nullopt, rot_k_, pass), swap_pos_head(v)};
+  if (pass.cache()) {
+    const auto& cached =
+        pass.cache()->append(this, pass.cache_offset(), all.k, all.v);
+    all = {cached.k, cached.v};
+  }
+  if (config_.kv_layer >= 0) {
+    auto& carried = pass.carried();
+    carried.insert_or_assign(name_of("rot_k", config_), swap_pos_head(all.k));
+    carried.insert_or_assign(name_of("v", config_), swap_pos_head(all.v));
+  }
+  return all;
+}
+
+mx::array Attention::forward(const mx::array& x, Pass& pass) const {
+  const int batch = x.shape(0), length = x.shape(1), n = config_.n_heads;
   const int held = pass.cache_offset();
   if (held > 0 && !config_.rope.same_angles(held, held + length))
     fail(
@@ -174,37 +247,16 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
         "positions at once",
         held + length,
         held);
-  // The sites speak [batch, pos, head, d_head], the rotation works on
-  // [batch, head, pos, d_head]: turn back only for who looks.
-  const auto rotate = [&](const mx::array& y,
-                          const std::optional<Norm>& norm,
-                          const std::optional<mx::array>& by,
-                          Slot slot) {
-    auto turned = swap_pos_head(y);
-    if (config_.rope.dims > 0)
-      turned =
-          packed ? config_.rope(turned, *packed) : config_.rope(turned, held);
-    if (late) turned = swap_pos_head(normed(norm, swap_pos_head(turned), pass));
-    if (by) turned = mx::multiply(turned, mx::expand_dims(*by, 1));
-    if (pass.edits(id(slot)))
-      return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
-    pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
-    return turned;
-  };
+  auto q = tap(pass, q_, by_heads(q_proj, x, n, pass));
+  q = clipped(config_.norm_rotated ? q : normed(q_norm, q, pass));
   std::optional<mx::array> by;
   if (q_scale_) by = query_scale(x, pass);
-  const auto rot_q = rotate(q, q_norm, by, rot_q_),
-             rot_k = rotate(k, k_norm, std::nullopt, rot_k_);
+  const auto rot_q = rotated(q, q_norm, by, rot_q_, pass);
+  const auto all = keys_and_values(x, pass);
 
-  auto all_k = rot_k, all_v = swap_pos_head(v);
-  if (pass.cache()) {
-    const auto& all = pass.cache()->append(this, held, all_k, all_v);
-    all_k = all.k;
-    all_v = all.v;
-  }
-  auto z = swap_pos_head(mix(rot_q, all_k, all_v, pass));
+  auto z = swap_pos_head(mix(rot_q, all.k, all.v, pass));
   if (gate_proj) {
-    const auto gate = tap(pass, *gate_, heads(*gate_proj, n));
+    const auto gate = tap(pass, *gate_, by_heads(*gate_proj, x, n, pass));
     z = mx::multiply(tap(pass, *mix_, std::move(z)), mx::sigmoid(gate));
   }
   z = pass.gather_output_rows(tap(pass, z_, std::move(z)));

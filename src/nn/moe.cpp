@@ -104,7 +104,13 @@ MoE::MoE(const MoEConfig& config)
       experts(config),
       config_(config) {
   describe({.width = config.d_model}, {.width = config.d_model});
+  if (config.router_norm)
+    add("router_norm",
+        router_norm.emplace(config.d_model, *config.router_norm));
   add("router", router);
+  if (config.norm) add("ln", ln.emplace(config.d_model, *config.norm));
+  if (config.expert_scale)
+    add("expert_scale", expert_scale.emplace(mx::ones({config.n_experts})));
   add("experts", experts);
   if (config.d_shared > 0)
     add("shared_expert",
@@ -117,8 +123,15 @@ MoE::MoE(const MoEConfig& config)
     add("shared_expert_gate", shared_expert_gate.emplace(config.d_model, 1));
 }
 
+mx::array MoE::routed(const mx::array& x, Pass& pass) const {
+  auto read = router_norm ? (*router_norm)(x, pass) : x;
+  if (config_.router_scale != 1.0f)
+    read = mx::multiply(read, mx::array(config_.router_scale, read.dtype()));
+  return tap(pass, router_logits_, router(read, pass));
+}
+
 mx::array MoE::forward(const mx::array& x, Pass& pass) const {
-  const auto logits = tap(pass, router_logits_, router(x, pass));
+  const auto logits = routed(x, pass);
   const auto probabilities = mx::softmax(mx::astype(logits, mx::float32), -1);
   const int k = config_.top_k;
   // Which experts run is a choice: derivatives do not go through it.
@@ -137,8 +150,11 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
   auto weights = mx::take_along_axis(probabilities, chosen, -1);
   if (config_.normalize)
     weights = mx::divide(weights, mx::sum(weights, -1, true));
+  if (expert_scale)
+    weights = mx::multiply(
+        weights, mx::take(mx::astype(*expert_scale, mx::float32), chosen, 0));
   weights = tap(pass, expert_weights_, mx::astype(weights, x.dtype()));
-  auto out = experts.apply(x, chosen, weights, pass);
+  auto out = experts.apply(ln ? (*ln)(x, pass) : x, chosen, weights, pass);
   if (!shared_expert) return out;
   auto shared = (*shared_expert)(x, pass);
   if (shared_expert_gate)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/nn/pass.h"
 
@@ -9,6 +10,17 @@ namespace mlxterp {
 
 mlx::core::array Pass::gather_output_rows(const mlx::core::array& x) const {
   return last_ ? mlx::core::take(x, *last_, 1) : x;
+}
+
+const mlx::core::array& find(const Carried& carried, const std::string& name) {
+  const auto found = carried.find(name);
+  if (found == carried.end())
+    fail(
+        ErrorKind::usage,
+        "[Pass] a layer reads '{}', which an earlier part of the model makes; "
+        "run that before it, in this pass",
+        name);
+  return found->second;
 }
 
 Pass::Arrays Pass::on_sequences(

@@ -24,6 +24,7 @@ constexpr FamilyEntry entries[] = {
     {"gemma", "Gemma (Google DeepMind, 2024)", "transformers", 2},
     {"gemma2", "Gemma 2 (Google DeepMind, 2024)", "transformers", 2},
     {"gemma3_text", "Gemma 3 (Google DeepMind, 2025)", "transformers", 2},
+    {"gemma4_text", "Gemma 4 (Google DeepMind, 2026)", "transformers", 4},
     {"glm", "GLM-4 9B (Zhipu AI, 2024)", "transformers", 2},
     {"glm4", "GLM-4 0414 (Zhipu AI, 2025)", "transformers", 2},
     {"gpt2", "GPT-2 (OpenAI, 2019)", "transformers", 3},

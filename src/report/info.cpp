@@ -221,12 +221,56 @@ std::string rope_text(
   return out;
 }
 
+// Layers by what they have, in the order of the first of each kind.
+template <typename T>
+std::vector<std::pair<T, std::vector<int>>> by_value(
+    const std::vector<T>& of_layers) {
+  std::vector<std::pair<T, std::vector<int>>> out;
+  for (size_t i = 0; i < of_layers.size(); ++i) {
+    auto at = std::ranges::find(
+        out, of_layers[i], &std::pair<T, std::vector<int>>::first);
+    if (at == out.end()) at = out.insert(at, {of_layers[i], {}});
+    at->second.push_back(static_cast<int>(i));
+  }
+  return out;
+}
+
+// "6 in layers 0-2, 12 in layer 3", or the one number.
+std::string each_text(int all, const std::vector<int>& of_layers) {
+  const auto kinds = by_value(of_layers);
+  if (kinds.empty()) return fmt::format("{}", all);
+  if (kinds.size() == 1) return fmt::format("{}", kinds[0].first);
+  std::string out;
+  for (const auto& [value, layers] : kinds)
+    out += fmt::format(
+        "{}{} in layers {}", out.empty() ? "" : ", ", value, ranges(layers));
+  return out;
+}
+
+// Layers that read keys and values of another.
+std::vector<int> sharing(const DecoderConfig& config) {
+  std::vector<int> out;
+  for (size_t i = 0; i < config.kv_layers.size(); ++i)
+    if (config.kv_layers[i] != static_cast<int>(i))
+      out.push_back(static_cast<int>(i));
+  return out;
+}
+
+Json each_or_null(const std::vector<int>& of_layers) {
+  return of_layers.empty() ? Json() : Json(of_layers);
+}
+
 std::string positions_text(
     const DecoderConfig& config, const Stretch& stretch) {
   if (config.positions > 0)
     return fmt::format("learned, {} of them", config.positions);
   if (!config.alibi.slopes.empty()) return "ALiBi";
-  auto out = "RoPE " + rope_text(config.rope, config.d_head, stretch);
+  // Those that see the whole prompt may have wider heads.
+  int d_head = config.d_head;
+  for (size_t i = 0; i < config.d_heads.size(); ++i)
+    if (config.windows.empty() || config.windows[i] == 0)
+      d_head = config.d_heads[i];
+  auto out = "RoPE " + rope_text(config.rope, d_head, stretch);
   if (config.local_rope)
     out += fmt::format(
         "; in layers with a window {}",
@@ -346,6 +390,15 @@ void put_config(Json& out, const ModelInfo& info) {
   out["kv_heads"] = config.n_kv_heads;
   out["d_head"] = config.d_head;
   out["d_mlp"] = config.d_mlp;
+  out["kv_heads_by_layer"] = each_or_null(config.kv_heads);
+  out["d_head_by_layer"] = each_or_null(config.d_heads);
+  out["d_mlp_by_layer"] = each_or_null(config.d_mlps);
+  out["kv_layers"] = each_or_null(config.kv_layers);
+  out["per_layer_embedding"] = nullptr;
+  if (config.d_per_layer > 0)
+    out["per_layer_embedding"] = {
+        {"width", config.d_per_layer}, {"vocab", config.per_layer_vocab}};
+  out["layer_scalar"] = config.layer_scalar;
   out["vocab"] = config.vocab;
   out["context"] = config.context;
   out["windows"] = windows(config);
@@ -366,6 +419,7 @@ void put_config(Json& out, const ModelInfo& info) {
         {"count", config.moe->n_experts},
         {"top_k", config.moe->top_k},
         {"d_mlp", config.moe->d_mlp},
+        {"beside_mlp", config.moe_beside},
         {"dense_layers", dense_layers(config)}};
   out["tied"] = config.tied;
 }
@@ -381,17 +435,29 @@ void add_config(Rows& out, const ModelInfo& info) {
           info.weights.parameters / 1e6,
           config.n_layers,
           config.d_model,
-          config.d_mlp));
+          each_text(config.d_mlp, config.d_mlps)));
   out.emplace_back(
       "attention",
       fmt::format(
           "{} heads, {} kv heads, d_head {}{}{}",
           config.n_heads,
-          config.n_kv_heads,
-          config.d_head,
+          each_text(config.n_kv_heads, config.kv_heads),
+          each_text(config.d_head, config.d_heads),
           config.attention_sinks ? ", a sink each" : "",
           config.attention_gate ? ", gated" : ""));
   if (config.mixer) out.emplace_back("mixers", mixers_text(config));
+  if (const auto layers = sharing(config); !layers.empty())
+    out.emplace_back(
+        "shared keys",
+        fmt::format(
+            "layers {} read keys and values of earlier ones", ranges(layers)));
+  if (config.d_per_layer > 0)
+    out.emplace_back(
+        "embeddings",
+        fmt::format(
+            "each layer has its own, {} wide, of {} tokens",
+            config.d_per_layer,
+            config.per_layer_vocab));
   out.emplace_back("windows", windows_text(config));
   out.emplace_back("positions", positions_text(config, stretch_of(info)));
   if (config.moe) {
@@ -399,10 +465,11 @@ void add_config(Rows& out, const ModelInfo& info) {
     out.emplace_back(
         "experts",
         fmt::format(
-            "{} of {} a token, d_mlp {}{}",
+            "{} of {} a token, d_mlp {}{}{}",
             config.moe->top_k,
             config.moe->n_experts,
             config.moe->d_mlp,
+            config.moe_beside ? ", beside an MLP" : "",
             dense.empty() ? "" : "; one MLP in layers " + ranges(dense)));
   }
   out.emplace_back(

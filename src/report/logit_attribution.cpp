@@ -83,18 +83,27 @@ Heatmap heatmap(const LogitAttributionReport& report) {
     map.facts.emplace_back("prompts", fmt::format("{}", dla.prompts));
   map.row_axis = "layer";
   map.column_axis = heads ? "head" : "part";
+  const bool embeddings =
+      std::ranges::find(dla.parts, Kind::ple_out, &LogitPart::kind) !=
+      dla.parts.end();
   if (!heads) map.columns = {"attn_out", "mlp_out"};
+  if (!heads && embeddings) map.columns.emplace_back("ple_out");
+  const auto column_of = [](Kind kind) {
+    return kind == Kind::attn_out ? 0u : kind == Kind::mlp_out ? 1u : 2u;
+  };
   std::vector<std::vector<float>> rows(static_cast<size_t>(dla.layers));
   for (const auto& part : dla.parts) {
-    const bool shown =
-        heads ? part.kind == Kind::head
-              : part.kind == Kind::attn_out || part.kind == Kind::mlp_out;
+    const bool shown = heads ? part.kind == Kind::head
+                             : part.kind == Kind::attn_out ||
+                                   part.kind == Kind::mlp_out ||
+                                   part.kind == Kind::ple_out;
     if (!shown) continue;
     auto& row = rows[static_cast<size_t>(part.layer)];
     if (heads && part.layer == 0)
       map.columns.push_back(fmt::format("{}", part.unit));
-    row.resize(std::max(row.size(), heads ? row.size() + 1 : 2));
-    row[heads ? row.size() - 1 : part.kind == Kind::mlp_out] = part.value;
+    row.resize(
+        std::max(row.size(), heads ? row.size() + 1 : map.columns.size()));
+    row[heads ? row.size() - 1 : column_of(part.kind)] = part.value;
   }
   for (int i = dla.layers; i-- > 0;) {
     map.rows.push_back(fmt::format("{}", i));

@@ -78,6 +78,12 @@ constexpr struct {
       "mlp.expert_indices",
       "mlp.expert_weights",
       "mlp.experts"}},
+    {"router",  // with its norm and what it makes of logits (Gemma 4)
+     false,
+     {"moe.router_norm",
+      "moe.router_logits",
+      "moe.expert_indices",
+      "moe.expert_weights"}},
     {"attn.q_norm", true, {"attn.q_norm"}},
     {"attn.k_norm", true, {"attn.k_norm"}},
 };

@@ -32,12 +32,20 @@ Pass Stepper::pass() {
 
 mx::array Stepper::embed(const mx::array& ids) {
   auto own = pass();
-  return decoder_.embedded(own.tap(decoder_.input_site(), ids), own);
+  auto x = decoder_.embedded(own.tap(decoder_.input_site(), ids), own);
+  carried_ = std::move(own.carried());
+  return x;
+}
+
+mx::array Stepper::through(int i, const mx::array& x, Pass own) {
+  own.carried() = std::move(carried_);
+  auto y = (*decoder_.layers[static_cast<size_t>(i)])(x, own);
+  carried_ = std::move(own.carried());
+  return y;
 }
 
 mx::array Stepper::layer(int i, const mx::array& x) {
-  auto own = pass();
-  return (*decoder_.layers[static_cast<size_t>(i)])(x, own);
+  return through(i, x, pass());
 }
 
 mx::array Stepper::layer(
@@ -45,8 +53,7 @@ mx::array Stepper::layer(
     const mx::array& x,
     std::shared_ptr<const nn::PackedBatch> packed,
     std::optional<mx::array> last) {
-  Pass own(*observer_, std::move(packed), std::move(last));
-  return (*decoder_.layers[static_cast<size_t>(i)])(x, own);
+  return through(i, x, Pass(*observer_, std::move(packed), std::move(last)));
 }
 
 mx::array Stepper::head(const mx::array& x, const std::vector<int>& tokens) {

@@ -24,6 +24,11 @@ class Stepper {
       Observer* observer = nullptr,
       PassRows rows = {});
 
+  /** What travels beside the residual stream: embed and each layer put it here
+   * and read it here. A stepper for one layer is given that of the last one,
+   * with the rows that go on. */
+  Carried& carried() { return carried_; }
+
   /** Token ids [batch, pos] to what enters layer 0, [batch, pos, d_model]. */
   mlx::core::array embed(const mlx::core::array& ids);
 
@@ -46,10 +51,12 @@ class Stepper {
 
  private:
   Pass pass();
+  mlx::core::array through(int i, const mlx::core::array& x, Pass own);
 
   const Decoder& decoder_;
   const SiteCatalog& sites_;
   bool edits_head_ = false;
+  Carried carried_;
   std::optional<Standing> standing_;
   Observer* observer_;
 };

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <set>
 
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/core/error.h"
@@ -76,6 +77,22 @@ size_t layers_with(const InterpretableModel& model, const std::string& site) {
   return n;
 }
 
+// Whether all layers that have it have as many heads or neurons of it.
+bool same_units(
+    const InterpretableModel& model,
+    const std::string& relative,
+    const std::vector<Axis>& axes) {
+  std::set<int> heads, widths;
+  for (size_t i = 0; i < model.sites().size(); ++i) {
+    const auto& site = model.sites()[static_cast<SiteId>(i)];
+    if (site.layer < 0 || site.relative() != relative) continue;
+    heads.insert(site.n_heads);
+    widths.insert(site.width);
+  }
+  return (!by(axes, head) || heads.size() == 1) &&
+         (!by(axes, neuron) || widths.size() == 1);
+}
+
 // Whether a sweep of it has a meaning at all.
 bool sweepable(
     const std::string& site, Layout layout, const std::vector<Axis>& axes) {
@@ -120,7 +137,8 @@ TEST_P(EverySite, WalkedOrOnePassACell) {
             name(axes[0]),
             direction == Direction::denoise ? "denoise" : "noise");
         EXPECT_EQ(fast.error, slow.error) << what;
-        const bool possible = sweepable(site, layout, axes);
+        const bool possible =
+            sweepable(site, layout, axes) && same_units(model, site, axes);
         EXPECT_EQ(slow.error.empty(), possible) << what << ": " << slow.error;
         if (possible)
           expected += (by(axes, layer) ? layers_with(model, site) : 1) *

@@ -232,10 +232,10 @@ TEST(HeadCircuits, EqualTheWholeMapBetweenTokens) {
         mx::multiply(
             decoder->unembed.weight().numbers(), decoder->ln_final.weight),
         mx::matmul(
-            w_o, read(layer.attention()->v_proj.weight.numbers(), head / 3)));
+            w_o, read(layer.attention()->v_proj->weight.numbers(), head / 3)));
     const auto matches = mx::matmul(
         mx::transpose(read(layer.attention()->q_proj.weight.numbers(), head)),
-        read(layer.attention()->k_proj.weight.numbers(), head / 3));
+        read(layer.attention()->k_proj->weight.numbers(), head / 3));
     EXPECT_NEAR(circuits.copying.at({1, head}), share(copies), 1e-3);
     EXPECT_NEAR(circuits.matching.at({1, head}), share(matches), 1e-3);
   }

@@ -36,7 +36,7 @@ class LogitAttributionFamilies : public testing::TestWithParam<std::string> {
 
   bool has_neurons() const {
     return std::ranges::any_of(model.decoder().layers, [](const auto& l) {
-      return l->mlp.has_value();
+      return l->mlp && !l->moe;
     });
   }
 };

@@ -30,8 +30,10 @@ const char* text(Input input) {
 std::vector<float> plainly(
     const InterpretableModel& model, const PathPatchOptions& options) {
   const auto& config = model.decoder().config();
-  const auto run = model.run(
-      clean, {.save = {"layers.*.attn.z", "layers.*.mlp_out", "logits"}});
+  std::vector<std::string> held = {
+      "layers.*.attn.z", "layers.*.mlp_out", "logits"};
+  if (model.decoder().ple) held.emplace_back("layers.*.ple_out");
+  const auto run = model.run(clean, {.save = held});
   const auto other =
       model.run(corrupt, {.save = {"layers.*.attn.z", "layers.*.mlp_out"}});
   const bool heads = options.senders == "z";
@@ -47,7 +49,7 @@ std::vector<float> plainly(
            heads ? on_heads(
                        {h},
                        replace_with(mx::slice(
-                           value, {0, 0, h, 0}, {1, 7, h + 1, config.d_head})))
+                           value, {0, 0, h, 0}, {1, 7, h + 1, value.shape(3)})))
                  : replace_with(value)});
       for (int i = l + 1; i < config.n_layers; ++i) {
         const auto site = fmt::format("layers.{}.attn.z", i);
@@ -56,6 +58,11 @@ std::vector<float> plainly(
       if (!options.through_mlps)
         for (int i = heads ? l : l + 1; i < config.n_layers; ++i) {
           const auto site = fmt::format("layers.{}.mlp_out", i);
+          edits.push_back({site, replace_with(run[site])});
+        }
+      if (!options.through_mlps && model.decoder().ple)
+        for (int i = l; i < config.n_layers; ++i) {
+          const auto site = fmt::format("layers.{}.ple_out", i);
           edits.push_back({site, replace_with(run[site])});
         }
       std::vector<std::string> save = {"logits"};
@@ -75,7 +82,7 @@ std::vector<float> plainly(
                    replace_with(mx::slice(
                        sent[site],
                        {0, 0, r.head, 0},
-                       {1, 7, r.head + 1, config.d_head})))});
+                       {1, 7, r.head + 1, sent[site].shape(3)})))});
         }
         sent = model.run(clean, {.save = {"logits"}, .edits = received});
       }
@@ -102,10 +109,24 @@ void expect_exact(
 
 TEST(PathPatch, EqualsPlainEdits) {
   for (const char* variant :
-       {"llama-gqa", "gpt2", "gemma2", "phi", "mixtral", "qwen3"}) {
+       {"llama-gqa",
+        "gpt2",
+        "gemma2",
+        "phi",
+        "mixtral",
+        "qwen3",
+        "gemma4-experts",
+        "gemma4-all"}) {
     const auto model =
         InterpretableModel::load((test::families_root / variant).string());
-    const int last = model.decoder().config().n_layers - 1;
+    // The last that makes keys and values.
+    int last = model.decoder().config().n_layers - 1;
+    while (!model.decoder()
+                .layers[static_cast<size_t>(last)]
+                ->attention()
+                ->config()
+                .own_kv)
+      --last;
     const std::vector<std::vector<Receiver>> all = {
         {},
         {{.layer = last, .head = 1, .input = Input::q}},

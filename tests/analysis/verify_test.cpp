@@ -131,7 +131,7 @@ TEST(Verify, ModelsThatLookAheadOrChangeAreFound) {
 TEST(Verify, AWeightThatChangesBetweenPassesIsFound) {
   const auto decoder = test::tiny_decoder();
   const InterpretableModel model(decoder);
-  auto& weight = test::attention(*decoder, 1).v_proj.weight.dense();
+  auto& weight = test::attention(*decoder, 1).v_proj->weight.dense();
   const auto changes = failed(
       model,
       {.progress = [&, original = weight](std::string_view, double done) {

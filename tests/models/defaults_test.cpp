@@ -94,7 +94,7 @@ json shown(const nn::Rope& rope) {
 }
 
 json shown(const nn::MoEConfig& moe) {
-  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation, swiglu, bias, router_bias, d_shared, shared_gate] =
+  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation, swiglu, bias, router_bias, d_shared, shared_gate, expert_norm, router_norm, router_scale, expert_scale] =
       moe;
   json all = {
       d_model,
@@ -106,7 +106,11 @@ json shown(const nn::MoEConfig& moe) {
       bias,
       router_bias,
       d_shared,
-      shared_gate};
+      shared_gate,
+      router_scale,
+      expert_scale};
+  if (expert_norm) all.push_back(shown(*expert_norm));
+  if (router_norm) all.push_back(shown(*router_norm));
   if (swiglu) all.push_back({swiglu->slope, swiglu->limit});
   return all;
 }
@@ -123,7 +127,7 @@ json shown(const nn::Mixer& mixer) {
 }
 
 json shown(const DecoderConfig& config) {
-  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, mixer, activation, gated, mlp_bias, moe, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
+  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, layer_scalar, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, v_norm, d_heads, kv_heads, k_eq_v, kv_layers, mixer, activation, gated, mlp_bias, d_mlps, moe, moe_beside, d_per_layer, per_layer_vocab, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
       config;
   json all;
   all["model_type"] = model_type;
@@ -141,6 +145,7 @@ json shown(const DecoderConfig& config) {
   all["post_norms"] = post_norms;
   all["norm"] = shown(norm);
   all["residual_scale"] = residual_scale;
+  all["layer_scalar"] = layer_scalar;
   all["rope"] = shown(rope);
   if (local_rope) all["local_rope"] = shown(*local_rope);
   all["windows"] = windows;
@@ -159,12 +164,21 @@ json shown(const DecoderConfig& config) {
   all["qk_norm_config"] = shown(qk_norm_config);
   all["qk_norm_rotated"] = qk_norm_rotated;
   if (q_scale) all["q_scale"] = {q_scale->beta, q_scale->every};
+  if (v_norm) all["v_norm"] = shown(*v_norm);
+  all["d_heads"] = d_heads;
+  all["kv_heads"] = kv_heads;
+  all["k_eq_v"] = k_eq_v;
+  all["kv_layers"] = kv_layers;
   for (int layer = 0; mixer && layer < n_layers; ++layer)
     all["mixer"].push_back(shown(*mixer(config, layer)));
   all["activation"] = static_cast<int>(activation);
   all["gated"] = gated;
   all["mlp_bias"] = mlp_bias;
+  all["d_mlps"] = d_mlps;
   if (moe) all["moe"] = shown(*moe);
+  all["moe_beside"] = moe_beside;
+  all["d_per_layer"] = d_per_layer;
+  all["per_layer_vocab"] = per_layer_vocab;
   all["embed_scale"] = embed_scale;
   all["embed_factor"] = embed_factor;
   all["embed_norm"] = embed_norm;

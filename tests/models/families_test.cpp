@@ -48,13 +48,15 @@ std::string recorded_as(const SiteCatalog& sites, const std::string& module) {
   const auto dot = module.rfind('.');
   if (dot == module.npos) return canonical(module);
   const auto above = module.substr(0, dot), part = module.substr(dot + 1);
+  if (part == "ln_ple_post") return canonical(above + ".ple_out");
   if (above.ends_with(".attn") &&
       (part == "q_proj" || part == "k_proj" || part == "v_proj"))
     return canonical(above + "." + part[0]);
   if (part == "gate_proj" && above.ends_with(".attn"))
     return canonical(above + ".gate");
   if (part == "z_proj") return canonical(above + ".z");
-  if (part == "o_proj" || part == "out_proj" || part == "down_proj")
+  if (part == "o_proj" || part == "out_proj" || part == "down_proj" ||
+      module.ends_with("moe.experts"))
     return canonical(above);
   if (part == "act_fn") return canonical(above + ".post");
   if (module == "embed.ln") return canonical(above);
@@ -82,15 +84,18 @@ std::map<std::string, std::string> shared_sites(
     const auto layer = fmt::format("layers.{}.", i);
     for (const auto* name : {"resid_pre", "attn_out", "mlp_out"})
       add(layer + name);
-    if (decoder.layers[i]->attention()) {
-      for (const auto* name :
-           {"attn.q", "attn.k", "attn.v", "attn.z", "attn.pattern"})
+    const auto& own = *decoder.layers[i];
+    if (const auto* attn = own.attention()) {
+      for (const auto* name : {"attn.q", "attn.z", "attn.pattern"})
         add(layer + name);
+      if (attn->config().own_kv)
+        for (const auto* name : {"attn.k", "attn.v"})
+          add(layer + name);
       if (config.attention_sinks) add(layer + "attn.sink_share");
       if (!config.alibi.slopes.empty()) add(layer + "attn.position_bias");
-      if (config.rope.dims > 0)
-        for (const auto* name : {"attn.rot_q", "attn.rot_k"})
-          add(layer + name);
+      if (config.rope.dims > 0) add(layer + "attn.rot_q");
+      if (config.rope.dims > 0 && attn->config().own_kv)
+        add(layer + "attn.rot_k");
       if (config.q_scale) add(layer + "attn.q_scale");
       if (config.attention_gate) add(layer + "attn.mix");
     } else if (decoder.layers[i]->mixer->name() == "conv") {
@@ -103,12 +108,15 @@ std::map<std::string, std::string> shared_sites(
       // There it gates its result, too: that is out_proj.input.
       shared.erase(layer + "delta.norm.output");
     }
-    if (!decoder.layers[i]->moe)
-      add(layer + "mlp.post");
-    else
-      for (const auto* name :
-           {"mlp.router_logits", "mlp.expert_indices", "mlp.expert_weights"})
+    if (own.ple)
+      for (const auto* name : {"ple.embedding", "ple.post"})
         add(layer + name);
+    if (own.layer_scalar) add(layer + "layer_scalar");
+    if (own.mlp) add(layer + "mlp.post");
+    if (own.moe)
+      for (const auto* name :
+           {"router_logits", "expert_indices", "expert_weights"})
+        add(fmt::format("{}{}.{}", layer, own.moe_name(), name));
   }
   return shared;
 }
@@ -145,30 +153,56 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
           << error.what();
     }
   }
-  const std::set<std::string> all = {"apertus",      "arcee",
-                                     "bloom",        "codegen",
-                                     "cohere",       "cohere2",
-                                     "ernie4_5",     "exaone4",
-                                     "falcon",       "gemma",
-                                     "gemma2",       "gemma3_text",
-                                     "glm",          "glm4",
-                                     "gpt2",         "gpt_bigcode",
-                                     "gpt_neo",      "gpt_neox",
-                                     "gpt_oss",      "gptj",
-                                     "granite",      "hunyuan_v1_dense",
-                                     "internlm2",    "lfm2",
-                                     "llama",        "qwen3_5_moe_text",
-                                     "qwen3_5_text", "qwen3_next",
-                                     "minicpm",      "ministral3",
-                                     "mistral",      "mixtral",
-                                     "mpt",          "nemotron",
-                                     "olmo",         "olmo2",
-                                     "olmo3",        "olmoe",
-                                     "opt",          "phi",
-                                     "phi3",         "qwen2",
-                                     "qwen3",        "qwen3_moe",
-                                     "seed_oss",     "smollm3",
-                                     "stablelm",     "starcoder2"};
+  const std::set<std::string> all = {
+      "apertus",
+      "arcee",
+      "bloom",
+      "codegen",
+      "cohere",
+      "cohere2",
+      "ernie4_5",
+      "exaone4",
+      "falcon",
+      "gemma",
+      "gemma2",
+      "gemma3_text",
+      "gemma4_text",
+      "glm",
+      "glm4",
+      "gpt2",
+      "gpt_bigcode",
+      "gpt_neo",
+      "gpt_neox",
+      "gpt_oss",
+      "gptj",
+      "granite",
+      "hunyuan_v1_dense",
+      "internlm2",
+      "lfm2",
+      "llama",
+      "qwen3_5_moe_text",
+      "qwen3_5_text",
+      "qwen3_next",
+      "minicpm",
+      "ministral3",
+      "mistral",
+      "mixtral",
+      "mpt",
+      "nemotron",
+      "olmo",
+      "olmo2",
+      "olmo3",
+      "olmoe",
+      "opt",
+      "phi",
+      "phi3",
+      "qwen2",
+      "qwen3",
+      "qwen3_moe",
+      "seed_oss",
+      "smollm3",
+      "stablelm",
+      "starcoder2"};
   EXPECT_EQ(types, all);
   std::printf(
       "%zu variants of %zu families; %zu families not supported yet\n",
@@ -268,6 +302,36 @@ TEST_P(FamilyParity, ExplicitAttention) {
       << variant;
 }
 
+// Gemma 4's as mlx-lm and Google keep them: experts under other names, and keys
+// and values, too, of layers that read another's.
+void as_others_keep_them(
+    std::vector<std::pair<std::string, mx::array>>& tensors,
+    const std::string& variant) {
+  std::vector<std::pair<std::string, mx::array>> out;
+  for (const auto& [name, value] : tensors) {
+    const auto experts = name.find("experts.");
+    const auto glu = experts == name.npos
+                         ? ""
+                         : name.substr(0, experts) + "experts.switch_glu.";
+    if (name.ends_with("experts.gate_up_proj")) {
+      const auto both = mx::split(value, 2, 1);
+      out.emplace_back(glu + "gate_proj.weight", mx::contiguous(both[0]));
+      out.emplace_back(glu + "up_proj.weight", mx::contiguous(both[1]));
+    } else if (name.ends_with("experts.down_proj")) {
+      out.emplace_back(glu + "down_proj.weight", value);
+    } else {
+      out.emplace_back(name, value);
+    }
+  }
+  if (variant == "gemma4")
+    for (const int layer : {3, 4})
+      for (const auto* part : {"k_proj", "v_proj", "k_norm"})
+        out.emplace_back(
+            fmt::format("model.layers.{}.self_attn.{}.weight", layer, part),
+            mx::ones({3}));
+  tensors = std::move(out);
+}
+
 // The weights under the names, and with the buffers, that the files of older
 // releases have.
 std::vector<std::pair<std::string, mx::array>> older_tensors(
@@ -283,6 +347,7 @@ std::vector<std::pair<std::string, mx::array>> older_tensors(
       name.erase(0, prefix.size());
     tensors.emplace_back(name, file.read(tensor));
   }
+  if (type == "gemma4_text") as_others_keep_them(tensors, variant);
   const auto mask = mx::tril(mx::ones({1, 1, 64, 64}));
   for (const auto* layer : {"0", "1"}) {
     const auto add = [&](const std::string& list,

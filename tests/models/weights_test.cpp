@@ -77,14 +77,19 @@ void check_attention(Check& check, int i, bool folded) {
   const auto& layer = *check.model.decoder().layers[static_cast<size_t>(i)];
   if (!layer.attention() || (folded && !layer.ln1)) return;
   const auto x = check.site(here + (folded ? "ln1.normalized" : "attn.input"));
-  const int group = config.n_heads / config.n_kv_heads;
+  const auto& attn = layer.attention()->config();
+  const int group = config.n_heads / attn.n_kv_heads;
   for (const auto* name : {"Q", "K", "V"}) {
+    if (name[0] != 'Q' && !attn.own_kv) {
+      EXPECT_THROW((void)check.w(fmt::format("W_{}", name), i, folded), Error);
+      continue;
+    }
     const auto lower = std::string(1, static_cast<char>(name[0] - 'A' + 'a'));
     auto of_site = check.site(here + "attn." + lower);
     if (name[0] != 'Q') of_site = mx::repeat(of_site, group, 2);
     const auto w = check.w(fmt::format("W_{}", name), i, folded);
     EXPECT_EQ(
-        w.shape(), (mx::Shape{config.n_heads, config.d_model, config.d_head}));
+        w.shape(), (mx::Shape{config.n_heads, config.d_model, attn.d_head}));
     auto made = by_heads(x, w, check.w(fmt::format("b_{}", name), i, folded));
     if (const float most = config.clip_qkv; most > 0 && lower == "v")
       made = mx::clip(made, mx::array(-most), mx::array(most));
@@ -118,7 +123,7 @@ void check_mlp(Check& check, int i, bool folded) {
   const auto& config = check.model.decoder().config();
   const auto& layer = *check.model.decoder().layers[static_cast<size_t>(i)];
   const std::string norm = config.shared_norm ? "ln1" : "ln2";
-  if (layer.moe || (folded && !check.has(here + norm))) return;
+  if (!layer.mlp || (folded && !check.has(here + norm))) return;
   const auto x =
       check.site(here + (folded ? norm + ".normalized" : "mlp.input"));
   const auto by = [&](const mx::array& in, std::string_view what) {
@@ -140,7 +145,8 @@ void check_mlp(Check& check, int i, bool folded) {
 void check_experts(Check& check, int i) {
   const auto here = fmt::format("layers.{}.mlp.", i);
   const auto& moe = check.model.decoder().layers[static_cast<size_t>(i)]->moe;
-  if (!moe) return;
+  const auto& layer = *check.model.decoder().layers[static_cast<size_t>(i)];
+  if (!moe || layer.moe_beside()) return;
   const auto x = mx::squeeze(check.site(here + "input"), 0);
   auto chosen = mx::astype(
       mx::squeeze(check.site(here + "expert_indices"), 0), mx::int32);

@@ -150,6 +150,7 @@ PARTS = {
     "starcoder2": Parts(gate="mlp.c_fc", up="", down="mlp.c_proj"),
     "gemma2": Parts(**POST_NORMS),
     "gemma3_text": Parts(**POST_NORMS),
+    "gemma4_text": Parts(**POST_NORMS, router="router"),
     "olmo2": Parts(**POST_NORMS),
     "olmo3": Parts(**POST_NORMS),
     "exaone4": Parts(**POST_NORMS),
@@ -284,6 +285,15 @@ GPT_OSS = {
     "intermediate_size": 16,
 }
 GEMMA = {"num_attention_heads": 4, "head_dim": 8, "tie_word_embeddings": True}
+GEMMA4 = {
+    "head_dim": 6, "global_head_dim": 12, "intermediate_size": 20,
+    "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 97,
+    "sliding_window": 5, "tie_word_embeddings": True,
+}
+GEMMA4_MOE = {
+    "enable_moe_block": True, "num_experts": 6, "top_k_experts": 2,
+    "moe_intermediate_size": 16,
+}
 QWEN_MOE = {
     "head_dim": 8,
     "num_experts": 6,
@@ -484,6 +494,39 @@ VARIANTS = {
                 },
             },
         ),
+    ),
+    # Layers 3 and 4 read keys and values of 2 and 1.
+    "gemma4": Variant(
+        "gemma4_text",
+        modern(**GEMMA4 | {"hidden_size_per_layer_input": 6},
+               **sliding(1, 0, 1, 1, 0), num_hidden_layers=5,
+               num_kv_shared_layers=2, use_double_wide_mlp=True,
+               final_logit_softcapping=2.0),
+    ),
+    "gemma4-experts": Variant(
+        "gemma4_text",
+        modern(**GEMMA4 | GEMMA4_MOE | {"tie_word_embeddings": False},
+               **sliding(1, 0, 1, 0), num_hidden_layers=4,
+               attention_k_eq_v=True, num_global_key_value_heads=1,
+               use_bidirectional_attention="vision"),
+    ),
+    "gemma4-dense": Variant(
+        "gemma4_text",
+        modern(**GEMMA4 | {"intermediate_size": 16}, num_hidden_layers=7,
+               attention_bias=True, final_logit_softcapping=3.0),
+    ),
+    "gemma4-all": Variant(
+        "gemma4_text",
+        modern(**GEMMA4 | GEMMA4_MOE | {"hidden_size_per_layer_input": 4},
+               **sliding(1, 0, 0), num_hidden_layers=3,
+               attention_k_eq_v=True, num_global_key_value_heads=1,
+               num_kv_shared_layers=1, **rope_by_kind(
+                   {
+                       "rope_type": "proportional", "rope_theta": 100.0,
+                       "partial_rotary_factor": 0.5, "factor": 2.0,
+                   },
+                   {"rope_type": "default", "rope_theta": 500.0},
+               )),
     ),
     # phi
     "phi": Variant(
@@ -946,6 +989,9 @@ def randomise(model, seed):
     done = set()
     for path, module in model.named_modules():
         kind = type(module).__name__
+        if hasattr(module, "layer_scalar"):
+            module.layer_scalar.copy_(
+                0.4 + 0.5 * torch.rand(1, generator=generator))
         if kind == "XIELUActivation":  # so far from the usual that it shows
             module.beta.fill_(0.3 + 0.4 * torch.rand(1, generator=generator)[0])
             module.eps.fill_(-0.4 * torch.rand(1, generator=generator)[0])
@@ -964,11 +1010,18 @@ def randomise(model, seed):
                 value = normal(weight)
             elif "Norm" in kind:
                 # These gains are stored less 1.
-                less = kind.startswith("Gemma") or kind.endswith("1P") or (
+                less = (kind.startswith("Gemma") and
+                        not kind.startswith("Gemma4")) or kind.endswith(
+                            "1P") or (
                     kind.startswith(("Qwen3Next", "Qwen3_5")) and
                     not kind.endswith("Gated"))
                 mean = 0.0 if less else 1.0
                 value = mean + 0.3 * normal(weight)
+                if kind == "Gemma4RMSNorm" and path.endswith(
+                        ("q_norm", "k_norm", "post_per_layer_input_norm")):
+                    value *= 0.5  # its scores are divided by nothing
+            elif kind == "Gemma4TextRouter":
+                value = 1.0 + 0.3 * normal(weight)
             elif isinstance(module, torch.nn.Embedding):
                 value = (0.2 if tied else 0.7) * normal(weight)
             else:
@@ -982,6 +1035,8 @@ def randomise(model, seed):
                     spread = 0.7
                 elif last == "lm_head":
                     spread = 0.8
+                elif path.endswith("router.proj"):  # of what is scaled down
+                    spread = 1.3 * weight.shape[inner] ** 0.5
                 else:
                     spread = 0.9
                 value = spread * normal(weight) / weight.shape[inner] ** 0.5
@@ -996,7 +1051,9 @@ class Unlucky(Exception):
     """Weights under which rounding shows; others are drawn."""
 
 
-def heads_of(config):
+def heads_of(config, layer=0):
+    if config.model_type == "gemma4_text":
+        config = config.per_layer_config[layer]
     d_model, n = config.hidden_size, config.num_attention_heads
     kv = getattr(config, "num_key_value_heads", None) or n
     if config.model_type == "falcon":
@@ -1060,11 +1117,30 @@ class Recorder:
                         lambda x: self.keep("ln_final", x))
         for i, layer in enumerate(at(parts.layers)):
             self.attach_layer(f"layers.{i}.", layer)
+        if getattr(config, "hidden_size_per_layer_input", 0):
+            inner, width = model.model, config.hidden_size_per_layer_input
+            self.output(inner.embed_tokens_per_layer,
+                        lambda x: self.keep("ple.embed.output", x))
+            self.output(inner.per_layer_model_projection,
+                        lambda x: self.keep("ple.proj.output", x))
+            self.output(inner.per_layer_projection_norm,
+                        lambda x: self.keep("ple.norm.output", x,
+                                            self.length, -1, width))
+            project = inner.project_per_layer_inputs
+
+            def projected(*args):
+                value = project(*args)
+                self.keep("ple.output", value)
+                return value
+
+            inner.project_per_layer_inputs = projected
+            self.removers.append(
+                lambda: delattr(inner, "project_per_layer_inputs"))
 
     def attach_layer(self, site, layer):
         parts, config = self.parts, self.model.config
         at, keep = layer.get_submodule, self.keep
-        n, kv, d = heads_of(config)
+        n, kv, d = heads_of(config, int(site.split(".")[1]))
         multiplier = getattr(config, "residual_multiplier", 1.0)
 
         def inner(name, added):
@@ -1086,8 +1162,9 @@ class Recorder:
             if module is not None and getattr(parts, name) != parts.attn_added:
                 self.output(module, lambda x, name=name: keep(
                     f"{site}{name}.output", x))
-        for name in ("q_norm", "k_norm"):
-            path, _, last = getattr(parts, name).rpartition(".")
+        for name in ("q_norm", "k_norm", "v_norm"):
+            path, _, last = getattr(
+                parts, name, f"self_attn.{name}").rpartition(".")
             module = layer._modules.get(path) and at(path)._modules.get(last)
             if module is not None:
                 # [1, head, pos, d_head] where the heads were moved before it.
@@ -1156,8 +1233,12 @@ class Recorder:
             self.output(at(parts.fused_qkv), split)
         else:
             for name in "qkv":
-                self.output(at(getattr(parts, name)),
-                            lambda x, name=name: projected(name, x))
+                path, _, last = getattr(parts, name).rpartition(".")
+                if at(path)._modules.get(last) is not None:
+                    self.output(at(getattr(parts, name)),
+                                lambda x, name=name: projected(name, x))
+                elif name == "v" and getattr(at(path), "k_proj", None):
+                    self.output(at(parts.k), lambda x: projected("v", x))
 
         def biased(_module, _args, kwargs):
             bias = kwargs.get("position_bias", kwargs.get("alibi"))
@@ -1266,6 +1347,8 @@ class Recorder:
     def attach_mlp(self, site, layer):
         parts, config = self.parts, self.model.config
         at, keep = layer.get_submodule, self.keep
+        if config.model_type == "gemma4_text":
+            self.attach_beside(site, layer)
         mlp = getattr(layer, "mlp", None)
         if hasattr(mlp, "experts"):
             def routed(result):
@@ -1273,13 +1356,7 @@ class Recorder:
                 keep(site + "mlp.router_logits", logits)
                 keep(site + "mlp.expert_weights", weights)
                 keep(site + "mlp.expert_indices", indices)
-                # Rounding must not be able to choose another expert, not
-                # even in bfloat16.
-                top = logits.sort(-1, descending=True).values
-                k = indices.shape[-1]
-                gap = (top[:, k - 1] - top[:, k]).min().item()
-                if gap < 0.04:
-                    raise Unlucky(f"{site}: two experts are {gap} apart")
+                self.apart(site, logits, indices)
 
             self.output(at(parts.router), routed)
             self.output(mlp.experts, lambda x: keep(
@@ -1307,15 +1384,67 @@ class Recorder:
                             lambda x: keep(site + "mlp.pre_linear", x))
         self.input(at(parts.down), lambda x: keep(site + "mlp.post", x))
 
+    def attach_beside(self, site, layer):
+        """What Gemma 4 has beside attention and MLP."""
+        keep, output = self.keep, self.output
+        keep(site + "layer_scalar", layer.layer_scalar.expand(self.length, 1))
+        if hasattr(layer, "per_layer_projection"):
+            output(layer.per_layer_input_gate,
+                   lambda x: keep(site + "ple.pre", x))
+            self.input(layer.per_layer_projection,
+                       lambda x: keep(site + "ple.post", x))
+            output(layer.per_layer_projection,
+                   lambda x: keep(site + "ple.output", x))
+            output(layer.post_per_layer_input_norm,
+                   lambda x: keep(site + "ple_out", x))
+            self.removers.append(layer.register_forward_pre_hook(
+                lambda _m, args: keep(
+                    site + "ple.embedding", args[1])).remove)
+        if not hasattr(layer, "router"):
+            return
+        output(layer.post_feedforward_layernorm_1,
+               lambda x: keep(site + "ln_mlp_post.output", x))
+        output(layer.post_feedforward_layernorm_2,
+               lambda x: keep(site + "ln_moe_post.output", x))
+        output(layer.pre_feedforward_layernorm_2,
+               lambda x: keep(site + "moe.ln.output", x))
+        output(layer.experts, lambda x: keep(site + "moe.output", x))
+        scaled = layer.router.scalar_root_size
+        self.removers.append(layer.router.proj.register_forward_pre_hook(
+            lambda _m, args: keep(
+                site + "moe.router_norm.output", args[0] / scaled)).remove)
+        output(layer.router.proj,
+               lambda x: keep(site + "moe.router_logits", x))
+
+        def routed(result):
+            _, weights, indices = result
+            keep(site + "moe.expert_weights", weights)
+            keep(site + "moe.expert_indices", indices)
+            self.apart(site, torch.from_numpy(
+                self.found[site + "moe.router_logits"]), indices)
+
+        output(layer.router, routed)
+
+    @staticmethod
+    def apart(site, logits, indices):
+        """Rounding must not be able to choose another expert, not even in
+        bfloat16."""
+        top = logits.sort(-1, descending=True).values
+        k = indices.shape[-1]
+        gap = (top[:, k - 1] - top[:, k]).min().item()
+        if gap < 0.04:
+            raise Unlucky(f"{site}: two experts are {gap} apart")
+
     def attach_rotated(self):
         """Queries and keys as they meet each other: after RoPE (and qk-norm)."""
         model = self.model
-        _, _, d = heads_of(model.config)
 
-        def keep(i, query, key):
+        def keep(i, query, key, own=True):
+            _, _, d = heads_of(model.config, i)
             for name, x in (("rot_q", query), ("rot_k", key)):
-                self.keep(f"layers.{i}.attn.{name}", x[0].transpose(0, 1),
-                          self.length, -1, d)
+                if own or name == "rot_q":
+                    self.keep(f"layers.{i}.attn.{name}", x[0].transpose(0, 1),
+                              self.length, -1, d)
 
         module = sys.modules[type(model).__module__]
         scale = getattr(module, "get_llama_4_attn_scale", None)
@@ -1348,11 +1477,13 @@ class Recorder:
         inner = module.eager_attention_forward
 
         def attend(attention, query, key, *rest, **kwargs):
-            keep(attention.layer_idx, query, key)
+            keep(attention.layer_idx, query, key,
+                 not getattr(attention, "is_kv_shared_layer", False))
             made = inner(attention, query, key, *rest, **kwargs)
-            if attention.q_proj.out_features == 2 * query.shape[1] * d:
+            if attention.q_proj.out_features == (
+                    2 * query.shape[1] * query.shape[-1]):
                 self.keep(f"layers.{attention.layer_idx}.attn.mix", made[0],
-                          self.length, -1, d)  # z is behind a gate
+                          self.length, -1, query.shape[-1])  # z is gated
             return made
 
         module.eager_attention_forward = attend
@@ -1404,6 +1535,8 @@ def check(name, found, model, parts):
         for i in range(n_layers):
             stream = stream + found[f"layers.{i}.attn_out"]
             stream = stream + found[f"layers.{i}.mlp_out"]
+            stream = stream + found.get(f"layers.{i}.ple_out", 0)
+            stream = stream * found.get(f"layers.{i}.layer_scalar", 1)
         near("the sum of what is added", stream,
              found[f"layers.{n_layers - 1}.resid_post"])
     else:  # each sum is normalised, and so is what the next layer gets
@@ -1421,16 +1554,22 @@ def check(name, found, model, parts):
         assert np.isfinite(value).all(), f"{name}: {key}"
         if "expert_indices" in key:
             assert len(np.unique(value)) > value.shape[1], f"{name}: {key}"
+        elif "layer_scalar" in key:
+            assert value[0, 0] < 0.95, f"{name}: {key} is idle"
         else:
             assert value.std() > 0.01, f"{name}: {key} is idle"
-    n, kv, d = heads_of(config)
     length = found["logits"].shape[0]
+    first_shared = n_layers - getattr(config, "num_kv_shared_layers", 0)
     for i, window in enumerate(windows_of(config)):
         if f"layers.{i}.attn.q" not in found:  # something else mixes
             continue
+        n, kv, d = heads_of(config, i)
         assert found[f"layers.{i}.attn.q"].shape == (length, n, d)
-        assert found[f"layers.{i}.attn.k"].shape == (length, kv, d)
-        assert found[f"layers.{i}.attn.v"].shape == (length, kv, d)
+        if i < first_shared:
+            assert found[f"layers.{i}.attn.k"].shape == (length, kv, d)
+            assert found[f"layers.{i}.attn.v"].shape == (length, kv, d)
+        else:
+            assert f"layers.{i}.attn.k" not in found
         pattern = found[f"layers.{i}.attn.pattern"]
         share = found.get(f"layers.{i}.attn.sink_share")
         if share is None:
@@ -1513,7 +1652,9 @@ def draw(name, variant, seed, scratch):
 def halves(name, model, ids, scratch):
     """What half precision makes of some prompts. The largest error of one is
     half chance; but of a mixture the others might ask other experts."""
-    n = 1 if hasattr(model.config, "num_experts_per_tok") else 4
+    mixture = hasattr(model.config, "num_experts_per_tok") or getattr(
+        model.config, "enable_moe_block", False)
+    n = 1 if mixture else 4
     more = np.random.default_rng(crc("half " + name)).integers(
         0, model.config.vocab_size, (n - 1, len(ids)))
     prompts = torch.tensor([ids, *more.tolist()], dtype=torch.int32)
@@ -1548,6 +1689,24 @@ def older(config):
         default["rope_local_base_freq"] = 10000.0
         ropes = ropes["full_attention"]
         default_ropes = default_ropes["full_attention"]
+    if kind == "gemma4_text":
+        # As published: what layers that see everything have of their own.
+        if ropes != default_ropes:
+            fields["rope_parameters"] = ropes
+        ropes = None
+        default.pop("per_layer_config")
+        own = fields.pop("per_layer_config")
+        own = next(iter(own.values()))
+        fields["global_head_dim"] = own["head_dim"]
+        if "num_key_value_heads" in own:
+            fields["num_global_key_value_heads"] = own["num_key_value_heads"]
+        every = [
+            "full_attention" if i % 6 == 5 else "sliding_attention"
+            for i in range(len(fields["layer_types"]))]
+        every[-1] = "full_attention"
+        if fields["layer_types"] == every:
+            del fields["layer_types"]
+        del default["layer_types"]
     if ropes and kind == "olmo3":
         full, local = ropes["full_attention"], ropes["sliding_attention"]
         theta = type(config).default_theta
@@ -1577,7 +1736,7 @@ def older(config):
             fields["rope_scaling"] = ropes
 
     types = fields.get("layer_types")
-    if kind != "gpt_oss":  # which always had it
+    if kind not in ("gpt_oss", "gemma4_text"):  # which always had it
         fields.pop("layer_types", None)
     if kind in ("olmo3", "exaone4"):
         every = fields.get("sliding_window_pattern", 4)

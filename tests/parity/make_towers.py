@@ -47,12 +47,20 @@ QWEN3_VL = {
     "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
 }
 
+GEMMA4_VISION = {
+    "model_type": "gemma4_vision", "hidden_size": 8, "intermediate_size": 8,
+    "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1,
+    "head_dim": 8, "patch_size": 4, "position_embedding_size": 16,
+    "pooling_kernel_size": 1,
+}
+
 # The checkpoint's kind, the language model inside, the config around it.
 TOWERS = {
     "gemma3": ("gemma3", "gemma3-rope-linear", {
         "vision_config": SIGLIP, "mm_tokens_per_image": 4}),
     "mistral3": ("mistral3", "mistral-head-dim", {
         "vision_config": PIXTRAL, "tie_word_embeddings": False}),
+    "gemma4": ("gemma4", "gemma4-all", {"vision_config": GEMMA4_VISION}),
     "llava": ("llava", "llama-gqa", {"vision_config": CLIP}),
     "qwen3_5": ("qwen3_5", "qwen3_5", {
         "vision_config": QWEN3_VL | {"model_type": "qwen3_5_vision"}}),
@@ -89,6 +97,9 @@ def build(kind, variant, around):
         config, dtype=torch.float32, attn_implementation="eager").eval()
     weights = load_file(HERE / "families" / variant / "model.safetensors")
     own = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers())
+    own |= {name: buffers[name] for name in buffers
+            if name.endswith("layer_scalar")}
     filled = set()
     for name, value in weights.items():
         inner = name.removeprefix("model.")

@@ -46,9 +46,11 @@ struct CausalTrace {
  * Causal tracing (Meng et al., 2022, "Locating and editing factual
  * associations in GPT"): the subject's embeddings are corrupted with Gaussian
  * noise, then the clean value of a window of layers at one position is
- * restored. All samples, layers and positions share one walk. sweep.effect()
- * is the paper's indirect effect over its total effect. Evaluates. Throws usage
- * (a subject that is not in the prompt), unknown_name, out_of_range.
+ * restored. The noise is on what enters layer 0: embeddings that layers have of
+ * their own (Gemma 4) stay as they are. All samples, layers and positions share
+ * one walk. sweep.effect() is the paper's indirect effect over its total
+ * effect. Evaluates. Throws usage (a subject that is not in the prompt),
+ * unknown_name, out_of_range.
  */
 CausalTrace causal_trace(
     const InterpretableModel& model, const CausalTraceOptions& options);

@@ -36,6 +36,7 @@ struct LogitPart {
     pos_embed,
     attn_out,
     mlp_out,
+    ple_out,  ///< What a layer's own embedding of the token adds.
     head,
     neuron,
     attn_bias,  ///< Of W_O, and of a norm behind it.
@@ -62,7 +63,8 @@ const char* name(LogitPart::Kind kind);
 struct LogitAttribution {
   std::vector<LogitPart> parts;  ///< In the model's order.
   /** [layer + 1]: the logit read from the residual stream before each layer and
-   * at the end: the sum of all parts so far and of the last two biases. */
+   * at the end: the sum of all parts so far, without the scalars of layers to
+   * come, and of the last two biases. */
   std::vector<float> accumulated;
   float sum = 0;      ///< Of all parts: the metric before any softcap.
   float model = 0;    ///< The metric as the model computes it, after the cap.
@@ -84,7 +86,9 @@ struct LogitAttribution {
  * are norms behind attention and MLP (Gemma 2, OLMo 2) when a layer is taken
  * apart, and factors of the residual stream (Granite) and of the logits
  * (Cohere). Biases are parts of their own. With a position embedding, embed is
- * what enters layer 0 less that. A layer of experts stays one part.
+ * what enters layer 0 less that. A layer of experts stays one part, beside an
+ * MLP as in its place. Where a scalar multiplies what leaves a layer, a part
+ * counts as it is at the end, times its layer's and those of all later ones.
  *
  * In float32; the parts sum to the logit but for rounding. One pass a prompt;
  * evaluates. Throws usage for another metric, for neurons of a model that has

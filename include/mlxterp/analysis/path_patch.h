@@ -40,11 +40,11 @@ struct PathPatchOptions {
 /**
  * Path patching (Wang et al., 2022, "Interpretability in the wild", appendix
  * B; Goldowsky-Dill et al., 2023): each sender is replaced by what it is in the
- * other run, while every later head (and, on direct paths, every later MLP) is
- * held as it was; what the receivers then read is put into a run that is
- * otherwise untouched, whose metric is the cell. Without receivers the path
- * ends at the logits. All senders share one walk. Evaluates. Throws usage,
- * out_of_range.
+ * other run, while every later head (and, on direct paths, every later MLP and
+ * what layers' own embeddings add) is held as it was; what the receivers then
+ * read is put into a run that is otherwise untouched, whose metric is the cell.
+ * Without receivers the path ends at the logits. All senders share one walk.
+ * Evaluates. Throws usage, out_of_range.
  */
 Sweep path_patch(
     const InterpretableModel& model, const PathPatchOptions& options);

@@ -15,6 +15,7 @@
 #include "mlxterp/nn/mlp.h"
 #include "mlxterp/nn/moe.h"
 #include "mlxterp/nn/norm.h"
+#include "mlxterp/nn/per_layer.h"
 
 namespace mlxterp {
 
@@ -44,6 +45,7 @@ struct DecoderConfig {
   bool post_norms = false;   ///< ln1_post, ln2_post on what they write.
   nn::NormConfig norm;
   float residual_scale = 1.0f;  ///< Of what they write.
+  bool layer_scalar = false;    ///< Multiplies what leaves the layer.
 
   nn::Rope rope;  ///< dims 0: none.
   /** If set, layers with a window use this one instead. */
@@ -64,6 +66,13 @@ struct DecoderConfig {
   nn::NormConfig qk_norm_config;
   bool qk_norm_rotated = false;  ///< Behind the rotation, not before it.
   std::optional<nn::QueryScale> q_scale;
+  std::optional<nn::NormConfig> v_norm;
+  std::vector<int> d_heads;   ///< Of each layer; empty: d_head.
+  std::vector<int> kv_heads;  ///< Likewise; empty: n_kv_heads.
+  std::vector<bool> k_eq_v;   ///< Layers whose values are their keys.
+  /** The layer whose keys and values each reads, itself or an earlier one that
+   * reads its own; empty: all read their own. */
+  std::vector<int> kv_layers;
 
   /** Makes each layer's mixer; empty: attention as the fields above say, in
    * every layer. */
@@ -72,7 +81,15 @@ struct DecoderConfig {
   nn::Activation activation = nn::Activation::silu;
   bool gated = true;
   bool mlp_bias = false;
+  std::vector<int> d_mlps;           ///< Of each layer; empty: d_mlp.
   std::optional<nn::MoEConfig> moe;  ///< In place of the MLP.
+  /** Beside it instead, of what it does not read through ln2; each with a norm
+   * of its own behind it. */
+  bool moe_beside = false;
+  /** Embeddings that each layer has of its own: their width, and how many of
+   * the vocabulary's tokens have them; 0: none. */
+  int d_per_layer = 0;
+  int per_layer_vocab = 0;
 
   float embed_scale = 1.0f;   ///< Part of what the embedding gives.
   float embed_factor = 1.0f;  ///< Behind it: Granite's multiplier.
@@ -97,7 +114,9 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer);
  * One layer. Sites beside those of its parts, all [batch, pos, d_model]:
  * resid_pre, resid_post; attn_out and mlp_out, what is added to the residual
  * stream; resid_mid between them (not in parallel layers). attn_out is what the
- * mixer adds, whether or not it is attention.
+ * mixer adds, whether or not it is attention; mlp_out, where experts stand
+ * beside the MLP, what both do. ple_out, what the layer's own embedding adds,
+ * comes last. layer_scalar [batch, pos, 1] then multiplies the stream.
  */
 class DecoderLayer : public nn::Module {
  public:
@@ -107,15 +126,34 @@ class DecoderLayer : public nn::Module {
       const mlx::core::array& x, Pass& pass) const override;
 
   std::optional<nn::Norm> ln1, ln1_post, ln2, ln2_post;
+  /** Behind the MLP and the experts beside it, before they are added. */
+  std::optional<nn::Norm> ln_mlp_post, ln_moe_post;
+  std::optional<nn::Norm> ln_ple_post;
   /** Its attention; null: something else mixes positions. */
   const nn::Attention* attention() const { return mixer->attention(); }
 
   std::unique_ptr<nn::Mixer> mixer;
   std::optional<nn::MLP> mlp;
   std::optional<nn::MoE> moe;
+  std::optional<nn::PerLayerInput> ple;
+  std::optional<mlx::core::array> layer_scalar;
+
+  /** Experts stand beside its MLP. */
+  bool moe_beside() const { return mlp && moe; }
+  /** "mlp" or "moe", where it has experts. */
+  const char* moe_name() const { return moe_beside() ? "moe" : "mlp"; }
 
  private:
-  mlx::core::array feed_forward(const mlx::core::array& x, Pass& pass) const;
+  void add_feed_forward(const DecoderConfig& config, int layer);
+  void add_names(const DecoderConfig& config);
+
+  /** `x` through ln2, and without it. */
+  mlx::core::array feed_forward(
+      const mlx::core::array& x,
+      const mlx::core::array& stream,
+      Pass& pass) const;
+  /** All that follows attention and MLP. */
+  mlx::core::array finished(mlx::core::array stream, Pass& pass) const;
   /** What attention or MLP wrote, as it is added to the residual stream. */
   mlx::core::array written(
       mlx::core::array y,
@@ -125,7 +163,7 @@ class DecoderLayer : public nn::Module {
 
   bool parallel_;
   float residual_scale_;
-  std::optional<Slot> resid_mid_, attn_out_, mlp_out_;
+  std::optional<Slot> resid_mid_, attn_out_, mlp_out_, layer_scalar_;
 };
 
 /** Residual to logits, [batch, pos, d_model] to [batch, pos, vocab].
@@ -158,13 +196,13 @@ class Unembedding : public nn::Module {
 
 /**
  * Token ids [batch, pos] to logits [batch, pos, vocab]. Its paths, and so its
- * sites, are the same for every family: embed, pos_embed, layers.i.{ln1, attn.
- * {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm} or another mixer by its
- * name, ln1_post, ln2, mlp.{gate_proj, up_proj, act_fn, down_proj} or mlp.{
- * router, experts}, ln2_post}, ln_final, unembed, each where the family has it.
- * New ones have random weights; models/load.h fills them from a checkpoint. A
- * pass with a KvCache goes on behind the positions held; beyond the context
- * that throws usage.
+ * sites, are the same for every family: embed, pos_embed, ple, layers.i.{ln1,
+ * attn. {q_proj, k_proj, v_proj, o_proj, q_norm, k_norm} or another mixer by
+ * its name, ln1_post, ln2, mlp.{gate_proj, up_proj, act_fn, down_proj} or mlp.{
+ * router, experts}, ln2_post, ple}, ln_final, unembed, each where the family
+ * has it. New ones have random weights; models/load.h fills them from a
+ * checkpoint. A pass with a KvCache goes on behind the positions held; beyond
+ * the context that throws usage.
  */
 class Decoder : public nn::Module {
  public:
@@ -173,13 +211,15 @@ class Decoder : public nn::Module {
   mlx::core::array forward(
       const mlx::core::array& ids, Pass& pass) const override;
 
-  /** What enters layer 0, [batch, pos, d_model]. */
+  /** What enters layer 0, [batch, pos, d_model]; the pass carries what travels
+   * beside it. */
   mlx::core::array embedded(const mlx::core::array& ids, Pass& pass) const;
 
   const DecoderConfig& config() const { return config_; }
 
   nn::Embedding embed;
   std::optional<nn::Embedding> pos_embed;
+  std::optional<nn::PerLayerEmbedding> ple;
   std::vector<std::unique_ptr<DecoderLayer>> layers;
   nn::Norm ln_final;
   Unembedding unembed;

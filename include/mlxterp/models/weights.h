@@ -52,7 +52,8 @@ struct WeightPart {
  * be a view. Throws unknown_name for what this model has not, out_of_range, and
  * usage for a part that the weight does not have or layers that differ in
  * shape. Layers without attention have no W_Q and its like: one that has is to
- * be asked for by its number.
+ * be asked for by its number. Nor have layers that read another's keys and
+ * values W_K and W_V. Of experts beside an MLP W_in and its like are the MLP's.
  */
 mlx::core::array weight(
     const Decoder& decoder, std::string_view name, const WeightPart& part = {});

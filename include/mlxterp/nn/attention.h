@@ -50,17 +50,26 @@ struct AttentionConfig {
   QkNorm qk_norm = QkNorm::none;
   NormConfig norm = {};       ///< Of q and k.
   bool norm_rotated = false;  ///< Behind the rotation, not before it.
+  /** Normalises values, each head alone. */
+  std::optional<NormConfig> v_norm = {};
+  bool k_eq_v = false;  ///< Values are keys before their norm and rotation.
+  /** The layer that makes keys and values which others read, too: this one, or
+   * an earlier one whose are read in place of own ones; -1: they are its own
+   * alone. */
+  int kv_layer = -1;
+  bool own_kv = true;                      ///< It makes them.
   std::optional<QueryScale> q_scale = {};  ///< Behind both.
 };
 
 /**
  * Causal attention. Sites, beside those of q_proj, k_proj, v_proj, o_proj and
- * where they exist gate_proj, q_norm and k_norm:
+ * where they exist gate_proj, q_norm, k_norm and v_norm:
  *
  *     q, rot_q, z       [batch, pos, head, d_head]; q before q_norm, rot_q as
  *                       it meets the keys, behind rotation, norm and q_scale
- *     k, v, rot_k       [batch, pos, kv_head, d_head]; likewise; v, as rot_q
- *                       and rot_k, behind clip_qkv
+ *     k, v, rot_k       [batch, pos, kv_head, d_head]; likewise; v before
+ *                       v_norm, but, as rot_q and rot_k, behind clip_qkv.
+ *                       None of them where another layer's are read
  *     q_scale           [batch, pos, 1], what queries are multiplied with
  *                       where they grow with their position
  *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap,
@@ -102,24 +111,38 @@ class Attention : public Mixer {
   mlx::core::array pattern(
       const mlx::core::array& rot_q, const mlx::core::array& rot_k) const;
 
-  /** The sites that sweeps ask for, by number. */
+  /** The sites that sweeps ask for, by number; -1: it has none. */
   SiteId rot_q_site() const { return id(rot_q_); }
-  SiteId rot_k_site() const { return id(rot_k_); }
-  SiteId v_site() const { return id(v_); }
+  SiteId rot_k_site() const { return config_.own_kv ? id(rot_k_) : -1; }
+  /** What the pattern mixes: v, or what its norm makes of it. */
+  SiteId values_site() const {
+    if (!config_.own_kv) return -1;
+    return v_norm ? v_norm->output_site() : id(v_);
+  }
   SiteId pattern_site() const { return id(pattern_); }
   SiteId z_site() const { return id(z_); }
   /** What the pattern makes of the values: z, where nothing gates it. */
   SiteId mix_site() const { return id(mix_.value_or(z_)); }
 
-  Linear q_proj, k_proj, v_proj, o_proj;
+  const AttentionConfig& config() const { return config_; }
+
+  /** Keys or values, [batch, pos, kv_head, d_head], that another layer made.
+   * With a cache, those it holds come first. */
+  const mlx::core::array& shared_k(const Carried& carried) const;
+  const mlx::core::array& shared_v(const Carried& carried) const;
+
+  Linear q_proj;
+  std::optional<Linear> k_proj, v_proj;  ///< Without own values, none.
+  Linear o_proj;
   std::optional<Linear> gate_proj;
-  std::optional<Norm> q_norm, k_norm;
+  std::optional<Norm> q_norm, k_norm, v_norm;
   std::optional<mlx::core::array> sinks;
 
  private:
   /** What [batch, pos, head, ...] is, of the heads that queries have or keys
    * and values. */
   SiteTraits traits(Heads heads) const;
+  void add_projections();
   void add_norms();
   void add_steps();
 
@@ -131,6 +154,28 @@ class Attention : public Mixer {
 
   /** q_scale of the rows of x, [batch, pos, ...]. */
   mlx::core::array query_scale(const mlx::core::array& x, Pass& pass) const;
+
+  /** Rotated and normed, heads before positions; `norm` where it stands behind
+   * the rotation. */
+  mlx::core::array rotated(
+      const mlx::core::array& y,
+      const std::optional<Norm>& norm,
+      const std::optional<mlx::core::array>& by,
+      Slot slot,
+      Pass& pass) const;
+
+  /** All keys and values there are, heads before positions. */
+  struct KeysAndValues {
+    mlx::core::array k, v;
+  };
+  KeysAndValues keys_and_values(const mlx::core::array& x, Pass& pass) const;
+
+  mlx::core::array by_heads(
+      const Linear& project,
+      const mlx::core::array& x,
+      int n,
+      Pass& pass) const;
+  mlx::core::array clipped(mlx::core::array y) const;
 
   /** The heads' mix of values, [batch, head, pos, d_head], from rotated q and
    * k with heads before positions. */
@@ -157,7 +202,8 @@ class Attention : public Mixer {
   mlx::core::array per_head(const mlx::core::array& z) const;
 
   AttentionConfig config_;  // its scale resolved
-  Slot q_, k_, v_, rot_q_, rot_k_, scores_, pattern_, z_, result_;
+  Slot q_ = {}, k_ = {}, v_ = {}, rot_q_ = {}, rot_k_ = {}, scores_ = {},
+       pattern_ = {}, z_ = {}, result_ = {};
   std::optional<Slot> gate_, mix_, q_scale_, position_bias_, sinks_,
       sink_share_;
 };

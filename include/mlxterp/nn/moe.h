@@ -30,6 +30,10 @@ struct MoEConfig {
   /** Of an expert beside them that every token goes through; 0: none. */
   int d_shared = 0;
   bool shared_gate = false;  ///< Times the sigmoid of a number of the token's.
+  /** Of what the experts read, and of what the router does. */
+  std::optional<NormConfig> norm = {}, router_norm = {};
+  float router_scale = 1.0f;  ///< Of what the router reads, behind its norm.
+  bool expert_scale = false;  ///< Each expert's weight times a number of its.
 };
 
 /** The experts of one layer, gated each. Parameters: gate_proj.weight and
@@ -68,7 +72,9 @@ struct Experts : Module {
  * [batch, pos, expert]; expert_indices [batch, pos, k], the most probable
  * first; expert_weights [batch, pos, k], which multiply their outputs. Where
  * there is one, the part shared_expert is added; the output of shared_expert_
- * gate, [batch, pos, 1], decides by its sigmoid how much of it.
+ * gate, [batch, pos, 1], decides by its sigmoid how much of it. Parts where it
+ * has them: ln and router_norm, on what experts and router read. Parameter
+ * where it has one: expert_scale [expert].
  */
 class MoE : public Module {
  public:
@@ -81,8 +87,12 @@ class MoE : public Module {
   Experts experts;
   std::optional<MLP> shared_expert;
   std::optional<Linear> shared_expert_gate;
+  std::optional<Norm> ln, router_norm;
+  std::optional<mlx::core::array> expert_scale;
 
  private:
+  mlx::core::array routed(const mlx::core::array& x, Pass& pass) const;
+
   MoEConfig config_;
   Slot router_logits_ = site("router_logits", {.width = config_.n_experts});
   Slot expert_indices_ = site("expert_indices", {.width = config_.top_k});

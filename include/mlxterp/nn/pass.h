@@ -3,8 +3,10 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -37,6 +39,14 @@ class Observer {
       const mlx::core::array& /*before*/,
       const mlx::core::array& /*after*/) {}
 };
+
+/** What travels beside the residual stream: values that one part makes and
+ * later layers read, by name, row for row with it: [batch, pos, ...]. */
+using Carried = std::map<std::string, mlx::core::array>;
+
+/** The one of that name. Throws usage where no earlier part made it: a layer
+ * that reads it cannot run alone. */
+const mlx::core::array& find(const Carried& carried, const std::string& name);
 
 /**
  * Everything one forward pass carries, handed down explicitly. Models are
@@ -85,6 +95,10 @@ class Pass {
   Arrays on_sequences(
       Arrays x, const std::function<Arrays(const Arrays&)>& mix) const;
 
+  /** Whoever goes on with some rows of the residual stream goes on with the
+   * same rows of these. */
+  Carried& carried() { return carried_; }
+
   /** Absent: every position there is belongs to this pass. */
   nn::KvCache* cache() const { return cache_; }
   /** How many positions the cache held when the pass began: the number of this
@@ -113,6 +127,7 @@ class Pass {
   int cache_offset_ = 0;
   std::shared_ptr<const nn::PackedBatch> packed_;
   std::optional<mlx::core::array> last_;
+  Carried carried_;
 };
 
 }  // namespace mlxterp

@@ -32,7 +32,7 @@ void Walk::go(
     size_t begin,
     size_t end,
     int start,
-    mx::array& stream,
+    Stream& stream,
     int next,
     const std::function<void(int layer, size_t rows)>& done) {
   const int layers = decoder_.config().n_layers;
@@ -44,9 +44,9 @@ void Walk::go(
   }
   travelling_.clear();
   kept_.clear();
-  auto x = stream;
-  std::optional<mx::array> left;
-  if (next == start) left = x;
+  auto now = stream;
+  std::optional<Stream> left;
+  if (next == start) left = now;
   size_t at = begin;
   bool all_kept = false;
   // Whether something is replaced that leaves the last layer.
@@ -61,8 +61,10 @@ void Walk::go(
       });
   for (int layer = start; layer < layers; ++layer) {
     if (layer == next && layer > start)
-      left = mx::slice(x, {0, 0, 0}, {1, runs_end(), x.shape(2)});
-    at = join(plans, at, end, layer, x);
+      left = {
+          mx::slice(now.x, {0, 0, 0}, {1, runs_end(), now.x.shape(2)}),
+          positions(now.carried, 0, runs_end())};
+    at = join(plans, at, end, layer, now);
     plan(layer);
     std::optional<mx::array> last;
     const bool is_last = layer + 1 == layers;
@@ -72,27 +74,28 @@ void Walk::go(
     layer_ = layer;
     seen_ = {};
     by_sequence_.clear();
-    x = Stepper(wave_.model, this, rows())
-            .layer(
-                layer,
-                x,
-                std::make_shared<const nn::PackedBatch>(packed_),
-                last);
+    if (mixes_) see_shared(now.carried);
+    Stepper stepper(wave_.model, this, rows());
+    stepper.carried() = std::move(now.carried);
+    auto& x = now.x = stepper.layer(
+        layer, now.x, std::make_shared<const nn::PackedBatch>(packed_), last);
+    now.carried = std::move(stepper.carried());
     all_kept = trimmed;
     // Evaluated as it goes, so that what it took is free again: by then,
     // where memory is given, as MLX allocates ahead of what it computes.
-    left ? mx::async_eval(x, *left) : mx::async_eval(x);
+    left ? mx::async_eval(x, left->x) : mx::async_eval(x);
     if (wave_.memory > 0) x.eval();
     done(layer, size(packed_.rows()));
   }
   if (leaves) {
-    join(plans, at, end, layers, x);
+    join(plans, at, end, layers, now);
     plan(layers);
     layer_ = layers;
-    x = at_stream(x);
+    now.x = at_stream(now.x);
   }
-  if (!all_kept && !all_rows()) x = mx::take(x, int_array(metric_rows()), 1);
-  out_ = x;
+  if (!all_kept && !all_rows())
+    now.x = mx::take(now.x, int_array(metric_rows()), 1);
+  out_ = now.x;
   if (left) stream = *left;
 }
 
@@ -136,9 +139,16 @@ void Walk::see(SiteId site, const mx::array& value) {
   if (!attn) return;
   if (site == attn->rot_q_site()) seen_.rot_q = value;
   if (site == attn->rot_k_site()) seen_.rot_k = value;
-  if (site == attn->v_site()) seen_.v = value;
+  if (site == attn->values_site()) seen_.v = value;
   if (site == attn->pattern_site() && seen_.patterns.size() < wave_.runs.size())
     seen_.patterns.push_back(value);
+}
+
+void Walk::see_shared(const Carried& carried) {
+  const auto* attn = attention();
+  if (!attn || attn->config().own_kv) return;
+  seen_.rot_k = attn->shared_k(carried);
+  seen_.v = attn->shared_v(carried);
 }
 
 int Walk::length_of(int run) const {
@@ -159,7 +169,7 @@ size_t Walk::join(
     size_t at,
     size_t end,
     int layer,
-    mx::array& x) {
+    Stream& stream) {
   if (at == end || plans[at].join != layer) return at;
   const size_t runs = wave_.runs.size();
   std::vector<std::pair<const Plan*, int>> all;  // and where its rows are
@@ -172,6 +182,8 @@ size_t Walk::join(
   });
   std::vector<int> rows(size(runs_end()));
   std::iota(rows.begin(), rows.end(), 0);
+  // Of what travels beside the stream, none is taken of another run.
+  auto own = rows;
   packed_.sequences.resize(runs);
   travelling_.clear();
   for (const auto& [plan, row] : all) {
@@ -180,6 +192,7 @@ size_t Walk::join(
     const auto begin = rows.size();
     for (int i = 0; i < length; ++i)
       rows.push_back(row < 0 ? run + plan->first + i : row + i);
+    own.insert(own.end(), rows.begin() + static_cast<long>(begin), rows.end());
     if (row < 0)
       for (const auto& change : plan->changes)
         if (taken(*plan, change, layer))
@@ -190,7 +203,8 @@ size_t Walk::join(
         {static_cast<int>(begin), length, plan->first, run});
     travelling_.push_back(plan);
   }
-  x = mx::take(x, int_array(rows), 1);
+  stream.x = mx::take(stream.x, int_array(rows), 1);
+  stream.carried = positions(stream.carried, int_array(own));
   return at;
 }
 

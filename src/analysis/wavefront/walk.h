@@ -13,6 +13,7 @@
 #include "analysis/wavefront/plan.h"
 #include "analysis/wavefront/wavefront.h"
 #include "mlxterp/nn/packed_batch.h"
+#include "trace/carried_rows.h"
 #include "trace/stepper.h"
 
 namespace mlxterp {
@@ -51,7 +52,7 @@ class Walk final : public Observer {
       size_t begin,
       size_t end,
       int start,
-      mlx::core::array& stream,
+      Stream& stream,
       int next,
       const std::function<void(int layer, size_t rows)>& done);
 
@@ -110,6 +111,9 @@ class Walk final : public Observer {
 
   void see(SiteId site, const mlx::core::array& value);
 
+  // Keys and values that the layer reads of an earlier one.
+  void see_shared(const Carried& carried);
+
   int length_of(int run) const;
 
   int runs_end() const;
@@ -123,7 +127,7 @@ class Walk final : public Observer {
       size_t at,
       size_t end,
       int layer,
-      mlx::core::array& x);
+      Stream& stream);
 
   // Whether a change is made by taking other rows of the stream when the cell
   // begins, rather than by replacing values.

@@ -63,19 +63,8 @@ class Sweeper {
     result_.cells.assign(wave_.cells.size(), 0);
     result_.computed = plans_.size();
 
-    std::vector<mx::array> embedded;
-    for (const auto& run : wave_.runs)
-      embedded.push_back(
-          run.embedded ? *run.embedded
-                       : Stepper(
-                             wave_.model,
-                             nullptr,
-                             {.lengths = {static_cast<int>(run.ids.size())}})
-                             .embed(mx::expand_dims(int_array(run.ids), 0)));
-    auto stream =
-        embedded.size() == 1 ? embedded[0] : mx::concatenate(embedded, 1);
-
-    const size_t budget = rows_allowed(stream.dtype());
+    auto stream = embedded();
+    const size_t budget = rows_allowed(stream.x.dtype());
     double total = 0, so_far = 0;  // rows times layers
     for (const auto& plan : plans_)
       total += static_cast<double>(rows_of(plan)) * (layers_ - plan.join);
@@ -103,7 +92,7 @@ class Sweeper {
             std::ceil(
                 static_cast<double>(
                     (size(runs_end_) + rows_of(plans_[end])) *
-                    bytes_of_row(stream.dtype())) /
+                    bytes_of_row(stream.x.dtype())) /
                 1e6));
       const int next =
           end < plans_.size() ? std::min(plans_[end].join, layers_) : -1;
@@ -141,6 +130,24 @@ class Sweeper {
   }
 
  private:
+  // What enters layer 0 of all runs. What travels beside it is that of their
+  // ids.
+  Stream embedded() const {
+    std::vector<mx::array> x;
+    std::vector<Carried> carried;
+    for (const auto& run : wave_.runs) {
+      Stepper stepper(
+          wave_.model,
+          nullptr,
+          {.lengths = {static_cast<int>(run.ids.size())}});
+      const auto own = stepper.embed(mx::expand_dims(int_array(run.ids), 0));
+      x.push_back(run.embedded.value_or(own));
+      carried.push_back(std::move(stepper.carried()));
+    }
+    return {
+        x.size() == 1 ? x[0] : mx::concatenate(x, 1), concatenate(carried, 1)};
+  }
+
   size_t rows_of(const Plan& plan) const {
     return wave_.runs[size(plan.run)].ids.size() - size(plan.first);
   }
@@ -148,16 +155,20 @@ class Sweeper {
   size_t bytes_of_row(mx::Dtype dtype) const {
     const auto& c = decoder_.config();
     const int experts = c.moe ? c.moe->top_k : 0;
-    const auto d_mlp = static_cast<size_t>(
-        std::max(c.d_mlp, c.moe ? experts * c.moe->d_mlp : 0));
+    const auto largest = [](int one, const std::vector<int>& each) {
+      return each.empty() ? one : std::ranges::max(each);
+    };
+    const auto d_mlp = static_cast<size_t>(std::max(
+        largest(c.d_mlp, c.d_mlps), c.moe ? experts * c.moe->d_mlp : 0));
     size_t longest = 0;
     for (const auto& run : wave_.runs)
       longest = std::max(longest, run.ids.size());
-    const size_t heads = size(c.n_heads) * size(c.d_head);
+    const size_t heads = size(c.n_heads) * size(largest(c.d_head, c.d_heads));
     // The stream in three copies, q, k, v, z, three of the MLP; and scores,
-    // where attention is explicit.
+    // where attention is explicit. Beside them, what is carried, twice.
     return dtype.size() * (6 * size(c.d_model) + 6 * heads + 3 * d_mlp +
-                           3 * size(c.n_heads) * longest);
+                           3 * size(c.n_heads) * longest +
+                           2 * size(c.n_layers) * size(c.d_per_layer));
   }
 
   size_t rows_allowed(mx::Dtype dtype) const {

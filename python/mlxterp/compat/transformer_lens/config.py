@@ -15,7 +15,7 @@ from ...errors import UnknownNameError, UsageError
 @dataclass
 class Config:
     """What a model is made of, and how `HookedTransformer` treats it; None where a
-    wrapped model does not say."""
+    wrapped model does not say, and where its layers differ."""
 
     model_name: str
     n_layers: int
