@@ -1140,7 +1140,6 @@ class Recorder:
     def attach_layer(self, site, layer):
         parts, config = self.parts, self.model.config
         at, keep = layer.get_submodule, self.keep
-        n, kv, d = heads_of(config, int(site.split(".")[1]))
         multiplier = getattr(config, "residual_multiplier", 1.0)
 
         def inner(name, added):
@@ -1191,7 +1190,7 @@ class Recorder:
     def attach_attention(self, site, layer):
         parts, config = self.parts, self.model.config
         at, keep = layer.get_submodule, self.keep
-        n, kv, d = heads_of(config)
+        n, kv, d = heads_of(config, int(site.split(".")[1]))
         self.output(at(parts.pattern or parts.attn), lambda x: keep(
             site + "attn.pattern", x[1], n, self.length, self.length))
         if hasattr(at(parts.attn), "sinks"):

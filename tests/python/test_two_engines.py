@@ -39,6 +39,7 @@ def as_mlx_lm(config):
     config["n_ctx"] = config.get("n_positions")
     if config["model_type"] == "apertus":  # what all of them have
         config.update(mlp_bias=False, post_norm=False, qk_norm=True)
+    config["block_dim"] = config.get("hidden_size")  # LFM2's
     config["num_experts"] = config.get("num_experts") or config.get("num_local_experts")
     # EXAONE asks for that one even where there is none.
     none = {"rope_scaling": None} if config["rope_scaling"] is None else {}
@@ -113,7 +114,12 @@ UNREAD = (
     "gpt2-inverse-layer gpt2-unscaled gpt_neo gpt_neo-untied gpt_neox "
     "gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
     "apertus-bias apertus-silu arcee arcee-bias codegen codegen-tied cohere2-bias "
+<<<<<<< HEAD
     "gemma4-dense gpt_bigcode-mha gptj-tied olmo olmo-clip "
+=======
+    "gpt_bigcode-mha gptj-tied olmo olmo-clip "
+    "lfm2-bias "  # always ties the unembedding
+>>>>>>> 97d97c0 (What mlx-lm asks for of LFM2)
     # mlx-lm's gpt-oss takes experts for packed.
     "bloom bloom-untied falcon falcon-alibi falcon-bias falcon-grouped falcon-multi-head "
     "falcon-one-norm gpt_oss gpt_oss-clamped mpt mpt-clipped "
