@@ -114,12 +114,8 @@ UNREAD = (
     "gpt2-inverse-layer gpt2-unscaled gpt_neo gpt_neo-untied gpt_neox "
     "gpt_neox-no-bias gpt_neox-sequential gptj gptj-full-rotary mixtral-window opt "
     "apertus-bias apertus-silu arcee arcee-bias codegen codegen-tied cohere2-bias "
-<<<<<<< HEAD
     "gemma4-dense gpt_bigcode-mha gptj-tied olmo olmo-clip "
-=======
-    "gpt_bigcode-mha gptj-tied olmo olmo-clip "
     "lfm2-bias "  # always ties the unembedding
->>>>>>> 97d97c0 (What mlx-lm asks for of LFM2)
     # mlx-lm's gpt-oss takes experts for packed.
     "bloom bloom-untied falcon falcon-alibi falcon-bias falcon-grouped falcon-multi-head "
     "falcon-one-norm gpt_oss gpt_oss-clamped mpt mpt-clipped "
