@@ -116,6 +116,8 @@ UNREAD = (
     "apertus-bias apertus-silu arcee arcee-bias codegen codegen-tied cohere2-bias "
     "gemma4-dense gpt_bigcode-mha gptj-tied olmo olmo-clip "
     "lfm2-bias "  # always ties the unembedding
+    # It reads Qwen 3.5 nested alone, and places attention by an interval.
+    "qwen3_5 qwen3_5-attention-first qwen3_5-long qwen3_5_moe qwen3_next-dense-layers "
     # mlx-lm's gpt-oss takes experts for packed.
     "bloom bloom-untied falcon falcon-alibi falcon-bias falcon-grouped falcon-multi-head "
     "falcon-one-norm gpt_oss gpt_oss-clamped mpt mpt-clipped "
