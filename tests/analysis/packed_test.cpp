@@ -26,7 +26,7 @@ const fs::path root = MLXTERP_SOURCE_DIR "/tests/parity/quantized";
 const fs::path gguf = MLXTERP_SOURCE_DIR "/tests/models/fixtures/packed.gguf";
 
 const std::vector<int> clean{3, 14, 15, 92, 65, 35, 89, 7},
-    corrupt{3, 14, 21, 92, 65, 35, 89, 7};
+    corrupt{3, 14, 21, 92, 65, 35, 89, 9};
 
 struct Both {
   InterpretableModel packed, unpacked;

@@ -164,20 +164,28 @@ def test_every_site_has_the_same_value(name):
 
 @pytest.mark.parametrize("name", ["gemma4", "gemma4-all", "gemma4-experts"])
 def test_layers_that_are_no_sums(name):
-    """A scalar multiplies them, and they read more than the stream."""
+    """A scalar multiplies them, and they read more than the stream. The first layer
+    that sees all positions ends the comparison: a quarter of its 12 entries is two
+    of transformers' and four of mlx-lm's, in no published size."""
     native, wrapped = pair(FOLDERS / name)
+    config = json.loads((FOLDERS / name / "config.json").read_text())
+    last = config["layer_types"].index("full_attention")
+    compared = 0
     with native.trace(ROWS) as ours, wrapped.trace(ROWS) as theirs:
         for one, two in sites(native, wrapped):
-            tail = one.rpartition(".")[2]
-            if tail in ("attn_out", "resid_mid", "mlp_out"):
+            if one == "logits":
                 continue
-            if not native.engine.match(one):  # another layer's keys and values
-                assert tail in ("k", "v", "rot_k")
+            layer, tail = int(one.split(".")[1]), one.rpartition(".")[2]
+            known = tail in ("resid_pre", "q", "k", "v")
+            if layer > last or (layer == last and not known):
+                continue
+            if tail in ("attn_out", "resid_mid", "mlp_out"):
                 continue
             if tail == "v":  # there, what is mixed: behind its norm
                 one = one.replace(".v", ".v_norm")
-            far = gap(ours.value(one), theirs.value(two))
-            assert far <= 1e-5, one
+            assert gap(ours.value(one), theirs.value(two)) <= 1e-5, one
+            compared += 1
+    assert compared == 10 * last + 4
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "gpt_oss-blocks"])

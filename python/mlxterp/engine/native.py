@@ -26,7 +26,7 @@ class NativeTokenizer:
     """The checkpoint's own tokenizer, with the names transformers gives."""
 
     def __init__(self, model: _core.Model, parse_special: bool = True):
-        self._model, self._parse_special = model, parse_special
+        self.model, self._parse_special = model, parse_special
 
     def encode(
         self,
@@ -38,31 +38,31 @@ class NativeTokenizer:
         they are called, the model's setting where nothing is said."""
         if parse_special is None:
             parse_special = self._parse_special
-        return self._model.encode(text, add_special_tokens, parse_special)
+        return self.model.encode(text, add_special_tokens, parse_special)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
-        text = self._model.decode(list(ids), not skip_special_tokens)
+        text = self.model.decode(list(ids), not skip_special_tokens)
         return text.decode("utf-8", "replace")
 
     def labels(self, ids: Sequence[int]) -> list[str]:
         """One string a token, whole characters only."""
-        return self._model.labels(list(ids))
+        return self.model.labels(list(ids))
 
     @property
     def vocab_size(self) -> int:
-        return self._model.vocab_size
+        return self.model.vocab_size
 
     def __len__(self) -> int:
         return self.vocab_size
 
     @property
     def bos_token_id(self) -> int | None:
-        return self._model.bos
+        return self.model.bos
 
     @property
     def eos_token_id(self) -> int | None:
-        return self._model.eos
+        return self.model.eos
 
 
 class NativeModule:
@@ -70,23 +70,23 @@ class NativeModule:
     parameters are attributes (`model.layers[3].mlp.up_proj.weight`)."""
 
     def __init__(self, model: _core.Model, path: str):
-        self._model, self._path = model, path
+        self.model, self._path = model, path
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self._model.call(self._path, x)
+        return self.model.call(self._path, x)
 
     def as_linear(self, x: mx.array) -> mx.array:
         """Of the embedding: x [..., d_model] as logits [..., vocab]."""
         if self._path != "embed":
             raise UsageError(f"'{self._path}' is no embedding")
-        return self._model.call("unembed", x)
+        return self.model.call("unembed", x)
 
     def parameters(self) -> dict:
         """The parameters below, a tree by their names in the module."""
         start = f"{self._path}." if self._path else ""
         below = [
             (path[len(start) :], value)
-            for path, value in self._model.parameters()
+            for path, value in self.model.parameters()
             if path.startswith(start)
         ]
         return tree_unflatten(below)
@@ -101,19 +101,19 @@ class NativeModule:
         pass runs on another thread. Raises UnknownNameError, and UsageError for
         values of another shape or dtype, NaN or infinite; then none is set."""
         start = f"{self._path}." if self._path else ""
-        self._model.update([(start + p, v) for p, v in tree_flatten(parameters)])
+        self.model.update([(start + p, v) for p, v in tree_flatten(parameters)])
         return self
 
     def __getattr__(self, name: str):
         if name.startswith("_"):
             raise AttributeError(name)
         path = f"{self._path}.{name}" if self._path else name
-        paths = self._model.paths
+        paths = self.model.paths
         if path in paths:
-            return NativeModule(self._model, path)
+            return NativeModule(self.model, path)
         if any(it.startswith(f"{path}.") for it in paths):
-            return NativeList(self._model, path)
-        parameters = dict(self._model.parameters())
+            return NativeList(self.model, path)
+        parameters = dict(self.model.parameters())
         if path in parameters:
             return parameters[path]
         raise UnknownNameError(f"'{self._path}' has no '{name}'")
@@ -126,7 +126,7 @@ class NativeList:
     """Numbered parts: the layers."""
 
     def __init__(self, model: _core.Model, path: str):
-        self._model, self._path = model, path
+        self.model, self._path = model, path
         self._n = sum(it.rpartition(".")[0] == path for it in model.paths)
 
     def __len__(self) -> int:
@@ -135,7 +135,7 @@ class NativeList:
     def __getitem__(self, i: int) -> NativeModule:
         if not -self._n <= i < self._n:
             raise OutOfRangeError(f"there are {self._n} of '{self._path}', no {i}")
-        return NativeModule(self._model, f"{self._path}.{i % self._n}")
+        return NativeModule(self.model, f"{self._path}.{i % self._n}")
 
 
 class NativePass:
@@ -222,7 +222,7 @@ class NativeEngine:
 
     def part(self, layer: int, out: str) -> str:
         path = f"layers.{layer}.{out.removesuffix('_out')}"
-        if path not in self._model.paths:
+        if path not in self.model.paths:
             raise UnknownNameError(
                 f"layer {layer} has no attention; layers.{layer}.{out} is what "
                 "stands in its place"

@@ -157,10 +157,11 @@ def _wrapped(model, name, layer, head, tokens, folded) -> mx.array:
 
 
 def _of_layer(model, kind: str, what: str, layer: int, head: int | None) -> mx.array:
+    name = f"{kind}_{what}"
     attends = what in "QKVO"
     path = model.engine.part(layer, "attn_out" if attends else "mlp_out")
     module = dict(model.named_modules())[path]
-    weight, bias = _parameters(module, what, path, f"{kind}_{what}")
+    weight, bias = _parameters(module, what, path, name)
     if what not in "QKVO" or (kind, what) == ("b", "O"):
         return weight.T if kind == "W" else bias
     queries, values = _heads(model, path)
@@ -168,6 +169,12 @@ def _of_layer(model, kind: str, what: str, layer: int, head: int | None) -> mx.a
         found = _core.heads_of_output(weight, queries)
     else:
         n = queries if what == "Q" else values
+        keys = module.get("k_proj") if what == "Q" else None
+        if keys and _matrix(keys, name)[0].shape[0] * queries != len(weight) * values:
+            raise UnknownNameError(
+                f"'{path}' ({type(module).__name__}) keeps a gate with its queries: "
+                f"read model.{path}.q_proj.weight"
+            )
         rows = weight if kind == "W" else bias
         found = _core.heads_of_projection(rows, n, queries // n)
     return found if head is None else found[head]
