@@ -1,6 +1,7 @@
 #include "mlxterp/report/logit_attribution.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 #include "core/fail.h"
@@ -99,15 +100,16 @@ Heatmap heatmap(const LogitAttributionReport& report) {
                                    part.kind == Kind::ple_out;
     if (!shown) continue;
     auto& row = rows[static_cast<size_t>(part.layer)];
-    if (heads && part.layer == 0)
+    if (heads && row.size() == map.columns.size())
       map.columns.push_back(fmt::format("{}", part.unit));
     row.resize(
         std::max(row.size(), heads ? row.size() + 1 : map.columns.size()));
     row[heads ? row.size() - 1 : column_of(part.kind)] = part.value;
   }
   for (int i = dla.layers; i-- > 0;) {
-    map.rows.push_back(fmt::format("{}", i));
     const auto& row = rows[static_cast<size_t>(i)];
+    if (row.empty()) continue;  // without attention
+    map.rows.push_back(fmt::format("{}", i));
     map.values.insert(map.values.end(), row.begin(), row.end());
   }
   if (const auto best = map.largest(1); !best.empty()) {
@@ -126,22 +128,32 @@ Heatmap heatmap(const LogitAttributionReport& report) {
 
 std::vector<std::pair<std::string, mx::array>> tensors(
     const LogitAttribution& dla) {
-  std::map<std::string, std::vector<float>> values;
-  std::map<std::string, int> units;
-  for (const auto& part : dla.parts) {
-    const std::string kind = name(part.kind);
-    values[kind].push_back(part.value);
-    units[kind] = std::max(units[kind], part.unit + 1);
-  }
+  std::map<std::string, std::vector<const LogitPart*>> kinds;
+  for (const auto& part : dla.parts)
+    kinds[name(part.kind)].push_back(&part);
   std::vector<std::pair<std::string, mx::array>> out;
-  for (const auto& [kind, all] : values) {
-    const auto n = static_cast<int>(all.size());
-    const int across = units[kind];
+  for (const auto& [kind, parts] : kinds) {
+    std::vector<float> values;
+    std::map<int, int> rows;  // of each layer that has some
+    int across = 0;
+    for (const auto* part : parts) {
+      values.push_back(part->value);
+      rows.try_emplace(part->layer, static_cast<int>(rows.size()));
+      across = std::max(across, part->unit + 1);
+    }
+    const auto n = static_cast<int>(rows.size());
+    if (across > 0) {
+      values.assign(static_cast<size_t>(n * across), NAN);
+      for (const auto* part : parts)
+        values[static_cast<size_t>(
+            rows.at(part->layer) * across + part->unit)] = part->value;
+    }
+    const auto count = static_cast<int>(values.size());
     out.emplace_back(
         kind,
         mx::array(
-            all.data(),
-            across > 0 ? mx::Shape{n / across, across} : mx::Shape{n}));
+            values.data(),
+            across > 0 ? mx::Shape{n, across} : mx::Shape{count}));
   }
   out.emplace_back(
       "accumulated", mx::array(dla.accumulated.data(), {dla.layers + 1}));

@@ -37,10 +37,12 @@ LogitAttributionReport logit_attribution_report(
 /** The answer of `mlxterp dla` (docs/json.md). */
 std::string to_json(const LogitAttributionReport& report);
 
-/** By layer: heads, or what attention and MLP add. Of neurons: the latter. */
+/** By layer: heads, of layers that have some, or what attention and MLP add. Of
+ * neurons: the latter. */
 Heatmap heatmap(const LogitAttributionReport& report);
 
-/** One for each kind of part, [part], or [layer, head or neuron]; and
+/** One for each kind of part, [part], or [layer, head or neuron], of the layers
+ * that have some, NaN behind the last one of a layer with fewer; and
  * "accumulated", [layer + 1]. */
 std::vector<std::pair<std::string, mlx::core::array>> tensors(
     const LogitAttribution& result);
