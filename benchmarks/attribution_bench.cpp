@@ -4,24 +4,17 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <string>
 #include <vector>
 
+#include "benchmarks/timing.h"
 #include "mlx/transforms.h"
 #include "mlxterp/analysis/attribute.h"
 
 namespace {
 
 using namespace mlxterp;
-using Clock = std::chrono::steady_clock;
-
-template <typename F>
-double seconds(const F& f) {
-  const auto begin = Clock::now();
-  f();
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
+using namespace mlxterp::bench;
 
 double middle(std::vector<double> all) {
   std::ranges::sort(all);

@@ -7,11 +7,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <memory>
 #include <string_view>
 #include <vector>
 
+#include "benchmarks/timing.h"
 #include "mlx/memory.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -20,26 +20,8 @@
 
 namespace mx = mlx::core;
 
-namespace {
-
 using namespace mlxterp;
-using Clock = std::chrono::steady_clock;
-
-template <typename F>
-double seconds(const F& f) {
-  const auto begin = Clock::now();
-  f();
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-std::vector<int> prompt(int length, int seed) {
-  std::vector<int> ids;
-  for (int i = 0; i < length; ++i)
-    ids.push_back((seed + 7919 * (i + 1) * seed) % 128000);
-  return ids;
-}
-
-}  // namespace
+using namespace mlxterp::bench;
 
 int main(int argc, char** argv) {
   if (mx::default_device() != mx::Device::gpu) {

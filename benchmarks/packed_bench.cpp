@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <optional>
@@ -14,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "benchmarks/timing.h"
 #include "mlx/device.h"
 #include "mlx/memory.h"
 #include "mlx/ops.h"
@@ -28,25 +28,11 @@ namespace fs = std::filesystem;
 namespace {
 
 using namespace mlxterp;
-using Clock = std::chrono::steady_clock;
+using namespace mlxterp::bench;
 
 struct Shape {
   int layers, d_model, heads, kv_heads, d_mlp, vocab;
 };
-
-template <typename F>
-double seconds(const F& f) {
-  const auto begin = Clock::now();
-  f();
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-std::vector<int> prompt(int length, int seed) {
-  std::vector<int> ids;
-  for (int i = 0; i < length; ++i)
-    ids.push_back((seed + 7919 * (i + 1) * seed) % 30000);
-  return ids;
-}
 
 void write(const fs::path& folder, const Shape& s) {
   fs::create_directories(folder);

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -15,6 +14,7 @@
 #include <vector>
 
 #include "benchmarks/ratios.h"
+#include "benchmarks/timing.h"
 #include "mlx/memory.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -26,14 +26,7 @@ namespace mx = mlx::core;
 namespace {
 
 using namespace mlxterp;
-using Clock = std::chrono::steady_clock;
-
-template <typename F>
-double seconds(const F& f) {
-  const auto begin = Clock::now();
-  f();
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
+using bench::seconds;
 
 template <typename F>
 double median(int times, const F& f) {
