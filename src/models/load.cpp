@@ -464,9 +464,14 @@ class Loader {
 
 }  // namespace
 
-void check_tensors(const Checkpoint& checkpoint) {
+DecoderConfig config_of(
+    const Checkpoint& checkpoint, std::span<const Family> own) {
+  return config_of(checkpoint, family_of(checkpoint.config(), own));
+}
+
+void check_tensors(const Checkpoint& checkpoint, std::span<const Family> own) {
   const KeepRandomState keep;
-  Loader(checkpoint, family_of(checkpoint.config())).plan();
+  Loader(checkpoint, family_of(checkpoint.config(), own)).plan();
 }
 
 std::shared_ptr<Decoder> load_decoder(

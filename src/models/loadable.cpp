@@ -43,14 +43,17 @@ void check_memory(const Checkpoint& checkpoint, const LoadOptions& options) {
   prepare_for_limited_memory();
 }
 
+bool holds_packed(const Checkpoint& checkpoint) {
+  return std::ranges::any_of(checkpoint.tensors(), [&](const auto& tensor) {
+    return checkpoint.is_packed(tensor);
+  });
+}
+
 }  // namespace
 
 bool keeps_packed(const Checkpoint& checkpoint, const LoadOptions& options) {
-  if (options.packed) return *options.packed;
-  if (std::ranges::none_of(checkpoint.tensors(), [&](const auto& tensor) {
-        return checkpoint.is_packed(tensor);
-      }))
-    return false;
+  if (!options.packed.value_or(true) || !holds_packed(checkpoint)) return false;
+  if (options.packed) return true;
   if (mx::default_device() == mx::Device::gpu) return true;
   return bytes_in_memory(checkpoint, options.dtype, false) >
          static_cast<double>(machine_memory());
@@ -76,9 +79,14 @@ double bytes_in_memory(
 
 void check_loadable(const Checkpoint& checkpoint, const LoadOptions& options) {
   check_memory(checkpoint, options);
-  if (options.warn)
-    for (const auto& sentence : checkpoint.warnings())
-      options.warn(sentence);
+  if (!options.warn) return;
+  for (const auto& sentence : checkpoint.warnings())
+    options.warn(sentence);
+  if (options.packed.value_or(false) && !holds_packed(checkpoint))
+    options.warn(fmt::format(
+        "no matrix of {} is quantised in a way that can stay packed; its "
+        "weights are loaded as numbers",
+        printable(checkpoint.path().string())));
 }
 
 }  // namespace mlxterp

@@ -502,12 +502,12 @@ ModelInfo model_info(
     const Checkpoint& checkpoint,
     std::string model_name,
     const LoadOptions& options) {
-  check_tensors(checkpoint);
+  check_tensors(checkpoint, options.families);
   const auto stretch = stretch_of(checkpoint);
   ModelInfo out{
       .model = std::move(model_name),
       .path = checkpoint.path().string(),
-      .config = family_of(checkpoint.config()).configure(checkpoint.config()),
+      .config = config_of(checkpoint, options.families),
       .rope_factor = stretch.factor,
       .rope_original_context = stretch.original,
       .format = checkpoint.gguf() ? "GGUF" : "safetensors",

@@ -10,6 +10,7 @@
 
 #include "mlxterp/core/error.h"
 #include "mlxterp/models/family.h"
+#include "mlxterp/report/info.h"
 #include "mlxterp/trace/model.h"
 #include "tests/compare.h"
 #include "tests/families.h"
@@ -83,6 +84,15 @@ TEST_F(OwnFamily, IsReadByItsOwnTable) {
   EXPECT_LE(
       test::max_difference(mx::reshape(logits, theirs.shape()), theirs), 1e-5);
   EXPECT_EQ(run["layers.0.self_attn.output"].shape(2), 24);
+}
+
+TEST_F(OwnFamily, IsDescribed) {
+  const auto checkpoint = Checkpoint::open(folder_);
+  const LoadOptions options{.families = {{"own_model", configure, own_names}}};
+  const auto info = report::model_info(checkpoint, "it", options);
+  EXPECT_EQ(info.config.d_head, 6);
+  EXPECT_EQ(config_of(checkpoint, options.families).model_type, "own_model");
+  EXPECT_THROW(report::model_info(checkpoint, "it"), Error);
 }
 
 TEST_F(OwnFamily, IsUnknownWithoutIt) {

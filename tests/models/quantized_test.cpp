@@ -19,6 +19,7 @@
 #include "mlxterp/io/safetensors.h"
 #include "mlxterp/models/family.h"
 #include "mlxterp/models/load.h"
+#include "mlxterp/report/info.h"
 #include "mlxterp/trace/model.h"
 #include "tests/compare.h"
 
@@ -261,6 +262,28 @@ TEST(Packed, TakesNoMoreMemoryThanTheFile) {
     std::printf(
         "%-16s %.3f times the file\n", path.filename().c_str(), kept / file);
   }
+}
+
+// Who asks for it of a model that has nothing to keep hears so.
+TEST(Packed, IsNotToBeHadOfPlainWeights) {
+  const auto ask = [](const fs::path& folder) {
+    std::vector<std::string> warnings;
+    const auto checkpoint = Checkpoint::open(folder);
+    load_decoder(
+        checkpoint, {.packed = true, .warn = [&](std::string_view sentence) {
+                       warnings.emplace_back(sentence);
+                     }});
+    const auto info = report::model_info(checkpoint, "it", {.packed = true});
+    return std::pair(warnings, info.weights.packed);
+  };
+  const auto [said, plain] =
+      ask(MLXTERP_SOURCE_DIR "/tests/parity/families/llama-gqa");
+  ASSERT_EQ(said.size(), 1u);
+  EXPECT_NE(said[0].find("can stay packed"), std::string::npos) << said[0];
+  EXPECT_FALSE(plain);
+  const auto [nothing, packed] = ask(root / "mxfp4");
+  EXPECT_TRUE(nothing.empty());
+  EXPECT_TRUE(packed);
 }
 
 // Each type of GGUF that is kept packed holds the numbers of the file.

@@ -73,11 +73,12 @@ class Checkpoint {
       std::optional<mlx::core::Dtype> dtype = std::nullopt,
       bool allow_not_finite = false) const;
 
-  /** Whether read_packed has it: MLX packed it, or MXFP4 blocks. */
+  /** Whether read_packed has it: a matrix that MLX packed, in MXFP4 blocks, or
+   * of a GGUF type that is a scale and a bias of each 32 integers. */
   bool is_packed(const TensorInfo& tensor) const;
 
-  /** A matrix as it lies packed in the folder; absent for any other tensor.
-   * Throws as read(). */
+  /** Such a matrix as MLX has it; absent for any other tensor, or where
+   * float16 does not hold what it would need. Throws as read(). */
   std::optional<Packed> read_packed(
       const TensorInfo& tensor, bool allow_not_finite = false) const;
 

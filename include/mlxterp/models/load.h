@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "mlx/array.h"
@@ -17,9 +18,9 @@ struct LoadOptions {
   /** Precision of the weights. Absent: float32 on a CPU, where it is by far the
    * fastest; the file's own on a GPU. */
   std::optional<mlx::core::Dtype> dtype = std::nullopt;
-  /** Keep matrices packed that a folder keeps packed (nn/matrix.h). Absent: on
-   * a GPU; on a CPU, where numbers as they are are many times as fast, only if
-   * unpacked ones would not fit this machine. */
+  /** Keep matrices packed that the checkpoint keeps packed (nn/matrix.h); if
+   * there are none, `warn` hears so. Absent: on a GPU; on a CPU, where unpacked
+   * ones are several times as fast, only if those would not fit. */
   std::optional<bool> packed = std::nullopt;
   /** Your own, looked through before the built-in ones. */
   std::vector<Family> families = {};
@@ -30,9 +31,15 @@ struct LoadOptions {
   bool allow_not_finite = false;
 };
 
+/** What its Decoder is made of: config.json, and the tensors where that is
+ * silent. `own`: as LoadOptions::families. Throws bad_data. */
+DecoderConfig config_of(
+    const Checkpoint& checkpoint, std::span<const Family> own = {});
+
 /** Throws what load_decoder would of the names and shapes of the tensors,
  * without reading a weight. */
-void check_tensors(const Checkpoint& checkpoint);
+void check_tensors(
+    const Checkpoint& checkpoint, std::span<const Family> own = {});
 
 /**
  * Builds the checkpoint's Decoder and reads every weight, evaluated. Throws
