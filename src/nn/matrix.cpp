@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "mlx/backend/metal/metal.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -100,11 +101,12 @@ mx::array in_pieces(const Packed& packed, mx::Dtype dtype, const mx::array& x) {
   return mx::concatenate(std::move(parts), -1);
 }
 
-// One row alone: MLX has a kernel for it on every GPU. For more, CUDA compiles
-// one for half a minute at its first use, and unpacking costs little beside
-// the product.
-bool one_row(const mx::array& x) {
-  return mx::default_device() == mx::Device::gpu &&
+// Whether MLX's own product serves. On a Mac's GPU it does for any number of
+// rows; CUDA has one for a single row, and for more compiles half a minute at
+// its first use to be slower than unpacking.
+bool multiplies_packed(const mx::array& x) {
+  if (mx::default_device() != mx::Device::gpu) return false;
+  return mx::metal::is_available() ||
          x.size() == static_cast<size_t>(x.shape(-1));
 }
 
@@ -155,7 +157,7 @@ mx::array Matrix::times(const mx::array& x) const {
   const auto product = [packed = *packed_,
                         dtype = dtype()](const std::vector<mx::array>& in) {
     const auto& row = in[0];
-    if (one_row(row) && !packed.global_scale) {
+    if (multiplies_packed(row) && !packed.global_scale) {
       const auto [scales, biases] = scales_of(packed, row.dtype());
       return std::vector{mx::quantized_matmul(
           row,

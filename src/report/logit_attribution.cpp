@@ -143,10 +143,12 @@ std::vector<std::pair<std::string, mx::array>> tensors(
     }
     const auto n = static_cast<int>(rows.size());
     if (across > 0) {
-      values.assign(static_cast<size_t>(n * across), NAN);
+      const auto width = static_cast<size_t>(across);
+      values.assign(rows.size() * width, NAN);
       for (const auto* part : parts)
-        values[static_cast<size_t>(
-            rows.at(part->layer) * across + part->unit)] = part->value;
+        values
+            [static_cast<size_t>(rows.at(part->layer)) * width +
+             static_cast<size_t>(part->unit)] = part->value;
     }
     const auto count = static_cast<int>(values.size());
     out.emplace_back(

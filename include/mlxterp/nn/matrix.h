@@ -16,8 +16,8 @@ namespace mlxterp::nn {
  * A weight [..., rows, columns], read as y = x W^T. A packed one stays packed:
  * whatever reads its numbers unpacks them anew, as a lazy part of its graph, so
  * that one matrix at a time is in memory, and not even that for a single row on
- * a GPU. Backwards too: derivatives unpack again instead of keeping what the
- * forward pass unpacked.
+ * a GPU, or for any number on a Mac's. Backwards too: derivatives unpack again
+ * instead of keeping what the forward pass unpacked.
  */
 class Matrix {
  public:
