@@ -86,8 +86,8 @@ LayerSite layer_site(const InterpretableModel& model, const std::string& name) {
   if (!rows)
     fail(
         ErrorKind::usage,
-        "[sweep] '{}' does not have one row per position; use pattern, z, or "
-        "another site",
+        "[sweep] '{}' is not one row of numbers for each position or head; use "
+        "pattern, z, or another site, or edit it in a trace",
         printable(name));
   for (int i = 0; i < n; ++i) {
     const auto found = sites.lookup(fmt::format("layers.{}.{}", i, asked));

@@ -4,7 +4,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from families import CONFIGS, build, ids
-from mlxterp import InterpretableModel, OutOfRangeError, UnknownNameError, UsageError
+from mlxterp import (
+    InterpretableModel,
+    MlxterpError,
+    OutOfRangeError,
+    UnknownNameError,
+    UsageError,
+)
 from mlxterp import _core
 from test_two_engines import BOTH, FOLDERS, pair, attends
 
@@ -157,6 +163,15 @@ def test_folded_unembedding_of_wrapped_models():
         how = dict(folded=True)
         found = normed @ model.weight("W_U", **how) + model.weight("b_U", **how)
         assert close(found, plain), family
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "lfm2", "gemma4"])
+def test_layers_that_differ_are_asked_one_by_one(name):
+    model = InterpretableModel(FOLDERS / name)
+    with pytest.raises(MlxterpError, match=r"as model\.weight\('W_O', layer\) does"):
+        model.W_O  # noqa: B018
+    layer = next(i for i in range(len(model.layers)) if attends(model, i))
+    assert model.weight("W_O", layer).ndim == 3
 
 
 def test_what_a_wrapped_model_does_not_have():

@@ -23,8 +23,8 @@ struct DeltaNetConfig {
 /**
  * The gated delta rule (Yang et al., 2024, "Gated Delta Networks"): each head
  * has a memory S [d_key, d_value] that fades, is corrected where it errs about
- * the new value and is read by the query, of which all but the projections run
- * in float32:
+ * the new value and is read by the query. All but the projections runs in
+ * float32:
  *
  *     S <- exp(g) S;  S <- S + beta k (v - k S);  out = q S
  *
@@ -32,14 +32,17 @@ struct DeltaNetConfig {
  * silu(z). Sites, beside those of q_proj, k_proj, v_proj, z_proj, b_proj,
  * a_proj, conv (over q, k and v side by side), norm and out_proj:
  *
- *     q, k      [batch, pos, key_head, d_key] behind convolution and
- * activation, before they get length 1 v         [batch, pos, head, d_value]
- * likewise g         [batch, pos, head, 1], the logarithm of what is left of
- * the memory, -exp(A_log) softplus(a + dt_bias); float32 beta      [batch, pos,
- * head, 1], sigmoid(b) z         [batch, pos, head, d_value] state     [batch,
- * pos, head, d_key, d_value], S behind the position; float32, offered. Where an
- * edit differs from what was computed, it is what the position reads and the
- * next one goes on from out       [batch, pos, head, d_value]
+ *     q, k      [batch, pos, key_head, d_key], behind convolution and
+ *               activation, before they get length 1
+ *     v         [batch, pos, head, d_value], likewise
+ *     g         [batch, pos, head, 1], the logarithm of what is left of the
+ *               memory, -exp(A_log) softplus(a + dt_bias); float32
+ *     beta      [batch, pos, head, 1], sigmoid(b)
+ *     z         [batch, pos, head, d_value]
+ *     state     [batch, pos, head, d_key, d_value], S behind the position;
+ *               float32, offered. Where an edit differs from what was computed,
+ *               it is what the position reads and the next one goes on from
+ *     out       [batch, pos, head, d_value]
  *
  * Parameters, beside those of its parts: A_log, dt_bias [head]. A KvCache keeps
  * S, and what the convolution goes on from.

@@ -70,11 +70,10 @@ struct Experts : Module {
 /**
  * A mixture of experts (Shazeer et al., 2017; Mixtral). Sites: router_logits
  * [batch, pos, expert]; expert_indices [batch, pos, k], the most probable
- * first; expert_weights [batch, pos, k], which multiply their outputs. Where
- * there is one, the part shared_expert is added; the output of shared_expert_
- * gate, [batch, pos, 1], decides by its sigmoid how much of it. Parts where it
- * has them: ln and router_norm, on what experts and router read. Parameter
- * where it has one: expert_scale [expert].
+ * first; expert_weights [batch, pos, k], which multiply their outputs. Some
+ * have a shared_expert, which is added; the sigmoid of what shared_expert_gate
+ * gives, [batch, pos, 1], says how much of it. Some have ln and router_norm, on
+ * what experts and router read, and a parameter expert_scale [expert].
  */
 class MoE : public Module {
  public:

@@ -124,7 +124,13 @@ class WeightMixin:
 def _of(name: str) -> property:
     def get(self: Any) -> Weight:
         of = partial(self.weight, name, **self._weights_are)
-        return Weight(name, of(), of)
+        try:
+            return Weight(name, of(), of)
+        except (UnknownNameError, UsageError) as error:
+            if "one layer" not in str(error):
+                raise
+            how = f"model.weight('{name}', layer)"
+            raise UsageError(f"{error}, as {how} does") from None
 
     return property(get, doc=f"{name}, see `weight`.")
 
