@@ -1,4 +1,5 @@
-# Warnings and sanitizers, for this project's own targets only. Warnings are
+# Warnings, sanitizers and how much to optimise, for this project's own targets
+# only. Warnings are
 # errors where $CI is set: another compiler's new ones shall stop no user.
 if(DEFINED ENV{CI})
   set(_werror ON)
@@ -19,3 +20,12 @@ if(MLXTERP_SANITIZE)
   # GCC sees uninitialised values in std::regex that the checks themselves made.
   target_compile_options(mlxterp_strict INTERFACE -Wno-maybe-uninitialized)
 endif()
+
+# What computes nothing itself, the command and the tests: most of its compile
+# time would go into optimising it.
+add_library(mlxterp_quick INTERFACE)
+# There GCC 12 warns of empty optionals and of strings that are joined.
+target_compile_options(
+  mlxterp_quick
+  INTERFACE $<$<NOT:$<CONFIG:Debug>>:-O1>
+            "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized;-Wno-restrict>")
