@@ -78,6 +78,7 @@ asan: setup-build build-asan/build.ninja  ## Every test under ASan and UBSan
 
 asan-ci: setup-build build-asan-ci/build.ninja  # those of core, io, text, nn and trace
 	@cmake --build build-asan-ci
+	@scripts/fetch_demo.sh
 	@ctest --preset asan-ci
 
 nightly:  ## Everything that can fail, in hours: CONTRIBUTING.md says what

@@ -57,6 +57,58 @@ mx::array head_gain(
   return mx::multiply(weight, mx::reshape(by, {heads * d, 1}));
 }
 
+// What heads are made by from what attention reads, [heads * d, d_model] each.
+struct Reads {
+  mx::array q, k, v;
+};
+
+Reads reads_of(
+    const nn::Attention& attn,
+    const nn::Attention& keys,
+    const DecoderConfig& config) {
+  const int kv = keys.config().n_kv_heads, d = attn.config().d_head;
+  return {
+      head_gain(
+          attn.q_proj->weight.numbers(),
+          attn.q_norm,
+          config,
+          config.n_heads,
+          d),
+      head_gain(keys.k_proj->weight.numbers(), keys.k_norm, config, kv, d),
+      (keys.v_proj ? keys.v_proj : keys.k_proj)->weight.numbers()};
+}
+
+// Through its latents, whose norms have gains, and divide by what no matrix
+// knows: up to a factor. Of queries and keys, what is not rotated.
+Reads reads_of(const nn::LatentAttention& attn) {
+  const auto& config = attn.config();
+  const auto& latent = attn.latent();
+  const auto through = [&](const nn::Linear& out,
+                           const nn::Norm& norm,
+                           const mx::array& in) {
+    return mx::matmul(
+        mx::multiply(float32(out.weight.numbers()), gain(norm, latent.norm)),
+        float32(in));
+  };
+  const auto kv = mx::slice(
+      attn.kv_a_proj.weight.numbers(),
+      {0, 0},
+      {latent.kv_rank, config.d_model});
+  auto q = attn.q_proj ? float32(attn.q_proj->weight.numbers())
+                       : through(
+                             *attn.q_b_proj,
+                             *attn.q_a_norm,
+                             attn.q_a_proj->weight.numbers());
+  q = mx::slice(
+      mx::reshape(q, {config.n_heads, config.d_head, config.d_model}),
+      {0, 0, 0},
+      {config.n_heads, config.rope_from, config.d_model});
+  return {
+      mx::reshape(q, {-1, config.d_model}),
+      through(attn.k_b_proj, attn.kv_a_norm, kv),
+      through(attn.v_b_proj, attn.kv_a_norm, kv)};
+}
+
 // Of each of [head, n, n]: sum of eigenvalues over sum of magnitudes.
 void shares(const mx::array& matrices, std::vector<float>& into) {
   // LAPACK's, so on the CPU.
@@ -116,29 +168,18 @@ HeadCircuits head_circuits(
               heads,
               config.n_heads);
         };
-    const int kv = keys.config().n_kv_heads, d = attn.config().d_head;
-    const auto w_q = read(
-        head_gain(
-            attn.q_proj.weight.numbers(),
-            attn.q_norm,
-            config,
-            config.n_heads,
-            d),
-        layer,
-        config.n_heads);
-    const auto w_k = read(
-        head_gain(keys.k_proj->weight.numbers(), keys.k_norm, config, kv, d),
-        from,
-        kv);
-    const auto w_v = read(
-        (keys.v_proj ? keys.v_proj : keys.k_proj)->weight.numbers(), from, kv);
+    const auto* latent = dynamic_cast<const nn::LatentAttention*>(&attn);
+    const auto by = latent ? reads_of(*latent) : reads_of(attn, keys, config);
+    const int kv = keys.config().n_kv_heads;
+    const auto w_q = read(by.q, layer, config.n_heads);
+    const auto w_k = read(by.k, from, kv), w_v = read(by.v, from, kv);
     auto w_o =
-        float32(attn.o_proj.weight.numbers());  // [d_model, head * d_head]
+        float32(attn.o_proj.weight.numbers());  // [d_model, head * d_value]
     if (layer.ln1_post)
       w_o = mx::multiply(
           mx::expand_dims(gain(*layer.ln1_post, config.norm), 1), w_o);
     w_o = mx::transpose(
-        mx::reshape(w_o, {config.d_model, config.n_heads, d}), {1, 0, 2});
+        mx::reshape(w_o, {config.d_model, config.n_heads, -1}), {1, 0, 2});
     shares(mx::matmul(mx::matmul(w_v, said), w_o), out.copying.values);
     shares(
         mx::matmul(mx::matmul(w_k, gram), mx::swapaxes(w_q, 1, 2)),

@@ -37,6 +37,9 @@ nn::PerLayerConfig per_layer_config(const DecoderConfig& config) {
 }
 
 std::unique_ptr<nn::Mixer> mixer_of(const DecoderConfig& config, int layer) {
+  if (!config.mixer && config.latent)
+    return std::make_unique<nn::LatentAttention>(
+        attention_config(config, layer), *config.latent);
   if (!config.mixer)
     return std::make_unique<nn::Attention>(attention_config(config, layer));
   auto made = config.mixer(config, layer);

@@ -1,6 +1,6 @@
 // models/llama.cpp: Llama (Touvron et al., 2023) and what shares its shape:
-// SmolLM2, Mistral (Jiang et al., 2023), which adds a window, Arcee (2025),
-// whose MLP has no gate, and ERNIE 4.5 (Baidu, 2025), which turns neighbours.
+// SmolLM2, Mistral (Jiang et al., 2023), which adds a window, and Arcee
+// (2025), whose MLP has no gate.
 
 #include "models/common.h"
 
@@ -33,28 +33,11 @@ DecoderConfig arcee(const std::string& json) {
   return c;
 }
 
-DecoderConfig ernie4_5(const std::string& json) {
-  const ConfigReader config(json);
-  auto c = common_config(
-      config,
-      {.tied = true,
-       .theta = 500'000.0f,
-       .kv_heads = 2,
-       .d_head = 128,
-       .context = 131'072,
-       .eps = 1e-5f});
-  c.rope.interleaved = true;
-  if (!config.null("use_bias") && config.boolean("use_bias", false))
-    c.qkv_bias = c.attn_out_bias = c.mlp_bias = true;
-  return c;
-}
-
 }  // namespace
 
-extern const Family llama_family, mistral_family, arcee_family, ernie4_5_family;
+extern const Family llama_family, mistral_family, arcee_family;
 const Family llama_family = {"llama", llama, llama_names};
 const Family mistral_family = {"mistral", mistral, llama_names};
 const Family arcee_family = {"arcee", arcee, llama_names};
-const Family ernie4_5_family = {"ernie4_5", ernie4_5, llama_names};
 
 }  // namespace mlxterp

@@ -251,20 +251,33 @@ class Loader {
     if (const auto suffix = family_.already_transposed_suffix;
         !suffix.empty() && tensor.name.ends_with(suffix))
       return false;
-    return std::any_of(
-        family_.transposed.begin(),
-        family_.transposed.end(),
-        [&](std::string_view part) {
-          return path.ends_with(fmt::format(".{}.weight", part));
-        });
+    return names_one(family_.transposed, path);
+  }
+
+  static bool names_one(
+      std::span<const std::string_view> parts, const std::string& path) {
+    return std::ranges::any_of(parts, [&](std::string_view part) {
+      return path.ends_with(fmt::format(".{}.weight", part));
+    });
   }
 
   void check_shape(
-      const TensorInfo& tensor, const std::string& path, Shape expected) const {
+      const TensorInfo& tensor,
+      const std::string& path,
+      const Shape& own) const {
+    auto expected = own;
     if (transposed(tensor, path) && expected.size() >= 2)
       std::swap(expected[expected.size() - 2], expected.back());
     if (tensor.shape == expected) return;
+    if (tensor.shape.size() == 3 && names_one(family_.by_head, path)) {
+      const auto& by = tensor.shape;
+      const bool turned = transposed(tensor, path);
+      const Shape rows_of_all{by[0] * by[turned ? 2 : 1], by[turned ? 1 : 2]};
+      if (rows_of_all == own) return;
+    }
     if (tensor.shape.empty() && expected == Shape{1}) return;
+    // A number of each expert's may be in a group, of which there is one.
+    if (expected.size() == 1 && tensor.shape == Shape{1, expected[0]}) return;
     // Filters have an axis of channels besides, of which each feature has one.
     if (tensor.shape.size() == 3 && expected.size() == 2) {
       auto plain = tensor.shape;
@@ -370,7 +383,7 @@ class Loader {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
       const auto slot_shape = job.slots.front()->value->shape();
       if (value.ndim() == 0) value = mx::reshape(value, {1});
-      if (value.ndim() == 3 && slot_shape.size() == 2)
+      if (value.ndim() == slot_shape.size() + 1 && slot_shape.size() <= 2)
         value = mx::reshape(value, slot_shape);
       value.eval();
       auto& slot = *job.slots.front();
@@ -417,6 +430,9 @@ class Loader {
     const auto whole =
         checkpoint_.read_packed(*job.tensor, options.allow_not_finite);
     if (!whole) return false;
+    const bool by_head = job.slots.size() == 1 && whole->words.ndim() == 3 &&
+                         job.slots[0]->value->ndim() == 2;
+    if (by_head && whole->global_scale) return false;  // one for each head
     const auto own = whole->mode != "affine"  ? mx::bfloat16
                      : whole->scale_of_scales ? mx::float16
                                               : whole->scales.dtype();
@@ -429,6 +445,10 @@ class Loader {
           auto some = split(job, x, i);
           some.eval();
           return some;
+        });
+      else if (by_head)
+        part = part.each([](const mx::array& x) {
+          return mx::reshape(x, {-1, x.shape(-1)});
         });
       parts.emplace_back(std::move(part), dtype);
     }

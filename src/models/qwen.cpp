@@ -1,5 +1,5 @@
-// models/qwen.cpp: Qwen2 (Yang et al., 2024), Qwen3 (2025) and its mixture of
-// experts.
+// models/qwen.cpp: Qwen2 (Yang et al., 2024), Qwen3 (2025) and their
+// mixtures of experts.
 
 #include <algorithm>
 
@@ -65,6 +65,35 @@ DecoderConfig qwen3_moe(const std::string& json) {
   return c;
 }
 
+// Qwen1.5-MoE and Qwen2-57B-A14B (2024).
+DecoderConfig qwen2_moe(const std::string& json) {
+  const ConfigReader config(json);
+  auto c = common_config(config, {.kv_heads = 16, .context = 32'768});
+  c.qkv_bias = config.boolean("qkv_bias", true);
+  // Every other layer up to max_window_layers, where windows are used.
+  if (config.boolean("use_sliding_window", false)) {
+    c.windows =
+        windows_of(config, c.n_layers, 4096, [](int i) { return i % 2 == 0; });
+    const auto end = static_cast<size_t>(
+        config.integer_or("max_window_layers", 28, 0, limits::layers));
+    if (!config.has("layer_types"))
+      for (size_t i = end; i < c.windows.size(); ++i)
+        c.windows[i] = 0;
+  }
+  set_qwen_experts(
+      config,
+      {.count_field = "num_experts",
+       .count = 60,
+       .top_k = 4,
+       .d_mlp = 1408,
+       .normalize = false},
+      c);
+  c.moe->d_shared = config.integer_or(
+      "shared_expert_intermediate_size", 5632, 1, limits::d_mlp);
+  c.moe->shared_gate = true;
+  return c;
+}
+
 constexpr Rename moe_names[] = {
     {"model", ""},
     {"embed_tokens", "embed"},
@@ -79,9 +108,11 @@ constexpr Rename moe_names[] = {
 
 }  // namespace
 
-extern const Family qwen2_family, qwen3_family, qwen3_moe_family;
+extern const Family qwen2_family, qwen3_family, qwen2_moe_family,
+    qwen3_moe_family;
 const Family qwen2_family = {"qwen2", qwen2, llama_names};
 const Family qwen3_family = {"qwen3", qwen3, llama_names};
+const Family qwen2_moe_family = {"qwen2_moe", qwen2_moe, moe_names};
 const Family qwen3_moe_family = {"qwen3_moe", qwen3_moe, moe_names};
 
 }  // namespace mlxterp

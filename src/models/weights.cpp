@@ -176,9 +176,16 @@ Projection projection(
   const auto attn = [&]() -> const nn::Attention& {
     return attention_of(decoder, name, number);
   };
-  if (what == "Q") return of(attn().q_proj, pointer(layer.ln1));
-  if (what == "K" || what == "V") {
+  if (what == "Q" || what == "K" || what == "V") {
     const auto& own = attn();
+    if (decoder.config().latent)
+      absent(
+          decoder,
+          name,
+          "its queries, keys and values are made by two matrices with a norm "
+          "between; ask the model for its parameters "
+          "layers.*.attn.kv_a_proj.weight, k_b_proj and the others");
+    if (what == "Q") return of(*own.q_proj, pointer(layer.ln1));
     if (!own.config().own_kv)
       absent(
           decoder,

@@ -82,10 +82,12 @@ simd::Heads heads_of(const mx::array& x) {
   return {x.data<float>(), {by[0], by[1], by[2], by[3]}};
 }
 
-// Our own loop knows neither a cap nor biases that are rounded.
+// Our own loop knows neither a cap nor biases that are rounded nor values of
+// another width than keys.
 bool vectorised(
     const AttentionConfig& config, const std::vector<mx::array>& in) {
   return config.softcap == 0 && !config.alibi.rounded &&
+         config.d_value == config.d_head &&
          std::ranges::all_of(in, simd::applies_to);
 }
 
@@ -165,11 +167,13 @@ mx::array by_stretches(
     const auto some_q = own(rows_q);
     const auto weights =
         weights_of(scores_of(config, some_q, whole(rows_k)), sinks);
+    auto shape = some_q.shape();
+    shape.back() = config.d_value;
     const auto z = mx::reshape(
         mx::matmul(by_group(weights.pattern, config.n_kv_heads), whole(rows_v)),
-        some_q.shape());
+        shape);
     parts.push_back(
-        mx::reshape(swap_pos_head(z), {1, -1, config.n_heads, config.d_head}));
+        mx::reshape(swap_pos_head(z), {1, -1, config.n_heads, config.d_value}));
   }
   return parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), 1);
 }

@@ -31,39 +31,60 @@ mx::array joined(std::vector<mx::array> parts) {
 }  // namespace
 
 Attention::Attention(const AttentionConfig& config)
-    : q_proj(config.d_model, config.n_heads * config.d_head, config.qkv_bias),
-      o_proj(config.n_heads * config.d_head, config.d_model, config.out_bias),
+    : Attention(config, /*with_q_proj=*/true) {
+  add_projections();
+  add_norms();
+  add_steps();
+}
+
+Attention::Attention(const AttentionConfig& config, bool with_q_proj)
+    : q_proj(
+          with_q_proj ? std::make_optional<Linear>(
+                            config.d_model,
+                            config.n_heads * config.d_head,
+                            config.qkv_bias)
+                      : std::nullopt),
+      o_proj(
+          config.n_heads * (config.d_value ? config.d_value : config.d_head),
+          config.d_model,
+          config.out_bias),
       config_(config) {
   if (config_.scale <= 0)
     config_.scale = 1.0f / std::sqrt(static_cast<float>(config.d_head));
+  if (config_.d_value == 0) config_.d_value = config.d_head;
   describe(
       {.width = config.d_model},
       {.width = config.d_model, .stage = Stage::after});
-  add_projections();
-  add_norms();
+}
+
+void Attention::add_steps() {
   const auto query = traits(Heads::query), kv = traits(Heads::kv);
   const auto offered = [](SiteTraits it) {
     it.offered = true;
     return it;
   };
+  const auto of_values = [&](SiteTraits it) {
+    it.width = config_.d_value;
+    return it;
+  };
   q_ = site("q", query);
-  if (config.own_kv) {
+  if (config_.own_kv) {
     k_ = site("k", kv);
-    v_ = site("v", kv);
+    v_ = site("v", of_values(kv));
   }
   rot_q_ = site("rot_q", offered(query));
-  if (config.own_kv) rot_k_ = site("rot_k", offered(kv));
-  add_steps();
-  if (config.gate) {
-    gate_ = site("gate", query);
-    mix_ = site("mix", query);
+  if (config_.own_kv) rot_k_ = site("rot_k", offered(kv));
+  add_mixing();
+  if (config_.gate) {
+    gate_ = site("gate", of_values(query));
+    mix_ = site("mix", of_values(query));
   }
-  z_ = site("z", query);
+  z_ = site("z", of_values(query));
   auto result = offered(query);
-  result.width = config.d_model;
+  result.width = config_.d_model;
   result.stage = Stage::after;
   result_ = site("result", result);
-  if (config.q_scale) q_scale_ = site("q_scale", {.width = 1});
+  if (config_.q_scale) q_scale_ = site("q_scale", {.width = 1});
 }
 
 void Attention::add_projections() {
@@ -71,16 +92,16 @@ void Attention::add_projections() {
   const auto made = [&](std::optional<Linear>& linear, int d_out) -> Linear& {
     return linear.emplace(config_.d_model, d_out, config_.qkv_bias);
   };
-  add("q_proj", q_proj);
+  add("q_proj", *q_proj);
   if (config_.own_kv) add("k_proj", made(k_proj, kv));
   if (config_.own_kv && !config_.k_eq_v) add("v_proj", made(v_proj, kv));
   if (config_.gate)
-    add("gate_proj", made(gate_proj, config_.n_heads * config_.d_head));
+    add("gate_proj", made(gate_proj, config_.n_heads * config_.d_value));
   add("o_proj", o_proj, Stage::after);
 }
 
 // What lies between rotated q and k and z.
-void Attention::add_steps() {
+void Attention::add_mixing() {
   auto of_pairs = traits(Heads::query);
   of_pairs.layout = Layout::scores;
   of_pairs.width = 0;
@@ -171,6 +192,30 @@ mx::array Attention::clipped(mx::array y) const {
   return mx::clip(y, mx::array(-most, y.dtype()), mx::array(most, y.dtype()));
 }
 
+mx::array Attention::project_q(const mx::array& x, Pass& pass) const {
+  return by_heads(*q_proj, x, config_.n_heads, pass);
+}
+
+Attention::KeysAndValues Attention::project_kv(
+    const mx::array& x, Pass& pass) const {
+  const int n = config_.n_kv_heads;
+  const auto k = by_heads(*k_proj, x, n, pass);
+  auto seen = tap_k(k, pass);
+  return {std::move(seen), v_proj ? by_heads(*v_proj, x, n, pass) : k};
+}
+
+mx::array Attention::turned(const mx::array& x, Pass& pass) const {
+  const auto& rope = config_.rope;
+  if (rope.dims == 0) return x;
+  const auto turn = [&](const mx::array& part) {
+    return pass.packed() ? rope(part, *pass.packed())
+                         : rope(part, pass.cache_offset());
+  };
+  if (config_.rope_from == 0) return turn(x);
+  const auto parts = mx::split(x, mx::Shape{config_.rope_from}, -1);
+  return mx::concatenate({parts[0], turn(parts[1])}, -1);
+}
+
 // The sites speak [batch, pos, head, d_head], the rotation works on [batch,
 // head, pos, d_head]: turn back only for who looks.
 mx::array Attention::rotated(
@@ -179,17 +224,14 @@ mx::array Attention::rotated(
     const std::optional<mx::array>& by,
     Slot slot,
     Pass& pass) const {
-  auto turned = swap_pos_head(y);
-  if (config_.rope.dims > 0)
-    turned = pass.packed() ? config_.rope(turned, *pass.packed())
-                           : config_.rope(turned, pass.cache_offset());
+  auto out = turned(swap_pos_head(y), pass);
   if (config_.norm_rotated)
-    turned = swap_pos_head(normed(norm, swap_pos_head(turned), pass));
-  if (by) turned = mx::multiply(turned, mx::expand_dims(*by, 1));
+    out = swap_pos_head(normed(norm, swap_pos_head(out), pass));
+  if (by) out = mx::multiply(out, mx::expand_dims(*by, 1));
   if (pass.edits(id(slot)))
-    return swap_pos_head(tap(pass, slot, swap_pos_head(turned)));
-  pass.offer(id(slot), [turned] { return swap_pos_head(turned); });
-  return turned;
+    return swap_pos_head(tap(pass, slot, swap_pos_head(out)));
+  pass.offer(id(slot), [out] { return swap_pos_head(out); });
+  return out;
 }
 
 namespace {
@@ -214,12 +256,9 @@ Attention::KeysAndValues Attention::keys_and_values(
     return {
         swap_pos_head(shared_k(pass.carried())),
         swap_pos_head(shared_v(pass.carried()))};
-  const int n = config_.n_kv_heads;
-  const auto projected = by_heads(*k_proj, x, n, pass);
-  auto k = tap(pass, k_, projected);
+  auto [k, v] = project_kv(x, pass);
   k = clipped(config_.norm_rotated ? k : normed(k_norm, k, pass));
-  auto v = tap(
-      pass, v_, clipped(v_proj ? by_heads(*v_proj, x, n, pass) : projected));
+  v = tap(pass, v_, clipped(v));
   if (v_norm) v = (*v_norm)(v, pass);
   KeysAndValues all{
       rotated(k, k_norm, std::nullopt, rot_k_, pass), swap_pos_head(v)};
@@ -247,7 +286,7 @@ mx::array Attention::forward(const mx::array& x, Pass& pass) const {
         "positions at once",
         held + length,
         held);
-  auto q = tap(pass, q_, by_heads(q_proj, x, n, pass));
+  auto q = tap(pass, q_, project_q(x, pass));
   q = clipped(config_.norm_rotated ? q : normed(q_norm, q, pass));
   std::optional<mx::array> by;
   if (q_scale_) by = query_scale(x, pass);
@@ -356,9 +395,11 @@ mx::array Attention::opened(
   for (size_t i = 0; i < sequences.size(); ++i) {
     const auto& it = sequences[i];
     const auto pattern = tap(pass, pattern_, patterns[i]);
+    auto shape = own(q, it).shape();
+    shape.back() = config_.d_value;
     z.push_back(mx::reshape(
         mx::matmul(by_group(pattern, config_.n_kv_heads), whole(v, it)),
-        own(q, it).shape()));
+        shape));
   }
   return joined(std::move(z));
 }
@@ -375,11 +416,11 @@ mx::array Attention::sinks_of(const mx::array& q) const {
 }
 
 mx::array Attention::per_head(const mx::array& z) const {
-  // W_O [d_model, head * d_head] as [head, d_head, d_model].
+  // W_O [d_model, head * d_value] as [head, d_value, d_model].
   const auto w_o = mx::transpose(
       mx::reshape(
           o_proj.weight.numbers(),
-          {config_.d_model, config_.n_heads, config_.d_head}),
+          {config_.d_model, config_.n_heads, config_.d_value}),
       {1, 2, 0});
   return swap_pos_head(mx::matmul(swap_pos_head(z), w_o));
 }

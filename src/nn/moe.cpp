@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <limits>
 
 #include "core/fail.h"
 #include "mlx/device.h"
@@ -111,6 +112,11 @@ MoE::MoE(const MoEConfig& config)
   if (config.norm) add("ln", ln.emplace(config.d_model, *config.norm));
   if (config.expert_scale)
     add("expert_scale", expert_scale.emplace(mx::ones({config.n_experts})));
+  if (config.routing.corrected)
+    add("score_correction",
+        score_correction.emplace(mx::zeros({config.n_experts})));
+  if (config.routing.corrected || config.routing.n_groups > 1)
+    router_choice_ = site("router_choice", {.width = config.n_experts});
   add("experts", experts);
   if (config.d_shared > 0)
     add("shared_expert",
@@ -118,6 +124,7 @@ MoE::MoE(const MoEConfig& config)
             .d_model = config.d_model,
             .d_mlp = config.d_shared,
             .activation = config.activation,
+            .bias = config.shared_bias,
         }));
   if (config.shared_gate)
     add("shared_expert_gate", shared_expert_gate.emplace(config.d_model, 1));
@@ -130,13 +137,37 @@ mx::array MoE::routed(const mx::array& x, Pass& pass) const {
   return tap(pass, router_logits_, router(read, pass));
 }
 
+mx::array MoE::eligible(const mx::array& scores) const {
+  const auto& by = config_.routing;
+  auto out = score_correction
+                 ? mx::add(scores, mx::astype(*score_correction, mx::float32))
+                 : scores;
+  if (by.n_groups == 1) return out;
+  // [batch, pos, group, expert], and of each group its best ones' sum.
+  const auto groups =
+      mx::unflatten(out, -1, {by.n_groups, config_.n_experts / by.n_groups});
+  const auto best =
+      by.by_two ? mx::sum(mx::topk(groups, 2, -1), -1) : mx::max(groups, -1);
+  // The place of each group among them, from the best on.
+  const auto place = mx::argsort(mx::argsort(mx::negative(best), -1), -1);
+  const auto stays = mx::expand_dims(
+      mx::less(place, mx::array(by.top_groups, place.dtype())), -1);
+  constexpr float none = -std::numeric_limits<float>::infinity();
+  return mx::flatten(mx::where(stays, groups, mx::array(none)), -2, -1);
+}
+
 mx::array MoE::forward(const mx::array& x, Pass& pass) const {
-  const auto logits = routed(x, pass);
-  const auto probabilities = mx::softmax(mx::astype(logits, mx::float32), -1);
+  const auto logits = mx::astype(routed(x, pass), mx::float32);
+  const auto scores = tap(
+      pass,
+      router_scores_,
+      config_.routing.sigmoid ? mx::sigmoid(logits) : mx::softmax(logits, -1));
+  const auto choice =
+      router_choice_ ? tap(pass, *router_choice_, eligible(scores)) : scores;
   const int k = config_.top_k;
   // Which experts run is a choice: derivatives do not go through it.
   auto chosen = mx::stop_gradient(mx::slice(
-      mx::argsort(mx::negative(probabilities), -1),
+      mx::argsort(mx::negative(choice), -1),
       {0, 0, 0},
       {x.shape(0), x.shape(1), k}));
   chosen = tap(pass, expert_indices_, std::move(chosen));
@@ -147,9 +178,15 @@ mx::array MoE::forward(const mx::array& x, Pass& pass) const {
         *expert,
         site_name(expert_indices_),
         config_.n_experts - 1);
-  auto weights = mx::take_along_axis(probabilities, chosen, -1);
-  if (config_.normalize)
-    weights = mx::divide(weights, mx::sum(weights, -1, true));
+  auto weights = mx::take_along_axis(scores, chosen, -1);
+  if (config_.normalize) {
+    auto sum = mx::sum(weights, -1, true);
+    if (config_.routing.epsilon > 0)
+      sum = mx::add(sum, mx::array(config_.routing.epsilon));
+    weights = mx::divide(weights, sum);
+  }
+  if (config_.routing.scale != 1.0f)
+    weights = mx::multiply(weights, mx::array(config_.routing.scale));
   if (expert_scale)
     weights = mx::multiply(
         weights, mx::take(mx::astype(*expert_scale, mx::float32), chosen, 0));

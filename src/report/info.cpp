@@ -445,6 +445,16 @@ void add_config(Rows& out, const ModelInfo& info) {
           each_text(config.d_head, config.d_heads),
           config.attention_sinks ? ", a sink each" : "",
           config.attention_gate ? ", gated" : ""));
+  if (const auto& latent = config.latent)
+    out.emplace_back(
+        "latents",
+        fmt::format(
+            "{}{} of keys and values; {} of d_head rotated, d_value {}",
+            latent->q_rank > 0 ? fmt::format("{} of queries, ", latent->q_rank)
+                               : "",
+            latent->kv_rank,
+            latent->d_rope,
+            latent->d_value));
   if (config.mixer) out.emplace_back("mixers", mixers_text(config));
   if (const auto layers = sharing(config); !layers.empty())
     out.emplace_back(

@@ -63,10 +63,11 @@ std::string from_nnterp(const std::string& name) {
 constexpr struct {
   std::string_view part;
   bool apart;  // a number follows
-  std::array<std::string_view, 4> sites;
+  std::array<std::string_view, 5> sites;
 } elsewhere[] = {
     {"attn.qkv_proj", false, {"attn.q", "attn.k", "attn.v"}},
     {"mlp.gate_up_proj", false, {"mlp.pre", "mlp.pre_linear"}},
+    {"attn.kv_b_proj", false, {"attn.k_b_proj", "attn.v_b_proj"}},
     {"delta.qkv_proj", false, {"delta.q_proj", "delta.k_proj", "delta.v_proj"}},
     {"delta.qkvz_proj",
      false,
@@ -75,6 +76,7 @@ constexpr struct {
     {"mlp.experts",
      true,
      {"mlp.router_logits",
+      "mlp.router_scores",
       "mlp.expert_indices",
       "mlp.expert_weights",
       "mlp.experts"}},
@@ -82,8 +84,10 @@ constexpr struct {
      false,
      {"moe.router_norm",
       "moe.router_logits",
+      "moe.router_scores",
       "moe.expert_indices",
       "moe.expert_weights"}},
+    {"mlp.moe_statics", false, {"mlp.router_scores", "mlp.router_choice"}},
     {"attn.q_norm", true, {"attn.q_norm"}},
     {"attn.k_norm", true, {"attn.k_norm"}},
 };

@@ -234,7 +234,7 @@ TEST(HeadCircuits, EqualTheWholeMapBetweenTokens) {
         mx::matmul(
             w_o, read(layer.attention()->v_proj->weight.numbers(), head / 3)));
     const auto matches = mx::matmul(
-        mx::transpose(read(layer.attention()->q_proj.weight.numbers(), head)),
+        mx::transpose(read(layer.attention()->q_proj->weight.numbers(), head)),
         read(layer.attention()->k_proj->weight.numbers(), head / 3));
     EXPECT_NEAR(circuits.copying.at({1, head}), share(copies), 1e-3);
     EXPECT_NEAR(circuits.matching.at({1, head}), share(matches), 1e-3);

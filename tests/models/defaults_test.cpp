@@ -93,8 +93,19 @@ json shown(const nn::Rope& rope) {
   return all;
 }
 
+json shown(const nn::Routing& routing) {
+  const auto& [sigmoid, corrected, n_groups, top_groups, by_two, epsilon, scale] =
+      routing;
+  return {sigmoid, corrected, n_groups, top_groups, by_two, epsilon, scale};
+}
+
+json shown(const nn::LatentConfig& latent) {
+  const auto& [q_rank, kv_rank, d_rope, d_value, bias, norm] = latent;
+  return {q_rank, kv_rank, d_rope, d_value, bias, shown(norm)};
+}
+
 json shown(const nn::MoEConfig& moe) {
-  const auto& [d_model, d_mlp, n_experts, top_k, normalize, activation, swiglu, bias, router_bias, d_shared, shared_gate, expert_norm, router_norm, router_scale, expert_scale] =
+  const auto& [d_model, d_mlp, n_experts, top_k, normalize, routing, activation, swiglu, bias, router_bias, d_shared, shared_bias, shared_gate, expert_norm, router_norm, router_scale, expert_scale] =
       moe;
   json all = {
       d_model,
@@ -102,10 +113,12 @@ json shown(const nn::MoEConfig& moe) {
       n_experts,
       top_k,
       normalize,
+      shown(routing),
       activation,
       bias,
       router_bias,
       d_shared,
+      shared_bias,
       shared_gate,
       router_scale,
       expert_scale};
@@ -127,7 +140,7 @@ json shown(const nn::Mixer& mixer) {
 }
 
 json shown(const DecoderConfig& config) {
-  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, layer_scalar, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, v_norm, d_heads, kv_heads, k_eq_v, kv_layers, mixer, activation, gated, mlp_bias, d_mlps, moe, moe_beside, d_per_layer, per_layer_vocab, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
+  const auto& [model_type, vocab, d_model, n_layers, n_heads, n_kv_heads, d_head, d_mlp, context, parallel, shared_norm, pre_norms, post_norms, norm, residual_scale, layer_scalar, rope, local_rope, windows, no_rope, dense, qkv_bias, attn_out_bias, attention_scale, scale_by_layer, attention_softcap, clip_qkv, alibi, attention_sinks, attention_gate, qk_norm, qk_norm_config, qk_norm_rotated, q_scale, v_norm, d_heads, kv_heads, k_eq_v, kv_layers, latent, mixer, activation, gated, mlp_bias, d_mlps, moe, moe_beside, d_per_layer, per_layer_vocab, embed_scale, embed_factor, embed_norm, positions, position_offset, tied, unembed_bias, logit_scale, logit_softcap] =
       config;
   json all;
   all["model_type"] = model_type;
@@ -169,6 +182,7 @@ json shown(const DecoderConfig& config) {
   all["kv_heads"] = kv_heads;
   all["k_eq_v"] = k_eq_v;
   all["kv_layers"] = kv_layers;
+  if (latent) all["latent"] = shown(*latent);
   for (int layer = 0; mixer && layer < n_layers; ++layer)
     all["mixer"].push_back(shown(*mixer(config, layer)));
   all["activation"] = static_cast<int>(activation);

@@ -50,7 +50,8 @@ std::string recorded_as(const SiteCatalog& sites, const std::string& module) {
   const auto above = module.substr(0, dot), part = module.substr(dot + 1);
   if (part == "ln_ple_post") return canonical(above + ".ple_out");
   if (above.ends_with(".attn") &&
-      (part == "q_proj" || part == "k_proj" || part == "v_proj"))
+      (part == "q_proj" || part == "k_proj" || part == "v_proj" ||
+       part == "q_b_proj" || part == "v_b_proj"))
     return canonical(above + "." + part[0]);
   if (part == "gate_proj" && above.ends_with(".attn"))
     return canonical(above + ".gate");
@@ -91,6 +92,7 @@ std::map<std::string, std::string> shared_sites(
       if (attn->config().own_kv)
         for (const auto* name : {"attn.k", "attn.v"})
           add(layer + name);
+      if (config.latent) add(layer + "attn.k_pe");
       if (config.attention_sinks) add(layer + "attn.sink_share");
       if (!config.alibi.slopes.empty()) add(layer + "attn.position_bias");
       if (config.rope.dims > 0) add(layer + "attn.rot_q");
@@ -160,7 +162,11 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "codegen",
       "cohere",
       "cohere2",
+      "deepseek_v2",
+      "deepseek_v3",
+      "dots1",
       "ernie4_5",
+      "ernie4_5_moe",
       "exaone4",
       "falcon",
       "gemma",
@@ -169,6 +175,8 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "gemma4_text",
       "glm",
       "glm4",
+      "glm4_moe",
+      "glm4_moe_lite",
       "gpt2",
       "gpt_bigcode",
       "gpt_neo",
@@ -197,12 +205,14 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "phi",
       "phi3",
       "qwen2",
+      "qwen2_moe",
       "qwen3",
       "qwen3_moe",
       "seed_oss",
       "smollm3",
       "stablelm",
-      "starcoder2"};
+      "starcoder2",
+      "youtu"};
   EXPECT_EQ(types, all);
   std::printf(
       "%zu variants of %zu families; %zu families not supported yet\n",

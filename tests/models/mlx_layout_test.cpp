@@ -1,5 +1,6 @@
-// Hybrids as mlx-lm saves them: convolutions turned around, experts stacked,
-// and the 1 of zero-centred gains added. They are the same models.
+// Models as mlx-lm saves them: convolutions turned around, experts stacked, the
+// 1 of zero-centred gains added, and what makes keys and values of a latent
+// apart by head. They are the same models.
 
 #include <gtest/gtest.h>
 
@@ -26,11 +27,33 @@ bool zero_centred(const std::string& name) {
   return false;
 }
 
-// What sanitize() in mlx_lm/models/{lfm2,qwen3_next,qwen3_5}.py does.
+// [heads * (d_nope + d_value), rank] as two stacks of each head's, the first
+// turned around.
+void split_latent(
+    const std::string& variant,
+    const std::string& name,
+    const mx::array& value,
+    std::map<std::string, mx::array>& out) {
+  const auto config = nlohmann::json::parse(test::config_text(variant));
+  const int n = config["num_attention_heads"], d = config["qk_nope_head_dim"];
+  const auto parts =
+      mx::split(mx::reshape(value, {n, -1, value.shape(1)}), mx::Shape{d}, 1);
+  const auto here = name.substr(0, name.rfind("kv_b_proj"));
+  out.emplace(
+      here + "embed_q.weight", mx::contiguous(mx::swapaxes(parts[0], 1, 2)));
+  out.emplace(here + "unembed_out.weight", mx::contiguous(parts[1]));
+}
+
+// What sanitize() in mlx_lm/models/{lfm2,qwen3_next,qwen3_5,deepseek_v2,
+// deepseek_v3,glm4_moe,glm4_moe_lite,dots1,qwen2_moe}.py does.
 std::map<std::string, mx::array> as_mlx_lm(const std::string& variant) {
   const auto file =
       Safetensors::open(test::families_root / variant / "model.safetensors");
   const bool adds_one = variant.starts_with("qwen3");
+  const bool splits = variant.starts_with("deepseek_v3") ||
+                      variant.starts_with("glm4_moe_lite");
+  const std::string stack =
+      variant.starts_with("dots1") ? ".experts" : ".switch_mlp";
   std::map<std::string, mx::array> out;
   std::map<std::string, std::map<int, mx::array>> experts;
   for (const auto& tensor : file.tensors()) {
@@ -40,8 +63,12 @@ std::map<std::string, mx::array> as_mlx_lm(const std::string& variant) {
     if (const auto at = name.find(list); at != name.npos) {
       const auto number = at + list.size();
       const auto end = name.find('.', number);
-      experts[name.substr(0, at) + ".switch_mlp" + name.substr(end)].emplace(
+      experts[name.substr(0, at) + stack + name.substr(end)].emplace(
           std::stoi(name.substr(number)), value);
+      continue;
+    }
+    if (splits && name.ends_with("kv_b_proj.weight")) {
+      split_latent(variant, name, value, out);
       continue;
     }
     if (name.ends_with("conv.weight") || name.ends_with("conv1d.weight"))
@@ -80,22 +107,31 @@ TEST_P(MlxLayout, IsTheSameModel) {
       GetParam());
 }
 
-std::vector<std::string> hybrids() {
+std::vector<std::string> saved_otherwise() {
   auto all = test::supported_variants();
   std::erase_if(all, [](const std::string& variant) {
-    return !variant.starts_with("lfm2") && !variant.starts_with("qwen3_next") &&
-           !variant.starts_with("qwen3_5");
+    return std::ranges::none_of(
+        std::vector{
+            "lfm2",
+            "qwen3_next",
+            "qwen3_5",
+            "deepseek",
+            "glm4_moe",
+            "dots1",
+            "qwen2_moe"},
+        [&](const char* family) { return variant.starts_with(family); });
   });
   return all;
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, MlxLayout, ::testing::ValuesIn(hybrids()), [](const auto& tested) {
-      return test::test_name(tested.param);
-    });
+    All,
+    MlxLayout,
+    ::testing::ValuesIn(saved_otherwise()),
+    [](const auto& tested) { return test::test_name(tested.param); });
 
-TEST(MlxLayout, OfEveryHybrid) {
-  EXPECT_EQ(hybrids().size(), 9u);
+TEST(MlxLayout, OfEveryModelThatItSavesOtherwise) {
+  EXPECT_EQ(saved_otherwise().size(), 19u);
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 OUT = Path(__file__).with_name("families")
-LIMIT = 24_000_000  # bytes, all folders together
+LIMIT = 30_000_000  # bytes, all folders together
 
 
 # ---- Where a family keeps its parts ---------------------------------------
@@ -171,6 +171,8 @@ PARTS = {
         q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm",
     ),
     "gpt_oss": Parts(router="mlp.router"),
+    **{kind: Parts(q="self_attn.q_b_proj") for kind in (
+        "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu")},
     # Attention and MLP return what is added, added.
     "bloom": Parts(
         embed="transformer.word_embeddings_layernorm",
@@ -323,6 +325,18 @@ DELTA_MOE = DELTA | {
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 12,
 }
+
+
+DEEPSEEK_MOE = {
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 16,
+    "n_shared_experts": 1, "n_group": 4, "topk_group": 2,
+    "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
+}
+LATENTS = {
+    "q_lora_rank": 14, "kv_lora_rank": 10, "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4, "v_head_dim": 5, "num_key_value_heads": 4,
+}
+NO_Q_LATENT = {"q_lora_rank": None}
 
 
 def bloom_like(**kwargs):
@@ -958,6 +972,81 @@ VARIANTS = {
     "falcon-multi-head": Variant(
         "falcon", falcon_like(multi_query=False, tie_word_embeddings=False)
     ),
+    # latents
+    "deepseek_v3": Variant(
+        "deepseek_v3", modern(**LATENTS | DEEPSEEK_MOE, num_hidden_layers=3)
+    ),
+    "deepseek_v3-yarn": Variant(
+        "deepseek_v3",
+        modern(**LATENTS | DEEPSEEK_MOE | NO_Q_LATENT | {
+                   "n_shared_experts": 2, "n_group": 1, "topk_group": 1,
+                   "qk_rope_head_dim": 16, "v_head_dim": 9},
+               attention_bias=True, norm_topk_prob=False,
+               rope_interleave=False,
+               **rope("yarn", theta=500.0, factor=4.0, mscale=1.0,
+                      mscale_all_dim=0.7,
+                      original_max_position_embeddings=16)),
+    ),
+    "deepseek_v2": Variant(
+        "deepseek_v2",
+        modern(**LATENTS | DEEPSEEK_MOE | NO_Q_LATENT, topk_method="greedy",
+               mlp_bias=True),
+    ),
+    "deepseek_v2-groups": Variant(
+        "deepseek_v2",
+        modern(**LATENTS | DEEPSEEK_MOE | {
+                   "n_shared_experts": 2, "qk_rope_head_dim": 16},
+               topk_method="group_limited_greedy", attention_bias=True,
+               norm_topk_prob=True,
+               **rope("yarn", theta=500.0, factor=4.0, mscale=0.7,
+                      mscale_all_dim=0.9,
+                      original_max_position_embeddings=16)),
+    ),
+    "glm4_moe_lite": Variant(
+        "glm4_moe_lite",
+        modern(**without("first_k_dense_replace", LATENTS | DEEPSEEK_MOE),
+               mlp_layer_types=["sparse", "dense"]),
+    ),
+    # As transformers loads it, the row of a padding token is zeros.
+    "youtu": Variant("youtu", modern(**LATENTS, tie_word_embeddings=True,
+                                     pad_token_id=None)),
+    "glm4_moe": Variant(
+        "glm4_moe",
+        modern(**DEEPSEEK_MOE, **WIDE, use_qk_norm=True, attention_bias=True),
+    ),
+    "glm4_moe-plain": Variant(
+        "glm4_moe",
+        modern(**DEEPSEEK_MOE | {"n_group": 1, "topk_group": 1},
+               head_dim=8, partial_rotary_factor=1.0, norm_topk_prob=False),
+    ),
+    "dots1": Variant(
+        "dots1",
+        modern(**DEEPSEEK_MOE, head_dim=8, norm_topk_prob=True,
+               sliding_window=5, max_window_layers=1),
+    ),
+    "qwen2_moe": Variant(
+        "qwen2_moe",
+        modern(**without("head_dim", QWEN_MOE),
+               shared_expert_intermediate_size=12),
+    ),
+    "qwen2_moe-windows": Variant(
+        "qwen2_moe",
+        modern(**without("head_dim", QWEN_MOE), norm_topk_prob=True,
+               shared_expert_intermediate_size=12, num_hidden_layers=4,
+               decoder_sparse_step=2, qkv_bias=False, use_sliding_window=True,
+               sliding_window=5, max_window_layers=2),
+    ),
+    "ernie4_5_moe": Variant(
+        "ernie4_5_moe",
+        modern(moe_num_experts=6, moe_k=2, moe_intermediate_size=16,
+               num_hidden_layers=3, tie_word_embeddings=True),
+    ),
+    "ernie4_5_moe-bias": Variant(
+        "ernie4_5_moe",
+        modern(moe_num_experts=6, moe_k=2, moe_intermediate_size=16,
+               moe_num_shared_experts=1, use_bias=True, num_hidden_layers=4,
+               moe_layer_interval=2, moe_layer_start_index=2),
+    ),
     "olmoe": Variant(
         "olmoe",
         modern(num_experts=6, num_experts_per_tok=3, intermediate_size=16,
@@ -992,6 +1081,9 @@ def randomise(model, seed):
         if hasattr(module, "layer_scalar"):
             module.layer_scalar.copy_(
                 0.4 + 0.5 * torch.rand(1, generator=generator))
+        for name, buffer in module.named_buffers(recurse=False):
+            if name == "e_score_correction_bias":
+                buffer.copy_(0.3 * normal(buffer))
         if kind == "XIELUActivation":  # so far from the usual that it shows
             module.beta.fill_(0.3 + 0.4 * torch.rand(1, generator=generator)[0])
             module.eps.fill_(-0.4 * torch.rand(1, generator=generator)[0])
@@ -1028,7 +1120,7 @@ def randomise(model, seed):
                 turned = kind in ("Conv1D", "GptOssExperts")
                 inner = -2 if turned else -1
                 last = path.rpartition(".")[2]
-                if last in ("q_proj", "k_proj", "qkv_proj", "c_attn",
+                if last in ("q_proj", "q_b_proj", "k_proj", "qkv_proj", "c_attn",
                             "query_key_value", "Wqkv", "gate", "router"):
                     spread = 1.3
                 elif last == "in_proj":  # three of its rows are multiplied
@@ -1059,6 +1151,8 @@ def heads_of(config, layer=0):
     if config.model_type == "falcon":
         shared = config.multi_query and not config.new_decoder_architecture
         kv = 1 if shared else config.num_kv_heads
+    if hasattr(config, "kv_lora_rank"):
+        return n, n, config.qk_nope_head_dim + config.qk_rope_head_dim
     return n, kv, getattr(config, "head_dim", None) or d_model // n
 
 
@@ -1199,7 +1293,9 @@ class Recorder:
                 site + "attn.sink_share", (1 - x[1].sum(-1)).transpose(1, 2),
                 self.length, n, 1))
         self.input(at(parts.o), lambda x: keep(
-            site + "attn.z", x, self.length, n, d))
+            site + "attn.z", x, self.length, n, -1))
+        if hasattr(config, "kv_lora_rank"):
+            return self.attach_latents(site + "attn.", at(parts.attn))
 
         def split(qkv):
             blocks = parts.fused_blocks or kv
@@ -1254,6 +1350,37 @@ class Recorder:
         self.removers.append(at(parts.pattern or parts.attn)
                              .register_forward_pre_hook(
                                  biased, with_kwargs=True).remove)
+
+    def attach_latents(self, site, attn):
+        """Attention whose keys and values come from one small vector."""
+        n, d_rope = attn.num_heads, attn.qk_rope_head_dim
+        keep, output, shared = self.keep, self.output, []
+
+        def compressed(x):
+            keep(site + "kv_a_proj.output", x)
+            shared.append(x[..., -d_rope:])
+            keep(site + "k_pe", shared[0])
+
+        def expanded(x):
+            k, v = x.reshape(self.length, n, -1).split(
+                [attn.qk_nope_head_dim, attn.v_head_dim], -1)
+            keep(site + "k_b_proj.output", k)
+            keep(site + "v", v, self.length, n, -1)
+            keep(site + "k", torch.cat([k, shared[0].reshape(
+                self.length, 1, -1).expand(-1, n, -1)], -1), self.length, n, -1)
+
+        if attn.q_proj is not None:
+            output(attn.q_proj, lambda x: keep(site + "q", x, self.length, n, -1))
+        else:
+            output(attn.q_a_proj, lambda x: keep(site + "q_a_proj.output", x))
+            output(attn.q_a_layernorm, lambda x: keep(
+                site + "q_latent", x))
+            output(attn.q_b_proj, lambda x: keep(
+                site + "q", x, self.length, n, -1))
+        output(attn.kv_a_proj_with_mqa, compressed)
+        output(attn.kv_a_layernorm, lambda x: keep(
+            site + "kv_latent", x))
+        output(attn.kv_b_proj, expanded)
 
     def in_mixer(self, mixer, name, replaced):
         """While `mixer` runs, its file's function `name` is `replaced`, which
@@ -1355,17 +1482,20 @@ class Recorder:
                 keep(site + "mlp.router_logits", logits)
                 keep(site + "mlp.expert_weights", weights)
                 keep(site + "mlp.expert_indices", indices)
-                self.apart(site, logits, indices)
+                self.decided(site, at(parts.router), logits, indices)
 
             self.output(at(parts.router), routed)
             self.output(mlp.experts, lambda x: keep(
                 site + "mlp.experts.output", x))
-            if hasattr(mlp, "shared_expert"):
-                here, shared = site + "mlp.shared_expert", mlp.shared_expert
+            shared = getattr(mlp, "shared_expert", None) or getattr(
+                mlp, "shared_experts", None)
+            if shared is not None:
+                here = site + "mlp.shared_expert"
                 self.output(shared, lambda x: keep(here + ".output", x))
                 self.output(shared.gate_proj, lambda x: keep(here + ".pre", x))
                 self.output(shared.up_proj, lambda x: keep(
                     here + ".pre_linear", x))
+            if hasattr(mlp, "shared_expert_gate"):
                 self.output(mlp.shared_expert_gate, lambda x: keep(
                     here + "_gate.output", x))
             return
@@ -1424,6 +1554,41 @@ class Recorder:
 
         output(layer.router, routed)
 
+    def decided(self, site, router, logits, indices):
+        """The same where scores are corrected or groups left out."""
+        statics = getattr(router, "moe_statics", router)
+        bias = getattr(statics, "e_score_correction_bias", None)
+        groups = getattr(router, "num_group", None) or 1
+        if getattr(router, "topk_method", "") == "greedy":
+            groups = 1
+        if bias is None and groups == 1:
+            return self.apart(site, logits, indices)
+        gap = 0.012
+        if bias is None:  # of a softmax, whose order logits have
+            scores, best, gap = logits, lambda x: x.amax(-1), 0.04
+        else:
+            scores = (logits.softmax(-1) if statics is not router
+                      else logits.sigmoid()) + bias
+            best = lambda x: x.topk(2, -1).values.sum(-1)
+        if groups > 1:
+            parts = scores.unflatten(-1, (groups, -1))
+            order = best(parts).sort(-1, descending=True)
+            k = router.topk_group
+            nearest = (order.values[:, k - 1] - order.values[:, k]).min().item()
+            if nearest < gap:
+                raise Unlucky(f"{site}: two groups are {nearest} apart")
+            stays = torch.zeros_like(order.values).scatter(
+                -1, order.indices[:, :k], 1.0).bool()
+            scores = parts.masked_fill(~stays[..., None], -1e9).flatten(-2)
+        top = scores.sort(-1, descending=True).values
+        k = indices.shape[-1]
+        nearest = (top[:, k - 1] - top[:, k]).min().item()
+        if nearest < gap:
+            raise Unlucky(f"{site}: two experts are {nearest} apart")
+        plain = logits.topk(k, -1).indices.sort(-1).values
+        if (plain == indices.sort(-1).values).all():
+            raise Unlucky(f"{site}: neither groups nor corrections matter")
+
     @staticmethod
     def apart(site, logits, indices):
         """Rounding must not be able to choose another expert, not even in
@@ -1440,6 +1605,13 @@ class Recorder:
 
         def keep(i, query, key, own=True):
             _, _, d = heads_of(model.config, i)
+            if (hasattr(model.config, "kv_lora_rank") and
+                    getattr(model.config, "rope_interleave", False)):
+                # It moves the pairs' second halves to the end.
+                first = model.config.qk_nope_head_dim
+                query, key = (torch.cat([
+                    x[..., :first], x[..., first:].unflatten(-1, (2, -1))
+                    .transpose(-1, -2).flatten(-2)], -1) for x in (query, key))
             for name, x in (("rot_q", query), ("rot_k", key)):
                 if own or name == "rot_q":
                     self.keep(f"layers.{i}.attn.{name}", x[0].transpose(0, 1),
@@ -1479,6 +1651,8 @@ class Recorder:
             keep(attention.layer_idx, query, key,
                  not getattr(attention, "is_kv_shared_layer", False))
             made = inner(attention, query, key, *rest, **kwargs)
+            if getattr(attention, "kv_lora_rank", 0):
+                return made
             if attention.q_proj.out_features == (
                     2 * query.shape[1] * query.shape[-1]):
                 self.keep(f"layers.{attention.layer_idx}.attn.mix", made[0],
@@ -1552,7 +1726,8 @@ def check(name, found, model, parts):
     for key, value in found.items():
         assert np.isfinite(value).all(), f"{name}: {key}"
         if "expert_indices" in key:
-            assert len(np.unique(value)) > value.shape[1], f"{name}: {key}"
+            if len(np.unique(value)) <= value.shape[1]:
+                raise Unlucky(f"{name}: {key} are the same for all tokens")
         elif "layer_scalar" in key:
             assert value[0, 0] < 0.95, f"{name}: {key} is idle"
         else:
@@ -1566,7 +1741,8 @@ def check(name, found, model, parts):
         assert found[f"layers.{i}.attn.q"].shape == (length, n, d)
         if i < first_shared:
             assert found[f"layers.{i}.attn.k"].shape == (length, kv, d)
-            assert found[f"layers.{i}.attn.v"].shape == (length, kv, d)
+            d_value = getattr(config, "v_head_dim", d)
+            assert found[f"layers.{i}.attn.v"].shape == (length, kv, d_value)
         else:
             assert f"layers.{i}.attn.k" not in found
         pattern = found[f"layers.{i}.attn.pattern"]

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mlxterp/nn/attention.h"
+#include "mlxterp/nn/latent_attention.h"
 #include "mlxterp/nn/linear.h"
 #include "mlxterp/nn/mixer.h"
 #include "mlxterp/nn/mlp.h"
@@ -73,6 +74,10 @@ struct DecoderConfig {
   /** The layer whose keys and values each reads, itself or an earlier one that
    * reads its own; empty: all read their own. */
   std::vector<int> kv_layers;
+
+  /** Queries, keys and values come from small vectors (DeepSeek); d_head and
+   * attention_scale hold, n_kv_heads and what is said of norms do not. */
+  std::optional<nn::LatentConfig> latent;
 
   /** Makes each layer's mixer; empty: attention as the fields above say, in
    * every layer. */

@@ -25,9 +25,11 @@ struct AttentionConfig {
   int n_heads = 0;
   int n_kv_heads = 0;
   int d_head = 0;
+  int d_value = 0;  ///< Of values and z; 0: d_head.
   bool qkv_bias = false;
   bool out_bias = false;
   Rope rope = {};      ///< dims 0: nothing is rotated.
+  int rope_from = 0;   ///< The first dimension of a head that is.
   float scale = 0.0f;  ///< Of q times k; 0: 1 / sqrt(d_head).
   /** Scores are held in +-softcap by a tanh; 0: they are not. */
   float softcap = 0.0f;
@@ -69,7 +71,8 @@ struct AttentionConfig {
  *                       it meets the keys, behind rotation, norm and q_scale
  *     k, v, rot_k       [batch, pos, kv_head, d_head]; likewise; v before
  *                       v_norm, but, as rot_q and rot_k, behind clip_qkv.
- *                       None of them where another layer's are read
+ *                       None of them where another layer's are read. v and z
+ *                       have d_value in place of d_head where it differs
  *     q_scale           [batch, pos, 1], what queries are multiplied with
  *                       where they grow with their position
  *     scores, pattern   [batch, head, dest, src]; scores after scale, softcap,
@@ -131,20 +134,42 @@ class Attention : public Mixer {
   const mlx::core::array& shared_k(const Carried& carried) const;
   const mlx::core::array& shared_v(const Carried& carried) const;
 
-  Linear q_proj;
-  std::optional<Linear> k_proj, v_proj;  ///< Without own values, none.
+  /** What queries, keys and values are made by, where a matrix does it: keys
+   * are absent where another layer's are read, values where keys are both. */
+  std::optional<Linear> q_proj, k_proj, v_proj;
   Linear o_proj;
   std::optional<Linear> gate_proj;
   std::optional<Norm> q_norm, k_norm, v_norm;
   std::optional<mlx::core::array> sinks;
 
- private:
+ protected:
+  /** Of these projections q_proj, if asked for, and o_proj are made, and none
+   * is added: who derives adds its own, o_proj as the last, then the steps. */
+  Attention(const AttentionConfig& config, bool with_q_proj);
+  void add_steps();
+
   /** What [batch, pos, head, ...] is, of the heads that queries have or keys
    * and values. */
   SiteTraits traits(Heads heads) const;
+
+  /** From what is read to [batch, pos, head, d_head]. */
+  virtual mlx::core::array project_q(
+      const mlx::core::array& x, Pass& pass) const;
+
+  /** From what is read to [batch, pos, kv_head, d_head], behind the site k, and
+   * [batch, pos, kv_head, d_value], before the site v. */
+  struct KeysAndValues {
+    mlx::core::array k, v;
+  };
+  virtual KeysAndValues project_kv(const mlx::core::array& x, Pass& pass) const;
+  mlx::core::array tap_k(mlx::core::array k, Pass& pass) const {
+    return tap(pass, k_, std::move(k));
+  }
+
+ private:
   void add_projections();
   void add_norms();
-  void add_steps();
+  void add_mixing();
 
   /** q or k through its norm, [batch, pos, head, d_head]. */
   mlx::core::array normed(
@@ -164,10 +189,10 @@ class Attention : public Mixer {
       Slot slot,
       Pass& pass) const;
 
+  /** x turned by its position, heads before positions. */
+  mlx::core::array turned(const mlx::core::array& x, Pass& pass) const;
+
   /** All keys and values there are, heads before positions. */
-  struct KeysAndValues {
-    mlx::core::array k, v;
-  };
   KeysAndValues keys_and_values(const mlx::core::array& x, Pass& pass) const;
 
   mlx::core::array by_heads(
@@ -177,7 +202,7 @@ class Attention : public Mixer {
       Pass& pass) const;
   mlx::core::array clipped(mlx::core::array y) const;
 
-  /** The heads' mix of values, [batch, head, pos, d_head], from rotated q and
+  /** The heads' mix of values, [batch, head, pos, d_value], from rotated q and
    * k with heads before positions. */
   mlx::core::array mix(
       const mlx::core::array& q,
@@ -201,7 +226,7 @@ class Attention : public Mixer {
   /** Each head's part of the output, [batch, pos, head, d_model]. */
   mlx::core::array per_head(const mlx::core::array& z) const;
 
-  AttentionConfig config_;  // its scale resolved
+  AttentionConfig config_;  // its scale and d_value resolved
   Slot q_ = {}, k_ = {}, v_ = {}, rot_q_ = {}, rot_k_ = {}, scores_ = {},
        pattern_ = {}, z_ = {}, result_ = {};
   std::optional<Slot> gate_, mix_, q_scale_, position_bias_, sinks_,
