@@ -1,5 +1,6 @@
 #include "io/gguf_architecture.h"
 
+#include <algorithm>
 #include <string>
 
 namespace mlxterp {
@@ -12,6 +13,8 @@ constexpr GgufRenaming llama_whole[] = {
     {"output", "lm_head"},
 };
 
+// Whose rows of q and k are those of interleaved rotary pairs, with experts
+// where there are some.
 constexpr GgufRenaming llama_in_block[] = {
     {"attn_norm", "input_layernorm"},
     {"attn_q", "self_attn.q_proj", Stored::query_rows},
@@ -22,9 +25,27 @@ constexpr GgufRenaming llama_in_block[] = {
     {"ffn_gate", "mlp.gate_proj"},
     {"ffn_up", "mlp.up_proj"},
     {"ffn_down", "mlp.down_proj"},
+    {"ffn_gate_inp", "mlp.gate"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
 };
 
-constexpr GgufRenaming qwen_in_block[] = {
+// Whose biases stay in their order.
+constexpr GgufRenaming olmo_in_block[] = {
+    {"attn_q.bias", "self_attn.q_proj.bias"},
+    {"attn_k.bias", "self_attn.k_proj.bias"},
+    {"attn_q", "self_attn.q_proj", Stored::query_rows},
+    {"attn_k", "self_attn.k_proj", Stored::key_rows},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+};
+
+// The same with rows as they are, and what others of that shape have besides.
+constexpr GgufRenaming plain_in_block[] = {
     {"attn_norm", "input_layernorm"},
     {"attn_q", "self_attn.q_proj"},
     {"attn_k", "self_attn.k_proj"},
@@ -36,12 +57,175 @@ constexpr GgufRenaming qwen_in_block[] = {
     {"ffn_gate", "mlp.gate_proj"},
     {"ffn_up", "mlp.up_proj"},
     {"ffn_down", "mlp.down_proj"},
+    {"ffn_gate_inp", "mlp.gate"},
+    {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
+    {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+    {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
+    {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
+    // Through latents; the last two stacked by head.
+    {"attn_q_a", "self_attn.q_a_proj"},
+    {"attn_q_a_norm", "self_attn.q_a_layernorm"},
+    {"attn_q_b", "self_attn.q_b_proj"},
+    {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
+    {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
+    {"attn_kv_b", "self_attn.kv_b_proj"},
+    {"attn_k_b", "self_attn.embed_q"},
+    {"attn_v_b", "self_attn.unembed_out"},
+};
+
+// Their second norm is called as Gemma calls the one behind attention.
+constexpr GgufRenaming post_attention_in_block[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_sinks.weight", "self_attn.sinks"},
+    {"attn_output", "self_attn.o_proj"},
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+    {"ffn_gate_inp", "mlp.gate"},
+    {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
+    {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
+    {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
+    {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
+};
+
+constexpr GgufRenaming qwen2_moe_in_block[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate_inp", "mlp.gate"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
+    {"ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
+    {"ffn_up_shexp", "mlp.shared_expert.up_proj"},
+    {"ffn_down_shexp", "mlp.shared_expert.down_proj"},
+    {"ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
+};
+
+// As transformers keeps them, experts are the other way around and have no
+// ".weight"; these have both.
+constexpr GgufRenaming gpt_oss_in_block[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_sinks.weight", "self_attn.sinks"},
+    {"attn_output", "self_attn.o_proj"},
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_gate_inp", "mlp.router"},
+    {"ffn_gate_exps", "mlp.experts.gate_proj"},
+    {"ffn_up_exps", "mlp.experts.up_proj"},
+    {"ffn_down_exps", "mlp.experts.down_proj"},
+};
+
+constexpr GgufRenaming glm4_in_block[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"post_attention_norm", "post_self_attn_layernorm"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_up", "mlp.gate_up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+    {"post_ffw_norm", "post_mlp_layernorm"},
+};
+
+// Norms behind each part alone.
+constexpr GgufRenaming post_norms_in_block[] = {
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_q_norm", "self_attn.q_norm"},
+    {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_output", "self_attn.o_proj"},
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+    {"post_ffw_norm", "post_feedforward_layernorm"},
+};
+
+constexpr GgufRenaming hunyuan_in_block[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_q_norm", "self_attn.query_layernorm"},
+    {"attn_k_norm", "self_attn.key_layernorm"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
+};
+
+constexpr GgufRenaming lfm2_whole[] = {
+    {"token_embd", "model.embed_tokens"},
+    {"token_embd_norm", "model.embedding_norm"},
+    {"output_norm", "model.embedding_norm"},  // of newer files
+    {"output", "lm_head"},
+};
+
+constexpr GgufRenaming lfm2_in_block[] = {
+    {"attn_norm", "operator_norm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_q_norm", "self_attn.q_layernorm"},
+    {"attn_k_norm", "self_attn.k_layernorm"},
+    {"attn_output", "self_attn.out_proj"},
+    {"shortconv.in_proj", "conv.in_proj"},
+    {"shortconv.conv", "conv.conv"},
+    {"shortconv.out_proj", "conv.out_proj"},
+    {"ffn_norm", "ffn_norm"},
+    {"ffn_gate", "feed_forward.w1"},
+    {"ffn_up", "feed_forward.w3"},
+    {"ffn_down", "feed_forward.w2"},
+};
+
+constexpr GgufRenaming starcoder2_in_block[] = {
+    {"attn_norm", "input_layernorm"},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm"},
+    {"ffn_up", "mlp.c_fc"},
+    {"ffn_down", "mlp.c_proj"},
 };
 
 constexpr GgufRenaming gemma_whole[] = {
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm", Stored::one_added},
     {"output", "lm_head"},
+};
+
+constexpr GgufRenaming gemma1_in_block[] = {
+    {"attn_norm", "input_layernorm", Stored::one_added},
+    {"attn_q", "self_attn.q_proj"},
+    {"attn_k", "self_attn.k_proj"},
+    {"attn_v", "self_attn.v_proj"},
+    {"attn_output", "self_attn.o_proj"},
+    {"ffn_norm", "post_attention_layernorm", Stored::one_added},
+    {"ffn_gate", "mlp.gate_proj"},
+    {"ffn_up", "mlp.up_proj"},
+    {"ffn_down", "mlp.down_proj"},
 };
 
 constexpr GgufRenaming gemma_in_block[] = {
@@ -96,19 +280,355 @@ constexpr GgufRenaming gpt2_in_block[] = {
     {"ffn_down", "mlp.c_proj", Stored::transposed},
 };
 
+constexpr GgufField experts_of_mixtral[] = {
+    {"expert_count", "num_local_experts"},
+    {"expert_used_count", "num_experts_per_tok"},
+};
+
+constexpr GgufField experts_of_qwen[] = {
+    {"expert_count", "num_experts"},
+    {"expert_used_count", "num_experts_per_tok"},
+    {"expert_feed_forward_length", "moe_intermediate_size"},
+    {"expert_shared_feed_forward_length", "shared_expert_intermediate_size"},
+};
+
+constexpr GgufField experts_of_olmoe[] = {
+    {"expert_count", "num_experts"},
+    {"expert_used_count", "num_experts_per_tok"},
+    {"attention.clamp_kqv", "clip_qkv"},
+};
+
+constexpr GgufField experts_of_gpt_oss[] = {
+    {"expert_count", "num_local_experts"},
+    {"expert_used_count", "num_experts_per_tok"},
+    {"expert_feed_forward_length", "intermediate_size"},
+};
+
+constexpr GgufField experts_of_deepseek[] = {
+    {"expert_count", "n_routed_experts"},
+    {"expert_used_count", "num_experts_per_tok"},
+    {"expert_shared_count", "n_shared_experts"},
+    {"expert_feed_forward_length", "moe_intermediate_size"},
+    {"expert_group_count", "n_group", "1"},
+    {"expert_group_used_count", "topk_group", "1"},
+    {"expert_weights_scale", "routed_scaling_factor", "1"},
+    {"expert_weights_norm", "norm_topk_prob", "false"},
+    {"leading_dense_block_count", "first_k_dense_replace", "0"},
+    {"nextn_predict_layers", "num_nextn_predict_layers"},
+    {"attention.q_lora_rank", "q_lora_rank", "null"},
+    {"attention.kv_lora_rank", "kv_lora_rank"},
+};
+
+constexpr GgufField experts_of_ernie[] = {
+    {"expert_count", "moe_num_experts"},
+    {"expert_used_count", "moe_k"},
+    {"expert_shared_count", "moe_num_shared_experts"},
+    {"expert_feed_forward_length", "moe_intermediate_size"},
+    {"interleave_moe_layer_step", "moe_layer_interval"},
+    {"expert_shared_feed_forward_length", ""},  // by their number
+    {"leading_dense_block_count", "moe_layer_start_index"},
+};
+
+constexpr GgufField granite_fields[] = {
+    {"attention.scale", "attention_multiplier"},
+    {"embedding_scale", "embedding_multiplier"},
+    {"residual_scale", "residual_multiplier"},
+    {"logit_scale", "logits_scaling"},
+};
+
+constexpr GgufField cohere_fields[] = {{"logit_scale", "logit_scale"}};
+constexpr GgufField olmo_fields[] = {{"attention.clamp_kqv", "clip_qkv"}};
+constexpr GgufField lfm2_fields[] = {{"shortconv.l_cache", "conv_L_cache"}};
+constexpr GgufField stablelm_fields[] = {
+    {"use_parallel_residual", "use_parallel_residual"}};
+
+constexpr GgufField layer_norm_eps = {
+    "attention.layer_norm_epsilon", "layer_norm_eps"};
+
+constexpr GgufFlag q_bias[] = {{"blk.0.attn_q.bias", "attention_bias"}};
+constexpr GgufFlag biases[] = {
+    {"blk.0.attn_q.bias", "attention_bias"}, {"blk.0.ffn_up.bias", "mlp_bias"}};
+constexpr GgufFlag seed_oss_flags[] = {
+    {"blk.0.attn_q.bias", "attention_bias"},
+    {"blk.0.ffn_up.bias", "mlp_bias"},
+    {"blk.0.attn_output.bias", "attention_out_bias"}};
+constexpr GgufFlag cohere_flags[] = {
+    {"blk.0.attn_q.bias", "attention_bias"},
+    {"blk.0.attn_q_norm.weight", "use_qk_norm"}};
+constexpr GgufFlag stablelm_flags[] = {{"blk.0.attn_q.bias", "use_qkv_bias"}};
+constexpr GgufFlag starcoder2_flags[] = {{"blk.0.attn_q.bias", "use_bias"}};
+constexpr GgufFlag ernie_flags[] = {{"blk.0.attn_q.bias", "use_bias"}};
+constexpr GgufFlag deepseek_flags[] = {
+    {"blk.0.attn_kv_a_mqa.bias", "attention_bias"}};
+
 constexpr std::string_view layers = "model.layers";
 
+// llama.cpp's architectures, several of which are one model type or several of
+// one. What is not set here they do not have.
 constexpr GgufArchitecture architectures[] = {
-    {"llama", "llama", layers, llama_whole, llama_in_block},
-    {"qwen2", "qwen2", layers, llama_whole, qwen_in_block},
-    {"qwen3", "qwen3", layers, llama_whole, qwen_in_block},
-    {"gemma2", "gemma2", layers, gemma_whole, gemma_in_block},
-    {"gemma3", "gemma3_text", layers, gemma_whole, gemma_in_block},
-    {"phi3", "phi3", layers, llama_whole, phi3_in_block},
-    {"gpt2", "gpt2", "transformer.h", gpt2_whole, gpt2_in_block},
+    {.name = "llama",
+     .model_type = "mixtral",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = llama_in_block,
+     .only_with_tensor = "ffn_gate_inp.weight",
+     .fields = experts_of_mixtral},
+    {.name = "llama",
+     .model_type = "llama",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = llama_in_block,
+     .flags = biases},
+    {.name = "arcee",
+     .model_type = "arcee",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = llama_in_block,
+     .flags = biases,
+     .constants = R"({"hidden_act": "relu2"})"},
+    {.name = "granite",
+     .model_type = "granite",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = llama_in_block,
+     .fields = granite_fields,
+     .flags = biases},
+    {.name = "smollm3",
+     .model_type = "smollm3",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = llama_in_block,
+     .flags = biases},
+    {.name = "olmo",
+     .model_type = "olmo",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = olmo_in_block,
+     .eps = {},
+     .fields = olmo_fields,
+     .flags = q_bias},
+    {.name = "olmo2",
+     .model_type = "olmo3",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = post_norms_in_block,
+     .only_with_key = "attention.sliding_window",
+     .flags = q_bias,
+     .window_period = 4},
+    {.name = "olmo2",
+     .model_type = "olmo2",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = post_norms_in_block,
+     .flags = q_bias},
+    {.name = "olmoe",
+     .model_type = "olmoe",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .fields = experts_of_olmoe,
+     .flags = q_bias,
+     .constants = R"({"norm_topk_prob": false})"},
+    {.name = "qwen2",
+     .model_type = "qwen2",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block},
+    {.name = "qwen2moe",
+     .model_type = "qwen2_moe",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = qwen2_moe_in_block,
+     .fields = experts_of_qwen,
+     .constants = R"({"norm_topk_prob": false})"},
+    {.name = "qwen3",
+     .model_type = "qwen3",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .flags = q_bias},
+    {.name = "qwen3moe",
+     .model_type = "qwen3_moe",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .fields = experts_of_qwen,
+     .flags = q_bias,
+     .constants = R"({"norm_topk_prob": true})"},
+    {.name = "gemma",
+     .model_type = "gemma",
+     .layers = layers,
+     .whole = gemma_whole,
+     .in_block = gemma1_in_block,
+     .constants = R"({"hidden_act": "gelu_pytorch_tanh"})"},
+    {.name = "gemma2",
+     .model_type = "gemma2",
+     .layers = layers,
+     .whole = gemma_whole,
+     .in_block = gemma_in_block,
+     .window_period = 2},
+    {.name = "gemma3",
+     .model_type = "gemma3_text",
+     .layers = layers,
+     .whole = gemma_whole,
+     .in_block = gemma_in_block,
+     .window_period = 6},
+    {.name = "phi3",
+     .model_type = "phi3",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = phi3_in_block},
+    {.name = "gpt2",
+     .model_type = "gpt2",
+     .layers = "transformer.h",
+     .whole = gpt2_whole,
+     .in_block = gpt2_in_block,
+     .eps = {"attention.layer_norm_epsilon", "layer_norm_epsilon"}},
     // Its whole model has names like Gemma's, and its norms one added.
-    {"nemotron", "nemotron", layers, gemma_whole, nemotron_in_block},
+    {.name = "nemotron",
+     .model_type = "nemotron",
+     .layers = layers,
+     .whole = gemma_whole,
+     .in_block = nemotron_in_block,
+     .eps = {"attention.layer_norm_epsilon", "norm_eps"},
+     .flags = biases,
+     .constants = R"({"hidden_act": "relu2"})"},
+    {.name = "gpt-oss",
+     .model_type = "gpt_oss",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = gpt_oss_in_block,
+     .fields = experts_of_gpt_oss,
+     .flags = q_bias,
+     .window_period = 2},
+    {.name = "glm4",
+     .model_type = "glm4",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = glm4_in_block,
+     .flags = q_bias},
+    {.name = "glm4moe",
+     .model_type = "glm4_moe",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = post_attention_in_block,
+     .fields = experts_of_deepseek,
+     .flags = cohere_flags},
+    {.name = "deepseek2",
+     .model_type = "deepseek_v3",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .only_with_tensor = "exp_probs_b.bias",
+     .fields = experts_of_deepseek,
+     .flags = deepseek_flags,
+     .constants = R"({"rope_interleave": true})"},
+    {.name = "deepseek2",
+     .model_type = "deepseek_v2",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .only_with_tensor = "ffn_gate_inp.weight",
+     .fields = experts_of_deepseek,
+     .flags = deepseek_flags},
+    {.name = "deepseek2",
+     .model_type = "youtu",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .fields = experts_of_deepseek,
+     .flags = deepseek_flags,
+     .constants = R"({"rope_interleave": true})"},
+    {.name = "dots1",
+     .model_type = "dots1",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .fields = experts_of_deepseek,
+     .flags = q_bias,
+     .constants = R"({"sliding_window": null})"},
+    {.name = "ernie4_5",
+     .model_type = "ernie4_5",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .flags = ernie_flags},
+    {.name = "ernie4_5-moe",
+     .model_type = "ernie4_5_moe",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .fields = experts_of_ernie,
+     .flags = ernie_flags},
+    {.name = "exaone4",
+     .model_type = "exaone4",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = post_norms_in_block,
+     .window_period = 4},
+    {.name = "command-r",
+     .model_type = "cohere",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .eps = layer_norm_eps,
+     .fields = cohere_fields,
+     .flags = cohere_flags},
+    {.name = "cohere2",
+     .model_type = "cohere2",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .eps = layer_norm_eps,
+     .fields = cohere_fields,
+     .flags = q_bias,
+     .window_period = 4},
+    {.name = "hunyuan-dense",
+     .model_type = "hunyuan_v1_dense",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = hunyuan_in_block,
+     .flags = q_bias},
+    {.name = "seed_oss",
+     .model_type = "seed_oss",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = post_attention_in_block,
+     .flags = seed_oss_flags},
+    {.name = "stablelm",
+     .model_type = "stablelm",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = plain_in_block,
+     .eps = layer_norm_eps,
+     .fields = stablelm_fields,
+     .flags = stablelm_flags},
+    {.name = "starcoder2",
+     .model_type = "starcoder2",
+     .layers = layers,
+     .whole = llama_whole,
+     .in_block = starcoder2_in_block,
+     .eps = {"attention.layer_norm_epsilon", "norm_epsilon"},
+     .flags = starcoder2_flags,
+     .constants =
+         R"({"hidden_act": "gelu_pytorch_tanh", "sliding_window": null})"},
+    {.name = "lfm2",
+     .model_type = "lfm2",
+     .layers = layers,
+     .whole = lfm2_whole,
+     .in_block = lfm2_in_block,
+     .eps = {"attention.layer_norm_rms_epsilon", "norm_eps"},
+     .fields = lfm2_fields,
+     .constants = R"({"block_auto_adjust_ff_dim": false})"},
 };
+
+// Whether some block has a tensor of that name.
+bool some_block_has(const Gguf& gguf, std::string_view part) {
+  const auto end = fmt::format(".{}", part);
+  return std::ranges::any_of(gguf.tensors(), [&](const TensorInfo& tensor) {
+    return tensor.name.starts_with("blk.") && tensor.name.ends_with(end);
+  });
+}
 
 }  // namespace
 
@@ -116,12 +636,22 @@ std::span<const GgufArchitecture> gguf_architectures() {
   return architectures;
 }
 
-const GgufArchitecture& find_architecture(const GgufMetadata& metadata) {
+const GgufArchitecture& find_architecture(
+    const Gguf& gguf, const GgufMetadata& metadata) {
   const std::string& name = metadata.text("general.architecture");
   std::string known;
+  std::string_view before;
   for (const GgufArchitecture& architecture : architectures) {
-    if (architecture.name == name) return architecture;
-    known += (known.empty() ? "" : ", ") + std::string(architecture.name);
+    const auto& it = architecture;
+    if (it.name == name &&
+        (it.only_with_tensor.empty() ||
+         some_block_has(gguf, it.only_with_tensor)) &&
+        (it.only_with_key.empty() ||
+         metadata.has(fmt::format("{}.{}", it.name, it.only_with_key))))
+      return architecture;
+    if (it.name != before)
+      known += (known.empty() ? "" : ", ") + std::string(it.name);
+    before = it.name;
   }
   fail(
       ErrorKind::bad_data,

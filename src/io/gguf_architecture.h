@@ -18,10 +18,26 @@ enum class Stored {
   one_added,  ///< To the gain of a norm, not to its bias.
 };
 
+/** Names end before ".weight" and ".bias", or are whole ones on both sides. */
 struct GgufRenaming {
   std::string_view gguf;
   std::string_view checkpoint;
   Stored stored = Stored::as_is;
+};
+
+/** A key, behind the architecture's name, and the field of config.json whose
+ * value it has, empty where the model has it from elsewhere; without the key
+ * `otherwise`, as JSON, empty for nothing. */
+struct GgufField {
+  std::string_view key;
+  std::string_view field;
+  std::string_view otherwise = {};
+};
+
+/** A field of config.json that is true where the file has a tensor. */
+struct GgufFlag {
+  std::string_view tensor;
+  std::string_view field;
 };
 
 struct GgufArchitecture {
@@ -30,12 +46,26 @@ struct GgufArchitecture {
   std::string_view layers;      ///< What stands for blk.
   std::span<const GgufRenaming> whole;
   std::span<const GgufRenaming> in_block;  ///< After the block's number.
+  /** Of several of one name, the first whose tensor some block has, or whose
+   * key is there; empty: whatever there is. */
+  std::string_view only_with_tensor = {}, only_with_key = {};
+  /** What the norms add to the variance; no key: config.json has none. */
+  GgufField eps = {"attention.layer_norm_rms_epsilon", "rms_norm_eps"};
+  /** Beside sizes, heads and rotation, which all have. */
+  std::span<const GgufField> fields = {};
+  std::span<const GgufFlag> flags = {};
+  /** Of so many layers, all but the last have the window, unless a key says
+   * which; 0: there is none. */
+  int window_period = 0;
+  /** What no key says, as llama.cpp has it: the fields of a JSON object. */
+  std::string_view constants = "{}";
 };
 
 /** Every one that is known here. */
 std::span<const GgufArchitecture> gguf_architectures();
 
 /** Throws bad_data where the file's is not known here. */
-const GgufArchitecture& find_architecture(const GgufMetadata& metadata);
+const GgufArchitecture& find_architecture(
+    const Gguf& gguf, const GgufMetadata& metadata);
 
 }  // namespace mlxterp

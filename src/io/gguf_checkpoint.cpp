@@ -60,18 +60,21 @@ class Renamer {
     const TensorName name = take_apart(gguf_name);
     const auto& table =
         name.block ? architecture_.in_block : architecture_.whole;
-    const auto found = std::find_if(
-        table.begin(), table.end(), [&](const GgufRenaming& entry) {
-          return entry.gguf == name.part;
-        });
-    const bool known = found != table.end() &&
-                       (name.suffix == ".weight" || name.suffix == ".bias");
+    const bool ends = name.suffix == ".weight" || name.suffix == ".bias";
+    const auto whole = fmt::format("{}{}", name.part, name.suffix);
+    const auto found = std::ranges::find_if(table, [&](const auto& entry) {
+      return entry.gguf == whole || (ends && entry.gguf == name.part);
+    });
     // What has no name there keeps its own; the model says whether it minds.
-    if (!known) return {std::move(tensor)};
+    if (found == table.end()) return {std::move(tensor)};
     const std::string prefix =
         name.block ? fmt::format("{}.{}.", architecture_.layers, *name.block)
                    : "";
-    tensor.name = fmt::format("{}{}{}", prefix, found->checkpoint, name.suffix);
+    tensor.name = fmt::format(
+        "{}{}{}",
+        prefix,
+        found->checkpoint,
+        found->gguf == whole ? "" : name.suffix);
     RenamedTensor renamed{std::move(tensor)};
     const Stored stored = found->stored;
     if (stored == Stored::query_rows || stored == Stored::key_rows) {
@@ -123,7 +126,7 @@ class Renamer {
 
 GgufCheckpoint to_checkpoint(const Gguf& gguf) {
   const GgufMetadata metadata(gguf);
-  const GgufArchitecture& architecture = find_architecture(metadata);
+  const GgufArchitecture& architecture = find_architecture(gguf, metadata);
   GgufCheckpoint result;
   check_keys(gguf, metadata, architecture);
   result.config = make_config(gguf, metadata, architecture);

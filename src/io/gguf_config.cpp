@@ -27,41 +27,37 @@ class ConfigMaker {
       : gguf_(gguf), metadata_(metadata), architecture_(architecture) {}
 
   ordered_json make() {
-    if (const auto experts = find_integer("expert_count", 0, 1 << 20))
-      if (*experts > 0)
-        metadata_.bad(
-            "{} is a mixture of {} experts, which is not read from "
-            "GGUF yet",
-            metadata_.name(),
-            *experts);
     config_["model_type"] = architecture_.model_type;
     const auto name = architecture_.name;
     if (name == "gpt2") {
       add_gpt2();
     } else {
       add_sizes();
-      if (name == "nemotron")
-        config_["norm_eps"] =
-            metadata_.number(key("attention.layer_norm_epsilon"));
-      else
-        config_["rms_norm_eps"] =
-            metadata_.number(key("attention.layer_norm_rms_epsilon"));
+      if (const auto& eps = architecture_.eps; !eps.key.empty())
+        config_[std::string(eps.field)] = metadata_.number(key(eps.key));
       if (name == "gemma2" || name == "gemma3")
         add_gemma();
       else
-        config_["hidden_act"] = name == "nemotron" ? "relu2" : "silu";
-      if (name == "gemma3")
-        add_gemma3_rotary();
+        config_["hidden_act"] = "silu";
+      if (name == "gemma3" || architecture_.model_type == "olmo3")
+        add_two_rotaries();
       else
         add_rotary();
       if (name == "phi3") add_window();
-      const bool has_biases = name == "llama" || name == "nemotron";
-      if (has_biases || name == "qwen3")
-        config_["attention_bias"] = has_tensor("blk.0.attn_q.bias");
-      if (has_biases) config_["mlp_bias"] = has_tensor("blk.0.ffn_up.bias");
+      if (architecture_.window_period > 0 && name != "gemma2" &&
+          name != "gemma3")
+        add_windows();
+      if (name == "deepseek2") add_latents();
+      if (name == "olmo") check_olmo();
+      for (const auto& field : architecture_.fields)
+        add_field(field);
+      for (const auto& [tensor, field] : architecture_.flags)
+        config_[std::string(field)] = has_tensor(tensor);
+      if (config_.contains("num_nextn_predict_layers")) drop_drafts();
     }
     add_vocabulary();
     config_["tie_word_embeddings"] = !has_tensor("output.weight");
+    config_.update(ordered_json::parse(architecture_.constants));
     return config_;
   }
 
@@ -90,12 +86,86 @@ class ConfigMaker {
 
   bool has_tensor(std::string_view name) const { return find_tensor(name); }
 
+  // As it is: the model's own reader holds it against its range.
+  void add_field(const GgufField& it) {
+    const auto& all = gguf_.metadata();
+    const auto found = all.find(key(it.key));
+    const std::string field(it.field);
+    if (field.empty()) return;
+    if (found == all.end()) {
+      if (!it.otherwise.empty())
+        config_[field] = ordered_json::parse(it.otherwise);
+      return;
+    }
+    std::visit(
+        [&](const auto& value) {
+          using T = std::decay_t<decltype(value)>;
+          if constexpr (std::is_arithmetic_v<T>)
+            config_[field] = value;
+          else
+            metadata_.bad(
+                "{} of {} is not a number", key(it.key), metadata_.name());
+        },
+        found->second);
+  }
+
+  // Its norms have no number in config.json.
+  void check_olmo() const {
+    const auto eps = metadata_.find_number(key("attention.layer_norm_epsilon"));
+    constexpr double only = 1e-5;
+    if (eps && std::abs(*eps - only) > only * 1e-6)
+      metadata_.bad(
+          "{} of {} is {:g}; that of olmo models is {:g}",
+          key("attention.layer_norm_epsilon"),
+          metadata_.name(),
+          *eps,
+          only);
+  }
+
+  // Layers that predict further tokens count as blocks.
+  void drop_drafts() {
+    const auto blocks = config_["num_hidden_layers"].get<int64_t>();
+    const auto drafts =
+        find_integer("nextn_predict_layers", 0, blocks - 1).value_or(0);
+    config_["num_hidden_layers"] = blocks - drafts;
+  }
+
+  // Heads of a layer without attention are 0 in a list.
+  int64_t key_heads(int64_t heads) {
+    const auto field = key("attention.head_count_kv");
+    const auto& all = gguf_.metadata();
+    const auto found = all.find(field);
+    const auto* each = found == all.end()
+                           ? nullptr
+                           : std::get_if<std::vector<int64_t>>(&found->second);
+    if (!each)
+      return find_integer("attention.head_count_kv", 1, limits::heads)
+          .value_or(heads);
+    auto kinds = ordered_json::array();
+    int64_t some = 0;
+    for (const auto n : *each) {
+      if (n < 0 || n > limits::heads || (n > 0 && some > 0 && n != some))
+        metadata_.bad(
+            "{} of {} names {} and {} key heads; one number of each layer that "
+            "has attention, and 0 of others, is read",
+            field,
+            metadata_.name(),
+            some,
+            n);
+      if (n > 0) some = n;
+      kinds.push_back(n > 0 ? "full_attention" : "conv");
+    }
+    if (some == 0)
+      metadata_.bad("{} of {} names no head", field, metadata_.name());
+    if (architecture_.name == "lfm2") config_["layer_types"] = kinds;
+    return some;
+  }
+
   void add_sizes() {
     const int64_t hidden = integer("embedding_length", limits::d_model);
     const int64_t heads = integer("attention.head_count", limits::heads);
-    const int64_t kv_heads =
-        find_integer("attention.head_count_kv", 1, limits::heads)
-            .value_or(heads);
+    const bool latent = architecture_.name == "deepseek2";
+    const int64_t kv_heads = latent ? heads : key_heads(heads);
     const auto key_length =
         find_integer("attention.key_length", 1, limits::d_model);
     if (!key_length && hidden % heads != 0)
@@ -114,7 +184,7 @@ class ConfigMaker {
     const int64_t value_length =
         find_integer("attention.value_length", 1, limits::d_model)
             .value_or(head_dim_);
-    if (value_length != head_dim_)
+    if (value_length != head_dim_ && !latent)
       metadata_.bad(
           "{} has keys of {} and values of {} dimensions, which must be equal",
           metadata_.name(),
@@ -126,18 +196,54 @@ class ConfigMaker {
         integer("feed_forward_length", limits::d_mlp);
     config_["num_attention_heads"] = heads;
     config_["num_key_value_heads"] = kv_heads;
-    config_["head_dim"] = head_dim_;
+    if (!latent) config_["head_dim"] = head_dim_;
     config_["max_position_embeddings"] =
         integer("context_length", int64_t{1} << 31);
   }
 
+  // Of a head, the last rope.dimension_count turn. The lengths of older files
+  // are those of whole heads, newer ones have them beside those of the latent.
+  void add_latents() {
+    const auto length = [&](std::string_view field) {
+      const auto own =
+          find_integer(fmt::format("{}_mla", field), 1, limits::d_model);
+      return own ? *own : integer(field, limits::d_model);
+    };
+    const int64_t turned = integer("rope.dimension_count", limits::d_model);
+    const int64_t whole = length("attention.key_length");
+    if (turned >= whole)
+      metadata_.bad(
+          "{} rotates {} of {} dimensions; some must stay",
+          metadata_.name(),
+          turned,
+          whole);
+    config_["qk_rope_head_dim"] = turned;
+    config_["qk_nope_head_dim"] = whole - turned;
+    config_["v_head_dim"] = length("attention.value_length");
+    config_["topk_method"] = "group_limited_greedy";
+    // A tenth of the multiplier of all dimensions, which that of the rotated
+    // ones equals.
+    const auto all =
+        metadata_.find_number(key("rope.scaling.yarn_log_multiplier"));
+    if (all && config_.contains("rope_scaling"))
+      config_["rope_scaling"]["mscale"] =
+          config_["rope_scaling"]["mscale_all_dim"] = *all * 10;
+  }
+
   void add_rotary() {
     config_["rope_theta"] = theta(10000.0);
+    if (architecture_.name == "deepseek2") {
+      if (const auto scaling = rope_scaling())
+        config_["rope_scaling"] = *scaling;
+      return;
+    }
     const int64_t turned =
         find_integer("rope.dimension_count", 1, limits::d_model)
             .value_or(head_dim_);
-    // Left out, Nemotron's is a half.
-    if (turned != head_dim_ || architecture_.name == "nemotron")
+    // Left out, theirs is a part.
+    const auto name = architecture_.name;
+    if (turned != head_dim_ || name == "nemotron" || name == "glm4" ||
+        name == "glm4moe" || name == "stablelm")
       config_["partial_rotary_factor"] =
           static_cast<double>(turned) / static_cast<double>(head_dim_);
     auto scaling = rope_scaling();
@@ -148,6 +254,9 @@ class ConfigMaker {
           factors->at("original_max_position_embeddings");
     }
     if (scaling) config_["rope_scaling"] = *scaling;
+    // Its ramp was made without rounding, which no key says.
+    if (scaling && name == "gpt-oss")
+      config_["rope_scaling"]["truncate"] = false;
   }
 
   double theta(double otherwise) const {
@@ -212,6 +321,24 @@ class ConfigMaker {
       config_["sliding_window"] = nullptr;  // left out it would mean 4096
   }
 
+  // Which layers have the window.
+  void add_windows() {
+    const auto window =
+        find_integer("attention.sliding_window", 0, int64_t{1} << 31);
+    if (window.value_or(0) == 0) {
+      config_["sliding_window"] = nullptr;
+      return;
+    }
+    config_["sliding_window"] = *window;
+    auto types = ordered_json::array();
+    const auto layers = config_["num_hidden_layers"].get<int64_t>();
+    for (int64_t i = 0; i < layers; ++i)
+      types.push_back(
+          has_window(i, architecture_.window_period) ? "sliding_attention"
+                                                     : "full_attention");
+    config_["layer_types"] = types;
+  }
+
   // What no key holds is as llama.cpp has it: the scale of the scores by the
   // size of the model, Gemma 2's caps and window where they are left out.
   void add_gemma() {
@@ -231,8 +358,8 @@ class ConfigMaker {
     auto types = ordered_json::array();
     for (int64_t i = 0; i < layers; ++i)
       types.push_back(
-          has_window(i, second ? 2 : 6) ? "sliding_attention"
-                                        : "full_attention");
+          has_window(i, architecture_.window_period) ? "sliding_attention"
+                                                     : "full_attention");
     config_["layer_types"] = types;
   }
 
@@ -262,15 +389,16 @@ class ConfigMaker {
   }
 
   // Layers with a window turn by a theta of their own, never stretched.
-  void add_gemma3_rotary() {
+  void add_two_rotaries() {
     const auto turned =
         find_integer("rope.dimension_count", 1, limits::d_model);
     if (turned.value_or(head_dim_) != head_dim_)
       metadata_.bad(
-          "{} rotates {} of {} dimensions; gemma3 models rotate all",
+          "{} rotates {} of {} dimensions; {} models rotate all",
           metadata_.name(),
           *turned,
-          head_dim_);
+          head_dim_,
+          architecture_.model_type);
     ordered_json full, sliding;
     if (const auto scaling = rope_scaling())
       full = *scaling;
@@ -279,7 +407,9 @@ class ConfigMaker {
     full["rope_theta"] = theta(10000.0);
     sliding["rope_type"] = "default";
     sliding["rope_theta"] =
-        metadata_.find_number(key("rope.freq_base_swa")).value_or(10000.0);
+        metadata_.find_number(key("rope.freq_base_swa"))
+            .value_or(
+                architecture_.name == "gemma3" ? 10000.0 : theta(10000.0));
     config_["rope_parameters"] = {
         {"full_attention", full}, {"sliding_attention", sliding}};
   }
@@ -294,8 +424,8 @@ class ConfigMaker {
       metadata_.bad("{} has fewer key heads than heads", metadata_.name());
     config_["n_head"] = heads;
     config_["n_positions"] = integer("context_length", int64_t{1} << 31);
-    config_["layer_norm_epsilon"] =
-        metadata_.number(key("attention.layer_norm_epsilon"));
+    config_[std::string(architecture_.eps.field)] =
+        metadata_.number(key(architecture_.eps.key));
     config_["activation_function"] = "gelu_new";
   }
 

@@ -8,8 +8,10 @@ namespace {
 
 using enum GgufKey::Use;
 
-constexpr std::string_view not_gpt2 =
-    "llama qwen2 qwen3 gemma2 gemma3 phi3 nemotron";
+constexpr std::string_view with_windows =
+    "gemma2 gemma3 phi3 gpt-oss olmo2 exaone4 cohere2";
+
+constexpr std::string_view but_gpt2 = "!gpt2";
 
 constexpr GgufKey keys[] = {
     {"vocab_size", read},
@@ -19,27 +21,35 @@ constexpr GgufKey keys[] = {
     {"feed_forward_length", read},
     {"attention.head_count", read},
     {"attention.head_count_kv", read},
-    {"attention.key_length", read, not_gpt2},
-    {"attention.value_length", read, not_gpt2},
+    {"attention.key_length", read, but_gpt2},
+    {"attention.value_length", read, but_gpt2},
     {"attention.layer_norm_rms_epsilon", read},
-    {"attention.layer_norm_epsilon", read, "gpt2 nemotron"},
-    {"attention.sliding_window", read, "gemma2 gemma3 phi3"},
-    {"attention.sliding_window_pattern", read, "gemma2 gemma3"},
+    {"attention.layer_norm_epsilon", read, "olmo"},
+    {"attention.sliding_window", read, with_windows},
+    {"attention.sliding_window_pattern", read, "gemma2 gemma3 olmo2 exaone4"},
     {"attn_logit_softcapping", read, "gemma2"},
     {"final_logit_softcapping", read, "gemma2 gemma3"},
     {"rope.dimension_count", read},
-    {"rope.freq_base", read, not_gpt2},
-    {"rope.freq_base_swa", read, "gemma3"},
-    {"rope.scale_linear", read, not_gpt2, 1},
-    {"rope.scaling.type", read, not_gpt2},
-    {"rope.scaling.factor", read, not_gpt2, 1},
-    {"rope.scaling.original_context_length", read, not_gpt2},
-    {"rope.scaling.attn_factor", read, not_gpt2, 1},
-    {"rope.scaling.yarn_ext_factor", read, not_gpt2},
-    {"rope.scaling.yarn_attn_factor", read, not_gpt2, 1},
-    {"rope.scaling.yarn_beta_fast", read, not_gpt2},
-    {"rope.scaling.yarn_beta_slow", read, not_gpt2},
-    {"expert_count", read},
+    {"rope.freq_base", read, but_gpt2},
+    {"rope.freq_base_swa", read, "gemma3 olmo2"},
+    {"rope.scale_linear", read, but_gpt2, 1},
+    {"rope.scaling.type", read, but_gpt2},
+    {"rope.scaling.factor", read, but_gpt2, 1},
+    {"rope.scaling.original_context_length", read, but_gpt2},
+    {"rope.scaling.attn_factor", read, but_gpt2, 1},
+    {"rope.scaling.yarn_ext_factor", read, but_gpt2},
+    {"rope.scaling.yarn_attn_factor", read, but_gpt2, 1},
+    {"rope.scaling.yarn_beta_fast", read, but_gpt2},
+    {"rope.scaling.yarn_beta_slow", read, but_gpt2},
+    {"rope.scaling.yarn_log_multiplier", read, "deepseek2"},
+    {"attention.key_length_mla", read, "deepseek2"},
+    {"attention.value_length_mla", read, "deepseek2"},
+    {"expert_count"},
+    {"expert_feed_forward_length"},
+    {"expert_shared_feed_forward_length"},
+    {"expert_weights_scale", refused, {}, 1},
+    {"expert_weights_norm"},
+    {"expert_gating_func"},
 
     {"rope.scaling.finetuned", harmless},
     {"tensor_data_layout", harmless},  // of converters long gone
@@ -50,13 +60,10 @@ constexpr GgufKey keys[] = {
 
     // Parts that no model here has.
     {"rope.scaling.alpha"},
-    {"rope.scaling.yarn_log_multiplier"},
     {"rope.dimension_count_swa"},
     {"rope.dimension_sections"},
     {"attention.key_length_swa"},
     {"attention.value_length_swa"},
-    {"attention.key_length_mla"},
-    {"attention.value_length_mla"},
     {"attention.causal", refused, {}, 1},
     {"attention.scale"},
     {"attention.output_scale", refused, {}, 1},
@@ -120,12 +127,22 @@ constexpr GgufKey vocabulary_keys[] = {
 
 bool names(std::string_view list, std::string_view name) {
   if (list.empty()) return true;
+  if (list.front() == '!') return list.substr(1) != name;
   for (size_t at = 0; at < list.size();) {
     const size_t end = std::min(list.find(' ', at), list.size());
     if (list.substr(at, end - at) == name) return true;
     at = end + 1;
   }
   return false;
+}
+
+// How its scores are made: 1 by softmax, 2 by sigmoid.
+bool chooses_so(const GgufValue& value, const GgufArchitecture& architecture) {
+  const auto* function = std::get_if<int64_t>(&value);
+  const auto type = architecture.model_type;
+  const bool sigmoid =
+      type == "deepseek_v3" || type == "glm4_moe" || type == "dots1";
+  return function && *function == (sigmoid ? 2 : 1);
 }
 
 template <typename T>
@@ -170,6 +187,12 @@ void check_keys(
     const auto found = gguf.metadata().find(key);
     if (found == gguf.metadata().end() || rule.use == harmless) return;
     if (rule.use == read && names(rule.read_by, architecture.name)) return;
+    if (rule.field == architecture.eps.key) return;
+    for (const auto& field : architecture.fields)
+      if (field.key == rule.field) return;
+    if (rule.field == "expert_gating_func" &&
+        chooses_so(found->second, architecture))
+      return;
     const bool neutral = std::visit(
         [&](const auto& value) { return is_neutral(value, rule.neutral); },
         found->second);

@@ -18,7 +18,11 @@ constexpr FamilyEntry entries[] = {
     {"codegen", "CodeGen (Salesforce, 2022)", "transformers", 2},
     {"cohere", "Command R (Cohere, 2024)", "transformers", 2},
     {"cohere2", "Command R7B, Command A (Cohere, 2024)", "transformers", 2},
+    {"deepseek_v2", "DeepSeek-V2, V2-Lite (2024)", "transformers", 2},
+    {"deepseek_v3", "DeepSeek-V3, R1 (2024)", "transformers", 2},
+    {"dots1", "dots.llm1 (rednote, 2025)", "transformers", 1},
     {"ernie4_5", "ERNIE 4.5, dense (Baidu, 2025)", "transformers", 2},
+    {"ernie4_5_moe", "ERNIE 4.5 with experts (2025)", "transformers", 2},
     {"exaone4", "EXAONE 4 (LG AI Research, 2025)", "transformers", 3},
     {"falcon", "Falcon 1 and RW (TII, 2023)", "transformers", 6},
     {"gemma", "Gemma (Google DeepMind, 2024)", "transformers", 2},
@@ -27,6 +31,8 @@ constexpr FamilyEntry entries[] = {
     {"gemma4_text", "Gemma 4 (Google DeepMind, 2026)", "transformers", 4},
     {"glm", "GLM-4 9B (Zhipu AI, 2024)", "transformers", 2},
     {"glm4", "GLM-4 0414 (Zhipu AI, 2025)", "transformers", 2},
+    {"glm4_moe", "GLM-4.5, 4.6 (Zhipu AI, 2025)", "transformers", 2},
+    {"glm4_moe_lite", "GLM-4.7-Flash (Zhipu AI, 2026)", "transformers", 1},
     {"gpt2", "GPT-2 (OpenAI, 2019)", "transformers", 3},
     {"gpt_bigcode", "StarCoder, SantaCoder (BigCode, 2023)", "transformers", 2},
     {"gpt_neo", "GPT-Neo, TinyStories (2021, 2023)", "transformers", 2},
@@ -52,6 +58,7 @@ constexpr FamilyEntry entries[] = {
     {"phi", "Phi-1.5, Phi-2 (Microsoft, 2023)", "transformers", 2},
     {"phi3", "Phi-3, Phi-4 (Microsoft, 2024)", "transformers", 5},
     {"qwen2", "Qwen 2, 2.5 (Alibaba, 2024)", "transformers", 2},
+    {"qwen2_moe", "Qwen 1.5, 2 with experts (2024)", "transformers", 2},
     {"qwen3", "Qwen 3 (Alibaba, 2025)", "transformers", 2},
     {"qwen3_5_moe_text", "Qwen 3.5 with experts (2026)", "transformers", 1},
     {"qwen3_5_text", "Qwen 3.5 (Alibaba, 2026)", "transformers", 3},
@@ -61,6 +68,7 @@ constexpr FamilyEntry entries[] = {
     {"smollm3", "SmolLM3 (Hugging Face, 2025)", "transformers", 2},
     {"stablelm", "StableLM 2 (Stability AI, 2024)", "transformers", 3},
     {"starcoder2", "StarCoder2 (BigCode, 2024)", "transformers", 2},
+    {"youtu", "Youtu-LLM (Tencent, 2025)", "transformers", 1},
 };
 
 }  // namespace

@@ -542,7 +542,7 @@ TEST(LlamaGguf, MetadataThatIsMissingOrWrong) {
   refused("eps", real(eps, std::nanf("")), {eps, "nan"});
   refused("x", real("llama.rope.freq_base", -1), {"freq_base", "-1"});
   refused("x", number("llama.vocab_size", 7), {"7", "6 rows"});
-  refused("x", number("llama.expert_count", 8), {"8 experts"});
+  refused("x", number("llama.expert_count", 8), {"expert_count", "8"});
   refused("x", number("llama.attention.value_length", 2), {"4", "2"});
   refused("x", number("split.count", 3), {"one of 3 parts", "-of-00003.gguf"});
   refused("x", number("tokenizer.ggml.bos_token_id", 6), {"bos_token_id", "6"});

@@ -1,5 +1,6 @@
 #include "mlxterp/view/terminal.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -54,8 +55,7 @@ TEST(Fit, CutsAndPads) {
 
 TEST(TableText, StaysWithinTheWidth) {
   Table table({{"site"}, {"also"}});
-  table.add(
-      {"layers.0.attn_out", std::string(30, 'x') + " " + std::string(50, 'y')});
+  table.add({"layers.0.attn_out", fmt::format("{:x>30} {:y>50}", "", "")});
   table.add({"\x1b[2J", "z"});
   const auto text = table.text({.width = 60});
   EXPECT_EQ(text.find('\x1b'), std::string::npos);
