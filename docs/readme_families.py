@@ -15,7 +15,8 @@ def section(binary):
         [binary, "families", "--json"], capture_output=True, text=True, check=True)
     families = json.loads(answer.stdout)["families"]
     names = ", ".join(family["model_type"] for family in families)
-    gguf = ", ".join(name for family in families for name in family["gguf"])
+    gguf = ", ".join(sorted(
+        {name for family in families for name in family["gguf"]}))
     variants = sum(family["variants"] for family in families)
     lines = [
         f"{len(families)} families, {variants} tiny models of which are compared: {names}.",

@@ -3,6 +3,7 @@
 #include "bind.h"
 #include "mlxterp/report/sweep.h"
 #include "mlxterp/spec/edit.h"
+#include "mlxterp/spec/head.h"
 #include "mlxterp/spec/metric.h"
 #include "mlxterp/spec/task.h"
 
@@ -60,6 +61,14 @@ void bind_specs(nb::module_& m) {
       nb::arg("name"),
       nb::arg("warn"),
       "A task as `mlxterp tasks --json` answers it.");
+  m.def(
+      "parse_head_choice",
+      [](const std::vector<std::string>& texts) {
+        const auto chosen = spec::parse_head_choice(texts);
+        return std::make_pair(chosen.layers, chosen.heads);
+      },
+      nb::arg("texts"),
+      "Layers, none for all, and heads of \"L23H3\", \"23.3\", \"0..3\".");
   m.def(
       "run_warnings",
       [](const std::optional<Metric>& metric, const Sweep& sweep) {

@@ -18,7 +18,7 @@ import mlxterp
 import pytest
 from compare import repeated
 from families import build
-from mlxterp import InterpretableModel, heads, lenses, logits, metrics, sweeps, tasks
+from mlxterp import InterpretableModel, UsageError, heads, lenses, logits, metrics, sweeps, tasks
 
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
@@ -145,6 +145,22 @@ def test_lens(model):
     assert found.labels()[:2] == ["When", " Mary"]
     edited = lenses.lens(model, CLEAN, interventions={"layers.20": lambda x: x * 0})
     assert not mx.array_equal(edited.ids[-1], found.ids[-1, :, :])
+
+
+def test_heads_are_named_as_in_the_shell(model):
+    def of(**chosen):
+        return sweeps.ablate(model, CLEAN, MARY_JOHN, ablation="zero", **chosen)
+
+    by_number = of(layers=[3], heads=[0, 4]).delta
+    assert by_number.shape == (1, 2)
+    for heads in (["L3H0", "L3H4"], ["3.0", "3.4"]):
+        assert mx.array_equal(of(heads=heads).delta, by_number)
+    assert of(heads="0..2").shape == (30, 3)
+    assert mx.array_equal(of(layers=[3], heads=["0", "4"]).delta, by_number)
+    with pytest.raises(UsageError, match="leave one of them out"):
+        of(layers=[3], heads=["L3H0"])
+    with pytest.raises(UsageError, match="one layer at a time"):
+        of(heads=["L3H0", "L4H1"])
 
 
 def test_heads_and_tasks(model):

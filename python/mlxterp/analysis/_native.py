@@ -98,6 +98,13 @@ def asked(
             value = inputs(model, value)
         elif name == "track" and isinstance(value, str):
             value = inner.single_token(value)
+        elif name == "heads" and _spelled(value):
+            layers, value = _core.parse_head_choice(_spelled(value))
+            if layers and given.get("layers") is not None:
+                text = f"{what}: heads={given['heads']!r} names layers, and so does "
+                raise UsageError(text + "`layers`; leave one of them out")
+            if layers:
+                made["layers"] = layers
         elif name in _CHOSEN and hasattr(value, "__len__") and not len(value):
             text = f"{what}: {name}={value!r} chooses none; leave it out for all"
             raise UsageError(text)
@@ -107,6 +114,13 @@ def asked(
             value = as_metric(value, inner, rows)
         made[name] = value
     return inner, kind(**made)
+
+
+def _spelled(heads) -> list[str]:
+    """Heads as people write them, "L23H3"; empty where they are numbers."""
+    heads = [heads] if isinstance(heads, str) else heads
+    texts = isinstance(heads, Sequence) and any(isinstance(it, str) for it in heads)
+    return [str(it) for it in heads] if texts else []
 
 
 class Report:

@@ -149,7 +149,8 @@ def patch(
     layer, pos, head, neuron; what is not named is patched at once. `direction`:
     "denoise" puts clean values into the corrupted run, "noise" the reverse.
     `layers`, `positions`, `heads`, `neurons`: only these; negative ones count
-    from the end. `position_map`: pairs of a clean and a corrupted position, for
+    from the end. Heads may be named with their layer, "L23H3" or "23.3".
+    `position_map`: pairs of a clean and a corrupted position, for
     prompts of different length. `one_pass_per_cell`: slow, for comparison.
     `memory`: most bytes to compute with at once; 0: as many as are useful.
     """
