@@ -111,7 +111,7 @@ DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
   if (config.pre_norms && !config.shared_norm)
     add_norm("ln2", ln2, Stage::after);
   add_feed_forward(config, layer);
-  if (moe_beside()) {
+  if (moe_beside() && config.moe->norm) {
     add_norm("ln_mlp_post", ln_mlp_post, Stage::after);
     add_norm("ln_moe_post", ln_moe_post, Stage::after);
   }
@@ -181,6 +181,7 @@ mx::array DecoderLayer::feed_forward(
   if (!mlp) return (*moe)(x, pass);
   auto y = (*mlp)(x, pass);
   if (!moe) return y;
+  if (!ln_mlp_post) return mx::add(y, (*moe)(x, pass));
   y = (*ln_mlp_post)(y, pass);
   return mx::add(y, (*ln_moe_post)((*moe)(stream, pass), pass));
 }

@@ -21,29 +21,30 @@ extern const Family llama_family, mistral_family, qwen2_family, qwen3_family,
     lfm2_family, qwen3_next_family, qwen3_5_family, qwen3_5_moe_family,
     gemma4_family, deepseek_v2_family, deepseek_v3_family, glm4_moe_family,
     glm4_moe_lite_family, youtu_family, dots1_family, qwen2_moe_family,
-    ernie4_5_moe_family;
+    ernie4_5_moe_family, granite_hybrid_family;
 
 std::span<const Family> families() {
   static const std::array all = {
-      llama_family,      mistral_family,       qwen2_family,
-      qwen3_family,      gemma_family,         gemma2_family,
-      gemma3_family,     phi_family,           phi3_family,
-      gpt2_family,       gptj_family,          gpt_neox_family,
-      opt_family,        olmo2_family,         granite_family,
-      smollm3_family,    stablelm_family,      starcoder2_family,
-      cohere_family,     mixtral_family,       qwen3_moe_family,
-      olmoe_family,      olmo3_family,         gpt_neo_family,
-      glm_family,        glm4_family,          internlm2_family,
-      minicpm_family,    ministral3_family,    exaone4_family,
-      seed_oss_family,   hunyuan_family,       cohere2_family,
-      apertus_family,    ernie4_5_family,      nemotron_family,
-      olmo_family,       gpt_bigcode_family,   codegen_family,
-      arcee_family,      gpt_oss_family,       bloom_family,
-      mpt_family,        falcon_family,        lfm2_family,
-      qwen3_next_family, qwen3_5_family,       qwen3_5_moe_family,
-      gemma4_family,     deepseek_v2_family,   deepseek_v3_family,
-      glm4_moe_family,   glm4_moe_lite_family, youtu_family,
-      dots1_family,      qwen2_moe_family,     ernie4_5_moe_family};
+      llama_family,         mistral_family,       qwen2_family,
+      qwen3_family,         gemma_family,         gemma2_family,
+      gemma3_family,        phi_family,           phi3_family,
+      gpt2_family,          gptj_family,          gpt_neox_family,
+      opt_family,           olmo2_family,         granite_family,
+      smollm3_family,       stablelm_family,      starcoder2_family,
+      cohere_family,        mixtral_family,       qwen3_moe_family,
+      olmoe_family,         olmo3_family,         gpt_neo_family,
+      glm_family,           glm4_family,          internlm2_family,
+      minicpm_family,       ministral3_family,    exaone4_family,
+      seed_oss_family,      hunyuan_family,       cohere2_family,
+      apertus_family,       ernie4_5_family,      nemotron_family,
+      olmo_family,          gpt_bigcode_family,   codegen_family,
+      arcee_family,         gpt_oss_family,       bloom_family,
+      mpt_family,           falcon_family,        lfm2_family,
+      qwen3_next_family,    qwen3_5_family,       qwen3_5_moe_family,
+      gemma4_family,        deepseek_v2_family,   deepseek_v3_family,
+      glm4_moe_family,      glm4_moe_lite_family, youtu_family,
+      dots1_family,         qwen2_moe_family,     ernie4_5_moe_family,
+      granite_hybrid_family};
   return all;
 }
 

@@ -269,6 +269,10 @@ class Loader {
     if (transposed(tensor, path) && expected.size() >= 2)
       std::swap(expected[expected.size() - 2], expected.back());
     if (tensor.shape == expected) return;
+    // Of all heads in a row, where ours are one by one.
+    if (names_one(family_.by_head, path) && own.size() == 2 &&
+        tensor.shape == Shape{own[0] * own[1]})
+      return;
     if (tensor.shape.size() == 3 && names_one(family_.by_head, path)) {
       const auto& by = tensor.shape;
       const bool turned = transposed(tensor, path);
@@ -383,7 +387,7 @@ class Loader {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
       const auto slot_shape = job.slots.front()->value->shape();
       if (value.ndim() == 0) value = mx::reshape(value, {1});
-      if (value.ndim() == slot_shape.size() + 1 && slot_shape.size() <= 2)
+      if (value.ndim() != slot_shape.size() && slot_shape.size() <= 2)
         value = mx::reshape(value, slot_shape);
       value.eval();
       auto& slot = *job.slots.front();

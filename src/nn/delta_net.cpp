@@ -22,11 +22,6 @@ mx::array unit(const mx::array& x) {
   return mx::multiply(x, mx::rsqrt(mx::add(power, mx::array(eps))));
 }
 
-// Last of [batch, pos, ...].
-mx::array last_position(const mx::array& x) {
-  return mx::take(x, x.shape(1) - 1, 1);
-}
-
 }  // namespace
 
 DeltaNet::DeltaNet(const DeltaNetConfig& config)
@@ -72,9 +67,7 @@ DeltaNet::DeltaNet(const DeltaNetConfig& config)
   g_ = site("g", number);
   beta_ = site("beta", number);
   z_ = site("z", value);
-  state_ = site(
-      "state",
-      {.layout = Layout::other, .width = config.d_value, .offered = true});
+  add_state(config.d_value);
   out_ = site("out", value);
 }
 
@@ -117,55 +110,28 @@ mx::array DeltaNet::forward(const mx::array& x, Pass& pass) const {
   return out_proj(mx::reshape(gated, {batch, gated.shape(1), -1}), pass);
 }
 
-mx::array DeltaNet::recurred(const Pass::Arrays& read, Pass& pass) const {
-  const int held = pass.cache_offset(), length = read[0].shape(1);
-  Pass::Arrays before;
-  if (pass.cache()) before = pass.cache()->kept(this, held, read[0].shape(0));
-  const auto input = [this, before](const Pass::Arrays& rows) {
-    const int times = config_.n_value_heads / config_.n_key_heads;
-    const auto to_heads = [&](const mx::array& x) {
-      return times == 1 ? unit(wide(x)) : mx::repeat(unit(wide(x)), times, 2);
-    };
-    const float scale = 1.0f / std::sqrt(static_cast<float>(config_.d_key));
-    const auto q = mx::multiply(to_heads(rows[0]), mx::array(scale)),
-               k = to_heads(rows[1]), v = wide(rows[2]), g = wide(rows[3]),
-               beta = wide(rows[4]);
-    const auto initial = before.empty() ? mx::zeros(
-                                              {rows[0].shape(0),
-                                               config_.n_value_heads,
-                                               config_.d_key,
-                                               config_.d_value})
-                                        : before[0];
-    return DeltaInput{q, k, v, g, beta, initial};
+DeltaInput DeltaNet::input(
+    const Pass::Arrays& rows, const std::optional<mx::array>& initial) const {
+  const int times = config_.n_value_heads / config_.n_key_heads;
+  const auto to_heads = [&](const mx::array& x) {
+    return times == 1 ? unit(wide(x)) : mx::repeat(unit(wide(x)), times, 2);
   };
-  const auto keep = [&](const mx::array& state) {
-    if (pass.cache()) pass.cache()->keep(this, held + length, {state});
-  };
-  const auto states = [input](const Pass::Arrays& rows) {
-    return Pass::Arrays{delta_steps(input(rows)).states};
-  };
-  if (!pass.edits(id(state_))) {
-    // `this` outlives the closure: a trace keeps its model alive.
-    if (!pass.packed())
-      pass.offer(id(state_), [states, read] { return states(read)[0]; });
-    return pass.on_sequences(read, [&](const Pass::Arrays& rows) {
-      const auto made = delta_rule(input(rows));
-      keep(made.state);
-      return Pass::Arrays{made.out};
-    })[0];
-  }
-  const auto computed = pass.on_sequences(read, states)[0];
-  const auto edited = tap(pass, state_, computed);
-  const auto changed =
-      mx::any(mx::not_equal(edited, computed), std::vector<int>{3, 4}, true);
-  auto all = read;
-  all.push_back(edited);
-  all.push_back(changed);
-  return pass.on_sequences(all, [&](const Pass::Arrays& rows) {
-    const auto made = delta_steps(input(rows), HeldStates{rows[5], rows[6]});
-    keep(last_position(made.states));
-    return Pass::Arrays{made.out};
-  })[0];
+  const float scale = 1.0f / std::sqrt(static_cast<float>(config_.d_key));
+  const auto q = mx::multiply(to_heads(rows[0]), mx::array(scale)),
+             k = to_heads(rows[1]), v = wide(rows[2]), g = wide(rows[3]),
+             beta = wide(rows[4]);
+  return {
+      q,
+      k,
+      v,
+      g,
+      beta,
+      initial ? *initial
+              : mx::zeros(
+                    {rows[0].shape(0),
+                     config_.n_value_heads,
+                     config_.d_key,
+                     config_.d_value})};
 }
 
 }  // namespace mlxterp::nn

@@ -60,7 +60,8 @@ mx::array position(const mx::array& x, int i) {
 
 }  // namespace
 
-// Inside a chunk the corrections of its positions depend on each other by a
+// Where nothing is corrected, what is written is what there is. Otherwise
+// inside a chunk the corrections of its positions depend on each other by a
 // triangular system; between chunks the memory is carried (Yang et al., 2024,
 // "Parallelizing linear transformers with the delta rule").
 DeltaOutput delta_rule(const DeltaInput& in) {
@@ -79,12 +80,16 @@ DeltaOutput delta_rule(const DeltaInput& in) {
       seen,
       mx::exp(mx::where(seen, mx::subtract(g, turned(g)), mx::array(0.0f))),
       mx::array(0.0f));
-  const auto below =
-      mx::tril(mx::multiply(mx::matmul(weighted, turned(k)), decay), -1);
-  const auto inverse = inverse_of_one_and(below);
   const auto grown = mx::exp(g);
-  const auto values = mx::matmul(inverse, v);
-  const auto reads = mx::matmul(inverse, mx::multiply(weighted, grown));
+  auto values = v;
+  std::optional<mx::array> reads;
+  if (in.corrects) {
+    const auto below =
+        mx::tril(mx::multiply(mx::matmul(weighted, turned(k)), decay), -1);
+    const auto inverse = inverse_of_one_and(below);
+    values = mx::matmul(inverse, v);
+    reads = mx::matmul(inverse, mx::multiply(weighted, grown));
+  }
   const auto pattern =
       mx::multiply(mx::matmul(q, turned(k)), decay);  // [..., row, row]
   const auto queries = mx::multiply(q, grown);
@@ -96,8 +101,8 @@ DeltaOutput delta_rule(const DeltaInput& in) {
   auto state = in.initial;
   std::vector<mx::array> out;
   for (int i = 0; i < q.shape(2); ++i) {
-    const auto added =
-        mx::subtract(chunk(values, i), mx::matmul(chunk(reads, i), state));
+    auto added = chunk(values, i);
+    if (reads) added = mx::subtract(added, mx::matmul(chunk(*reads, i), state));
     out.push_back(mx::add(
         mx::matmul(chunk(queries, i), state),
         mx::matmul(chunk(pattern, i), added)));
@@ -124,10 +129,12 @@ DeltaSteps delta_steps(
       return mx::expand_dims(position(x, i), -2);  // [batch, head, 1, d]
     };
     state = mx::multiply(state, mx::exp(column(in.g)));
-    const auto wrong = mx::subtract(row(in.v), mx::matmul(row(in.k), state));
+    auto written = row(in.v);
+    if (in.corrects)
+      written = mx::subtract(written, mx::matmul(row(in.k), state));
     state = mx::add(
         state,
-        mx::multiply(column(in.k), mx::multiply(wrong, column(in.beta))));
+        mx::multiply(column(in.k), mx::multiply(written, column(in.beta))));
     if (held)
       state = mx::where(
           position(held->changed, i), position(held->states, i), state);

@@ -1,5 +1,6 @@
-// nn/delta_rule.h: the gated delta rule, a memory that is corrected as it is
-// written (Yang et al., 2024, "Gated Delta Networks").
+// nn/delta_rule.h: a memory that fades, is written and is read: the gated delta
+// rule, which corrects it (Yang et al., 2024, "Gated Delta Networks"), and the
+// same without, a state space (Dao and Gu, 2024, "Transformers are SSMs").
 
 #pragma once
 
@@ -15,7 +16,7 @@ namespace mlxterp::nn {
  * [d_key, d_value]:
  *
  *     S <- exp(g) S
- *     S <- S + beta k (v - k S)
+ *     S <- S + beta k (v - k S)      or without correction   S + beta k v
  *     out = q S
  */
 struct DeltaInput {
@@ -23,6 +24,7 @@ struct DeltaInput {
   mlx::core::array v;        ///< [..., d_value]
   mlx::core::array g, beta;  ///< [..., 1]
   mlx::core::array initial;  ///< [batch, head, d_key, d_value]
+  bool corrects = true;
 };
 
 struct DeltaOutput {

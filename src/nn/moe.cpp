@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <limits>
 
 #include "core/fail.h"
 #include "mlx/device.h"
@@ -152,8 +151,7 @@ mx::array MoE::eligible(const mx::array& scores) const {
   const auto place = mx::argsort(mx::argsort(mx::negative(best), -1), -1);
   const auto stays = mx::expand_dims(
       mx::less(place, mx::array(by.top_groups, place.dtype())), -1);
-  constexpr float none = -std::numeric_limits<float>::infinity();
-  return mx::flatten(mx::where(stays, groups, mx::array(none)), -2, -1);
+  return mx::flatten(mx::where(stays, groups, mx::array(-1e9f)), -2, -1);
 }
 
 mx::array MoE::forward(const mx::array& x, Pass& pass) const {

@@ -40,6 +40,7 @@ constexpr FamilyEntry entries[] = {
     {"gpt_oss", "gpt-oss (OpenAI, 2025)", "transformers", 2},
     {"gptj", "GPT-J (EleutherAI, 2021)", "transformers", 3},
     {"granite", "Granite 3 (IBM, 2024)", "transformers", 2},
+    {"granitemoehybrid", "Granite 4.0 (IBM, 2025)", "transformers", 3},
     {"hunyuan_v1_dense", "Hunyuan (Tencent, 2025)", "transformers", 2},
     {"internlm2", "InternLM 2 (2024)", "mlx-lm", 3},
     {"lfm2", "LFM2 (Liquid AI, 2025)", "transformers", 3},

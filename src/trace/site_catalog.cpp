@@ -72,6 +72,9 @@ constexpr struct {
     {"delta.qkvz_proj",
      false,
      {"delta.q_proj", "delta.k_proj", "delta.v_proj", "delta.z_proj"}},
+    {"ssm.in_proj",
+     false,
+     {"ssm.z_proj", "ssm.x_proj", "ssm.B_proj", "ssm.C_proj", "ssm.dt_proj"}},
     {"delta.ba_proj", false, {"delta.b_proj", "delta.a_proj"}},
     {"mlp.experts",
      true,
@@ -80,6 +83,8 @@ constexpr struct {
       "mlp.expert_indices",
       "mlp.expert_weights",
       "mlp.experts"}},
+    {"moe.experts.gate_up_proj", false, {"moe.experts"}},
+    {"moe.experts.down_proj", false, {"moe.experts"}},
     {"router",  // with its norm and what it makes of logits (Gemma 4)
      false,
      {"moe.router_norm",

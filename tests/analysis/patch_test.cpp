@@ -490,7 +490,7 @@ TEST(Patch, Misuse) {
   expect(with([](auto& o) { o.site = "resid_pr"; }), "resid_pre");
   expect(
       with([](auto& o) { o.site = "scores"; }),
-      "not have one row per position");
+      "not one row of numbers for each position");
   expect(with([](auto& o) { o.site = "logits"; }), "logits");
   expect(with([](auto& o) { o.by = {}; }), "no axis");
   expect(with([](auto& o) { o.by = {Axis::head}; }), "has no heads");

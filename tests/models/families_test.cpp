@@ -103,6 +103,10 @@ std::map<std::string, std::string> shared_sites(
     } else if (decoder.layers[i]->mixer->name() == "conv") {
       for (const auto* name : {"B", "C", "x", "conv.input", "out_proj.input"})
         add(layer + "conv." + name);
+    } else if (decoder.layers[i]->mixer->name() == "ssm") {
+      for (const auto* name :
+           {"x", "B", "C", "dt", "state", "out", "out_proj.input"})
+        add(layer + "ssm." + name);
     } else {
       for (const auto* name :
            {"q", "k", "v", "g", "beta", "state", "out", "out_proj.input"})
@@ -184,6 +188,7 @@ TEST(Families, EveryVariantIsThereAndIsKnownOrRefused) {
       "gpt_oss",
       "gptj",
       "granite",
+      "granitemoehybrid",
       "hunyuan_v1_dense",
       "internlm2",
       "lfm2",

@@ -70,7 +70,8 @@ class Parts:
 
 # Layers without `attn` have the part `mixer`, and the recorder of its kind.
 MIXERS = {"lfm2": "conv", "qwen3_next": "linear_attn",
-          "qwen3_5_text": "linear_attn", "qwen3_5_moe_text": "linear_attn"}
+          "qwen3_5_text": "linear_attn", "qwen3_5_moe_text": "linear_attn",
+          "granitemoehybrid": "mamba"}
 
 POST_NORMS = {
     "attn_added": "post_attention_layernorm",
@@ -171,6 +172,10 @@ PARTS = {
         q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm",
     ),
     "gpt_oss": Parts(router="mlp.router"),
+    "granitemoehybrid": Parts(
+        fused_gate_up="shared_mlp.input_linear", gate="", up="",
+        down="shared_mlp.output_linear", mlp="shared_mlp",
+        mlp_added="shared_mlp", router="block_sparse_moe.router"),
     **{kind: Parts(q="self_attn.q_b_proj") for kind in (
         "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "youtu")},
     # Attention and MLP return what is added, added.
@@ -337,6 +342,12 @@ LATENTS = {
     "qk_rope_head_dim": 4, "v_head_dim": 5, "num_key_value_heads": 4,
 }
 NO_Q_LATENT = {"q_lora_rank": None}
+STATE_SPACE = {
+    "mamba_n_heads": 6, "mamba_d_head": 8, "mamba_d_state": 5,
+    "mamba_n_groups": 1, "mamba_expand": 2, "shared_intermediate_size": 40,
+    "embedding_multiplier": 1.6, "residual_multiplier": 0.7,
+    "attention_multiplier": 0.45, "logits_scaling": 0.8,
+}
 
 
 def bloom_like(**kwargs):
@@ -1047,6 +1058,27 @@ VARIANTS = {
                moe_num_shared_experts=1, use_bias=True, num_hidden_layers=4,
                moe_layer_interval=2, moe_layer_start_index=2),
     ),
+    # state spaces
+    "granitemoehybrid": Variant(
+        "granitemoehybrid",
+        modern(**STATE_SPACE, **kinds_of_layers("linear_attention", 0, 1, 0),
+               num_hidden_layers=3, num_local_experts=6, num_experts_per_tok=2,
+               intermediate_size=16, tie_word_embeddings=True),
+        parts={"rotary": False},
+    ),
+    "granitemoehybrid-groups": Variant(
+        "granitemoehybrid",
+        modern(**STATE_SPACE | {"mamba_n_groups": 2, "mamba_d_conv": 3},
+               **kinds_of_layers("linear_attention", 1, 0), num_local_experts=0,
+               mamba_conv_bias=False, mamba_proj_bias=True, attention_bias=True,
+               time_step_limit=(0.2, 0.9), position_embedding_type="rope"),
+    ),
+    "granitemoehybrid-attention": Variant(
+        "granitemoehybrid",
+        modern(**STATE_SPACE, **kinds_of_layers("linear_attention", 1, 1),
+               num_local_experts=0, position_embedding_type="rope",
+               **rope("default", theta=500.0)),
+    ),
     "olmoe": Variant(
         "olmoe",
         modern(num_experts=6, num_experts_per_tok=3, intermediate_size=16,
@@ -1093,6 +1125,8 @@ def randomise(model, seed):
             done.add(id(weight))
             if name in ("alpha_p", "alpha_n"):
                 value = 0.5 * normal(weight)
+            elif name == "D":
+                value = 1.0 + 0.4 * normal(weight)
             elif name == "A_log":  # fades at various speeds
                 value = torch.log(0.05 + torch.rand(
                     weight.shape, generator=generator))
@@ -1244,7 +1278,7 @@ class Recorder:
                     first(x)))
 
         mixer = MIXERS.get(config.model_type)
-        if mixer is not None and not hasattr(layer, mixer):
+        if mixer is not None and getattr(layer, mixer, None) is None:
             mixer = None
         if mixer is None:
             inner(parts.attn, parts.attn_added)
@@ -1272,11 +1306,16 @@ class Recorder:
         self.output(layer, lambda x: keep(site + "resid_post", first(x)))
         self.output(at(mixer or parts.attn_added), lambda x: keep(
             site + "attn_out", first(x) * multiplier))
+        beside = []  # what experts give that run before an MLP
+        if getattr(layer, "block_sparse_moe", None) is not None:
+            self.output(layer.block_sparse_moe, beside.append)
         self.output(at(parts.mlp_added), lambda x: keep(
-            site + "mlp_out", first(x) * multiplier))
+            site + "mlp_out", (first(x) + sum(beside)) * multiplier))
         if mixer is not None:
-            self.attach_conv(site, at(mixer)) if mixer == "conv" else (
-                self.attach_delta(site, at(mixer)))
+            {"conv": self.attach_conv, "mamba": self.attach_ssm}.get(
+                mixer, self.attach_delta)(site, at(mixer))
+            if mixer == "mamba" and multiplier != 1.0:
+                self.output(at(mixer), lambda x: keep(site + "ssm.output", x))
         else:
             self.attach_attention(site, layer)
         self.attach_mlp(site, layer)
@@ -1416,6 +1455,53 @@ class Recorder:
         self.input(mixer.out_proj, lambda x: self.keep(
             site + "conv.out_proj.input", x))
 
+    def attach_ssm(self, site, mixer):
+        """A state space."""
+        site += "ssm."
+        heads, groups = mixer.num_heads, mixer.n_groups
+        keep, inner = self.keep, mixer.intermediate_size
+        state = groups * mixer.ssm_state_size
+
+        def projected(x):
+            for name, part in zip("z x B C dt".split(), x.split(
+                    [inner, inner, state, state, heads], -1)):
+                if name == "z":
+                    keep(site + "z", part, self.length, heads, -1)
+                else:
+                    keep(f"{site}{name}_proj.output", part)
+
+        def convolved(inner, x, weight, bias, activation=None, **kwargs):
+            y = inner(x, weight, bias, None, **kwargs)
+            keep(site + "conv.output", y[0].transpose(0, 1))
+            return inner(x, weight, bias, activation, **kwargs)
+
+        def scanned(scan, x, dt, A, B, C, **kwargs):
+            keep(site + "x", x, self.length, heads, -1)
+            for name, part in (("B", B), ("C", C)):
+                keep(site + name, part, self.length, groups, -1)
+            least, most = kwargs.get("dt_limit", (0.0, float("inf")))
+            bounded = torch.nn.functional.softplus(
+                dt + mixer.dt_bias).clamp(least, most)
+            keep(site + "dt", bounded, self.length, heads, 1)
+            # By the definition, of each beginning of the prompt.
+            states = [
+                scan(*(it[:, :end] for it in (x, dt)), A,
+                     *(it[:, :end] for it in (B, C)),
+                     **kwargs | {"return_final_states": True})[1]
+                for end in range(1, self.length + 1)]
+            keep(site + "state", torch.cat(states).transpose(-1, -2),
+                 self.length, heads, mixer.ssm_state_size, -1)
+            made = scan(x, dt, A, B, C, **kwargs)
+            out = made[0] if isinstance(made, tuple) else made
+            keep(site + "out", out, self.length, heads, -1)
+            return made
+
+        self.output(mixer.in_proj, projected)
+        self.in_mixer(mixer, "causal_conv1d_fn", convolved)
+        self.in_mixer(mixer, "mamba2_chunk_scan", scanned)
+        self.output(mixer.norm, lambda x: keep(site + "norm.output", x))
+        self.input(mixer.out_proj, lambda x: keep(site + "out_proj.input", x))
+
     def attach_delta(self, site, mixer):
         """A gated delta net."""
         site += "delta."
@@ -1475,6 +1561,17 @@ class Recorder:
         at, keep = layer.get_submodule, self.keep
         if config.model_type == "gemma4_text":
             self.attach_beside(site, layer)
+        moe = getattr(layer, "block_sparse_moe", None)
+        if moe is not None:
+            def chosen(result):
+                logits, weights, indices = result
+                keep(site + "moe.router_logits", logits)
+                keep(site + "moe.expert_weights", weights)
+                keep(site + "moe.expert_indices", indices)
+                self.apart(site, logits, indices)
+
+            self.output(at(parts.router), chosen)
+            self.output(moe, lambda x: keep(site + "moe.output", x))
         mlp = getattr(layer, "mlp", None)
         if hasattr(mlp, "experts"):
             def routed(result):
@@ -1670,7 +1767,8 @@ class Recorder:
             self.attach_rotated()
         try:
             with torch.no_grad():
-                logits = self.model(torch.tensor([ids])).logits
+                logits = self.model(
+                    torch.tensor([ids]), use_cache=False).logits
         finally:
             for remove in self.removers:
                 remove()
@@ -1788,7 +1886,8 @@ def load(folder, dtype=torch.float32, attention="eager"):
 
 def logits_of(model, ids):
     with torch.no_grad():
-        return model(torch.tensor([ids])).logits[0].float().numpy()
+        return model(torch.tensor([ids]),
+                     use_cache=False).logits[0].float().numpy()
 
 
 def draw(name, variant, seed, scratch):
@@ -1926,7 +2025,11 @@ def older(config):
             fields["full_attn_idxs"] = attends
         fields["block_ff_dim"] = fields.pop("intermediate_size")
         fields["tie_embedding"] = fields.pop("tie_word_embeddings")
-    if kind in MIXERS and kind != "lfm2":
+    if kind == "granitemoehybrid":
+        fields["layer_types"] = [
+            {"linear_attention": "mamba", "full_attention": "attention"}[it]
+            for it in types]
+    elif kind in MIXERS and kind != "lfm2":
         every = types.index("full_attention") + 1
         if types == ["linear_attention" if (i + 1) % every else "full_attention"
                      for i in range(len(types))]:

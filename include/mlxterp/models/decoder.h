@@ -88,8 +88,8 @@ struct DecoderConfig {
   bool mlp_bias = false;
   std::vector<int> d_mlps;           ///< Of each layer; empty: d_mlp.
   std::optional<nn::MoEConfig> moe;  ///< In place of the MLP.
-  /** Beside it instead, of what it does not read through ln2; each with a norm
-   * of its own behind it. */
+  /** Beside it instead; where the experts have a norm of their own they read
+   * what ln2 does not, and each of both has one behind it. */
   bool moe_beside = false;
   /** Embeddings that each layer has of its own: their width, and how many of
    * the vocabulary's tokens have them; 0: none. */

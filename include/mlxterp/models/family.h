@@ -69,7 +69,8 @@ struct Family {
    * already. */
   std::string_view already_transposed_prefix = {};
   std::string_view already_transposed_suffix = {};
-  /** Parts that may be kept as a stack of each head's, [head, row, in]. */
+  /** Parts that may be kept as a stack of each head's, [head, row, in], or
+   * gains as one row of all, [head * d]. */
   std::span<const std::string_view> by_head = {};
   /** What the tensors tell and config.json does not. */
   void (*tell)(DecoderConfig& config, const Checkpoint& checkpoint) = nullptr;

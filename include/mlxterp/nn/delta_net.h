@@ -4,8 +4,8 @@
 
 #include "mlxterp/nn/causal_conv.h"
 #include "mlxterp/nn/linear.h"
-#include "mlxterp/nn/mixer.h"
 #include "mlxterp/nn/mlp.h"
+#include "mlxterp/nn/recurrent.h"
 
 namespace mlxterp::nn {
 
@@ -47,7 +47,7 @@ struct DeltaNetConfig {
  * Parameters, beside those of its parts: A_log, dt_bias [head]. A KvCache keeps
  * S, and what the convolution goes on from.
  */
-class DeltaNet : public Mixer {
+class DeltaNet : public Recurrent {
  public:
   explicit DeltaNet(const DeltaNetConfig& config);
 
@@ -64,15 +64,17 @@ class DeltaNet : public Mixer {
   Linear out_proj;
   mlx::core::array A_log, dt_bias;
 
+ protected:
+  /** From the sites q, k, v, g and beta, in that order. */
+  DeltaInput input(
+      const Pass::Arrays& rows,
+      const std::optional<mlx::core::array>& initial) const override;
+
  private:
   SiteTraits traits(int heads, int width) const;
 
-  /** What the heads read of their memories, from the sites q, k, v, g and beta,
-   * in that order. */
-  mlx::core::array recurred(const Pass::Arrays& read, Pass& pass) const;
-
   DeltaNetConfig config_;
-  Slot q_, k_, v_, g_, beta_, z_, state_, out_;
+  Slot q_, k_, v_, g_, beta_, z_, out_;
 };
 
 }  // namespace mlxterp::nn

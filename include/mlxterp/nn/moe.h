@@ -89,12 +89,12 @@ struct Experts : Module {
  * A mixture of experts (Shazeer et al., 2017; Mixtral). Sites: router_logits
  * [batch, pos, expert]; router_scores, likewise, what becomes of them by
  * softmax or sigmoid, float32; router_choice, likewise, by which experts are
- * chosen, where scores are corrected or groups left out; expert_indices [batch,
- * pos, k], the best first; expert_weights [batch, pos, k], which multiply their
- * outputs. Some have a shared_expert, which is added; the sigmoid of what
- * shared_expert_gate gives, [batch, pos, 1], says how much of it. Some have ln
- * and router_norm, on what experts and router read, and parameters expert_scale
- * and score_correction [expert].
+ * chosen, where scores are corrected or groups left out, whose experts have
+ * -1e9; expert_indices [batch, pos, k], the best first; expert_weights [batch,
+ * pos, k], which multiply their outputs. Some have a shared_expert, which is
+ * added; the sigmoid of what shared_expert_gate gives, [batch, pos, 1], says
+ * how much of it. Some have ln and router_norm, on what experts and router
+ * read, and parameters expert_scale and score_correction [expert].
  */
 class MoE : public Module {
  public:
