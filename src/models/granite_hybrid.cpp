@@ -2,6 +2,9 @@
 // in some layers or all, and experts beside an MLP in some models.
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
 
 #include "core/fail.h"
 #include "mlxterp/core/limits.h"
@@ -14,6 +17,20 @@ namespace {
 
 bool says(const nlohmann::json& value, std::string_view word) {
   return value.is_string() && value.get_ref<const std::string&>() == word;
+}
+
+// A bound of a time step: 0, a positive float32, or the infinity that
+// transformers writes as {"__float__": "Infinity"}.
+std::optional<float> bound(const nlohmann::json& value) {
+  if (value.is_object() && value.size() == 1 && value.contains("__float__") &&
+      says(value["__float__"], "Infinity"))
+    return std::numeric_limits<float>::infinity();
+  if (!value.is_number()) return std::nullopt;
+  const auto wide = value.get<double>();
+  const auto narrow = static_cast<float>(wide);
+  const bool fits = wide == 0 || (narrow >= std::numeric_limits<float>::min() &&
+                                  std::isfinite(narrow));
+  return fits ? std::optional(narrow) : std::nullopt;
 }
 
 nn::StateSpaceConfig state_space(
@@ -32,7 +49,7 @@ nn::StateSpaceConfig state_space(
   out.activation = c.activation;
   out.norm.eps = c.norm.eps;
   const int inner = count("mamba_expand", 2, limits::heads) * c.d_model;
-  const bool said = config.has("mamba_d_head") &&
+  const bool said = config.json().contains("mamba_d_head") &&
                     !says(config.json()["mamba_d_head"], "auto");
   out.d_head = said ? config.integer("mamba_d_head", 1, limits::d_model)
                     : inner / out.n_heads;
@@ -46,17 +63,18 @@ nn::StateSpaceConfig state_space(
         out.n_groups,
         inner);
   if (!config.has("time_step_limit")) return out;
-  // JSON has no infinity: Python writes one, and null stands for it elsewhere.
   const auto& limit = config.json()["time_step_limit"];
-  if (!limit.is_array() || limit.size() != 2 || !limit[0].is_number() ||
-      limit[0].get<double>() < 0)
+  const auto least = limit.is_array() && limit.size() == 2 ? bound(limit[0])
+                                                           : std::nullopt,
+             most = least ? bound(limit[1]) : std::nullopt;
+  if (!most || *most < *least)
     fail(
         ErrorKind::bad_data,
-        "[config.json] 'time_step_limit' is {}; give two numbers, the least "
-        "not below 0",
+        "[config.json] 'time_step_limit' is {}; give the least and the most, "
+        "0 or above",
         printable(limit.dump()));
-  out.dt_least = limit[0].get<float>();
-  if (limit[1].is_number()) out.dt_most = limit[1].get<float>();
+  out.dt_least = *least;
+  out.dt_most = *most;
   return out;
 }
 

@@ -59,6 +59,13 @@ OWN = {
 }
 
 
+def infinite(value):
+    """What transformers writes for infinities, read."""
+    if isinstance(value, dict) and set(value) == {"__float__"}:
+        return float(value["__float__"])
+    return [infinite(it) for it in value] if isinstance(value, list) else value
+
+
 def read(fields):
     """Every field, as transformers understands this config."""
     fields = copy.deepcopy(fields)
@@ -73,6 +80,7 @@ def read(fields):
         fields["num_key_value_heads"] = (
             fields["num_key_value_heads"] or fields["num_attention_heads"])
         return fields
+    fields = {name: infinite(value) for name, value in fields.items()}
     config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
     return json.loads(config.to_json_string(use_diff=False))
 
