@@ -82,7 +82,6 @@ constexpr Rename moe_names[] = {
     {"post_attention_layernorm", "ln2"},
     {"norm", "ln_final", /*at_start=*/true},
     {"lm_head", "unembed"},
-    {"mlp.gate.moe_statics", "mlp.moe_statics"},
     {"mlp.gate.e_score_correction_bias", "mlp.score_correction"},  // GGUF
     {"mlp.moe_statics.e_score_correction_bias", "mlp.score_correction"},
     {"mlp.gate", "mlp.router"},

@@ -387,7 +387,9 @@ class Loader {
       auto value = job.transposed ? mx::contiguous(whole) : whole;
       const auto slot_shape = job.slots.front()->value->shape();
       if (value.ndim() == 0) value = mx::reshape(value, {1});
-      if (value.ndim() != slot_shape.size() && slot_shape.size() <= 2)
+      const bool whole_slot = job.slots.front()->stack.empty();
+      if (whole_slot && value.ndim() != slot_shape.size() &&
+          slot_shape.size() <= 2)
         value = mx::reshape(value, slot_shape);
       value.eval();
       auto& slot = *job.slots.front();

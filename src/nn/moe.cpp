@@ -133,6 +133,8 @@ mx::array MoE::routed(const mx::array& x, Pass& pass) const {
   auto read = router_norm ? (*router_norm)(x, pass) : x;
   if (config_.router_scale != 1.0f)
     read = mx::multiply(read, mx::array(config_.router_scale, read.dtype()));
+  // Where small corrections decide, the choice is made in float32.
+  if (config_.routing.corrected) read = mx::astype(read, mx::float32);
   return tap(pass, router_logits_, router(read, pass));
 }
 

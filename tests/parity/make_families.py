@@ -1055,8 +1055,8 @@ VARIANTS = {
     "ernie4_5_moe-bias": Variant(
         "ernie4_5_moe",
         modern(moe_num_experts=6, moe_k=2, moe_intermediate_size=16,
-               moe_num_shared_experts=1, use_bias=True, num_hidden_layers=4,
-               moe_layer_interval=2, moe_layer_start_index=2),
+               moe_num_shared_experts=1, use_bias=True, num_hidden_layers=3,
+               moe_layer_interval=2, moe_layer_start_index=1),
     ),
     # state spaces
     "granitemoehybrid": Variant(

@@ -37,6 +37,12 @@ def as_mlx_lm(config):
     if rope.get("rope_type", "default") != "default":
         config["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     config["n_ctx"] = config.get("n_positions")
+    if config["model_type"] == "granitemoehybrid":
+        older = {"linear_attention": "mamba", "full_attention": "attention"}
+        config["layer_types"] = [older[kind] for kind in config["layer_types"]]
+        config["position_embedding_type"] = config["position_embedding_type"] or "nope"
+        least, most = config["time_step_limit"]
+        config["time_step_limit"] = (least, most if most == 0.9 else float("inf"))
     if config["model_type"] == "apertus":  # what all of them have
         config.update(mlp_bias=False, post_norm=False, qk_norm=True)
     config["block_dim"] = config.get("hidden_size")  # LFM2's
@@ -102,6 +108,8 @@ def gap(a, b):
 OTHERWISE = {
     "deepseek_v3-yarn": "turns neighbours whatever rope_interleave says",
     "ernie4_5_moe": "chooses experts without corrections",
+    "granitemoehybrid": "has layers that are no sums, see below",
+    "granitemoehybrid-groups": "normalises all groups of a state space as one",
     "nemotron-bias": "squares ReLU whatever hidden_act says",
     "olmoe-clip": "has no clip_qkv",
     "gemma3-rope-linear": "scales local layers too",
@@ -197,6 +205,18 @@ def test_layers_that_are_no_sums(name):
             assert gap(ours.value(one), theirs.value(two)) <= 1e-5, one
             compared += 1
     assert compared == 10 * last + 4
+
+
+def test_experts_beside_an_mlp():
+    native, wrapped = pair(FOLDERS / "granitemoehybrid")
+    compared = 0
+    with native.trace(ROWS) as ours, wrapped.trace(ROWS) as theirs:
+        for one, two in sites(native, wrapped):
+            if one.rpartition(".")[2] in ("attn_out", "resid_mid", "mlp_out"):
+                continue
+            assert gap(ours.value(one), theirs.value(two)) <= 1e-5, one
+            compared += 1
+    assert compared == 1 + 3 * 2 + len(ATTENTION)
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "gpt_oss-blocks"])

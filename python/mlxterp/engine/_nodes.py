@@ -10,7 +10,7 @@ K_NORMS = {"k_norm", "k_layernorm", "key_norm", "key_layernorm", "k_ln"}
 
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
 #: What stands in its place in other layers of such models.
-MIXER_NAMES = ("linear_attn", "conv")
+MIXER_NAMES = ("linear_attn", "conv", "mamba")
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "ff")
 
 
