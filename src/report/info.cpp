@@ -265,6 +265,7 @@ std::string positions_text(
   if (config.positions > 0)
     return fmt::format("learned, {} of them", config.positions);
   if (!config.alibi.slopes.empty()) return "ALiBi";
+  if (config.rope.dims == 0) return "none";
   // Those that see the whole prompt may have wider heads.
   int d_head = config.d_head;
   for (size_t i = 0; i < config.d_heads.size(); ++i)
@@ -412,6 +413,13 @@ void put_config(Json& out, const ModelInfo& info) {
   out["alibi"] = !config.alibi.slopes.empty();
   out["attention_sinks"] = config.attention_sinks;
   out["attention_gate"] = config.attention_gate;
+  out["latents"] = nullptr;
+  if (const auto& latent = config.latent)
+    out["latents"] = {
+        {"queries", latent->q_rank},
+        {"keys_and_values", latent->kv_rank},
+        {"d_rope", latent->d_rope},
+        {"d_value", latent->d_value}};
   out["mixers"] = mixer_names(config);
   out["experts"] = nullptr;
   if (config.moe)
