@@ -17,7 +17,8 @@ from test_two_engines import BOTH, FOLDERS, pair, attends
 IDS = [3, 4, 5, 6, 7]
 #: Those of mlx-lm whose attention and MLP have a module for each weight.
 SCALED = {
-    "gemma", "gemma2", "gemma3", "gemma3_text", "granite", "cohere", "cohere2", "minicpm",
+    "gemma", "gemma2", "gemma3", "gemma3_text", "granite", "granitemoehybrid", "cohere",
+    "cohere2", "minicpm",
 }
 PLAIN = "llama qwen2 qwen3 gemma2 gemma3_text olmo2 cohere starcoder2 phi".split()
 
