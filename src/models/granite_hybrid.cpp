@@ -139,6 +139,8 @@ DecoderConfig granite_hybrid(const std::string& json) {
 
 constexpr Rename names[] = {
     {"model", ""},
+    // As mlx-lm saves them.
+    {"block_sparse_moe.switch_mlp", "block_sparse_moe.experts"},
     {"embed_tokens", "embed"},
     {"input_layernorm", "ln1"},
     {"self_attn", "attn"},

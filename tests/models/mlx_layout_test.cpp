@@ -45,7 +45,7 @@ void split_latent(
 }
 
 // What sanitize() in mlx_lm/models/{lfm2,qwen3_next,qwen3_5,deepseek_v2,
-// deepseek_v3,glm4_moe,glm4_moe_lite,dots1,qwen2_moe}.py does.
+// deepseek_v3,glm4_moe,glm4_moe_lite,dots1,qwen2_moe,granitemoehybrid}.py does.
 std::map<std::string, mx::array> as_mlx_lm(const std::string& variant) {
   const auto file =
       Safetensors::open(test::families_root / variant / "model.safetensors");
@@ -54,6 +54,10 @@ std::map<std::string, mx::array> as_mlx_lm(const std::string& variant) {
                       variant.starts_with("glm4_moe_lite");
   const std::string stack =
       variant.starts_with("dots1") ? ".experts" : ".switch_mlp";
+  const bool has_experts =
+      std::ranges::any_of(file.tensors(), [](const auto& tensor) {
+        return tensor.name.find("block_sparse_moe.") != std::string::npos;
+      });
   std::map<std::string, mx::array> out;
   std::map<std::string, std::map<int, mx::array>> experts;
   for (const auto& tensor : file.tensors()) {
@@ -69,6 +73,27 @@ std::map<std::string, mx::array> as_mlx_lm(const std::string& variant) {
     }
     if (splits && name.ends_with("kv_b_proj.weight")) {
       split_latent(variant, name, value, out);
+      continue;
+    }
+    // Granite's, whose halves are apart there; a lone MLP's is called so.
+    const auto halves = name.find("input_linear.weight");
+    const auto down = name.find("output_linear.weight");
+    const bool expert = name.find("block_sparse_moe.") != name.npos;
+    if (variant.starts_with("granitemoehybrid") &&
+        (halves != name.npos || down != name.npos) &&
+        (expert || !has_experts)) {
+      auto here = name.substr(0, std::min(halves, down));
+      if (expert)
+        here += "switch_mlp.";
+      else
+        here.replace(here.find("shared_mlp"), 10, "mlp");
+      if (down != name.npos) {
+        out.emplace(here + "down_proj.weight", value);
+        continue;
+      }
+      const auto parts = mx::split(value, 2, expert ? 1 : 0);
+      out.emplace(here + "gate_proj.weight", mx::contiguous(parts[0]));
+      out.emplace(here + "up_proj.weight", mx::contiguous(parts[1]));
       continue;
     }
     if (name.ends_with("conv.weight") || name.ends_with("conv1d.weight"))
@@ -118,6 +143,7 @@ std::vector<std::string> saved_otherwise() {
             "deepseek",
             "glm4_moe",
             "dots1",
+            "granitemoehybrid",
             "qwen2_moe"},
         [&](const char* family) { return variant.starts_with(family); });
   });
@@ -131,7 +157,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& tested) { return test::test_name(tested.param); });
 
 TEST(MlxLayout, OfEveryModelThatItSavesOtherwise) {
-  EXPECT_EQ(saved_otherwise().size(), 19u);
+  EXPECT_EQ(saved_otherwise().size(), 22u);
 }
 
 }  // namespace
