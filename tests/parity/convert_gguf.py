@@ -46,6 +46,7 @@ VARIANTS = {
     "gemma-mqa": {},
     "glm4": {},
     "glm4_moe": {},
+    "glm4_moe-plain": {},
     "gpt_oss": {},
     "granite": {},
     "granite-bias": {},
