@@ -107,6 +107,32 @@ TEST(GgufArchitectures, Gemma2SaysWhatIsLeftOut) {
   EXPECT_EQ(model.config()["query_pre_attn_scalar"], 6);
 }
 
+// Files older than the keys: as llama.cpp computes without them.
+TEST(GgufArchitectures, DeepseekSaysWhatIsLeftOut) {
+  Model model("deepseek2");
+  model.set("attention.key_length", 6);
+  model.set("attention.value_length", 4);
+  model.set("rope.dimension_count", 2);
+  auto config = model.config();
+  EXPECT_EQ(config["model_type"], "youtu");  // no layer has experts
+  EXPECT_EQ(config["qk_rope_head_dim"], 2);
+  EXPECT_EQ(config["qk_nope_head_dim"], 4);
+  EXPECT_EQ(config["v_head_dim"], 4);
+  EXPECT_EQ(config["n_group"], 1);
+  EXPECT_EQ(config["topk_group"], 1);
+  EXPECT_EQ(config["routed_scaling_factor"], 1);
+  EXPECT_EQ(config["norm_topk_prob"], false);
+  EXPECT_EQ(config["first_k_dense_replace"], 0);
+  EXPECT_TRUE(config["q_lora_rank"].is_null());
+  // Those of newer files count more.
+  model.set("attention.key_length_mla", 8);
+  model.set("attention.value_length_mla", 5);
+  EXPECT_EQ(model.config()["qk_nope_head_dim"], 6);
+  EXPECT_EQ(model.config()["v_head_dim"], 5);
+  model.set("rope.dimension_count", 8);
+  model.refused({"rotates 8 of 8", "some must stay"});
+}
+
 TEST(GgufArchitectures, Gemma3sWindowsAndRotations) {
   Model model("gemma3");
   model.set("block_count", 62);

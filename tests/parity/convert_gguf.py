@@ -36,7 +36,7 @@ VARIANTS = {
     "cohere": {},
     "cohere2": {},
     "deepseek_v2-groups": {"rope_parameters": YARN},
-    "deepseek_v3": {},
+    "deepseek_v3": {"norm_topk_prob": False},  # no key then
     "dots1": {"sliding_window": None, "layer_types": ["full_attention"] * 2},
     "ernie4_5": {},
     "ernie4_5_moe": {},
