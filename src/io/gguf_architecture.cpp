@@ -7,51 +7,21 @@ namespace mlxterp {
 
 namespace {
 
-constexpr GgufRenaming llama_whole[] = {
+// What they call the same, as Llama's checkpoints do and those after it.
+constexpr GgufRenaming shared_whole[] = {
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm"},
     {"output", "lm_head"},
 };
 
-// Whose rows of q and k are those of interleaved rotary pairs, with experts
-// where there are some.
-constexpr GgufRenaming llama_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj", Stored::query_rows},
-    {"attn_k", "self_attn.k_proj", Stored::key_rows},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-    {"ffn_gate_inp", "mlp.gate"},
-    {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"},
-    {"ffn_down_exps", "mlp.experts.down_proj"},
-};
-
-// Whose biases stay in their order.
-constexpr GgufRenaming olmo_in_block[] = {
-    {"attn_q.bias", "self_attn.q_proj.bias"},
-    {"attn_k.bias", "self_attn.k_proj.bias"},
-    {"attn_q", "self_attn.q_proj", Stored::query_rows},
-    {"attn_k", "self_attn.k_proj", Stored::key_rows},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-};
-
-// The same with rows as they are, and what others of that shape have besides.
-constexpr GgufRenaming plain_in_block[] = {
+constexpr GgufRenaming shared_in_block[] = {
     {"attn_norm", "input_layernorm"},
     {"attn_q", "self_attn.q_proj"},
     {"attn_k", "self_attn.k_proj"},
     {"attn_v", "self_attn.v_proj"},
     {"attn_q_norm", "self_attn.q_norm"},
     {"attn_k_norm", "self_attn.k_norm"},
+    {"attn_sinks.weight", "self_attn.sinks"},
     {"attn_output", "self_attn.o_proj"},
     {"ffn_norm", "post_attention_layernorm"},
     {"ffn_gate", "mlp.gate_proj"},
@@ -76,117 +46,61 @@ constexpr GgufRenaming plain_in_block[] = {
     {"attn_v_b", "self_attn.unembed_out"},
 };
 
+// Their rows of q and k are those of interleaved rotary pairs.
+constexpr GgufRenaming rotary_rows[] = {
+    {"attn_q", "self_attn.q_proj", Stored::query_rows},
+    {"attn_k", "self_attn.k_proj", Stored::key_rows},
+};
+
+// Whose biases stay in their order.
+constexpr GgufRenaming olmo_in_block[] = {
+    {"attn_q.bias", "self_attn.q_proj.bias"},
+    {"attn_k.bias", "self_attn.k_proj.bias"},
+    {"attn_q", "self_attn.q_proj", Stored::query_rows},
+    {"attn_k", "self_attn.k_proj", Stored::key_rows},
+};
+
 // Their second norm is called as Gemma calls the one behind attention.
-constexpr GgufRenaming post_attention_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"},
-    {"attn_sinks.weight", "self_attn.sinks"},
-    {"attn_output", "self_attn.o_proj"},
+constexpr GgufRenaming second_norm[] = {
     {"post_attention_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-    {"ffn_gate_inp", "mlp.gate"},
-    {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
-    {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"},
-    {"ffn_down_exps", "mlp.experts.down_proj"},
-    {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
-    {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
-    {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
+};
+
+constexpr GgufRenaming gpt_oss_in_block[] = {
+    {"post_attention_norm", "post_attention_layernorm"},
+    {"ffn_gate_inp", "mlp.router"},
 };
 
 constexpr GgufRenaming qwen2_moe_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate_inp", "mlp.gate"},
-    {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"},
-    {"ffn_down_exps", "mlp.experts.down_proj"},
     {"ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
     {"ffn_up_shexp", "mlp.shared_expert.up_proj"},
     {"ffn_down_shexp", "mlp.shared_expert.down_proj"},
     {"ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
 };
 
-// As transformers keeps them, experts are the other way around and have no
-// ".weight"; these have both.
-constexpr GgufRenaming gpt_oss_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_sinks.weight", "self_attn.sinks"},
-    {"attn_output", "self_attn.o_proj"},
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"ffn_gate_inp", "mlp.router"},
-    {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"},
-    {"ffn_down_exps", "mlp.experts.down_proj"},
-};
-
 constexpr GgufRenaming glm4_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
     {"post_attention_norm", "post_self_attn_layernorm"},
-    {"ffn_norm", "post_attention_layernorm"},
     {"ffn_up", "mlp.gate_up_proj"},
-    {"ffn_down", "mlp.down_proj"},
     {"post_ffw_norm", "post_mlp_layernorm"},
 };
 
 // Norms behind each part alone.
 constexpr GgufRenaming post_norms_in_block[] = {
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"},
-    {"attn_output", "self_attn.o_proj"},
     {"post_attention_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
     {"post_ffw_norm", "post_feedforward_layernorm"},
 };
 
 constexpr GgufRenaming hunyuan_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
     {"attn_q_norm", "self_attn.query_layernorm"},
     {"attn_k_norm", "self_attn.key_layernorm"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
 };
 
 constexpr GgufRenaming lfm2_whole[] = {
-    {"token_embd", "model.embed_tokens"},
     {"token_embd_norm", "model.embedding_norm"},
     {"output_norm", "model.embedding_norm"},  // of newer files
-    {"output", "lm_head"},
 };
 
 constexpr GgufRenaming lfm2_in_block[] = {
     {"attn_norm", "operator_norm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
     {"attn_q_norm", "self_attn.q_layernorm"},
     {"attn_k_norm", "self_attn.k_layernorm"},
     {"attn_output", "self_attn.out_proj"},
@@ -200,75 +114,38 @@ constexpr GgufRenaming lfm2_in_block[] = {
 };
 
 constexpr GgufRenaming starcoder2_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
     {"ffn_up", "mlp.c_fc"},
     {"ffn_down", "mlp.c_proj"},
 };
 
-constexpr GgufRenaming gemma_whole[] = {
-    {"token_embd", "model.embed_tokens"},
+// Gemma's norms and Nemotron's have one added.
+constexpr GgufRenaming one_added_whole[] = {
     {"output_norm", "model.norm", Stored::one_added},
-    {"output", "lm_head"},
 };
 
-constexpr GgufRenaming gemma1_in_block[] = {
+constexpr GgufRenaming one_added_in_block[] = {
     {"attn_norm", "input_layernorm", Stored::one_added},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
     {"ffn_norm", "post_attention_layernorm", Stored::one_added},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
 };
 
 constexpr GgufRenaming gemma_in_block[] = {
     {"attn_norm", "input_layernorm", Stored::one_added},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
     {"attn_q_norm", "self_attn.q_norm", Stored::one_added},
     {"attn_k_norm", "self_attn.k_norm", Stored::one_added},
-    {"attn_output", "self_attn.o_proj"},
     {"post_attention_norm", "post_attention_layernorm", Stored::one_added},
     {"ffn_norm", "pre_feedforward_layernorm", Stored::one_added},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
     {"post_ffw_norm", "post_feedforward_layernorm", Stored::one_added},
 };
 
-constexpr GgufRenaming nemotron_in_block[] = {
-    {"attn_norm", "input_layernorm", Stored::one_added},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm", Stored::one_added},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-};
-
 constexpr GgufRenaming phi3_in_block[] = {
-    {"attn_norm", "input_layernorm"},
     {"attn_qkv", "self_attn.qkv_proj"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
     {"ffn_up", "mlp.gate_up_proj"},
-    {"ffn_down", "mlp.down_proj"},
 };
 
 constexpr GgufRenaming gpt2_whole[] = {
     {"token_embd", "transformer.wte"},
     {"position_embd", "transformer.wpe"},
     {"output_norm", "transformer.ln_f"},
-    {"output", "lm_head"},
 };
 
 constexpr GgufRenaming gpt2_in_block[] = {
@@ -361,252 +238,165 @@ constexpr GgufFlag ernie_flags[] = {{"blk.0.attn_q.bias", "use_bias"}};
 constexpr GgufFlag deepseek_flags[] = {
     {"blk.0.attn_kv_a_mqa.bias", "attention_bias"}};
 
-constexpr std::string_view layers = "model.layers";
-
 // llama.cpp's architectures, several of which are one model type or several of
 // one. What is not set here they do not have.
 constexpr GgufArchitecture architectures[] = {
     {.name = "llama",
      .model_type = "mixtral",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = llama_in_block,
+     .in_block = rotary_rows,
      .only_with_tensor = "ffn_gate_inp.weight",
      .fields = experts_of_mixtral},
     {.name = "llama",
      .model_type = "llama",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = llama_in_block,
+     .in_block = rotary_rows,
      .flags = biases},
     {.name = "arcee",
      .model_type = "arcee",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = llama_in_block,
+     .in_block = rotary_rows,
      .flags = biases,
      .constants = R"({"hidden_act": "relu2"})"},
     {.name = "granite",
      .model_type = "granite",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = llama_in_block,
+     .in_block = rotary_rows,
      .fields = granite_fields,
      .flags = biases},
     {.name = "smollm3",
      .model_type = "smollm3",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = llama_in_block,
+     .in_block = rotary_rows,
      .flags = biases},
     {.name = "olmo",
      .model_type = "olmo",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = olmo_in_block,
      .eps = {},
      .fields = olmo_fields,
      .flags = q_bias},
     {.name = "olmo2",
      .model_type = "olmo3",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = post_norms_in_block,
      .only_with_key = "attention.sliding_window",
      .flags = q_bias,
      .window_period = 4},
     {.name = "olmo2",
      .model_type = "olmo2",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = post_norms_in_block,
      .flags = q_bias},
     {.name = "olmoe",
      .model_type = "olmoe",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .fields = experts_of_olmoe,
      .flags = q_bias,
      .constants = R"({"norm_topk_prob": false})"},
-    {.name = "qwen2",
-     .model_type = "qwen2",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block},
+    {.name = "qwen2", .model_type = "qwen2"},
     {.name = "qwen2moe",
      .model_type = "qwen2_moe",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = qwen2_moe_in_block,
      .fields = experts_of_qwen,
      .constants = R"({"norm_topk_prob": false})"},
-    {.name = "qwen3",
-     .model_type = "qwen3",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
-     .flags = q_bias},
+    {.name = "qwen3", .model_type = "qwen3", .flags = q_bias},
     {.name = "qwen3moe",
      .model_type = "qwen3_moe",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .fields = experts_of_qwen,
      .flags = q_bias,
      .constants = R"({"norm_topk_prob": true})"},
     {.name = "gemma",
      .model_type = "gemma",
-     .layers = layers,
-     .whole = gemma_whole,
-     .in_block = gemma1_in_block,
+     .whole = one_added_whole,
+     .in_block = one_added_in_block,
      .constants = R"({"hidden_act": "gelu_pytorch_tanh"})"},
     {.name = "gemma2",
      .model_type = "gemma2",
-     .layers = layers,
-     .whole = gemma_whole,
+     .whole = one_added_whole,
      .in_block = gemma_in_block,
      .window_period = 2},
     {.name = "gemma3",
      .model_type = "gemma3_text",
-     .layers = layers,
-     .whole = gemma_whole,
+     .whole = one_added_whole,
      .in_block = gemma_in_block,
      .window_period = 6},
-    {.name = "phi3",
-     .model_type = "phi3",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = phi3_in_block},
+    {.name = "phi3", .model_type = "phi3", .in_block = phi3_in_block},
     {.name = "gpt2",
      .model_type = "gpt2",
      .layers = "transformer.h",
      .whole = gpt2_whole,
      .in_block = gpt2_in_block,
      .eps = {"attention.layer_norm_epsilon", "layer_norm_epsilon"}},
-    // Its whole model has names like Gemma's, and its norms one added.
     {.name = "nemotron",
      .model_type = "nemotron",
-     .layers = layers,
-     .whole = gemma_whole,
-     .in_block = nemotron_in_block,
+     .whole = one_added_whole,
+     .in_block = one_added_in_block,
      .eps = {"attention.layer_norm_epsilon", "norm_eps"},
      .flags = biases,
      .constants = R"({"hidden_act": "relu2"})"},
     {.name = "gpt-oss",
      .model_type = "gpt_oss",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = gpt_oss_in_block,
      .fields = experts_of_gpt_oss,
      .flags = q_bias,
      .window_period = 2},
     {.name = "glm4",
      .model_type = "glm4",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = glm4_in_block,
      .flags = q_bias},
     {.name = "glm4moe",
      .model_type = "glm4_moe",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = post_attention_in_block,
+     .in_block = second_norm,
      .fields = experts_of_deepseek,
      .flags = cohere_flags},
     {.name = "deepseek2",
      .model_type = "deepseek_v3",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .only_with_tensor = "exp_probs_b.bias",
      .fields = experts_of_deepseek,
      .flags = deepseek_flags,
      .constants = R"({"rope_interleave": true})"},
     {.name = "deepseek2",
      .model_type = "deepseek_v2",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .only_with_tensor = "ffn_gate_inp.weight",
      .fields = experts_of_deepseek,
      .flags = deepseek_flags},
     {.name = "deepseek2",
      .model_type = "youtu",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .fields = experts_of_deepseek,
      .flags = deepseek_flags,
      .constants = R"({"rope_interleave": true})"},
     {.name = "dots1",
      .model_type = "dots1",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .fields = experts_of_deepseek,
      .flags = q_bias,
      .constants = R"({"sliding_window": null})"},
-    {.name = "ernie4_5",
-     .model_type = "ernie4_5",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
-     .flags = ernie_flags},
+    {.name = "ernie4_5", .model_type = "ernie4_5", .flags = ernie_flags},
     {.name = "ernie4_5-moe",
      .model_type = "ernie4_5_moe",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .fields = experts_of_ernie,
      .flags = ernie_flags},
     {.name = "exaone4",
      .model_type = "exaone4",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = post_norms_in_block,
      .window_period = 4},
     {.name = "command-r",
      .model_type = "cohere",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .eps = layer_norm_eps,
      .fields = cohere_fields,
      .flags = cohere_flags},
     {.name = "cohere2",
      .model_type = "cohere2",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .eps = layer_norm_eps,
      .fields = cohere_fields,
      .flags = q_bias,
      .window_period = 4},
     {.name = "hunyuan-dense",
      .model_type = "hunyuan_v1_dense",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = hunyuan_in_block,
      .flags = q_bias},
     {.name = "seed_oss",
      .model_type = "seed_oss",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = post_attention_in_block,
+     .in_block = second_norm,
      .flags = seed_oss_flags},
     {.name = "stablelm",
      .model_type = "stablelm",
-     .layers = layers,
-     .whole = llama_whole,
-     .in_block = plain_in_block,
      .eps = layer_norm_eps,
      .fields = stablelm_fields,
      .flags = stablelm_flags},
     {.name = "starcoder2",
      .model_type = "starcoder2",
-     .layers = layers,
-     .whole = llama_whole,
      .in_block = starcoder2_in_block,
      .eps = {"attention.layer_norm_epsilon", "norm_epsilon"},
      .flags = starcoder2_flags,
@@ -614,13 +404,24 @@ constexpr GgufArchitecture architectures[] = {
          R"({"hidden_act": "gelu_pytorch_tanh", "sliding_window": null})"},
     {.name = "lfm2",
      .model_type = "lfm2",
-     .layers = layers,
      .whole = lfm2_whole,
      .in_block = lfm2_in_block,
      .eps = {"attention.layer_norm_rms_epsilon", "norm_eps"},
      .fields = lfm2_fields,
      .constants = R"({"block_auto_adjust_ff_dim": false})"},
 };
+
+const GgufRenaming* named(
+    std::span<const GgufRenaming> table,
+    std::string_view part,
+    std::string_view suffix) {
+  const bool ends = suffix == ".weight" || suffix == ".bias";
+  const auto whole = fmt::format("{}{}", part, suffix);
+  const auto found = std::ranges::find_if(table, [&](const auto& entry) {
+    return entry.gguf == whole || (ends && entry.gguf == part);
+  });
+  return found == table.end() ? nullptr : &*found;
+}
 
 // Whether some block has a tensor of that name.
 bool some_block_has(const Gguf& gguf, std::string_view part) {
@@ -634,6 +435,17 @@ bool some_block_has(const Gguf& gguf, std::string_view part) {
 
 std::span<const GgufArchitecture> gguf_architectures() {
   return architectures;
+}
+
+const GgufRenaming* find_renaming(
+    const GgufArchitecture& architecture,
+    bool in_block,
+    std::string_view part,
+    std::string_view suffix) {
+  const auto own = in_block ? architecture.in_block : architecture.whole;
+  if (const auto* found = named(own, part, suffix)) return found;
+  return in_block ? named(shared_in_block, part, suffix)
+                  : named(shared_whole, part, suffix);
 }
 
 const GgufArchitecture& find_architecture(

@@ -41,11 +41,11 @@ struct GgufFlag {
 };
 
 struct GgufArchitecture {
-  std::string_view name;        ///< general.architecture
-  std::string_view model_type;  ///< config.json
-  std::string_view layers;      ///< What stands for blk.
-  std::span<const GgufRenaming> whole;
-  std::span<const GgufRenaming> in_block;  ///< After the block's number.
+  std::string_view name;                     ///< general.architecture
+  std::string_view model_type;               ///< config.json
+  std::string_view layers = "model.layers";  ///< What stands for blk.
+  /** Names that are its own; those in blocks come after the block's number. */
+  std::span<const GgufRenaming> whole = {}, in_block = {};
   /** Of several of one name, the first whose tensor some block has, or whose
    * key is there; empty: whatever there is. */
   std::string_view only_with_tensor = {}, only_with_key = {};
@@ -63,6 +63,15 @@ struct GgufArchitecture {
 
 /** Every one that is known here. */
 std::span<const GgufArchitecture> gguf_architectures();
+
+/** What is said of `part` and its suffix, ".weight" as a rule, of a block or of
+ * the whole model, by its own names or by those that all share; null: nothing.
+ */
+const GgufRenaming* find_renaming(
+    const GgufArchitecture& architecture,
+    bool in_block,
+    std::string_view part,
+    std::string_view suffix);
 
 /** Throws bad_data where the file's is not known here. */
 const GgufArchitecture& find_architecture(

@@ -58,23 +58,16 @@ class Renamer {
   RenamedTensor rename(TensorInfo tensor) const {
     const std::string gguf_name = tensor.name;
     const TensorName name = take_apart(gguf_name);
-    const auto& table =
-        name.block ? architecture_.in_block : architecture_.whole;
-    const bool ends = name.suffix == ".weight" || name.suffix == ".bias";
-    const auto whole = fmt::format("{}{}", name.part, name.suffix);
-    const auto found = std::ranges::find_if(table, [&](const auto& entry) {
-      return entry.gguf == whole || (ends && entry.gguf == name.part);
-    });
+    const auto* found = find_renaming(
+        architecture_, name.block.has_value(), name.part, name.suffix);
     // What has no name there keeps its own; the model says whether it minds.
-    if (found == table.end()) return {std::move(tensor)};
+    if (!found) return {std::move(tensor)};
     const std::string prefix =
         name.block ? fmt::format("{}.{}.", architecture_.layers, *name.block)
                    : "";
+    const bool whole = found->gguf.ends_with(name.suffix);
     tensor.name = fmt::format(
-        "{}{}{}",
-        prefix,
-        found->checkpoint,
-        found->gguf == whole ? "" : name.suffix);
+        "{}{}{}", prefix, found->checkpoint, whole ? "" : name.suffix);
     RenamedTensor renamed{std::move(tensor)};
     const Stored stored = found->stored;
     if (stored == Stored::query_rows || stored == Stored::key_rows) {

@@ -55,8 +55,4 @@ void set_deepseek_experts(
   std::fill_n(c.dense.begin(), std::min(dense, c.n_layers), true);
 }
 
-int experts_of(const Decoder& decoder) {
-  return decoder.config().moe ? decoder.config().moe->n_experts : 1;
-}
-
 }  // namespace mlxterp

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "models/common.h"
+#include "models/experts.h"
 
 namespace mlxterp {
 
@@ -44,15 +45,5 @@ inline constexpr std::array<Rename, 18> deepseek_names = {{
     {"attn.embed_q", "attn.k_b_proj"},  // by head, as mlx-lm saves them
     {"attn.unembed_out", "attn.v_b_proj"},
 }};
-
-int experts_of(const Decoder& decoder);
-
-inline constexpr std::array<std::string_view, 2> gate_up_experts = {
-    "experts.gate_proj", "experts.up_proj"};
-inline constexpr Fused gate_up_stack = {
-    .part = "experts.gate_up_proj",
-    .into = gate_up_experts,
-    .stacked = true,
-    .blocks_of = experts_of};
 
 }  // namespace mlxterp

@@ -5,7 +5,8 @@
 
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/checkpoint.h"
-#include "models/deepseek_experts.h"
+#include "models/common.h"
+#include "models/experts.h"
 
 namespace mlxterp {
 

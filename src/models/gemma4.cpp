@@ -7,6 +7,7 @@
 #include "core/fail.h"
 #include "mlxterp/core/limits.h"
 #include "models/common.h"
+#include "models/experts.h"
 
 namespace mlxterp {
 
@@ -288,21 +289,7 @@ constexpr Rename names[] = {
     {"lm_head", "unembed"},
 };
 
-constexpr std::string_view gate_up_experts[] = {
-    "experts.gate_proj", "experts.up_proj"};
-
-// Each expert's rows are those of its gate, then of its up projection.
-int experts(const Decoder& decoder) {
-  const auto& moe = decoder.config().moe;
-  return moe ? moe->n_experts : 1;
-}
-
-constexpr Fused fused[] = {
-    {"experts.gate_up_proj",
-     gate_up_experts,
-     /*blocks=*/1,
-     /*stacked=*/true,
-     experts}};
+constexpr Fused fused[] = {gate_up_stack};
 
 }  // namespace
 

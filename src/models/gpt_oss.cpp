@@ -3,6 +3,7 @@
 #include "core/fail.h"
 #include "mlxterp/core/limits.h"
 #include "models/common.h"
+#include "models/experts.h"
 
 namespace mlxterp {
 
@@ -71,8 +72,6 @@ constexpr Rename names[] = {
     {"experts.down_proj", "experts.down_proj.weight"},
 };
 
-constexpr std::string_view gate_up_experts[] = {
-    "experts.gate_proj", "experts.up_proj"};
 constexpr Fused fused[] = {
     {"experts.gate_up_proj",
      gate_up_experts,

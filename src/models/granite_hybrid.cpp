@@ -9,7 +9,8 @@
 #include "core/fail.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/nn/state_space.h"
-#include "models/deepseek_experts.h"
+#include "models/common.h"
+#include "models/experts.h"
 
 namespace mlxterp {
 

@@ -281,7 +281,9 @@ class Loader {
     }
     if (tensor.shape.empty() && expected == Shape{1}) return;
     // A number of each expert's may be in a group, of which there is one.
-    if (expected.size() == 1 && tensor.shape == Shape{1, expected[0]}) return;
+    if (path.ends_with(".score_correction") &&
+        tensor.shape == Shape{1, expected[0]})
+      return;
     // Filters have an axis of channels besides, of which each feature has one.
     if (tensor.shape.size() == 3 && expected.size() == 2) {
       auto plain = tensor.shape;

@@ -5,6 +5,7 @@
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/nn/delta_net.h"
+#include "models/experts.h"
 #include "models/qwen_experts.h"
 
 namespace mlxterp {
@@ -151,15 +152,8 @@ constexpr std::string_view delta_q_k_v[] = {
 constexpr std::string_view delta_q_k_v_z[] = {
     "delta.q_proj", "delta.k_proj", "delta.v_proj", "delta.z_proj"};
 constexpr std::string_view delta_b_a[] = {"delta.b_proj", "delta.a_proj"};
-constexpr std::string_view gate_up_experts[] = {
-    "experts.gate_proj", "experts.up_proj"};
-
 int heads(const Decoder& decoder) {
   return decoder.config().n_heads;
-}
-
-int experts(const Decoder& decoder) {
-  return decoder.config().moe->n_experts;
 }
 
 // With each key head go the values that it serves.
@@ -173,12 +167,6 @@ int key_heads(const Decoder& decoder) {
 
 constexpr Fused q_gate_heads = {
     .part = "attn.q_gate_proj", .into = q_gate, .blocks_of = heads};
-constexpr Fused gate_up_stack = {
-    .part = "experts.gate_up_proj",
-    .into = gate_up_experts,
-    .stacked = true,
-    .blocks_of = experts};
-
 constexpr Fused next_fused[] = {
     q_gate_heads,
     gate_up_stack,

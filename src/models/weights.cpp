@@ -178,14 +178,22 @@ Projection projection(
   };
   if (what == "Q" || what == "K" || what == "V") {
     const auto& own = attn();
-    if (decoder.config().latent)
+    const auto latent = [&](const char* first, const char* second) {
       absent(
           decoder,
           name,
-          "its queries, keys and values are made by two matrices with a norm "
-          "between; ask the model for its parameters "
-          "layers.*.attn.kv_a_proj.weight, k_b_proj and the others");
+          fmt::format(
+              "two matrices make it, with a norm between; they are the "
+              "parameters layers.{0}.attn.{1}.weight and "
+              "layers.{0}.attn.{2}.weight",
+              number,
+              first,
+              second));
+    };
+    if (what == "Q" && !own.q_proj) latent("q_a_proj", "q_b_proj");
     if (what == "Q") return of(*own.q_proj, pointer(layer.ln1));
+    if (own.config().own_kv && !own.k_proj)
+      latent("kv_a_proj", what == "K" ? "k_b_proj" : "v_b_proj");
     if (!own.config().own_kv)
       absent(
           decoder,

@@ -80,7 +80,9 @@ void check_attention(Check& check, int i, bool folded) {
   const auto& attn = layer.attention()->config();
   const int group = config.n_heads / attn.n_kv_heads;
   for (const auto* name : {"Q", "K", "V"}) {
-    if (config.latent || (name[0] != 'Q' && !attn.own_kv)) {
+    const bool latent =
+        config.latent && (name[0] != 'Q' || config.latent->q_rank > 0);
+    if (latent || (name[0] != 'Q' && !attn.own_kv)) {
       EXPECT_THROW((void)check.w(fmt::format("W_{}", name), i, folded), Error);
       continue;
     }

@@ -59,6 +59,7 @@ TEST(LogitAttributionReport, HoldsEveryPartInItsPlace) {
       const auto map = report::heatmap(
           report::logit_attribution_report(model, "it", {"m"}, unit, result));
       EXPECT_EQ(map.values.size(), map.rows.size() * map.columns.size());
+      // The same numbers in other places: nothing is computed between.
       const auto& shown = kinds[unit == Unit::head ? "head" : "attn_out"];
       for (const auto& part : shown) {
         const auto row = static_cast<size_t>(
