@@ -42,7 +42,7 @@ std::vector<bool> full_layers(const ConfigReader& config, int n_layers) {
 
 // What a layer says of its own, in place of what holds for all.
 ConfigReader own_fields(const ConfigReader& per_layer, int layer) {
-  const auto own = per_layer.object(std::to_string(layer).c_str());
+  auto own = per_layer.object(std::to_string(layer).c_str());
   for (const auto& [field, value] : own.json().items())
     if (field != "head_dim" && field != "num_key_value_heads")
       fail(
