@@ -127,3 +127,16 @@ def test_the_notebook_is_its_source(source):
 def test_no_page_names_a_place_on_one_machine(page):
     for place in ("/home/", "/Users/", "/root/", os.sep + "work" + os.sep):
         assert place not in page.read_text(encoding="utf-8")
+
+
+def site_table(page: Path) -> list[str]:
+    """The rows of the page's table of sites."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    first = lines.index("| site | shape |")
+    return lines[first : lines.index("", first)]
+
+
+def test_every_page_lists_the_same_sites():
+    table = site_table(ROOT / "README.md")
+    assert len(table) > 20
+    assert site_table(DOCS / "python" / "sites.md") == table
