@@ -52,6 +52,7 @@ int run(int argc, char** argv) {
       {"families", cli::add_families},
       {"tokens", cli::add_tokens},
       {"trace", cli::add_trace},
+      {"generate", cli::add_generate},
       {"lens", cli::add_lens},
       {"attention", cli::add_attention},
       {"tuned-lens", cli::add_tuned_lens},

@@ -15,6 +15,7 @@ Run add_sites(CLI::App& app);
 Run add_tokens(CLI::App& app);
 Run add_families(CLI::App& app);
 Run add_trace(CLI::App& app);
+Run add_generate(CLI::App& app);
 Run add_lens(CLI::App& app);
 Run add_attention(CLI::App& app);
 Run add_tuned_lens(CLI::App& app);

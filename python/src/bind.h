@@ -60,7 +60,9 @@ struct View {
   SiteId site = -1;
   Layout layout = Layout::features;
   std::vector<int> lengths;
-  int offset = 0, step = 0;
+  int offset = 0, step = 0, batch = 0;
+  std::vector<PackedRows> packed;
+  std::vector<int> positions;
 
   View() = default;
   explicit View(const SiteView& at);
@@ -282,6 +284,7 @@ auto run(const Model& model, const Bound<Options>& options) {
 
 void bind_attach(nb::class_<Model>& model);
 void bind_blas(nb::module_& m);
+void bind_generate(nb::module_& m);
 void bind_errors(nb::module_& m);
 void bind_interventions(nb::module_& m);
 void bind_model(nb::module_& m);

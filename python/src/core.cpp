@@ -18,5 +18,6 @@ NB_MODULE(_core, m) {
   bind_readings(m);
   bind_specs(m);
   bind_reports(m);
+  bind_generate(m);
   bind_blas(m);
 }

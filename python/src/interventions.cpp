@@ -108,7 +108,10 @@ View::View(const SiteView& at)
       layout(at.layout),
       lengths(at.lengths.begin(), at.lengths.end()),
       offset(at.offset),
-      step(at.step) {}
+      step(at.step),
+      batch(at.batch),
+      packed(at.packed.begin(), at.packed.end()),
+      positions(at.positions.begin(), at.positions.end()) {}
 
 View::operator SiteView() const {
   return {
@@ -117,7 +120,10 @@ View::operator SiteView() const {
       .layout = layout,
       .lengths = lengths,
       .offset = offset,
-      .step = step};
+      .step = step,
+      .packed = packed,
+      .positions = positions,
+      .batch = batch};
 }
 
 Intervention intervention_of(const nb::callable& f) {

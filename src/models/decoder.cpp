@@ -320,7 +320,12 @@ mx::array Decoder::embedded(const mx::array& ids, Pass& pass) const {
   if (ple) ple->carry(ids, x, pass);
   if (!pos_embed) return x;
   const int first = config_.position_offset + pass.cache_offset();
-  const auto row = mx::arange(first, first + ids.shape(1));
+  auto row = mx::arange(first, first + ids.shape(1));
+  if (pass.packed()) {
+    const auto at = pass.packed()->positions();
+    row = mx::add(
+        mx::array(at.data(), {ids.shape(1)}, mx::int32), mx::array(first));
+  }
   return mx::add(x, (*pos_embed)(mx::broadcast_to(row, ids.shape()), pass));
 }
 

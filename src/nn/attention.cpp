@@ -263,8 +263,8 @@ Attention::KeysAndValues Attention::keys_and_values(
   KeysAndValues all{
       rotated(k, k_norm, std::nullopt, rot_k_, pass), swap_pos_head(v)};
   if (pass.cache()) {
-    const auto& cached =
-        pass.cache()->append(this, pass.cache_offset(), all.k, all.v);
+    const auto cached = pass.cache()->append(
+        this, pass.cache_offset(), all.k, all.v, config_.window);
     all = {cached.k, cached.v};
   }
   if (config_.kv_layer >= 0) {
@@ -324,9 +324,19 @@ mx::array Attention::mix(
   if (edits(position_bias_) || edits(scores_) || edits(sinks_) ||
       edits(sink_share_) || edits(pattern_))
     return opened(q, k, v, pass);
-  if (pass.packed())
+  if (pass.packed() && !pass.packed()->cached())
     return attend_packed(config_, sinks, q, k, v, pass.packed());
   if (config_.softcap > 0) return opened(q, k, v, pass);
+  if (pass.packed()) {
+    const auto all = sources(k, v, pass);
+    std::vector<mx::array> z;
+    for (size_t i = 0; i < all.size(); ++i) {
+      const auto& it = pass.packed()->sequences[i];
+      z.push_back(attend(
+          config_, sinks, rows_of(q, it.row, it.length), all[i].k, all[i].v));
+    }
+    return joined(std::move(z));
+  }
   // `this` outlives the closures: a trace keeps its model alive.
   const auto scores = [this, q, k] { return scores_of(config_, q, k); };
   pass.offer(id(scores_), scores);
@@ -345,29 +355,46 @@ mx::array Attention::mix(
   return attend(config_, sinks, q, k, v);
 }
 
+std::vector<Attention::KeysAndValues> Attention::sources(
+    const mx::array& k, const mx::array& v, Pass& pass) const {
+  if (!pass.packed()) return {{k, v}};
+  std::vector<KeysAndValues> all;
+  for (const auto& it : pass.packed()->sequences) {
+    const auto with_prefix = [&](const mx::array& x) {
+      const auto own = rows_of(x, it.row, it.length);
+      if (it.first == 0 || it.cache) return own;
+      return mx::concatenate({rows_of(x, it.prefix_row, it.first), own}, 2);
+    };
+    all.push_back({with_prefix(k), with_prefix(v)});
+    if (!it.cache) continue;
+    auto cached = it.cache->append(
+        this, it.first, all.back().k, all.back().v, config_.window);
+    all.back() = {std::move(cached.k), std::move(cached.v)};
+  }
+  return all;
+}
+
 mx::array Attention::opened(
     const mx::array& q,
     const mx::array& k,
     const mx::array& v,
     Pass& pass) const {
   // One sequence after the other, each with the prefix that it continues.
-  const PackedBatch::Sequence all{.length = q.shape(2)};
+  const PackedBatch::Sequence one{.length = q.shape(2)};
   const auto sequences =
-      pass.packed() ? pass.packed()->sequences : std::vector{all};
+      pass.packed() ? pass.packed()->sequences : std::vector{one};
   const auto own = [&](const mx::array& x, const auto& it) {
     return pass.packed() ? rows_of(x, it.row, it.length) : x;
   };
-  const auto whole = [&](const mx::array& x, const auto& it) {
-    if (it.first == 0) return own(x, it);
-    return mx::concatenate(
-        {rows_of(x, it.prefix_row, it.first), own(x, it)}, 2);
-  };
+  const auto whole = sources(k, v, pass);
 
   std::optional<mx::array> nothing;  // its scores, [batch, head, row, 1]
   if (sinks) nothing = swap_pos_head(tap(pass, *sinks_, sinks_of(q)));
   std::vector<mx::array> scores, patterns, shares, z;
-  for (const auto& it : sequences) {
-    const auto some_q = own(q, it), some_k = whole(k, it);
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const auto& it = sequences[i];
+    const auto some_q = own(q, it);
+    const auto& some_k = whole[i].k;
     std::optional<mx::array> bias;
     if (position_bias_)
       bias =
@@ -398,7 +425,7 @@ mx::array Attention::opened(
     auto shape = own(q, it).shape();
     shape.back() = config_.d_value;
     z.push_back(mx::reshape(
-        mx::matmul(by_group(pattern, config_.n_kv_heads), whole(v, it)),
+        mx::matmul(by_group(pattern, config_.n_kv_heads), whole[i].v),
         shape));
   }
   return joined(std::move(z));

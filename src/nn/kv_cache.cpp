@@ -40,21 +40,77 @@ void check_positions(int own, int held, const char* what) {
         what);
 }
 
+// Rows of [batch, head, pos, d].
+mx::array positions_of(const mx::array& x, int from, int to) {
+  auto first = mx::Shape(4, 0), last = x.shape();
+  first[2] = from;
+  last[2] = to;
+  return mx::slice(x, first, last);
+}
+
+// `added` behind the first `held`, in place where nobody else has them.
+mx::array written(const mx::array& room, int held, const mx::array& added) {
+  auto first = mx::Shape(4, 0), last = room.shape();
+  first[2] = held;
+  last[2] = held + added.shape(2);
+  return mx::slice_update(room, mx::astype(added, room.dtype()), first, last);
+}
+
+// The last `kept` of those held, `added` behind them, and room for more.
+mx::array moved(
+    const mx::array& x, int held, int kept, const mx::array& added) {
+  constexpr int step = 256;
+  const int n = kept + added.shape(2);
+  auto room = added.shape();
+  room[2] = (n / step + 1) * step - n;
+  return mx::concatenate(
+      {positions_of(x, held - kept, held), added, mx::zeros(room, x.dtype())},
+      2);
+}
+
 }  // namespace
 
-const KvCache::Layer& KvCache::append(
-    const void* attention, int held, const mx::array& k, const mx::array& v) {
+KvCache::Sources KvCache::append(
+    const void* attention,
+    int seen,
+    const mx::array& k,
+    const mx::array& v,
+    int window) {
+  const int n = k.shape(2);
   const auto layer = std::ranges::find(layers, attention, &Layer::attention);
   if (layer == layers.end()) {
-    if (held > 0) of_another_model(held);
-    layers.push_back({attention, k, v});
-    return layers.back();
+    if (seen > 0) of_another_model(seen);
+    layers.push_back({attention, k, v, n, n});
+    return {k, v};
   }
   check_batch(layer->k.shape(0), k.shape(0));
-  check_positions(layer->k.shape(2), held, "attention");
-  layer->k = mx::concatenate({layer->k, k}, 2);
-  layer->v = mx::concatenate({layer->v, v}, 2);
-  return *layer;
+  check_positions(layer->positions, seen, "attention");
+  const bool bounded = forgets && window > 0;
+  const int reached =
+      bounded ? std::min(layer->held, window - 1) : layer->held;
+  if (layer->held + n > layer->k.shape(2)) {
+    layer->k = moved(layer->k, layer->held, reached, k);
+    layer->v = moved(layer->v, layer->held, reached, v);
+    layer->held = reached;
+  } else {
+    layer->k = written(layer->k, layer->held, k);
+    layer->v = written(layer->v, layer->held, v);
+  }
+  layer->held += n;
+  layer->positions += n;
+  const int first = layer->held - reached - n;
+  return {
+      positions_of(layer->k, first, layer->held),
+      positions_of(layer->v, first, layer->held)};
+}
+
+std::vector<mx::array> KvCache::arrays() const {
+  std::vector<mx::array> all;
+  for (const auto& layer : layers)
+    all.insert(all.end(), {layer.k, layer.v});
+  for (const auto& state : states)
+    all.insert(all.end(), state.values.begin(), state.values.end());
+  return all;
 }
 
 std::vector<mx::array> KvCache::kept(

@@ -19,7 +19,10 @@ Json number(float value);
 Json number(double value);
 Json numbers(const std::vector<float>& values);
 
+struct SiteStatistics;
+
 Json json_of(const Value& value);
+Json json_of(const std::vector<SiteStatistics>& saved);
 Json json_of(const NamedToken& token);
 Json json_of(const std::vector<NamedToken>& tokens);
 

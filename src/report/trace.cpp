@@ -45,6 +45,22 @@ Json json_of(const Prediction& prediction) {
 
 }  // namespace
 
+Json json_of(const std::vector<SiteStatistics>& saved) {
+  auto out = Json::array();
+  for (const auto& s : saved)
+    out.push_back(
+        {{"site", s.site},
+         {"shape", s.shape},
+         {"dtype", s.dtype},
+         {"mean", number(s.mean)},
+         {"std", number(s.std)},
+         {"norm", number(s.norm)},
+         {"min", number(s.min)},
+         {"max", number(s.max)},
+         {"not_finite", s.not_finite}});
+  return out;
+}
+
 SiteStatistics statistics(std::string site, const mx::array& value) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
   SiteStatistics s{.site = std::move(site)};
@@ -107,18 +123,7 @@ std::string to_json(const TraceReport& report) {
   out["tokens"] = json_of(report.tokens);
   out["edits"] = report.edits;
   out["warnings"] = report.warnings;
-  out["saved"] = Json::array();
-  for (const auto& s : report.saved)
-    out["saved"].push_back(
-        {{"site", s.site},
-         {"shape", s.shape},
-         {"dtype", s.dtype},
-         {"mean", number(s.mean)},
-         {"std", number(s.std)},
-         {"norm", number(s.norm)},
-         {"min", number(s.min)},
-         {"max", number(s.max)},
-         {"not_finite", s.not_finite}});
+  out["saved"] = json_of(report.saved);
   out["output"] = report.output ? Json(*report.output) : Json();
   out["next"] = json_of(report.next);
   out["next_edited"] =

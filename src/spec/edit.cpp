@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "mlxterp/io/safetensors.h"
+#include "mlxterp/spec/when.h"
 #include "spec/text.h"
 
 namespace mx = mlx::core;
@@ -149,6 +150,22 @@ class Parser {
     return make(std::move(chosen), expression(depth + 1));
   }
 
+  Intervention timed(int depth) {
+    if (!next_is('(')) wrong(at_, "expected during(generated, EDIT)");
+    expect('(');
+    space();
+    const auto start = at_;
+    const auto text = token();
+    const auto when = find_when(text);
+    if (!when)
+      wrong(
+          start,
+          "expected prompt, generated, all, step:3 or steps:2..5 (step 0 is "
+          "the prompt)");
+    expect(',');
+    return during(*when, expression(depth + 1));
+  }
+
   Intervention expression(int depth) {
     space();
     const auto start = at_;
@@ -168,6 +185,8 @@ class Parser {
       return closed(selector(word, at_positions, depth));
     if (word == "on_heads") return closed(selector(word, on_heads, depth));
     if (word == "on_neurons") return closed(selector(word, on_neurons, depth));
+    if (word == "on_prompts") return closed(selector(word, on_prompts, depth));
+    if (word == "during") return closed(timed(depth));
     if (word == "compose") return closed(steps(depth));
     if (word != "scale" && word != "add_vector" && word != "replace_with" &&
         word != "clamp" && word != "noise")
@@ -176,7 +195,7 @@ class Parser {
           fmt::format(
               "expected an edit instead of '{}': zero_out, scale, add_vector, "
               "replace_with, clamp, noise, compose, at_positions, on_heads, "
-              "on_neurons",
+              "on_neurons, on_prompts, during",
               printable(word)));
     expect('(');
     if (word == "scale") return closed(scale(number()));

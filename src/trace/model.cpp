@@ -86,6 +86,8 @@ InterpretableModel InterpretableModel::load(
       std::move(decoder),
       std::move(tokenizer),
       family_of(checkpoint.config(), options.families).renames);
+  loaded.generation_config_ = std::make_shared<const GenerationConfig>(
+      GenerationConfig::read(checkpoint));
   return loaded;
 }
 
@@ -283,6 +285,11 @@ const Tokenizer& InterpretableModel::tokenizer() const {
         "[model] the model has no usable tokenizer; give token ids instead of "
         "text");
   return *tokenizer_;
+}
+
+const GenerationConfig& InterpretableModel::generation_config() const {
+  static const GenerationConfig nothing;
+  return generation_config_ ? *generation_config_ : nothing;
 }
 
 const Decoder& InterpretableModel::decoder() const {

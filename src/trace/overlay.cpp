@@ -49,7 +49,7 @@ int rows_in(const std::vector<PackedRows>& packed) {
 // `f` on each sequence by itself, [1, pos, ...].
 template <typename F>
 mx::array by_sequence(
-    const mx::array& value, const std::vector<PackedRows>& packed, const F& f) {
+    const mx::array& value, std::span<const PackedRows> packed, const F& f) {
   std::vector<mx::array> parts;
   for (const auto& it : packed) {
     auto from = mx::Shape(value.ndim(), 0), to = value.shape();
@@ -128,14 +128,20 @@ mx::array Standing::stepped(
   const auto at = view(site, value);
   if (at.packed.empty() || edit.reach() != Overlay::Reach::sequence)
     return apply_edit(edit, value, at);
-  const auto& [name, id, layout] = std::tie(at.name, at.site, at.layout);
+  if (at.layout == Layout::scores) return apply_edit(edit, value, at);
   return by_sequence(
-      value, rows_.packed, [&](const mx::array& one, const PackedRows& it) {
+      value, at.packed, [&](const mx::array& one, const PackedRows& it) {
         const std::vector<int> length = {it.length};
-        return apply_edit(
-            edit,
-            one,
-            {.name = name, .site = id, .layout = layout, .lengths = length});
+        auto own = at;
+        own.lengths = length;
+        own.packed = {};
+        if (it.prompt >= 0) {
+          one_ = {it};
+          one_[0].row = 0;
+          own.packed = one_;
+          own.offset = it.first;
+        }
+        return apply_edit(edit, one, own);
       });
 }
 
@@ -163,6 +169,10 @@ mx::array Standing::through(
   auto y = by_sequence(
       value, rows.packed, [&](const mx::array& one, const PackedRows& of) {
         rows_ = {.lengths = {of.length}};
+        if (of.prompt >= 0) {
+          rows_ = {.packed = {of}, .step = rows.step, .batch = rows.batch};
+          rows_.packed[0].row = 0;
+        }
         return run(one);
       });
   rows_ = rows;
@@ -176,11 +186,17 @@ SiteView Standing::view(SiteId site, const mx::array& value) {
       .site = site,
       .layout = entry.layout,
       .lengths = rows_.lengths,
-      .offset = rows_.offset};
+      .offset = rows_.offset,
+      .step = rows_.step,
+      .batch = rows_.batch};
   if (rows_.packed.empty()) return out;
   if (entry.layout == Layout::scores) {
     const int dest = value.shape(2), src = value.shape(3);
-    scores_ = {{.length = dest, .first = src - dest, .total = src}};
+    // Text is generated one prompt at a time where scores are looked at.
+    if (rows_.batch > 0)
+      scores_ = rows_.packed;
+    else
+      scores_ = {{.length = dest, .first = src - dest, .total = src}};
     out.packed = scores_;
   } else {
     const bool all = value.shape(1) == rows_in(rows_.packed);

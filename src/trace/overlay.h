@@ -63,6 +63,8 @@ struct PassRows {
   std::vector<PackedRows> packed = {};
   /** The packed rows that go on behind the last attention. */
   std::vector<PackedRows> kept = {};
+  int step = 0;   ///< Of generation.
+  int batch = 0;  ///< How many prompts are generated from; 0: it is not.
 };
 
 /** Makes what stands, then shows the value to the caller's own observer. One
@@ -104,6 +106,7 @@ class Standing final : public Observer {
   PassRows rows_;
   std::set<SiteId> reached_;
   std::vector<PackedRows> scores_;  // of the sequence whose scores are seen
+  std::vector<PackedRows> one_;     // the sequence seen by itself
 };
 
 }  // namespace mlxterp

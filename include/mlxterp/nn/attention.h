@@ -122,6 +122,7 @@ class Attention : public Mixer {
     if (!config_.own_kv) return -1;
     return v_norm ? v_norm->output_site() : id(v_);
   }
+  SiteId scores_site() const { return id(scores_); }
   SiteId pattern_site() const { return id(pattern_); }
   SiteId z_site() const { return id(z_); }
   /** What the pattern makes of the values: z, where nothing gates it. */
@@ -192,8 +193,14 @@ class Attention : public Mixer {
   /** x turned by its position, heads before positions. */
   mlx::core::array turned(const mlx::core::array& x, Pass& pass) const;
 
-  /** All keys and values there are, heads before positions. */
+  /** All keys and values there are, heads before positions; in a packed pass,
+   * those of its rows. */
   KeysAndValues keys_and_values(const mlx::core::array& x, Pass& pass) const;
+
+  /** What each sequence of a packed pass mixes, with what it continues; of
+   * another pass, k and v as they are. */
+  std::vector<KeysAndValues> sources(
+      const mlx::core::array& k, const mlx::core::array& v, Pass& pass) const;
 
   mlx::core::array by_heads(
       const Linear& project,

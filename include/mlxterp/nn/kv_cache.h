@@ -24,7 +24,15 @@ namespace mlxterp::nn {
 struct KvCache {
   struct Layer {
     const void* attention;  ///< Whose these are.
-    mlx::core::array k, v;  ///< [batch, kv_head, pos, d_head]
+    /** [batch, kv_head, room, d_head]: the positions held, and room behind
+     * them, so that one more is written in place. */
+    mlx::core::array k, v;
+    int positions;  ///< That it has seen.
+    int held;       ///< Of those, the last so many.
+  };
+  /** Keys and values, [batch, kv_head, pos, d_head]. */
+  struct Sources {
+    mlx::core::array k, v;
   };
   /** What a mixer that is no attention goes on from. */
   struct State {
@@ -34,23 +42,32 @@ struct KvCache {
   };
   std::vector<Layer> layers;  ///< In the order of the pass.
   std::vector<State> states;  ///< Likewise.
+  /** Attention with a window keeps what its window reaches and no more: memory
+   * no longer grows there, and scores and patterns of later positions have
+   * those sources alone. */
+  bool forgets = false;
 
-  /** How many positions it holds. */
+  /** How many positions it has seen. */
   int positions() const {
-    if (!layers.empty()) return layers.front().k.shape(2);
+    if (!layers.empty()) return layers.front().positions;
     return states.empty() ? 0 : states.front().positions;
   }
 
   /**
    * Puts new positions behind those of `attention`, of which there must be
-   * `held`, and returns all of them. Throws usage where the cache is another
-   * model's or another batch's.
+   * `seen`, and returns all of them; where it forgets, those that a window of
+   * the new ones reaches. Throws usage where the cache is another model's or
+   * another batch's.
    */
-  const Layer& append(
+  Sources append(
       const void* attention,
-      int held,
+      int seen,
       const mlx::core::array& k,
-      const mlx::core::array& v);
+      const mlx::core::array& v,
+      int window = 0);
+
+  /** The arrays that it consists of, to be evaluated with a pass. */
+  std::vector<mlx::core::array> arrays() const;
 
   /** What `mixer` kept of the first `held` positions of so many prompts; empty
    * where there are none yet. Throws usage likewise. */

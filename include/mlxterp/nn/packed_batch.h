@@ -8,6 +8,8 @@
 
 namespace mlxterp::nn {
 
+struct KvCache;
+
 /**
  * How the rows of a pass over [1, row, d] belong together. Everything but
  * mixers and rotation works row by row and need not know. A value; a pass
@@ -24,6 +26,9 @@ struct PackedBatch {
     int length = 0;      ///< How many.
     int first = 0;       ///< The position of its first row.
     int prefix_row = 0;  ///< The row of the position 0 that it continues.
+    /** What it goes on from instead, of attention's alone; its own rows are
+     * added. Of all sequences of a pass or of none. */
+    KvCache* cache = nullptr;
   };
   std::vector<Sequence> sequences;  ///< They cover all rows, in order.
   int longest = 0;  ///< The largest position and one: what rotation goes by.
@@ -32,6 +37,9 @@ struct PackedBatch {
     return sequences.empty() ? 0
                              : sequences.back().row + sequences.back().length;
   }
+  /** Whether its sequences have caches. */
+  bool cached() const { return !sequences.empty() && sequences[0].cache; }
+
   /** The position of each row. */
   std::vector<int> positions() const;
 

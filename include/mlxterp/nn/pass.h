@@ -78,6 +78,20 @@ class Pass {
         packed_(std::move(packed)),
         last_(std::move(last)) {}
 
+  /** What can be observed or not (null), and goes on behind what a cache holds,
+   * or behind those of packed sequences. */
+  Pass(
+      Observer* observer,
+      nn::KvCache* cache,
+      std::shared_ptr<const nn::PackedBatch> packed = nullptr)
+      : observer_(observer),
+        cache_(cache),
+        cache_offset_(cache ? cache->positions() : 0),
+        packed_(std::move(packed)) {}
+
+  /** From here on layers go on with these rows alone, as with `last`. */
+  void keep(mlx::core::array last) { last_ = std::move(last); }
+
   bool observed() const { return observer_ != nullptr; }
 
   /** Absent: the rows are those of a batch. */

@@ -36,8 +36,9 @@ struct EditOptions {
  *             | "noise" ["(" x ["," seed] ")"]
  *             | ("replace_with" | "add_vector") "(" FILE ":" TENSOR ")"
  *             | "compose(" edit {"," edit} ")"
- *             | ("at_positions" | "on_heads" | "on_neurons")
+ *             | ("at_positions" | "on_heads" | "on_neurons" | "on_prompts")
  *               "(" numbers "," edit ")"
+ *             | "during(" when "," edit ")"          see spec/when.h
  *     numbers = item | "[" item {"," item} "]"
  *     item    = number | number ".." number     both ends count
  *

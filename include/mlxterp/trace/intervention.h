@@ -23,6 +23,10 @@ struct PackedRows {
   int length = 0;  ///< How many.
   int first = 0;   ///< The position of the first.
   int total = 0;   ///< Positions of the whole sequence.
+  /** While text is generated: positions of its prompt, from whose end negative
+   * positions count, and which prompt it is. -1: nothing is generated. */
+  int prompt = -1;
+  int index = 0;
 };
 
 /** Where an intervention is being applied. */
@@ -39,8 +43,31 @@ struct SiteView {
   int step = 0;
   /** Where given, the value is [1, row, ...], rows of several sequences, and
    * only an intervention that takes positions one by one is called (see
-   * Intervention::Reach). Of scores, they are destinations of one sequence. */
+   * Intervention::Reach); others see one sequence at a time. Of scores, they
+   * are destinations of one sequence. */
   std::span<const PackedRows> packed = {};
+  /** Where a selector took some: the position of each, [row of the batch,
+   * count]; empty: they follow each other. */
+  std::span<const int> positions = {};
+  /** How many prompts are generated from. */
+  int batch = 0;
+};
+
+/** When something acts while text is generated: steps from `first` to `last`,
+ * both counted. Step 0 is the prompt, all of it; step k is the position whose
+ * input is the k-th generated token, since the last position of the prompt
+ * still belongs to the prompt. */
+struct When {
+  static constexpr int always = 0x7FFFFFFF;
+  int first = 0;
+  int last = always;
+
+  static constexpr When prompt() { return {0, 0}; }
+  static constexpr When generated() { return {1, always}; }
+  static constexpr When all() { return {0, always}; }
+  static constexpr When step(int k) { return {k, k}; }
+
+  friend bool operator==(const When&, const When&) = default;
 };
 
 /**
@@ -128,8 +155,8 @@ Intervention replace_with(mlx::core::array value);
 Intervention clamp(std::optional<float> least, std::optional<float> most);
 
 /** x (floats) plus Gaussian noise of that standard deviation. With a seed,
- * each site gets its own noise, the same in every run; without, MLX's global
- * state is used. */
+ * each position of each site gets its own, the same in every run and for every
+ * prompt of a batch; without, MLX's global state is used. */
 Intervention noise(float std = 0.1f, std::optional<uint64_t> seed = {});
 
 /** Applied one after the other, in this order. */
@@ -139,10 +166,22 @@ Intervention compose(std::vector<Intervention> steps);
  * `inner` on a part of the site only; it sees just that part, in the order
  * given, and the rest stays as it is. Negative indices count from the end, for
  * positions from each row's own last real one. With a cache, positions count
- * from the beginning of the prompt. On scores and pattern, a position is a
- * destination. Throws out_of_range, and usage where the site has no such axis.
+ * from the beginning of the prompt. While text is generated, negative ones
+ * count from the end of the prompt, whatever has been generated since, and
+ * larger ones than the prompt has are generated ones. On scores and pattern, a
+ * position is a destination. Throws out_of_range, and usage where the site has
+ * no such axis.
  */
 Intervention at_positions(std::vector<int> positions, Intervention inner);
+/** `inner` on some prompts of a batch, by their numbers; negative ones count
+ * from the last. */
+Intervention on_prompts(std::vector<int> prompts, Intervention inner);
+/**
+ * `inner` at some steps of generation only. Positions are the same with a cache
+ * and without, alone and in a batch. Elsewhere a pass is a prompt: `inner` acts
+ * if `when` has step 0, and else it throws usage, since it would never act.
+ */
+Intervention during(When when, Intervention inner);
 /** Heads of q, k, v, z, result, scores or pattern (k and v: kv heads). */
 Intervention on_heads(std::vector<int> heads, Intervention inner);
 /** Entries of the last axis: neurons of mlp.post, features of a residual. */

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlxterp/io/generation_config.h"
 #include "mlxterp/models/load.h"
 #include "mlxterp/text/tokenizer.h"
 #include "mlxterp/trace/attach.h"
@@ -135,6 +136,8 @@ class InterpretableModel {
   /** Throws usage where the model came without one. */
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const { return tokenizer_.has_value(); }
+  /** How its makers sample from it; what came without a folder says nothing. */
+  const GenerationConfig& generation_config() const;
   /** The Decoder inside. Throws usage where the module is another. */
   const Decoder& decoder() const;
   const nn::Module& module() const { return *root_; }
@@ -165,6 +168,7 @@ class InterpretableModel {
   std::shared_ptr<const nn::Module> root_;
   std::shared_ptr<const SiteCatalog> sites_;
   std::optional<Tokenizer> tokenizer_;
+  std::shared_ptr<const GenerationConfig> generation_config_;  // may be null
   const Decoder* decoder_ = nullptr;  // root_, where it is one
   std::shared_ptr<const Overlay> overlay_;
 };

@@ -1,0 +1,334 @@
+#include "mlxterp/generate/generate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "core/evaluate.h"
+#include "core/fail.h"
+#include "generate/steps.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Zeros behind the end of one axis, or -inf where `hidden` says so.
+mx::array padded(const mx::array& x, int axis, int to, bool hidden = false) {
+  if (x.shape(axis) == to) return x;
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  return mx::pad(
+      x,
+      std::vector<int>{axis},
+      {0},
+      {to - x.shape(axis)},
+      mx::array(hidden ? -infinity : 0.0f, x.dtype()));
+}
+
+void check(const GenerateOptions& options, size_t prompts, int vocab) {
+  check(options.sampling);
+  const auto wrong = [](const std::string& what) {
+    fail(ErrorKind::usage, "[generate] {}", what);
+  };
+  if (options.max_tokens < 1)
+    wrong(fmt::format(
+        "max_tokens is {}; it must be at least 1", options.max_tokens));
+  if (options.chunk < 1)
+    wrong(fmt::format("chunk is {}; it must be at least 1", options.chunk));
+  if (options.shared_prefix < 1)
+    wrong(fmt::format(
+        "shared_prefix is {}; it must be at least 1", options.shared_prefix));
+  if (!options.seeds.empty() && options.seeds.size() != prompts)
+    wrong(fmt::format(
+        "{} seeds for {} prompts; give one for each, or none",
+        options.seeds.size(),
+        prompts));
+  for (const auto& stop : options.stop)
+    if (stop.empty()) wrong("an empty stop would end every text at once");
+  if (options.forced.empty()) return;
+  if (options.forced.size() != prompts)
+    wrong(fmt::format(
+        "{} forced continuations for {} prompts; give one for each",
+        options.forced.size(),
+        prompts));
+  for (const auto& ids : options.forced) {
+    if (ids.empty()) wrong("a forced continuation has no tokens");
+    for (const int id : ids)
+      if (id < 0 || id >= vocab)
+        fail(
+            ErrorKind::out_of_range,
+            "[generate] forced token id {} is out of range; the vocabulary has "
+            "{}",
+            id,
+            vocab);
+  }
+}
+
+}  // namespace
+
+std::string_view name_of(Finish finish) {
+  switch (finish) {
+    case Finish::length:
+      return "length";
+    case Finish::stop:
+      return "stop";
+    case Finish::end_of_text:
+      return "end_of_text";
+    default:
+      return "unfinished";
+  }
+}
+
+std::vector<int> GeneratedText::ids() const {
+  std::vector<int> all;
+  for (const auto& token : tokens)
+    all.push_back(token.id);
+  return all;
+}
+
+struct Generator::Impl {
+  Impl(
+      const InterpretableModel& given,
+      const Inputs& prompts,
+      GenerateOptions wanted)
+      : options(std::move(wanted)),
+        model(options.edits.empty() ? given : given.with(options.edits)),
+        ids(checked_ids(prompts)),
+        steps(model, options, ids) {
+    for (const auto& prompt : ids) {
+      texts.emplace_back().prompt = prompt;
+      streams.emplace_back(
+          model.has_tokenizer() ? std::optional(model.tokenizer())
+                                : std::nullopt,
+          prompt.back(),
+          options.stop);
+    }
+    if (!options.ends) return;
+    if (model.has_tokenizer()) ends = model.tokenizer().ends();
+    const auto& more = model.generation_config().ends;
+    ends.insert(ends.end(), more.begin(), more.end());
+  }
+
+  Inputs::Rows checked_ids(const Inputs& prompts) const {
+    auto all = model.token_ids(prompts);
+    check(options, all.size(), model.decoder().config().vocab);
+    if (!options.stop.empty() && !model.has_tokenizer())
+      fail(
+          ErrorKind::usage,
+          "[generate] a stop is a text, and this model has no tokenizer; give "
+          "max_tokens");
+    return all;
+  }
+
+  bool live(size_t i) const {
+    return texts[i].finish == Finish::unfinished;
+  }
+
+  // Those that go on behind a step whose tokens are not known yet.
+  std::vector<size_t> rows_behind(const Step& step) const {
+    std::vector<size_t> out;
+    for (const size_t i : step.rows)
+      if (live(i) &&
+          static_cast<int>(texts[i].tokens.size()) + 1 < steps.rows()[i].steps)
+        out.push_back(i);
+    return out;
+  }
+
+  bool step() {
+    std::vector<size_t> going;
+    for (size_t i = 0; i < texts.size(); ++i)
+      if (live(i)) going.push_back(i);
+    if (going.empty()) return false;
+    const auto start = Clock::now();
+    const bool first = done == 0;
+    auto now = first ? steps.prefill()
+               : next ? *std::exchange(next, std::nullopt)
+                      : steps.go_on(std::move(going));
+    // While a step computes, the next one is laid out.
+    if (steps.ahead()) {
+      mx::async_eval(now.kept);
+      auto on = rows_behind(now);
+      if (!on.empty() && std::ranges::all_of(on, [&](size_t i) {
+            return steps.ahead(steps.rows()[i]);
+          }))
+        next = steps.go_on(std::move(on), &now);
+    }
+    collect(now);
+    (first ? prefill_seconds : decode_seconds) += seconds_since(start);
+    ++done;
+    return true;
+  }
+
+  void collect(Step& now) {
+    evaluate(now.kept, options.between);
+    for (const auto& context : now.contexts)
+      context->check();
+    const auto* tokens = now.tokens.data<int>();
+    const auto* log_probs = now.log_probs.data<float>();
+    last_rows.clear();
+    for (size_t n = 0; n < now.rows.size(); ++n) {
+      const size_t i = now.rows[n];
+      if (!live(i)) continue;  // it ended while this step was on its way
+      last_rows.push_back(i);
+      take(i, {tokens[n], log_probs[n]});
+    }
+  }
+
+  void take(size_t i, const GeneratedToken& token) {
+    auto& row = steps.rows()[i];
+    auto& stream = streams[i];
+    auto& text = texts[i];
+    row.ids.push_back(token.id);
+    text.tokens.push_back(token);
+    const bool end = std::ranges::count(ends, token.id) > 0;
+    auto piece = end ? "" : stream.add(token.id);
+    if (stream.stopped())
+      text.finish = Finish::stop;
+    else if (end)
+      text.finish = Finish::end_of_text;
+    else if (static_cast<int>(text.tokens.size()) >= row.steps)
+      text.finish = Finish::length;
+    if (!live(i)) {
+      piece += stream.flush();
+      row.cache = {};
+    }
+    text.text = stream.text();
+    if (options.on_token) options.on_token(i, token, piece);
+  }
+
+  // One site of the rows given, from some of their values on.
+  mx::array joined(
+      size_t site, const std::vector<size_t>& some, bool last_only) const {
+    const SiteId id = steps.saved()[site];
+    const int axis = steps.axis_of(id);
+    const bool scores = model.sites()[id].layout == Layout::scores;
+    const int layer = model.sites()[id].layer;
+    const auto* attention =
+        scores && layer >= 0
+            ? model.decoder().layers[static_cast<size_t>(layer)]->attention()
+            : nullptr;
+    const bool hidden = attention && id == attention->scores_site();
+    std::vector<std::vector<mx::array>> all;
+    int longest = 0, sources = 0;
+    for (const size_t i : some) {
+      const auto& values = steps.rows()[i].saved[site];
+      all.emplace_back(
+          last_only ? values.end() - 1 : values.begin(), values.end());
+      int length = 0;
+      for (const auto& value : all.back()) {
+        length += value.shape(axis);
+        if (scores) sources = std::max(sources, value.shape(3));
+      }
+      longest = std::max(longest, length);
+    }
+    std::vector<mx::array> batch;
+    for (auto& values : all) {
+      if (scores)
+        for (auto& value : values)
+          value = padded(value, 3, sources, hidden);
+      batch.push_back(
+          padded(mx::concatenate(std::move(values), axis), axis, longest));
+    }
+    auto out = mx::concatenate(std::move(batch), 0);
+    out.eval();
+    return out;
+  }
+
+  GenerateOptions options;
+  InterpretableModel model;
+  Inputs::Rows ids;
+  Steps steps;
+  std::vector<int> ends;
+  std::vector<GeneratedText> texts;
+  std::vector<TextStream> streams;
+  std::optional<Step> next;
+  std::vector<size_t> last_rows;
+  int done = 0;
+  double prefill_seconds = 0, decode_seconds = 0;
+};
+
+Generator::Generator(
+    const InterpretableModel& model,
+    const Inputs& prompts,
+    GenerateOptions options)
+    : impl_(std::make_unique<Impl>(model, prompts, std::move(options))) {}
+
+Generator::Generator(Generator&&) noexcept = default;
+Generator& Generator::operator=(Generator&&) noexcept = default;
+Generator::~Generator() = default;
+
+bool Generator::step() {
+  return impl_->step();
+}
+
+int Generator::steps() const {
+  return impl_->done;
+}
+
+const std::vector<GeneratedText>& Generator::texts() const {
+  return impl_->texts;
+}
+
+mx::array Generator::value(std::string_view name) const {
+  const auto& saved = impl_->steps.saved();
+  const auto site = impl_->model.sites().find(name);
+  const auto found = std::ranges::find(saved, site);
+  if (found == saved.end())
+    fail(
+        ErrorKind::unknown_name,
+        "[Generator] '{}' is not saved; name it in `save`",
+        impl_->model.sites()[site].name);
+  if (impl_->last_rows.empty())
+    fail(ErrorKind::usage, "[Generator] no step ran yet");
+  return impl_->joined(
+      static_cast<size_t>(found - saved.begin()), impl_->last_rows, true);
+}
+
+ActivationCache Generator::saved() const {
+  std::vector<std::pair<SiteId, mx::array>> values;
+  std::vector<size_t> all;
+  std::vector<int> lengths;
+  for (size_t i = 0; i < impl_->steps.rows().size(); ++i) {
+    all.push_back(i);
+    lengths.push_back(impl_->steps.rows()[i].ran);
+  }
+  if (impl_->done > 0)
+    for (size_t s = 0; s < impl_->steps.saved().size(); ++s)
+      values.emplace_back(
+          impl_->steps.saved()[s], impl_->joined(s, all, false));
+  return {impl_->model.shared_sites(), std::move(values), std::move(lengths)};
+}
+
+double Generator::prefill_seconds() const {
+  return impl_->prefill_seconds;
+}
+
+double Generator::decode_seconds() const {
+  return impl_->decode_seconds;
+}
+
+Generation generate(
+    const InterpretableModel& model,
+    const Inputs& prompts,
+    const GenerateOptions& options) {
+  Generator generator(model, prompts, options);
+  while (generator.step()) {
+  }
+  return {
+      generator.texts(),
+      generator.saved(),
+      generator.prefill_seconds(),
+      generator.decode_seconds()};
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,68 @@
+// generate/runner.h: one pass over the next positions of some prompts.
+
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "mlxterp/nn/kv_cache.h"
+#include "mlxterp/trace/context.h"
+#include "mlxterp/trace/model.h"
+#include "trace/overlay.h"
+
+namespace mlxterp {
+
+/** What runs of one prompt. */
+struct Stretch {
+  int index = 0;   ///< Of the prompt.
+  int prompt = 0;  ///< Its positions.
+  int total = 0;   ///< Positions there will be at most.
+  int first = 0;   ///< The first that runs.
+  int length = 0;
+  mlx::core::array ids;            ///< [1, length] int32; may be lazy.
+  nn::KvCache* cache = nullptr;    ///< Null: they begin at 0, nothing is kept.
+};
+
+/** What a pass made, lazy. */
+struct Ran {
+  /** Of each stretch's last position, float32 [stretch, vocab]; absent where
+   * nobody asked. */
+  std::optional<mlx::core::array> logits;
+  /** Of each site that is saved, each stretch's part, [1, pos, ...]. */
+  std::vector<std::vector<mlx::core::array>> saved;
+  /** Knows what edits made; null where there are none. */
+  std::unique_ptr<TraceContext> context;
+};
+
+/** What a model's layers and edits allow, and its passes. Immutable; the model
+ * outlives it. */
+class Runner {
+ public:
+  Runner(const InterpretableModel& model, std::vector<SiteId> saved, int batch);
+
+  /** Whether stretches may share a pass. */
+  bool together() const { return together_; }
+  /** Whether what runs at once makes no difference. */
+  bool by_position() const { return by_position_; }
+  /** Whether windows may forget. */
+  bool forgets() const { return !scores_; }
+  const std::vector<SiteId>& saved() const { return saved_; }
+
+  Ran run(const std::vector<Stretch>& parts, int step, bool with_logits) const;
+
+ private:
+  bool looked_at(SiteId site) const;
+  mlx::core::array part(
+      const mlx::core::array& value, int row, const Stretch& it) const;
+
+  const InterpretableModel& model_;
+  const Decoder& decoder_;
+  std::vector<SiteId> saved_;
+  int batch_;
+  bool together_ = true, by_position_ = true, scores_ = false;
+  bool head_ = false;  // somebody looks at what follows the last mixer
+};
+
+}  // namespace mlxterp

@@ -1,0 +1,105 @@
+// generate/steps.h: prompts on their way, step by step.
+
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "generate/runner.h"
+#include "generate/text_stream.h"
+#include "mlxterp/generate/generate.h"
+
+namespace mlxterp {
+
+/** One prompt on its way. */
+struct Row {
+  std::vector<int> ids;  ///< The prompt, and what was generated.
+  int prompt = 0;        ///< Its positions.
+  int total = 0;         ///< Positions there will be at most.
+  int steps = 0;         ///< Tokens there will be at most.
+  uint64_t seed = 0;
+  nn::KvCache cache = {};
+  int ran = 0;  ///< Positions whose values were seen.
+  std::vector<std::vector<mlx::core::array>> saved = {};  ///< By site, in order.
+
+  int length() const { return static_cast<int>(ids.size()); }
+};
+
+/** A step on its way: what each row's next token will be. */
+struct Step {
+  std::vector<size_t> rows = {};
+  mlx::core::array tokens = mlx::core::array(0);     ///< int32 [row]
+  mlx::core::array log_probs = mlx::core::array(0);  ///< float32 [row]
+  std::vector<std::unique_ptr<TraceContext>> contexts = {};
+  std::vector<mlx::core::array> kept = {};  ///< What is to be evaluated.
+};
+
+/** Lays out steps; evaluates no more than the parts of a prompt that run before
+ * its last. `model` has the edits of `options`; both outlive it. */
+class Steps {
+ public:
+  Steps(
+      const InterpretableModel& model,
+      const GenerateOptions& options,
+      const Inputs::Rows& ids);
+
+  /** Step 0, of all rows. */
+  Step prefill();
+  /** The next position of some rows. Where `before` is given, its tokens are
+   * not known yet. */
+  Step go_on(std::vector<size_t> some, const Step* before = nullptr);
+
+  /** Whether a step may be laid out before the tokens of the last are known,
+   * and of a row. */
+  bool ahead() const;
+  bool ahead(const Row& row) const { return same_angles(row.ran, row.ran + 1); }
+
+  std::vector<Row>& rows() { return rows_; }
+  const std::vector<Row>& rows() const { return rows_; }
+  const std::vector<SiteId>& saved() const { return runner_.saved(); }
+  int launched() const { return launched_; }
+  int axis_of(SiteId site) const {
+    return model_.sites()[site].layout == Layout::scores ? 2 : 1;
+  }
+
+ private:
+  Row row_of(size_t i, const std::vector<int>& ids) const;
+  nn::KvCache empty_cache() const;
+  bool same_angles(int length, int other) const {
+    return model_.decoder().config().same_angles(length, other);
+  }
+  bool same_angles(const std::vector<Stretch>& parts) const;
+
+  /** Positions of a row up to `to`, from where it stands, or from the first
+   * where nothing may be kept. */
+  Stretch stretch(
+      size_t i, int to, const mlx::core::array* lazy = nullptr);
+  /** Logits of the last positions; lazy. */
+  mlx::core::array pass(
+      const std::vector<Stretch>& parts, Step& step, bool logits = true);
+  void keep_saved(
+      const Ran& ran, const std::vector<Stretch>& parts, Step& step);
+
+  int chunk_of(const Row& row) const;
+  /** Runs a row's prompt up to a position, in chunks, and evaluates it. */
+  void run_to(size_t i, int to, Step& step);
+  void finish_chunk(Step& step) const;
+  /** Rows that are equal up to `from` and may go on so run that once. */
+  void share(const std::vector<size_t>& group, int from, Step& step);
+  int same_beginning(const std::vector<size_t>& group, int from) const;
+
+  void choose(Step& step, std::vector<mlx::core::array> rows_of_logits);
+  void see(const Step& step);
+
+  const InterpretableModel& model_;
+  const GenerateOptions& options_;
+  Runner runner_;
+  std::vector<Row> rows_;
+  /** Which tokens each prompt holds, bool [prompt, vocab]; where there is a
+   * penalty. */
+  std::optional<mlx::core::array> seen_;
+  int launched_ = 0;
+};
+
+}  // namespace mlxterp

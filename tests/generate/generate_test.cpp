@@ -1,0 +1,224 @@
+// Text that is generated: the same however it runs.
+
+#include "mlxterp/generate/generate.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "mlx/ops.h"
+#include "mlx/random.h"
+#include "tests/families.h"
+#include "tests/tiny_model.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp::test {
+namespace {
+
+constexpr int new_tokens = 12;
+
+mx::array vector_of(int d, uint64_t seed) {
+  return mx::random::normal({d}, mx::float32, 0.0f, 1.0f, mx::random::key(seed));
+}
+
+struct Case {
+  std::string name;
+  std::vector<Edit> edits;
+};
+
+// Eight kinds of edit, each at a site that suits it.
+std::vector<Case> kinds(const InterpretableModel& model, When when) {
+  const int d = model.decoder().config().d_model;
+  const int middle = model.decoder().config().n_layers / 2;
+  const auto at = [&](const char* site) {
+    return fmt::format("layers.{}.{}", middle, site);
+  };
+  const auto timed = [&](Intervention edit) { return during(when, std::move(edit)); };
+  return {
+      {"zero_out", {{at("mlp_out"), timed(zero_out())}}},
+      {"scale", {{at("attn_out"), timed(scale(-0.5f))}}},
+      {"add_vector", {{at("resid_post"), timed(add_vector(vector_of(d, 1)))}}},
+      {"replace_with", {{at("mlp_out"), timed(replace_with(0.3f))}}},
+      {"clamp", {{at("resid_pre"), timed(clamp(-0.4f, 0.6f))}}},
+      {"noise", {{at("resid_post"), timed(noise(0.5f, 7))}}},
+      {"on_neurons",
+       {{at("resid_post"), timed(on_neurons({0, 3}, replace_with(2.0f)))}}},
+      {"compose",
+       {{at("resid_post"),
+         timed(compose({scale(0.5f), add_vector(vector_of(d, 2))}))},
+        {"layers.*.mlp_out", timed(scale(1.1f))}}}};
+}
+
+const std::vector<std::pair<std::string, When>> whens = {
+    {"prompt", When::prompt()},
+    {"generated", When::generated()},
+    {"all", When::all()},
+    {"step 3", When::step(3)},
+    {"steps 2 to 5", {2, 5}}};
+
+// What was generated, and the logits of every position.
+struct Outcome {
+  std::vector<std::vector<int>> ids;
+  std::vector<mx::array> logits;  // of each prompt, [1, pos, vocab]
+};
+
+Outcome run(
+    const InterpretableModel& model,
+    const Inputs::Rows& prompts,
+    GenerateOptions options) {
+  options.max_tokens = new_tokens;
+  options.ends = false;
+  options.save = {"logits"};
+  const auto made = generate(model, prompts, options);
+  Outcome out;
+  const auto all = made.saved["logits"];
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    out.ids.push_back(made.texts[i].ids());
+    const int row = static_cast<int>(i);
+    out.logits.push_back(mx::slice(
+        all,
+        {row, 0, 0},
+        {row + 1, made.saved.lengths()[i], all.shape(2)}));
+  }
+  return out;
+}
+
+struct Largest {
+  float difference = 0;
+  size_t compared = 0;
+};
+
+void expect_same(
+    const Outcome& got,
+    const Outcome& wanted,
+    const std::string& what,
+    Largest& largest) {
+  ASSERT_EQ(got.ids, wanted.ids) << what;
+  for (size_t i = 0; i < got.ids.size(); ++i) {
+    ASSERT_EQ(got.logits[i].shape(), wanted.logits[i].shape()) << what;
+    const auto scale = mx::max(mx::abs(wanted.logits[i])).item<float>();
+    const auto off =
+        mx::max(mx::abs(mx::subtract(got.logits[i], wanted.logits[i])))
+            .item<float>();
+    ASSERT_TRUE(off <= 1e-4f * std::max(1.0f, scale))
+        << what << ", prompt " << i << ": " << off << " of " << scale;
+    largest.difference = std::max(largest.difference, off / scale);
+    largest.compared += got.logits[i].size();
+  }
+}
+
+Inputs::Rows prompts_of(int vocab) {
+  Inputs::Rows all;
+  for (const int n : {9, 3, 6, 1}) {
+    auto& row = all.emplace_back();
+    for (int i = 0; i < n; ++i)
+      row.push_back((7 * i + 3 * n + 5) % vocab);
+  }
+  return all;
+}
+
+// Prompt 0 alone without a cache is what everything else is compared with.
+void every_way(const InterpretableModel& model, Largest& largest) {
+  const auto prompts = prompts_of(model.decoder().config().vocab);
+  for (const auto& [moment, when] : whens)
+    for (const auto& [kind, edits] : kinds(model, when)) {
+      Outcome alone;
+      for (const auto& prompt : prompts) {
+        const auto one = run(model, {prompt}, {.edits = edits, .cache = false});
+        alone.ids.push_back(one.ids[0]);
+        alone.logits.push_back(one.logits[0]);
+      }
+      const auto what = [&](const char* way) {
+        return fmt::format("{}, {}, {}", kind, moment, way);
+      };
+      expect_same(run(model, prompts, {.edits = edits}), alone, what("batch"), largest);
+      expect_same(
+          run(model.with(edits), prompts, {}), alone, what("handle"), largest);
+      for (const int chunk : {1, 7, 64})
+        expect_same(
+            run(model, prompts, {.edits = edits, .chunk = chunk}),
+            alone,
+            what("chunks"),
+            largest);
+    }
+}
+
+TEST(Generate, EveryEditAtEveryTimeHoweverItRuns) {
+  Largest largest;
+  every_way(tiny_model(), largest);
+  EXPECT_EQ(largest.compared, 5u * 8u * 5u * (19u + 4u * (new_tokens - 1)) * 97u);
+  RecordProperty("largest", std::to_string(largest.difference));
+}
+
+TEST(Generate, WindowsThatForget) {
+  auto config = tiny_config();
+  config.windows = {4, 0, 3};
+  Largest largest;
+  every_way(tiny_model(config), largest);
+  EXPECT_EQ(largest.compared, 5u * 8u * 5u * (19u + 4u * (new_tokens - 1)) * 97u);
+}
+
+TEST(Generate, SharedPrefix) {
+  const auto model = tiny_model();
+  Inputs::Rows prompts;
+  for (const auto& tail : std::vector<std::vector<int>>{{1}, {2, 3}, {2, 4, 5}, {}}) {
+    std::vector<int> ids = {11, 12, 13, 14, 15, 16, 17, 18};
+    ids.insert(ids.end(), tail.begin(), tail.end());
+    prompts.push_back(ids);
+  }
+  Largest largest;
+  for (const auto& [moment, when] : whens)
+    for (const auto& [kind, edits] : kinds(model, when)) {
+      Outcome alone;
+      for (const auto& prompt : prompts) {
+        const auto one = run(model, {prompt}, {.edits = edits, .cache = false});
+        alone.ids.push_back(one.ids[0]);
+        alone.logits.push_back(one.logits[0]);
+      }
+      expect_same(
+          run(model, prompts, {.edits = edits, .shared_prefix = 1}),
+          alone,
+          kind + ", " + moment,
+          largest);
+    }
+  EXPECT_GT(largest.compared, 0u);
+}
+
+TEST(Generate, EveryFamily) {
+  size_t tried = 0;
+  Largest largest;
+  for (const auto& variant : supported_variants()) {
+    const auto model = load_variant(variant, mx::float32);
+    const int vocab = model.decoder().config().vocab;
+    const Inputs::Rows prompts = {
+        {5 % vocab, 9 % vocab, 11 % vocab, 2 % vocab, 7 % vocab},
+        {3 % vocab, 8 % vocab}};
+    const std::vector<Edit> edits = {
+        {"layers.1.resid_post",
+         during(When{1, 3}, add_vector(vector_of(model.decoder().config().d_model, 3)))},
+        {"layers.0.mlp_out", at_positions({-1}, scale(0.5f))}};
+    Outcome alone;
+    for (const auto& prompt : prompts) {
+      const auto one = run(model, {prompt}, {.edits = edits, .cache = false});
+      alone.ids.push_back(one.ids[0]);
+      alone.logits.push_back(one.logits[0]);
+    }
+    expect_same(run(model, prompts, {.edits = edits}), alone, variant, largest);
+    expect_same(
+        run(model, prompts, {.edits = edits, .chunk = 2}),
+        alone,
+        variant + ", chunks",
+        largest);
+    ++tried;
+  }
+  EXPECT_EQ(tried, supported_variants().size());
+  EXPECT_GT(tried, 140u);
+  RecordProperty("largest", std::to_string(largest.difference));
+}
+
+}  // namespace
+}  // namespace mlxterp::test
