@@ -12,7 +12,7 @@ import re
 import sys
 from pathlib import Path
 
-# generate, sae, circuits, service and web have their places, but no files yet.
+# sae, circuits, service and web have their places, but no files yet.
 ORDER = [
     "core", "io", "text", "nn", "models", "trace",
     "generate", "sae", "analysis", "circuits",

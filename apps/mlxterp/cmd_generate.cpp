@@ -63,9 +63,7 @@ void say_how_long(const Generator& generator) {
   }
   const auto after_first = tokens - generator.texts().size();
   auto line = fmt::format(
-      "prompt: {} tokens in {:.2f} s",
-      prompt,
-      generator.prefill_seconds());
+      "prompt: {} tokens in {:.2f} s", prompt, generator.prefill_seconds());
   if (generator.decode_seconds() > 0)
     line += fmt::format(
         "; then {:.1f} tokens/s",
@@ -111,9 +109,9 @@ void run(const Arguments& arguments) {
   options.save = spec::parse_list(arguments.save, "--save");
   options.cache = !arguments.no_cache;
   if (!json && !several)
-    options.on_token = [](size_t, const GeneratedToken&, std::string_view text) {
-      write(shown(text));
-    };
+    options.on_token = [](size_t,
+                          const GeneratedToken&,
+                          std::string_view text) { write(shown(text)); };
   Generator generator(model, rows_of(arguments, model), options);
   while (generator.step()) {
   }
@@ -172,9 +170,14 @@ Run add_generate(CLI::App& app) {
       "Continue texts token by token, while values are edited and read");
   arguments->model.add_run_to(app);
   app.add_option(
-      "PROMPT", arguments->prompts, "Texts to continue; - reads one from stdin");
+      "PROMPT",
+      arguments->prompts,
+      "Texts to continue; - reads one from stdin");
   add_list(
-      app, "--ids", arguments->ids, "Token ids instead of PROMPT: 504,414,46682");
+      app,
+      "--ids",
+      arguments->ids,
+      "Token ids instead of PROMPT: 504,414,46682");
   add_special(app, arguments->special);
   app.add_option(
          "--max-tokens", arguments->max_tokens, "How many tokens at most")
@@ -202,7 +205,8 @@ Run add_generate(CLI::App& app) {
   app.add_option(
          "--when",
          arguments->when,
-         "When edits act: prompt, generated, all, step:3, steps:2..5; step 0 is "
+         "When edits act: prompt, generated, all, step:3, steps:2..5; step 0 "
+         "is "
          "the prompt, step k the k-th generated token")
       ->capture_default_str();
   add_list(
@@ -220,7 +224,8 @@ Run add_generate(CLI::App& app) {
   app.footer(
       "Filters act in this order: repetition penalty, top-k, top-p, min-p,\n"
       "temperature. `mlxterp trace --help` lists the edits.\n\nExample:\n  "
-      "mlxterp generate demo 'The capital of France is' --max-tokens 12 \\\n    "
+      "mlxterp generate demo 'The capital of France is' --max-tokens 12 \\\n   "
+      " "
       "--edit 'layers.12.mlp_out=scale(0)' --when generated");
   return [arguments] { run(*arguments); };
 }

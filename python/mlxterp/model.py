@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import partial
 from types import SimpleNamespace
@@ -14,12 +14,14 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import _core
+from .analysis._native import native
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
 from .compat.v01.analysis import AnalysisMixin
 from .compat.v01.habits import Lax
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace, TraceContext
+from .core.generation import Generation, forced_rows, generation, timed
 from .core.habits import Strict
 from .core.inputs import to_rows
 from .core.proxy import part, read, wrapped, write
@@ -148,6 +150,73 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             interventions=interventions,
             interpretable_model=self,
             activations=activations,
+        )
+
+    def generate(
+        self,
+        prompts: Any,
+        max_tokens: int = 100,
+        interventions: Mapping[str, Callable] | None = None,
+        intervention_tokens: Sequence[int] | None = None,
+        *,
+        when: _core.When | str | None = None,
+        save: str | Sequence[str] = (),
+        stop: str | Sequence[str] = (),
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | Sequence[int] | None = None,
+        ends: bool = True,
+        forced: Any = None,
+        cache: bool = True,
+        chunk: int | None = None,
+    ) -> Generation:
+        """Continues a prompt, or several of any lengths side by side; runs when the
+        result is read or iterated over (see `Generation`). Needs a native model.
+
+        prompts: whatever `trace` takes.
+        max_tokens: at most so many.
+        interventions: name or pattern of a site to what acts on its value.
+        when: when they act: 'prompt', 'generated', 'all' (the default), 'step:3',
+            'steps:2..5'. Step 0 is the prompt, step k the k-th generated token.
+            `mlxterp.during(when, intervention)` says it of one alone.
+        intervention_tokens: the steps at which they act, in place of `when`.
+        save: sites or patterns whose values are kept, of every position.
+        stop: texts that end an answer.
+        temperature: above 0 the next token is drawn, else the likeliest taken.
+            Filters act in this order: repetition_penalty, top_k, top_p, min_p,
+            temperature; where there is a temperature, what is not given is what
+            the model's generation_config.json says.
+        seed: of the draws; a list has one for each prompt.
+        ends: whether a token that ends a text does.
+        forced: the text or ids that each prompt goes on with, whatever the model
+            would say: its values are those of that text.
+        cache: False runs all positions again for every token.
+        chunk: positions of a prompt that run at once.
+
+        Raises UsageError, UnknownNameError, OutOfRangeError.
+        """
+        edits = timed(planned(self, interventions or {}), when, intervention_tokens)
+        return generation(
+            self,
+            native(self, "generate"),
+            to_rows(prompts, self.tokenizer),
+            edits,
+            save,
+            stop,
+            seed,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            ends=ends,
+            forced=None if forced is None else forced_rows(forced, self.tokenizer),
+            cache=cache,
+            chunk=chunk,
         )
 
     def edited(self, interventions: Mapping[str, Callable]) -> InterpretableModel:

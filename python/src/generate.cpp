@@ -26,8 +26,7 @@ GenerateOptions options_of(
     int shared_prefix) {
   GenerateOptions out;
   out.max_tokens = max_tokens;
-  out.sampling =
-      resolve(choice, model.model.generation_config()).sampling;
+  out.sampling = resolve(choice, model.model.generation_config()).sampling;
   out.seeds = std::move(seeds);
   for (const auto& text : stop)
     out.stop.push_back(checked_text(text));
@@ -51,7 +50,8 @@ void bind_generate(nb::module_& m) {
   nb::class_<When>(
       m,
       "When",
-      "When an edit acts while text is generated: 'prompt', 'generated', 'all', "
+      "When an edit acts while text is generated: 'prompt', 'generated', "
+      "'all', "
       "'step:3', 'steps:2..5'. Step 0 is the prompt, all of it; step k is the "
       "position whose input is the k-th generated token.")
       .def(
@@ -76,7 +76,8 @@ void bind_generate(nb::module_& m) {
       },
       nb::arg("when"),
       nb::arg("intervention"),
-      "The intervention at some steps of generation only: see When. Elsewhere a "
+      "The intervention at some steps of generation only: see When. Elsewhere "
+      "a "
       "pass is a prompt.");
 
   nb::class_<GeneratedToken>(m, "GeneratedToken", "One that was generated.")
@@ -84,7 +85,8 @@ void bind_generate(nb::module_& m) {
       .def_ro(
           "log_prob",
           &GeneratedToken::log_prob,
-          "Natural logarithm of its probability, before any filter of sampling.")
+          "Natural logarithm of its probability, before any filter of "
+          "sampling.")
       .def("__repr__", [](const GeneratedToken& self) {
         return fmt::format(
             "GeneratedToken(id={}, log_prob={:.4f})", self.id, self.log_prob);

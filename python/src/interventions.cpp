@@ -293,9 +293,9 @@ void bind_interventions(nb::module_& m) {
       },
       nb::arg("std") = 0.1f,
       nb::arg("seed") = nb::none(),
-      "x plus Gaussian noise of that standard deviation. With a seed each site "
-      "gets its own, the same in every run; without, MLX's random state is "
-      "used.");
+      "x plus Gaussian noise of that standard deviation. With a seed each "
+      "position of each site gets its own, the same in every run and for every "
+      "prompt of a batch; without, MLX's random state is used.");
   m.def(
       "compose",
       [](const std::vector<nb::callable>& steps) {
@@ -314,8 +314,18 @@ void bind_interventions(nb::module_& m) {
       nb::arg("positions"),
       nb::arg("inner"),
       "`inner` at some positions only; it sees just these. Negative ones count "
-      "from each row's own last real one. On scores and pattern a position is "
-      "a destination.");
+      "from each row's own last real one; while text is generated, from the "
+      "end "
+      "of the prompt. On scores and pattern a position is a destination.");
+  m.def(
+      "on_prompts",
+      [](const Indices& prompts, const nb::callable& inner) {
+        return with_list(&on_prompts, prompts, inner);
+      },
+      nb::arg("prompts"),
+      nb::arg("inner"),
+      "`inner` on some prompts of a batch only. Negative ones count from the "
+      "last.");
   m.def(
       "on_heads",
       [](const Indices& heads, const nb::callable& inner) {

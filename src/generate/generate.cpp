@@ -130,9 +130,7 @@ struct Generator::Impl {
     return all;
   }
 
-  bool live(size_t i) const {
-    return texts[i].finish == Finish::unfinished;
-  }
+  bool live(size_t i) const { return texts[i].finish == Finish::unfinished; }
 
   // Those that go on behind a step whose tokens are not known yet.
   std::vector<size_t> rows_behind(const Step& step) const {
@@ -151,7 +149,7 @@ struct Generator::Impl {
     if (going.empty()) return false;
     const auto start = Clock::now();
     const bool first = done == 0;
-    auto now = first ? steps.prefill()
+    auto now = first  ? steps.prefill()
                : next ? *std::exchange(next, std::nullopt)
                       : steps.go_on(std::move(going));
     // While a step computes, the next one is laid out.

@@ -11,8 +11,7 @@ namespace mlxterp {
 namespace {
 
 mx::array ints(const std::vector<int>& values) {
-  return mx::array(
-      values.data(), {static_cast<int>(values.size())}, mx::int32);
+  return mx::array(values.data(), {static_cast<int>(values.size())}, mx::int32);
 }
 
 // How a pass over these lies, for edits and for layers.
@@ -112,8 +111,7 @@ Ran Runner::run(
     observer = out.context.get();
   }
   if (overlay)
-    observer =
-        &standing.emplace(*overlay, model_.sites(), observer, rows.view);
+    observer = &standing.emplace(*overlay, model_.sites(), observer, rows.view);
 
   auto pass = alone ? Pass(observer, parts[0].cache)
                     : Pass(observer, nullptr, rows.packed);

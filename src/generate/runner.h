@@ -21,8 +21,8 @@ struct Stretch {
   int total = 0;   ///< Positions there will be at most.
   int first = 0;   ///< The first that runs.
   int length = 0;
-  mlx::core::array ids;            ///< [1, length] int32; may be lazy.
-  nn::KvCache* cache = nullptr;    ///< Null: they begin at 0, nothing is kept.
+  mlx::core::array ids;          ///< [1, length] int32; may be lazy.
+  nn::KvCache* cache = nullptr;  ///< Null: they begin at 0, nothing is kept.
 };
 
 /** What a pass made, lazy. */

@@ -21,14 +21,15 @@ mx::array without(const mx::array& logits, const mx::array& out) {
 }  // namespace
 
 void check(const Sampling& s) {
-  const auto wrong = [](std::string_view name, double value, std::string_view allowed) {
-    fail(
-        ErrorKind::usage,
-        "[Sampling] {} is {}; it must be {}",
-        name,
-        value,
-        allowed);
-  };
+  const auto wrong =
+      [](std::string_view name, double value, std::string_view allowed) {
+        fail(
+            ErrorKind::usage,
+            "[Sampling] {} is {}; it must be {}",
+            name,
+            value,
+            allowed);
+      };
   if (!(s.temperature >= 0) || !std::isfinite(s.temperature))
     wrong("temperature", s.temperature, "0 or more");
   if (s.top_k < 0) wrong("top_k", s.top_k, "0 (all tokens) or more");
@@ -57,17 +58,15 @@ ResolvedSampling resolve(
   auto& s = out.sampling;
   s.temperature = choice.temperature.value_or(0.0f);
   s.seed = choice.seed.value_or(0);
-  const auto take = [&](const char* name,
-                        auto& into,
-                        const auto& chosen,
-                        const auto& made) {
-    if (chosen) {
-      into = *chosen;
-    } else if (made && s.temperature > 0 && *made != into) {
-      into = *made;
-      out.from_model.emplace_back(name);
-    }
-  };
+  const auto take =
+      [&](const char* name, auto& into, const auto& chosen, const auto& made) {
+        if (chosen) {
+          into = *chosen;
+        } else if (made && s.temperature > 0 && *made != into) {
+          into = *made;
+          out.from_model.emplace_back(name);
+        }
+      };
   take("top_k", s.top_k, choice.top_k, model.top_k);
   take("top_p", s.top_p, choice.top_p, model.top_p);
   take("min_p", s.min_p, choice.min_p, model.min_p);
@@ -102,22 +101,22 @@ mx::array keep_top_k(const mx::array& logits, int k) {
 
 mx::array keep_top_p(const mx::array& logits, float p) {
   if (p >= 1) return logits;
-  const auto sorted = mx::sort(logits, -1);
+  const auto rising = mx::argsort(logits, -1);
+  const auto sorted = mx::take_along_axis(logits, rising, -1);
   const auto below = mx::cumsum(mx::softmax(sorted, -1, true), -1);
   // Of the tokens in rising order those go that together make up no more than
   // 1 - p; the last one never does.
-  const auto goes = mx::less_equal(below, mx::array(1.0f - p));
-  const auto count = mx::minimum(
-      mx::sum(mx::astype(goes, mx::int32), -1, true),
-      mx::array(logits.shape(-1) - 1));
+  const auto is_last =
+      mx::equal(mx::arange(logits.shape(-1)), mx::array(logits.shape(-1) - 1));
+  const auto goes = mx::logical_and(
+      mx::less_equal(below, mx::array(1.0f - p)), mx::logical_not(is_last));
   return without(
-      logits, mx::less(logits, mx::take_along_axis(sorted, count, -1)));
+      logits, mx::put_along_axis(mx::zeros_like(goes), rising, goes, -1));
 }
 
 mx::array keep_min_p(const mx::array& logits, float p) {
   if (p <= 0) return logits;
-  const auto least =
-      mx::add(mx::max(logits, -1, true), mx::array(std::log(p)));
+  const auto least = mx::add(mx::max(logits, -1, true), mx::array(std::log(p)));
   return without(logits, mx::less(logits, least));
 }
 

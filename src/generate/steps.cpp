@@ -58,9 +58,11 @@ Row Steps::row_of(size_t i, const std::vector<int>& ids) const {
   if (!options_.forced.empty())
     most = std::min(most, static_cast<int>(options_.forced[i].size()));
   // The last token of a text is not run.
-  row.steps = std::min(most, model_.decoder().config().context - row.prompt + 1);
+  row.steps =
+      std::min(most, model_.decoder().config().context - row.prompt + 1);
   row.total = row.prompt + row.steps - 1;
-  row.seed = options_.seeds.empty() ? options_.sampling.seed : options_.seeds[i];
+  row.seed =
+      options_.seeds.empty() ? options_.sampling.seed : options_.seeds[i];
   row.cache = empty_cache();
   row.saved.resize(runner_.saved().size());
   return row;
@@ -82,8 +84,8 @@ bool Steps::same_angles(const std::vector<Stretch>& parts) const {
 }
 
 bool Steps::ahead() const {
-  return options_.cache && options_.forced.empty() &&
-         runner_.saved().empty() && runner_.by_position();
+  return options_.cache && options_.forced.empty() && runner_.saved().empty() &&
+         runner_.by_position();
 }
 
 Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
@@ -98,9 +100,9 @@ Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
       .total = row.total,
       .first = first,
       .length = to - first,
-      .ids = lazy ? *lazy
-                  : mx::array(
-                        row.ids.data() + first, {1, to - first}, mx::int32),
+      .ids =
+          lazy ? *lazy
+               : mx::array(row.ids.data() + first, {1, to - first}, mx::int32),
       .cache = options_.cache ? &row.cache : nullptr};
 }
 
@@ -165,7 +167,8 @@ int Steps::same_beginning(const std::vector<size_t>& group, int from) const {
     const auto& own = rows_[i].ids;
     same = std::min(same, rows_[i].prompt - 1);
     int n = from;
-    while (n < same && own[static_cast<size_t>(n)] == first[static_cast<size_t>(n)])
+    while (n < same &&
+           own[static_cast<size_t>(n)] == first[static_cast<size_t>(n)])
       ++n;
     same = n;
   }
@@ -231,9 +234,8 @@ Step Steps::go_on(std::vector<size_t> some, const Step* before) {
         mx::reshape(mx::slice(before->tokens, {at}, {at + 1}), {1, 1});
     parts.push_back(stretch(i, rows_[i].length() + 1, &lazy));
   }
-  const bool cached = std::ranges::all_of(parts, [](const Stretch& it) {
-    return it.cache && it.first > 0;
-  });
+  const bool cached = std::ranges::all_of(
+      parts, [](const Stretch& it) { return it.cache && it.first > 0; });
   std::vector<mx::array> logits;
   if (parts.size() > 1 && cached && runner_.together() && same_angles(parts)) {
     logits.push_back(pass(parts, step));
@@ -283,7 +285,8 @@ void Steps::choose(Step& step, std::vector<mx::array> rows_of_logits) {
 void Steps::see(const Step& step) {
   for (size_t n = 0; n < step.rows.size(); ++n) {
     const auto at = static_cast<int>(n), i = static_cast<int>(step.rows[n]);
-    const auto token = mx::reshape(mx::slice(step.tokens, {at}, {at + 1}), {1, 1});
+    const auto token =
+        mx::reshape(mx::slice(step.tokens, {at}, {at + 1}), {1, 1});
     const auto own = mx::put_along_axis(
         mlxterp::row_of(*seen_, i), token, mx::array(true), 1);
     seen_ = mx::slice_update(

@@ -21,7 +21,8 @@ struct Row {
   uint64_t seed = 0;
   nn::KvCache cache = {};
   int ran = 0;  ///< Positions whose values were seen.
-  std::vector<std::vector<mlx::core::array>> saved = {};  ///< By site, in order.
+  std::vector<std::vector<mlx::core::array>> saved =
+      {};  ///< By site, in order.
 
   int length() const { return static_cast<int>(ids.size()); }
 };
@@ -73,8 +74,7 @@ class Steps {
 
   /** Positions of a row up to `to`, from where it stands, or from the first
    * where nothing may be kept. */
-  Stretch stretch(
-      size_t i, int to, const mlx::core::array* lazy = nullptr);
+  Stretch stretch(size_t i, int to, const mlx::core::array* lazy = nullptr);
   /** Logits of the last positions; lazy. */
   mlx::core::array pass(
       const std::vector<Stretch>& parts, Step& step, bool logits = true);

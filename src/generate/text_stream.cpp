@@ -15,7 +15,10 @@ size_t whole_characters(std::string_view text) {
   for (size_t at = text.size(); at > from;) {
     const auto byte = static_cast<unsigned char>(text[--at]);
     if ((byte & 0xC0u) == 0x80u) continue;
-    const size_t needed = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
+    const size_t needed = byte >= 0xF0   ? 4
+                          : byte >= 0xE0 ? 3
+                          : byte >= 0xC0 ? 2
+                                         : 1;
     return text.size() - at < needed ? at : text.size();
   }
   return text.size();
@@ -36,7 +39,9 @@ TextStream::TextStream(
     std::optional<Tokenizer> tokenizer,
     int before,
     std::vector<std::string> stops)
-    : tokenizer_(std::move(tokenizer)), ids_({before}), stops_(std::move(stops)) {
+    : tokenizer_(std::move(tokenizer)),
+      ids_({before}),
+      stops_(std::move(stops)) {
   if (tokenizer_) skipped_ = tokenizer_->decode(ids_).size();
 }
 
@@ -54,7 +59,8 @@ std::string TextStream::add(int id) {
   }
   const size_t whole = whole_characters(all_);
   return given(
-      whole - std::min(whole, begun(std::string_view(all_).substr(0, whole), stops_)));
+      whole -
+      std::min(whole, begun(std::string_view(all_).substr(0, whole), stops_)));
 }
 
 std::string TextStream::flush() {

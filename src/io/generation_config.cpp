@@ -23,7 +23,8 @@ class Fields {
   Fields(const json& file, GenerationConfig& out) : file_(file), out_(out) {}
 
   template <typename T>
-  void read(const char* field, std::optional<T>& into, double least, double most) {
+  void read(
+      const char* field, std::optional<T>& into, double least, double most) {
     const auto found = file_.find(field);
     if (found == file_.end() || found->is_null()) return;
     const double value = found->is_number() ? found->get<double>() : NAN;

@@ -425,8 +425,7 @@ mx::array Attention::opened(
     auto shape = own(q, it).shape();
     shape.back() = config_.d_value;
     z.push_back(mx::reshape(
-        mx::matmul(by_group(pattern, config_.n_kv_heads), whole[i].v),
-        shape));
+        mx::matmul(by_group(pattern, config_.n_kv_heads), whole[i].v), shape));
   }
   return joined(std::move(z));
 }

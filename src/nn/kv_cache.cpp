@@ -86,8 +86,7 @@ KvCache::Sources KvCache::append(
   check_batch(layer->k.shape(0), k.shape(0));
   check_positions(layer->positions, seen, "attention");
   const bool bounded = forgets && window > 0;
-  const int reached =
-      bounded ? std::min(layer->held, window - 1) : layer->held;
+  const int reached = bounded ? std::min(layer->held, window - 1) : layer->held;
   if (layer->held + n > layer->k.shape(2)) {
     layer->k = moved(layer->k, layer->held, reached, k);
     layer->v = moved(layer->v, layer->held, reached, v);

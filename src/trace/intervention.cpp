@@ -168,10 +168,7 @@ uint64_t hash_of(std::string_view name) {
 // What a part of some rows is: lengths, positions and sequences of its own.
 struct PartView {
   PartView(
-      const SiteView& whole,
-      const std::vector<int>& flat,
-      int count,
-      Axis axis)
+      const SiteView& whole, const std::vector<int>& flat, int count, Axis axis)
       : view(whole) {
     if (axis == Axis::prompt && !whole.lengths.empty())
       for (const int row : flat)
@@ -252,8 +249,8 @@ mx::array on_part(
 
   const bool of_rows = axis == Axis::position || axis == Axis::prompt;
   const PartView part_at(at, of_rows ? flat : std::vector<int>{}, count, axis);
-  const auto part = inner(
-      mx::take_along_axis(x, where, place), of_rows ? part_at.view : at);
+  const auto part =
+      inner(mx::take_along_axis(x, where, place), of_rows ? part_at.view : at);
   if (part.shape() != selected)
     fail(
         ErrorKind::usage,
@@ -306,18 +303,17 @@ Intervention select(Axis axis, std::vector<int> indices, Intervention inner) {
         name_of(axis));
   const auto reach =
       axis == Axis::position ? reach_of_rows(inner) : inner.reach();
-  const auto apply = [axis,
-                      indices = std::move(indices),
-                      inner = std::move(inner)](
-                         const mx::array& x, const SiteView& at) {
-    const int place = place_of(axis, x, at);
-    std::vector<int> flat;
-    if (axis == Axis::position)
-      flat = position_rows(indices, x, place, at);
-    else
-      choose(indices, x.shape(place), x.shape(place), axis, at, flat);
-    return on_part(inner, axis, flat, x, at);
-  };
+  const auto apply =
+      [axis, indices = std::move(indices), inner = std::move(inner)](
+          const mx::array& x, const SiteView& at) {
+        const int place = place_of(axis, x, at);
+        std::vector<int> flat;
+        if (axis == Axis::position)
+          flat = position_rows(indices, x, place, at);
+        else
+          choose(indices, x.shape(place), x.shape(place), axis, at, flat);
+        return on_part(inner, axis, flat, x, at);
+      };
   return {apply, reach};
 }
 
@@ -348,7 +344,11 @@ mx::array seeded_noise(
   const int place = at.layout == Layout::scores ? 2 : 1;
   if (x.ndim() < 2 || x.shape(place) == 0)
     return mx::random::normal(
-        x.shape(), x.dtype(), 0.0f, std, mx::random::key(seed + hash_of(at.name)));
+        x.shape(),
+        x.dtype(),
+        0.0f,
+        std,
+        mx::random::key(seed + hash_of(at.name)));
   const int n = x.shape(place);
   auto shape = x.shape();
   shape[0] = shape[static_cast<size_t>(place)] = 1;
@@ -510,8 +510,7 @@ Intervention on_prompts(std::vector<int> prompts, Intervention inner) {
         packed_rows(at, [&](const PackedRows& it, int /*position*/) {
           return std::ranges::any_of(prompts, [&](int prompt) {
             const int end = at.batch;
-            return it.index ==
-                   checked(prompt, end, end, Axis::prompt, at);
+            return it.index == checked(prompt, end, end, Axis::prompt, at);
           });
         });
     return on_rows(inner, flat, x, at);

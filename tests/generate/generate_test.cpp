@@ -22,7 +22,8 @@ namespace {
 constexpr int new_tokens = 12;
 
 mx::array vector_of(int d, uint64_t seed) {
-  return mx::random::normal({d}, mx::float32, 0.0f, 1.0f, mx::random::key(seed));
+  return mx::random::normal(
+      {d}, mx::float32, 0.0f, 1.0f, mx::random::key(seed));
 }
 
 struct Case {
@@ -37,7 +38,9 @@ std::vector<Case> kinds(const InterpretableModel& model, When when) {
   const auto at = [&](const char* site) {
     return fmt::format("layers.{}.{}", middle, site);
   };
-  const auto timed = [&](Intervention edit) { return during(when, std::move(edit)); };
+  const auto timed = [&](Intervention edit) {
+    return during(when, std::move(edit));
+  };
   return {
       {"zero_out", {{at("mlp_out"), timed(zero_out())}}},
       {"scale", {{at("attn_out"), timed(scale(-0.5f))}}},
@@ -80,9 +83,7 @@ Outcome run(
     out.ids.push_back(made.texts[i].ids());
     const int row = static_cast<int>(i);
     out.logits.push_back(mx::slice(
-        all,
-        {row, 0, 0},
-        {row + 1, made.saved.lengths()[i], all.shape(2)}));
+        all, {row, 0, 0}, {row + 1, made.saved.lengths()[i], all.shape(2)}));
   }
   return out;
 }
@@ -135,7 +136,8 @@ void every_way(const InterpretableModel& model, Largest& largest) {
       const auto what = [&](const char* way) {
         return fmt::format("{}, {}, {}", kind, moment, way);
       };
-      expect_same(run(model, prompts, {.edits = edits}), alone, what("batch"), largest);
+      expect_same(
+          run(model, prompts, {.edits = edits}), alone, what("batch"), largest);
       expect_same(
           run(model.with(edits), prompts, {}), alone, what("handle"), largest);
       for (const int chunk : {1, 7, 64})
@@ -150,7 +152,8 @@ void every_way(const InterpretableModel& model, Largest& largest) {
 TEST(Generate, EveryEditAtEveryTimeHoweverItRuns) {
   Largest largest;
   every_way(tiny_model(), largest);
-  EXPECT_EQ(largest.compared, 5u * 8u * 5u * (19u + 4u * (new_tokens - 1)) * 97u);
+  EXPECT_EQ(
+      largest.compared, 5u * 8u * 5u * (19u + 4u * (new_tokens - 1)) * 97u);
   RecordProperty("largest", std::to_string(largest.difference));
 }
 
@@ -159,13 +162,15 @@ TEST(Generate, WindowsThatForget) {
   config.windows = {4, 0, 3};
   Largest largest;
   every_way(tiny_model(config), largest);
-  EXPECT_EQ(largest.compared, 5u * 8u * 5u * (19u + 4u * (new_tokens - 1)) * 97u);
+  EXPECT_EQ(
+      largest.compared, 5u * 8u * 5u * (19u + 4u * (new_tokens - 1)) * 97u);
 }
 
 TEST(Generate, SharedPrefix) {
   const auto model = tiny_model();
   Inputs::Rows prompts;
-  for (const auto& tail : std::vector<std::vector<int>>{{1}, {2, 3}, {2, 4, 5}, {}}) {
+  for (const auto& tail :
+       std::vector<std::vector<int>>{{1}, {2, 3}, {2, 4, 5}, {}}) {
     std::vector<int> ids = {11, 12, 13, 14, 15, 16, 17, 18};
     ids.insert(ids.end(), tail.begin(), tail.end());
     prompts.push_back(ids);
@@ -199,7 +204,9 @@ TEST(Generate, EveryFamily) {
         {3 % vocab, 8 % vocab}};
     const std::vector<Edit> edits = {
         {"layers.1.resid_post",
-         during(When{1, 3}, add_vector(vector_of(model.decoder().config().d_model, 3)))},
+         during(
+             When{1, 3},
+             add_vector(vector_of(model.decoder().config().d_model, 3)))},
         {"layers.0.mlp_out", at_positions({-1}, scale(0.5f))}};
     Outcome alone;
     for (const auto& prompt : prompts) {

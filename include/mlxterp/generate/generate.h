@@ -80,9 +80,8 @@ struct GenerateOptions {
  * Rows do not depend on each other or on their order: each has its cache, its
  * seed and its positions. A value of one thread.
  *
- *     Generator generator(model, "The capital of France is", {.max_tokens = 5});
- *     while (generator.step()) {}
- *     generator.texts()[0].text;  // " Paris. ..."
+ *     Generator generator(model, "The capital of France is", {.max_tokens =
+ * 5}); while (generator.step()) {} generator.texts()[0].text;  // " Paris. ..."
  */
 class Generator {
  public:

@@ -19,9 +19,9 @@ namespace mlxterp {
  */
 struct Sampling {
   float temperature = 0.0f;
-  int top_k = 0;        ///< Only so many tokens; 0: all.
-  float top_p = 1.0f;   ///< Only the likeliest that make up so much; 1: all.
-  float min_p = 0.0f;   ///< Only those so likely beside the likeliest; 0: all.
+  int top_k = 0;       ///< Only so many tokens; 0: all.
+  float top_p = 1.0f;  ///< Only the likeliest that make up so much; 1: all.
+  float min_p = 0.0f;  ///< Only those so likely beside the likeliest; 0: all.
   /** Tokens of the prompt and of what was generated lose by it; 1: nothing. */
   float repetition_penalty = 1.0f;
   uint64_t seed = 0;
@@ -53,8 +53,7 @@ ResolvedSampling resolve(
 void check(const Sampling& sampling);
 
 /** @name Filters of logits [row, vocab], float32, lazy; each is a function of
- * its arguments alone. What is left out becomes -inf. Ties with the last token
- * that stays stay, too. @{ */
+ * its arguments alone. What is left out becomes -inf. @{ */
 
 /** Where `seen` (bool, as logits) logits above 0 are divided by the penalty,
  * others multiplied (Keskar et al., 2019). */
@@ -62,6 +61,7 @@ mlx::core::array penalized(
     const mlx::core::array& logits,
     const mlx::core::array& seen,
     float penalty);
+/** The k likeliest, and those that are as likely as the last of them. */
 mlx::core::array keep_top_k(const mlx::core::array& logits, int k);
 /** The smallest set of likeliest tokens whose probabilities reach p (Holtzman
  * et al., 2019). */

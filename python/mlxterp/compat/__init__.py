@@ -17,6 +17,4 @@ _OF = dict.fromkeys(
 
 def elsewhere(name: str) -> str:
     """What to say of an attribute that only another tool's model has."""
-    if name == "generate":
-        return " (Text is not generated here: mlx_lm.generate does that.)"
     return f" ({_OF[name]} has it.)" if name in _OF else ""

@@ -15,9 +15,11 @@ from .._core import (
     at_positions,
     clamp,
     compose,
+    during,
     noise,
     on_heads,
     on_neurons,
+    on_prompts,
     parse_intervention,
     replace_with,
     scale,
@@ -66,4 +68,6 @@ interventions = SimpleNamespace(
     at_positions=at_positions,
     on_heads=on_heads,
     on_neurons=on_neurons,
+    on_prompts=on_prompts,
+    during=during,
 )

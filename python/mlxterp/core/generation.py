@@ -1,0 +1,219 @@
+"""`model.generate(...)`: text step by step, with every value open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from .. import _core
+from ..errors import UsageError
+
+
+class Step:
+    """One step of a generation: step 0 ran the prompts, step k the k-th token of
+    each.
+
+    number: of the step.
+    prompts: which of them took part; others have ended.
+    ids: the token each of them got, int.
+    text: what those tokens complete, str; a token may complete nothing yet.
+    """
+
+    def __init__(self, generation: Generation, number: int):
+        self._generation = generation
+        self.number = number
+        self.prompts: list[int] = []
+        self.ids: list[int] = []
+        self.text: list[str] = []
+
+    def __getitem__(self, site: str) -> mx.array:
+        """A saved site's value at the positions that this step ran:
+        [prompt, pos, ...], of the prompts that took part. Raises
+        UnknownNameError where it is not saved, UsageError once a later step
+        ran."""
+        return self._generation._value(self, site)
+
+    def __repr__(self) -> str:
+        return f"Step({self.number}, ids={self.ids}, text={self.text})"
+
+
+class Generation:
+    """Text that is generated when it is asked for.
+
+        print(model.generate("The capital of France is", max_tokens=8).text)
+
+        with model.generate("Once", 20, save=["layers.3.resid_post"]) as g:
+            for step in g:
+                print(step.text[0], step["layers.3.resid_post"].shape)
+        g.saved["layers.3.resid_post"].shape  # [prompt, pos, d_model]
+
+    Iterating runs a step at a time, and what was generated so far can be read
+    in between. Whoever reads a result before any step runs all of them; so does
+    the end of a `with`, unless it is left by an exception.
+    """
+
+    def __init__(self, generator: _core.Generator, resolve: Callable[[str], str]):
+        self._generator = generator
+        self._resolve = resolve
+        self._last: Step | None = None
+
+    def step(self) -> Step | None:
+        """Runs one; None where every text has ended."""
+        before = self._lengths()
+        number = self._generator.steps
+        if not self._generator.step():
+            return None
+        made = Step(self, number)
+        for i, text in enumerate(self._generator.texts):
+            tokens, length = before[i] if before else (0, 0)
+            if len(text.tokens) == tokens:
+                continue
+            made.prompts.append(i)
+            made.ids.append(text.tokens[-1].id)
+            made.text.append(text.text[length:])
+        self._last = made
+        return made
+
+    def run(self) -> Generation:
+        """Runs what is left."""
+        while self._generator.step():
+            pass
+        self._last = None
+        return self
+
+    def __iter__(self) -> Iterator[Step]:
+        while (step := self.step()) is not None:
+            yield step
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, kind, value, traceback) -> bool:
+        if kind is None:
+            self.run()
+        return False
+
+    @property
+    def texts(self) -> list[_core.GeneratedText]:
+        """What each prompt was continued with: `prompt`, `tokens` (`id`,
+        `log_prob`), `ids`, `text`, `finish`."""
+        return self._begun().texts
+
+    @property
+    def text(self) -> str | list[str]:
+        """The text, of several prompts a list."""
+        return _one([it.text for it in self.texts])
+
+    @property
+    def ids(self) -> list[int] | list[list[int]]:
+        """Ids of what was generated, of several prompts a list of lists."""
+        return _one([it.ids for it in self.texts])
+
+    @property
+    def finish(self) -> str | list[str]:
+        """Why it ended: 'length', 'stop', 'end_of_text', or 'unfinished'."""
+        return _one([it.finish for it in self.texts])
+
+    @property
+    def saved(self) -> dict[str, mx.array]:
+        """Every saved site's value, [prompt, pos, ...], of all positions that
+        ran, shorter prompts padded with zeros behind their end (`lengths`). The
+        last token of a text was not run."""
+        return self._begun().saved()[0]
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many positions of each prompt ran."""
+        return self._begun().saved()[1]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """`prefill`, of the first step, and `decode`, of the others."""
+        made = self._begun()
+        return {"prefill": made.prefill_seconds, "decode": made.decode_seconds}
+
+    def _begun(self) -> _core.Generator:
+        if self._generator.steps == 0:
+            self.run()
+        return self._generator
+
+    def _lengths(self) -> list[tuple[int, int]]:
+        return [(len(it.tokens), len(it.text)) for it in self._generator.texts]
+
+    def _value(self, step: Step, site: str) -> mx.array:
+        if step is not self._last:
+            raise UsageError(
+                f"step {step.number} is over; read its values before the next one "
+                "runs, or all of them in `saved`"
+            )
+        return self._generator.value(self._resolve(site))
+
+    def __str__(self) -> str:
+        text = self.text
+        return text if isinstance(text, str) else "\n".join(text)
+
+    def __repr__(self) -> str:
+        texts = self._generator.texts
+        return f"Generation({[it.text for it in texts]}, steps={self._generator.steps})"
+
+
+def _one(values: list) -> Any:
+    return values[0] if len(values) == 1 else values
+
+
+def timed(
+    edits: Sequence[tuple[str, Callable]],
+    when: _core.When | str | None,
+    steps: Sequence[int] | None,
+) -> list[tuple[str, Callable]]:
+    """The edits at their steps. Raises UsageError where both are given."""
+    if steps is None:
+        return [(s, _core.during(when, f)) for s, f in edits] if when else list(edits)
+    if when is not None:
+        raise UsageError("when= and intervention_tokens= say the same; give one")
+    return [(s, _core.during(f"step:{int(k)}", f)) for s, f in edits for k in steps]
+
+
+def generation(
+    model,
+    inner: _core.Model,
+    rows,
+    edits: Sequence[tuple[str, Callable]],
+    save: str | Sequence[str],
+    stop: str | Sequence[str],
+    seed: int | Sequence[int] | None,
+    **options: Any,
+) -> Generation:
+    """Of a native model, `inner`, with the edits at resolved sites."""
+    patterns = [save] if isinstance(save, str) else list(save)
+    sites = [site for pattern in patterns for site in model.engine.match(pattern)]
+    how = {name: value for name, value in options.items() if value is not None}
+    if isinstance(seed, Sequence):
+        how["seeds"] = list(seed)
+    elif seed is not None:
+        how["seed"] = seed
+    generator = _core.Generator(
+        inner,
+        rows,
+        edits=list(edits),
+        save=sites,
+        stop=[stop] if isinstance(stop, str) else list(stop),
+        **how,
+    )
+    return Generation(generator, model.engine.resolve)
+
+
+def forced_rows(forced, tokenizer) -> list[list[int]]:
+    """Continuations as rows of ids: texts as they stand, or ids."""
+    if isinstance(forced, str):
+        forced = [forced]
+    elif len(forced) and isinstance(forced[0], int):
+        forced = [forced]
+    return [
+        list(tokenizer.encode(it, add_special_tokens=False))
+        if isinstance(it, str)
+        else [int(i) for i in it]
+        for it in forced
+    ]
