@@ -3,6 +3,7 @@
 // so and ends. benchmarks/peers/gpu_floor.py is the floor under torch's tools.
 //   gpu_bench            the sweeps
 //   gpu_bench forward    plain passes, for benchmarks/peers/gpu_forward.py
+//   gpu_bench decode     text, for the same and peers/gpu_decode_torch.py
 
 #include <fmt/format.h>
 
@@ -17,6 +18,7 @@
 #include "mlx/random.h"
 #include "mlx/transforms.h"
 #include "mlxterp/analysis/patch.h"
+#include "mlxterp/generate/generate.h"
 
 namespace mx = mlx::core;
 
@@ -66,6 +68,37 @@ int main(int argc, char** argv) {
                            }));
       fmt::print("forward {} x {} {:.2f} ms\n", batch, length, forward * 1e3);
     }
+    return 0;
+  }
+
+  if (argc > 1 && argv[1] == std::string_view("decode")) {
+    const auto run = [&](const char* what, int rows, GenerateOptions how) {
+      how.max_tokens = 128;
+      how.ends = false;
+      double best = 1e9;
+      for (int i = 0; i < 4; ++i)
+        best = std::min(
+            best,
+            generate(
+                model,
+                Inputs::Rows(static_cast<size_t>(rows), prompt(16, 3)),
+                how)
+                .decode_seconds);
+      fmt::print(
+          "decode {:<28}{:6.2f} ms a step, {:6.0f} tokens/s\n",
+          what,
+          best / 127 * 1e3,
+          127 * rows / best);
+      std::fflush(stdout);
+    };
+    run("1 row", 1, {});
+    GenerateOptions steer, save;
+    steer.edits = {{"layers.8.resid_post", add_vector(mx::zeros({2048}))}};
+    save.save = {"layers.*.resid_post"};
+    run("1 row, steered", 1, steer);
+    run("1 row, 16 residuals saved", 1, save);
+    run("8 rows", 8, {});
+    run("8 rows, steered", 8, steer);
     return 0;
   }
 

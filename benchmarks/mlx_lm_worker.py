@@ -9,6 +9,7 @@ import time
 
 import mlx.core as mx
 from mlx_lm import load
+from mlx_lm.generate import generate_step
 
 
 def blas():
@@ -26,11 +27,25 @@ def blas():
     return f"{version} ({core().decode()})"
 
 
+def decode(model, length, tokens):
+    """One prompt: seconds until its first token, of the others, the ids."""
+    prompt = mx.array([(7919 * i) % 40000 + 100 for i in range(length)])
+    begin = time.perf_counter()
+    ids, ends = [], []
+    for token, _ in generate_step(prompt, model, max_tokens=tokens):
+        ids.append(int(token))
+        ends.append(time.perf_counter())
+    print(ends[0] - begin, ends[-1] - ends[0], *ids, flush=True)
+
+
 def main():
     mx.set_default_device(mx.gpu if sys.argv[2:] == ["gpu"] else mx.cpu)
     model, _ = load(sys.argv[1])
     print("ready", blas(), flush=True)
     for line in sys.stdin:
+        if line.startswith("decode"):
+            decode(model, *map(int, line.split()[2:4]))
+            continue
         _, batch, length = line.split()
         row = [[(7919 * i) % 40000 + 100 for i in range(int(length))]]
         ids = mx.array(row * int(batch))

@@ -18,6 +18,7 @@
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/tuned_lens.h"
 #include "mlxterp/core/blas.h"
+#include "mlxterp/generate/generate.h"
 #include "mlxterp/trace/model.h"
 
 namespace mx = mlx::core;
@@ -97,6 +98,35 @@ void tune(const mlxterp::InterpretableModel& model) {
   fmt::print("{} {}\n", best.count(), loss);
 }
 
+// BATCH LENGTH TOKENS KIND: the seconds of the prompts, of the tokens behind the
+// first, and the ids. KIND steer adds a vector in every position, save keeps
+// each layer's resid_post.
+void decode(const mlxterp::InterpretableModel& model) {
+  using namespace mlxterp;
+  int batch = 0, length = 0, tokens = 0;
+  std::string kind;
+  std::cin >> batch >> length >> tokens >> kind;
+  Inputs::Rows rows(static_cast<size_t>(batch));
+  for (size_t row = 0; row < rows.size(); ++row)
+    for (int i = 0; i < length; ++i)
+      rows[row].push_back((7919 * i + 31 * static_cast<int>(row)) % 40000 + 100);
+  GenerateOptions options;
+  options.max_tokens = tokens;
+  options.ends = false;
+  const auto& config = model.decoder().config();
+  if (kind == "steer")
+    options.edits = {
+        {fmt::format("layers.{}.resid_post", config.n_layers / 2),
+         add_vector(mx::zeros({config.d_model}))}};
+  if (kind == "save") options.save = {"layers.*.resid_post"};
+  const auto made = generate(model, rows, options);
+  fmt::print(
+      "{} {} {}\n",
+      made.prefill_seconds,
+      made.decode_seconds,
+      fmt::join(made.texts[0].ids(), " "));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -114,6 +144,8 @@ int main(int argc, char** argv) {
       lens(model);
     } else if (word == "tune") {
       tune(model);
+    } else if (word == "decode") {
+      decode(model);
     } else {
       int batch = 0, length = 0;
       std::cin >> batch >> length;

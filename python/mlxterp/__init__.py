@@ -14,6 +14,7 @@ from ._blas import check_blas
 from ._core import (
     Intervention,
     Layout,
+    PromptCache,
     SiteView,
     When,
     add_vector,
@@ -78,6 +79,7 @@ __all__ = [
     "Layout",
     "MlxterpError",
     "OutOfRangeError",
+    "PromptCache",
     "SiteView",
     "TunedLens",
     "UnknownNameError",

@@ -172,6 +172,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         forced: Any = None,
         cache: bool = True,
         chunk: int | None = None,
+        reuse: _core.PromptCache | None = None,
     ) -> Generation:
         """Continues a prompt, or several of any lengths side by side; runs when the
         result is read or iterated over (see `Generation`). Needs a native model.
@@ -195,6 +196,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             would say: its values are those of that text.
         cache: False runs all positions again for every token.
         chunk: positions of a prompt that run at once.
+        reuse: a `mlxterp.PromptCache`: begins where earlier generations left off,
+            and leaves what this one ran.
 
         Raises UsageError, UnknownNameError, OutOfRangeError.
         """
@@ -217,6 +220,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             forced=None if forced is None else forced_rows(forced, self.tokenizer),
             cache=cache,
             chunk=chunk,
+            reuse=reuse,
         )
 
     def edited(self, interventions: Mapping[str, Callable]) -> InterpretableModel:

@@ -23,7 +23,8 @@ GenerateOptions options_of(
     std::vector<std::vector<int>> forced,
     bool cache,
     int chunk,
-    int shared_prefix) {
+    int shared_prefix,
+    std::optional<PromptCache> reuse) {
   GenerateOptions out;
   out.max_tokens = max_tokens;
   out.sampling = resolve(choice, model.model.generation_config()).sampling;
@@ -37,6 +38,7 @@ GenerateOptions options_of(
   out.cache = cache;
   out.chunk = chunk;
   out.shared_prefix = shared_prefix;
+  out.reuse = std::move(reuse);
   out.between = [] {
     nb::gil_scoped_acquire gil;
     check_signals();
@@ -99,6 +101,10 @@ void bind_generate(nb::module_& m) {
       .def_ro("prompt", &GeneratedText::prompt)
       .def_ro("tokens", &GeneratedText::tokens)
       .def_prop_ro("ids", &GeneratedText::ids)
+      .def_ro(
+          "reused",
+          &GeneratedText::reused,
+          "Positions of the prompt that did not run again.")
       .def_prop_ro(
           "text",
           [](const GeneratedText& self) {
@@ -116,6 +122,17 @@ void bind_generate(nb::module_& m) {
         return nb::str("GeneratedText({!r}, finish={!r})")
             .format(self.attr("text"), self.attr("finish"));
       });
+
+  nb::class_<PromptCache>(
+      m,
+      "PromptCache",
+      "Beginnings of prompts that earlier generations left and later ones need "
+      "not run again; `most` are kept. A beginning is known by its tokens, the "
+      "model's weights and the very interventions that were active. Python "
+      "functions are new each time; mlxterp's own, kept in a variable, are not.")
+      .def(nb::init<size_t>(), nb::arg("most") = 8)
+      .def("__len__", &PromptCache::size)
+      .def("clear", &PromptCache::clear);
 
   nb::class_<Generator>(m, "Generator")
       .def(
@@ -138,7 +155,8 @@ void bind_generate(nb::module_& m) {
              std::vector<std::vector<int>> forced,
              bool cache,
              int chunk,
-             int shared_prefix) {
+             int shared_prefix,
+             std::optional<PromptCache> reuse) {
             SamplingChoice choice;
             choice.temperature = temperature;
             choice.top_k = top_k;
@@ -161,7 +179,8 @@ void bind_generate(nb::module_& m) {
                     std::move(forced),
                     cache,
                     chunk,
-                    shared_prefix));
+                    shared_prefix,
+                    std::move(reuse)));
           },
           nb::arg("model"),
           nb::arg("prompts"),
@@ -180,7 +199,8 @@ void bind_generate(nb::module_& m) {
           nb::arg("forced") = std::vector<std::vector<int>>{},
           nb::arg("cache") = true,
           nb::arg("chunk") = GenerateOptions{}.chunk,
-          nb::arg("shared_prefix") = GenerateOptions{}.shared_prefix)
+          nb::arg("shared_prefix") = GenerateOptions{}.shared_prefix,
+          nb::arg("reuse") = nb::none())
       .def(
           "step",
           &Generator::step,

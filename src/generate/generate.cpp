@@ -106,7 +106,9 @@ struct Generator::Impl {
         ids(checked_ids(prompts)),
         steps(model, options, ids) {
     for (const auto& prompt : ids) {
-      texts.emplace_back().prompt = prompt;
+      auto& text = texts.emplace_back();
+      text.prompt = prompt;
+      text.reused = steps.rows()[texts.size() - 1].reused;
       streams.emplace_back(
           model.has_tokenizer() ? std::optional(model.tokenizer())
                                 : std::nullopt,
@@ -198,6 +200,7 @@ struct Generator::Impl {
       text.finish = Finish::length;
     if (!live(i)) {
       piece += stream.flush();
+      steps.leave(row);
       row.cache = {};
     }
     text.text = stream.text();

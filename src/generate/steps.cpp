@@ -41,6 +41,13 @@ Steps::Steps(
           model, sites_of(model, options.save), static_cast<int>(ids.size())) {
   for (size_t i = 0; i < ids.size(); ++i)
     rows_.push_back(row_of(i, ids[i]));
+  if (reuses())
+    for (auto& row : rows_) {
+      auto reuse = *options.reuse;
+      row.cache = reuse.find(model, row.ids, row.prompt - 1);
+      row.cache.forgets = runner_.forgets();
+      row.ran = row.reused = row.cache.positions();
+    }
   if (options.sampling.repetition_penalty == 1) return;
   const int vocab = model.decoder().config().vocab;
   const int n = static_cast<int>(ids.size());
@@ -66,6 +73,17 @@ Row Steps::row_of(size_t i, const std::vector<int>& ids) const {
   row.cache = empty_cache();
   row.saved.resize(runner_.saved().size());
   return row;
+}
+
+bool Steps::reuses() const {
+  return options_.reuse && options_.cache && runner_.saved().empty() &&
+         PromptCache::serves(model_);
+}
+
+void Steps::leave(const Row& row) const {
+  if (!reuses()) return;
+  auto reuse = *options_.reuse;
+  reuse.keep(model_, row.ids, row.cache);
 }
 
 nn::KvCache Steps::empty_cache() const {
@@ -207,7 +225,9 @@ Step Steps::prefill() {
   // Where an edit asks for the end of the prompt, or which one it is, an equal
   // beginning is not edited alike.
   const auto* overlay = model_.overlay();
-  if (options_.cache &&
+  const bool anew = std::ranges::all_of(
+      rows_, [](const Row& row) { return row.reused == 0; });
+  if (options_.cache && anew &&
       (!overlay || overlay->reach() == Intervention::Reach::value))
     share(step.rows, 0, step);
   std::vector<mx::array> logits;

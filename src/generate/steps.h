@@ -20,7 +20,8 @@ struct Row {
   int steps = 0;         ///< Tokens there will be at most.
   uint64_t seed = 0;
   nn::KvCache cache = {};
-  int ran = 0;  ///< Positions whose values were seen.
+  int ran = 0;     ///< Positions that ran.
+  int reused = 0;  ///< Of those, what an earlier generation left.
   std::vector<std::vector<mlx::core::array>> saved =
       {};  ///< By site, in order.
 
@@ -56,6 +57,9 @@ class Steps {
   bool ahead() const;
   bool ahead(const Row& row) const { return same_angles(row.ran, row.ran + 1); }
 
+  /** Leaves what a row's cache holds for later generations. */
+  void leave(const Row& row) const;
+
   std::vector<Row>& rows() { return rows_; }
   const std::vector<Row>& rows() const { return rows_; }
   const std::vector<SiteId>& saved() const { return runner_.saved(); }
@@ -66,6 +70,7 @@ class Steps {
 
  private:
   Row row_of(size_t i, const std::vector<int>& ids) const;
+  bool reuses() const;
   nn::KvCache empty_cache() const;
   bool same_angles(int length, int other) const {
     return model_.decoder().config().same_angles(length, other);

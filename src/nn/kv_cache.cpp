@@ -103,6 +103,17 @@ KvCache::Sources KvCache::append(
       positions_of(layer->v, first, layer->held)};
 }
 
+std::optional<KvCache> KvCache::first(int n) const {
+  if (n == positions()) return *this;
+  if (n > positions() || !states.empty()) return std::nullopt;
+  auto out = *this;
+  for (auto& layer : out.layers) {
+    if (layer.held < layer.positions) return std::nullopt;
+    layer.held = layer.positions = n;
+  }
+  return out;
+}
+
 std::vector<mx::array> KvCache::arrays() const {
   std::vector<mx::array> all;
   for (const auto& layer : layers)

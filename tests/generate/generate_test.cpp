@@ -193,6 +193,50 @@ TEST(Generate, SharedPrefix) {
   EXPECT_GT(largest.compared, 0u);
 }
 
+TEST(Generate, AnEditNeverLeaksThroughAReusedBeginning) {
+  const auto model = tiny_model();
+  const std::vector<int> prompt = {5, 6, 7, 8, 9, 10, 11, 12};
+  auto next_turn = prompt;
+  next_turn.insert(next_turn.end(), {1, 2, 3});
+  const Edit edit{"layers.1.mlp_out", scale(-1.0f)};
+  const Edit same{"layers.1.mlp_out", scale(-1.0f)};
+  const std::vector<std::vector<Edit>> all = {
+      {},
+      {edit},
+      {same},
+      {edit, edit},
+      {{"layers.0.mlp_out", edit.apply}},
+      {{"layers.1.mlp_out", at_positions({-1}, zero_out())}}};
+  const auto ids = [&](const std::vector<int>& of,
+                       const std::vector<Edit>& edits,
+                       std::optional<PromptCache> reuse) {
+    GenerateOptions options;
+    options.max_tokens = 4;
+    options.ends = false;
+    options.edits = edits;
+    options.cache = reuse.has_value();
+    options.reuse = std::move(reuse);
+    return generate(model, of, options).texts[0];
+  };
+  PromptCache cache(16);
+  size_t reused = 0;
+  for (int round = 0; round < 2; ++round)
+    for (const auto& edits : all)
+      for (const auto& of : {prompt, next_turn}) {
+        const auto got = ids(of, edits, cache), wanted = ids(of, edits, {});
+        EXPECT_EQ(got.ids(), wanted.ids());
+        for (size_t i = 0; i < got.tokens.size(); ++i)
+          EXPECT_NEAR(got.tokens[i].log_prob, wanted.tokens[i].log_prob, 1e-5);
+        reused += static_cast<size_t>(got.reused > 0);
+        if (&edits == &all.back()) {
+          EXPECT_EQ(got.reused, 0);
+        }
+      }
+  // In the first round the second prompt goes on from the first.
+  EXPECT_EQ(reused, 5u + 10u);
+  EXPECT_EQ(cache.size(), 10u);
+}
+
 TEST(Generate, EveryFamily) {
   size_t tried = 0;
   Largest largest;

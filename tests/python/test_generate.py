@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxterp import InterpretableModel, UsageError
+from mlxterp import InterpretableModel, PromptCache, UsageError
 from mlxterp import interventions as iv
 from mlxterp.errors import UnknownNameError
 
@@ -155,3 +155,17 @@ def test_what_cannot_be_is_refused(model):
         model.generate([[1] * 100_000])
     with pytest.raises(UsageError, match="this pass generates nothing"):
         model.edited({"layers.0": iv.during("generated", iv.zero_out)})([PROMPTS[0]])
+
+
+def test_a_beginning_is_reused_with_its_edits_alone(model):
+    cache = PromptCache()
+    half, other = iv.scale(0.5), iv.scale(-1.0)
+    turn = [*PROMPTS[0], 1, 2]
+    for edits in ({}, {"layers.1.mlp_out": half}, {"layers.1.mlp_out": other}) * 2:
+        for prompt in (PROMPTS[0], turn):
+            g = model.generate([prompt], 4, edits, ends=False, reuse=cache)
+            plain = model.generate([prompt], 4, edits, ends=False, cache=False)
+            assert g.ids == plain.ids
+    assert g.texts[0].reused == len(turn) - 1
+    seen = model.generate([turn], 2, {"layers.1.mlp_out": lambda x: x}, reuse=cache)
+    assert seen.texts[0].reused == 0

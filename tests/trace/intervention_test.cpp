@@ -164,5 +164,74 @@ TEST(Selector, MisuseIsAnError) {
       Error);
 }
 
+// Without a cache and with one, alone and beside others.
+TEST(Intervention, SeededNoiseBelongsToAPosition) {
+  const auto noisy = noise(0.5f, 3);
+  const std::vector<int> lengths = {4, 2};
+  const auto both = noisy(mx::zeros({2, 4, 3}), at(Layout::features, lengths));
+  const auto alone = noisy(mx::zeros({1, 4, 3}), at(Layout::features));
+  for (int row = 0; row < 2; ++row)
+    expect_identical(
+        mx::slice(both, {row, 0, 0}, {row + 1, 4, 3}), alone, "a row");
+  auto rest = at(Layout::features);
+  rest.offset = 2;
+  expect_identical(
+      noisy(mx::zeros({1, 2, 3}), rest),
+      mx::slice(alone, {0, 2, 0}, {1, 4, 3}),
+      "behind a cache");
+  const auto some = at_positions({1, 3}, noisy);
+  const auto chosen = some(mx::zeros({1, 4, 3}), at(Layout::features));
+  for (const int p : {1, 3})
+    expect_identical(
+        mx::slice(chosen, {0, p, 0}, {1, p + 1, 3}),
+        mx::slice(alone, {0, p, 0}, {1, p + 1, 3}),
+        "at a position");
+  // A destination's noise does not depend on the sources behind it.
+  const auto scores = noisy(mx::zeros({1, 2, 4, 4}), at(Layout::scores));
+  auto last = at(Layout::scores);
+  last.offset = 2;
+  expect_identical(
+      noisy(mx::zeros({1, 2, 1, 3}), last),
+      mx::slice(scores, {0, 0, 2, 0}, {1, 2, 3, 3}),
+      "of a destination");
+  EXPECT_GT(
+      test::max_difference(
+          mx::slice(alone, {0, 0, 0}, {1, 1, 3}),
+          mx::slice(alone, {0, 1, 0}, {1, 2, 3})),
+      1e-3);
+}
+
+TEST(Intervention, OnPromptsEditsTheseAlone) {
+  const auto x = counted({3, 2, 2});
+  const std::vector<int> lengths = {2, 1, 2};
+  const auto view = at(Layout::features, lengths);
+  const auto edited = on_prompts({0, -1}, scale(0))(x, view);
+  expect_identical(
+      edited,
+      mx::array(
+          {0.f, 0.f, 0.f, 0.f, 4.f, 5.f, 6.f, 7.f, 0.f, 0.f, 0.f, 0.f},
+          {3, 2, 2}),
+      "prompts 0 and -1");
+  expect_identical(
+      on_prompts({1}, at_positions({-1}, scale(0)))(x, view),
+      put(x, mx::zeros({1, 1, 2}), {1, 0, 0}, {2, 1, 2}),
+      "its own last position");
+  EXPECT_THROW(on_prompts({3}, scale(0))(x, view), Error);
+  EXPECT_THROW(on_prompts({}, scale(0)), Error);
+}
+
+TEST(Intervention, DuringActsInAPassAsInAPrompt) {
+  const auto x = counted({1, 2, 2});
+  const auto view = at(Layout::features);
+  expect_identical(
+      during(When::prompt(), scale(0))(x, view), mx::zeros({1, 2, 2}), "prompt");
+  expect_identical(
+      during(When::all(), scale(0))(x, view), mx::zeros({1, 2, 2}), "all");
+  EXPECT_THROW(during(When::generated(), scale(0))(x, view), Error);
+  EXPECT_THROW(during(When::step(2), scale(0))(x, view), Error);
+  EXPECT_THROW(during({3, 2}, scale(0)), Error);
+  EXPECT_THROW(during({-1, 2}, scale(0)), Error);
+}
+
 }  // namespace
 }  // namespace mlxterp

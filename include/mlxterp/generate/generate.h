@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "mlxterp/generate/prompt_cache.h"
 #include "mlxterp/generate/sampling.h"
 #include "mlxterp/trace/model.h"
 
@@ -38,6 +39,7 @@ struct GeneratedText {
    * it; whole characters only. Empty where the model has no tokenizer. */
   std::string text;
   Finish finish = Finish::unfinished;
+  int reused = 0;  ///< Positions of the prompt that did not run again.
 
   std::vector<int> ids() const;  ///< Of the tokens.
 };
@@ -65,6 +67,8 @@ struct GenerateOptions {
   int chunk = 512;
   /** Prompts that begin with so many equal tokens run them once. */
   int shared_prefix = 16;
+  /** Begins where earlier generations left off, and leaves its own. */
+  std::optional<PromptCache> reuse = {};
   /** After each token: which prompt's, and what text it completes, which may
    * be none. What it throws ends the generation. */
   std::function<void(

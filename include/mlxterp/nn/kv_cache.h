@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "mlx/array.h"
@@ -65,6 +66,11 @@ struct KvCache {
       const mlx::core::array& k,
       const mlx::core::array& v,
       int window = 0);
+
+  /** It as it was when it had seen so many positions; absent where that is not
+   * known any more: windows forgot, or a mixer that is no attention keeps the
+   * last alone. The arrays are shared. */
+  std::optional<KvCache> first(int n) const;
 
   /** The arrays that it consists of, to be evaluated with a pass. */
   std::vector<mlx::core::array> arrays() const;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -119,12 +120,16 @@ class Intervention {
 
   Reach reach() const { return reach_; }
 
+  /** The same of an intervention and its copies, and of no other. */
+  const std::shared_ptr<const void>& identity() const { return identity_; }
+
  private:
   [[noreturn]] static void fail_empty();
 
   std::function<mlx::core::array(const mlx::core::array&, const SiteView&)>
       call_;
   Reach reach_ = Reach::sequence;
+  std::shared_ptr<const void> identity_ = std::make_shared<char>();
 };
 
 /** An intervention and the site, or pattern of sites, it acts on. Several on

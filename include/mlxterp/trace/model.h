@@ -141,6 +141,9 @@ class InterpretableModel {
   /** The Decoder inside. Throws usage where the module is another. */
   const Decoder& decoder() const;
   const nn::Module& module() const { return *root_; }
+  const std::shared_ptr<const nn::Module>& shared_module() const {
+    return root_;
+  }
   /** What the handle adds to each pass, for those who run one by parts (see
    * src/trace/stepper.h); null: nothing. */
   const Overlay* overlay() const { return overlay_.get(); }

@@ -1,0 +1,121 @@
+#include "mlxterp/generate/prompt_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/fail.h"
+#include "trace/overlay.h"
+
+namespace mlxterp {
+
+namespace {
+
+// Whose values a cache holds: the modules, and what stood at each site. They are
+// held, so that nothing else takes their place in memory.
+struct Known {
+  std::shared_ptr<const nn::Module> root;
+  std::vector<std::pair<SiteId, std::shared_ptr<const void>>> standing;
+
+  friend bool operator==(const Known&, const Known&) = default;
+};
+
+Known known_of(const InterpretableModel& model) {
+  Known out{.root = model.shared_module(), .standing = {}};
+  if (!model.overlay()) return out;
+  for (const auto& [site, steps] : model.overlay()->steps())
+    for (const auto& step : steps) {
+      if (const auto* edit = std::get_if<Intervention>(&step)) {
+        out.standing.emplace_back(site, edit->identity());
+        continue;
+      }
+      const auto& attached = std::get<Overlay::Attached>(step);
+      out.standing.emplace_back(site, attached.module);
+      // How it is attached is a part of what it does.
+      out.standing.emplace_back(-1 - static_cast<int>(attached.mode), nullptr);
+    }
+  std::ranges::stable_sort(out.standing, {}, [](const auto& it) {
+    return it.first < 0 ? 0 : it.first;
+  });
+  return out;
+}
+
+int equal_beginning(const std::vector<int>& a, const std::vector<int>& b) {
+  const auto end = std::ranges::mismatch(a, b).in1;
+  return static_cast<int>(end - a.begin());
+}
+
+}  // namespace
+
+struct PromptCache::State {
+  struct Entry {
+    Known known;
+    std::vector<int> ids;
+    nn::KvCache cache;
+  };
+  size_t most;
+  std::vector<Entry> entries = {};  // used last, last
+};
+
+PromptCache::PromptCache(size_t most)
+    : state_(std::make_shared<State>(State{.most = most})) {
+  if (most == 0)
+    fail(ErrorKind::usage, "[PromptCache] it must keep 1 beginning at least");
+}
+
+size_t PromptCache::size() const {
+  return state_->entries.size();
+}
+
+void PromptCache::clear() {
+  state_->entries.clear();
+}
+
+bool PromptCache::serves(const InterpretableModel& model) {
+  const auto& config = model.decoder().config();
+  const auto* overlay = model.overlay();
+  return config.same_angles(1, config.context) &&
+         (!overlay || overlay->reach() == Intervention::Reach::value);
+}
+
+nn::KvCache PromptCache::find(
+    const InterpretableModel& model, const std::vector<int>& ids, int most) {
+  auto& entries = state_->entries;
+  const auto known = known_of(model);
+  std::optional<nn::KvCache> best;
+  size_t used = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].known != known) continue;
+    const int n = std::min(most, equal_beginning(entries[i].ids, ids));
+    if (n <= (best ? best->positions() : 0)) continue;
+    auto cut = entries[i].cache.first(n);
+    if (!cut) continue;
+    best = std::move(cut);
+    used = i;
+  }
+  if (!best) return {};
+  std::rotate(
+      entries.begin() + static_cast<long>(used),
+      entries.begin() + static_cast<long>(used) + 1,
+      entries.end());
+  return *best;
+}
+
+void PromptCache::keep(
+    const InterpretableModel& model,
+    std::vector<int> ids,
+    const nn::KvCache& cache) {
+  const int positions = cache.positions();
+  if (positions == 0) return;
+  ids.resize(static_cast<size_t>(positions));
+  auto known = known_of(model);
+  auto& entries = state_->entries;
+  // What it goes on from is a part of it.
+  std::erase_if(entries, [&](const auto& it) {
+    return it.known == known && it.ids.size() <= ids.size() &&
+           std::equal(it.ids.begin(), it.ids.end(), ids.begin());
+  });
+  entries.push_back({std::move(known), std::move(ids), cache});
+  if (entries.size() > state_->most) entries.erase(entries.begin());
+}
+
+}  // namespace mlxterp
