@@ -279,6 +279,7 @@ void open_gguf(Checkpoint::Files& files) {
   files.config = std::move(model.config);
   for (auto& tensor : model.tensors)
     files.add(std::move(tensor.info), {tensor.file, tensor.change});
+  if (model.drafts) files.left_out.push_back(*model.drafts);
 }
 
 void check_file_kind(const fs::path& path) {
@@ -369,6 +370,32 @@ bool holds_nan(const Packed& packed) {
          (packed.bits == 8 && any(mx::view(packed.words, mx::uint8), 127, 127));
 }
 
+// As the checkpoint has its heads; of a packed matrix as many numbers as a word
+// or a scale stands for are one.
+mx::array untiled(const mx::array& x, const TiledHeads& heads) {
+  if (heads.groups == 0 || heads.each == 1) return x;
+  const int axis = heads.columns ? static_cast<int>(x.ndim()) - 1 : 0;
+  const auto first = static_cast<int>(heads.first);
+  const auto parts = mx::split(x, mx::Shape{first}, axis);
+  const auto& tail = parts.back();
+  auto shape = tail.shape();
+  const auto groups = static_cast<int>(heads.groups),
+             each = static_cast<int>(heads.each);
+  shape[static_cast<size_t>(axis)] /= groups * each;
+  shape.insert(shape.begin() + axis, {each, groups});
+  const auto own = mx::reshape(
+      mx::swapaxes(mx::reshape(tail, shape), axis, axis + 1), tail.shape());
+  return mx::contiguous(
+      first > 0 ? mx::concatenate({parts.front(), own}, axis) : own);
+}
+
+// Whether what is packed together is of one head's columns alone.
+bool packs_whole_heads(const TensorInfo& tensor, const TiledHeads& heads) {
+  if (heads.groups == 0 || !heads.columns) return true;
+  const int64_t together = find_encoding(tensor.type)->block;
+  return tensor.shape.back() / (heads.groups * heads.each) % together == 0;
+}
+
 [[noreturn]] void fail_not_finite(
     const TensorInfo& tensor, uint64_t count, uint64_t size) {
   fail(
@@ -444,6 +471,11 @@ mx::array Checkpoint::read(
   const DecodeOptions options{
       "Checkpoint::read", dtype, change.interleaved_heads};
   const auto decode_as = [&](const DecodeOptions& how) {
+    if (change.number)
+      return decode_made(
+          own, mx::float32, how, [&](size_t, size_t n, float* out) {
+            std::fill_n(out, n, *change.number);
+          });
     return source.packed ? dequantize(*source.packed, how)
                          : decode(*source.file, own, how);
   };
@@ -466,6 +498,18 @@ mx::array Checkpoint::read(
   if (change.one_added)
     values = mx::astype(
         mx::subtract(decode_as(wide).values, mx::array(1.0f)), values.dtype());
+  if (change.log_of_negative) {
+    values = mx::astype(
+        mx::log(mx::negative(decode_as(wide).values)), values.dtype());
+    if (!allow_not_finite && !mx::all(mx::isfinite(values)).item<bool>())
+      fail(
+          ErrorKind::bad_data,
+          "[Checkpoint::read] {} is not negative throughout, as what its file "
+          "holds in its place must be; convert the model again or take another "
+          "file",
+          printable(own.name));
+  }
+  values = untiled(values, change.tiled);
   if (change.transposed) values = mx::contiguous(mx::transpose(values));
   values.eval();
   return values;
@@ -477,7 +521,8 @@ bool Checkpoint::is_packed(const TensorInfo& tensor) const {
   const auto& source = files_->sources[found->second];
   const auto& own = files_->tensors[found->second];
   return source.packed || (own.shape.size() >= 2 && is_affine(own.type) &&
-                           !source.change.transposed);
+                           !source.change.transposed &&
+                           packs_whole_heads(own, source.change.tiled));
 }
 
 std::optional<Packed> Checkpoint::read_packed(
@@ -494,7 +539,9 @@ std::optional<Packed> Checkpoint::read_packed(
         caller);
     // Whoever reads the numbers says where they are not finite.
     if (!made && !allow_not_finite) read(tensor, mx::float32);
-    return made;
+    if (!made) return made;
+    return made->each(
+        [&](const auto& x) { return untiled(x, source.change.tiled); });
   }
   const auto& packed = *source.packed;
   uint64_t not_finite = 0;

@@ -3,240 +3,12 @@
 #include <algorithm>
 #include <string>
 
+#include "io/gguf_field_tables.h"
+#include "io/gguf_names.h"
+
 namespace mlxterp {
 
 namespace {
-
-// What they call the same, as Llama's checkpoints do and those after it.
-constexpr GgufRenaming shared_whole[] = {
-    {"token_embd", "model.embed_tokens"},
-    {"output_norm", "model.norm"},
-    {"output", "lm_head"},
-};
-
-constexpr GgufRenaming shared_in_block[] = {
-    {"attn_norm", "input_layernorm"},
-    {"attn_q", "self_attn.q_proj"},
-    {"attn_k", "self_attn.k_proj"},
-    {"attn_v", "self_attn.v_proj"},
-    {"attn_q_norm", "self_attn.q_norm"},
-    {"attn_k_norm", "self_attn.k_norm"},
-    {"attn_sinks.weight", "self_attn.sinks"},
-    {"attn_output", "self_attn.o_proj"},
-    {"ffn_norm", "post_attention_layernorm"},
-    {"ffn_gate", "mlp.gate_proj"},
-    {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
-    {"ffn_gate_inp", "mlp.gate"},
-    {"exp_probs_b.bias", "mlp.gate.e_score_correction_bias"},
-    {"ffn_gate_exps", "mlp.experts.gate_proj"},
-    {"ffn_up_exps", "mlp.experts.up_proj"},
-    {"ffn_down_exps", "mlp.experts.down_proj"},
-    {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
-    {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
-    {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
-    // Through latents; the last two stacked by head.
-    {"attn_q_a", "self_attn.q_a_proj"},
-    {"attn_q_a_norm", "self_attn.q_a_layernorm"},
-    {"attn_q_b", "self_attn.q_b_proj"},
-    {"attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"},
-    {"attn_kv_a_norm", "self_attn.kv_a_layernorm"},
-    {"attn_kv_b", "self_attn.kv_b_proj"},
-    {"attn_k_b", "self_attn.embed_q"},
-    {"attn_v_b", "self_attn.unembed_out"},
-};
-
-// Their rows of q and k are those of interleaved rotary pairs.
-constexpr GgufRenaming rotary_rows[] = {
-    {"attn_q", "self_attn.q_proj", Stored::query_rows},
-    {"attn_k", "self_attn.k_proj", Stored::key_rows},
-};
-
-// Whose biases stay in their order.
-constexpr GgufRenaming olmo_in_block[] = {
-    {"attn_q.bias", "self_attn.q_proj.bias"},
-    {"attn_k.bias", "self_attn.k_proj.bias"},
-    {"attn_q", "self_attn.q_proj", Stored::query_rows},
-    {"attn_k", "self_attn.k_proj", Stored::key_rows},
-};
-
-// Their second norm is called as Gemma calls the one behind attention.
-constexpr GgufRenaming second_norm[] = {
-    {"post_attention_norm", "post_attention_layernorm"},
-};
-
-constexpr GgufRenaming gpt_oss_in_block[] = {
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"ffn_gate_inp", "mlp.router"},
-};
-
-constexpr GgufRenaming qwen2_moe_in_block[] = {
-    {"ffn_gate_shexp", "mlp.shared_expert.gate_proj"},
-    {"ffn_up_shexp", "mlp.shared_expert.up_proj"},
-    {"ffn_down_shexp", "mlp.shared_expert.down_proj"},
-    {"ffn_gate_inp_shexp", "mlp.shared_expert_gate"},
-};
-
-constexpr GgufRenaming glm4_in_block[] = {
-    {"post_attention_norm", "post_self_attn_layernorm"},
-    {"ffn_up", "mlp.gate_up_proj"},
-    {"post_ffw_norm", "post_mlp_layernorm"},
-};
-
-// Norms behind each part alone.
-constexpr GgufRenaming post_norms_in_block[] = {
-    {"post_attention_norm", "post_attention_layernorm"},
-    {"post_ffw_norm", "post_feedforward_layernorm"},
-};
-
-constexpr GgufRenaming hunyuan_in_block[] = {
-    {"attn_q_norm", "self_attn.query_layernorm"},
-    {"attn_k_norm", "self_attn.key_layernorm"},
-};
-
-constexpr GgufRenaming lfm2_whole[] = {
-    {"token_embd_norm", "model.embedding_norm"},
-    {"output_norm", "model.embedding_norm"},  // of newer files
-};
-
-constexpr GgufRenaming lfm2_in_block[] = {
-    {"attn_norm", "operator_norm"},
-    {"attn_q_norm", "self_attn.q_layernorm"},
-    {"attn_k_norm", "self_attn.k_layernorm"},
-    {"attn_output", "self_attn.out_proj"},
-    {"shortconv.in_proj", "conv.in_proj"},
-    {"shortconv.conv", "conv.conv"},
-    {"shortconv.out_proj", "conv.out_proj"},
-    {"ffn_norm", "ffn_norm"},
-    {"ffn_gate", "feed_forward.w1"},
-    {"ffn_up", "feed_forward.w3"},
-    {"ffn_down", "feed_forward.w2"},
-};
-
-constexpr GgufRenaming starcoder2_in_block[] = {
-    {"ffn_up", "mlp.c_fc"},
-    {"ffn_down", "mlp.c_proj"},
-};
-
-// Gemma's norms and Nemotron's have one added.
-constexpr GgufRenaming one_added_whole[] = {
-    {"output_norm", "model.norm", Stored::one_added},
-};
-
-constexpr GgufRenaming one_added_in_block[] = {
-    {"attn_norm", "input_layernorm", Stored::one_added},
-    {"ffn_norm", "post_attention_layernorm", Stored::one_added},
-};
-
-constexpr GgufRenaming gemma_in_block[] = {
-    {"attn_norm", "input_layernorm", Stored::one_added},
-    {"attn_q_norm", "self_attn.q_norm", Stored::one_added},
-    {"attn_k_norm", "self_attn.k_norm", Stored::one_added},
-    {"post_attention_norm", "post_attention_layernorm", Stored::one_added},
-    {"ffn_norm", "pre_feedforward_layernorm", Stored::one_added},
-    {"post_ffw_norm", "post_feedforward_layernorm", Stored::one_added},
-};
-
-constexpr GgufRenaming phi3_in_block[] = {
-    {"attn_qkv", "self_attn.qkv_proj"},
-    {"ffn_up", "mlp.gate_up_proj"},
-};
-
-constexpr GgufRenaming gpt2_whole[] = {
-    {"token_embd", "transformer.wte"},
-    {"position_embd", "transformer.wpe"},
-    {"output_norm", "transformer.ln_f"},
-};
-
-constexpr GgufRenaming gpt2_in_block[] = {
-    {"attn_norm", "ln_1"},
-    {"attn_qkv", "attn.c_attn", Stored::transposed},
-    {"attn_output", "attn.c_proj", Stored::transposed},
-    {"ffn_norm", "ln_2"},
-    {"ffn_up", "mlp.c_fc", Stored::transposed},
-    {"ffn_down", "mlp.c_proj", Stored::transposed},
-};
-
-constexpr GgufField experts_of_mixtral[] = {
-    {"expert_count", "num_local_experts"},
-    {"expert_used_count", "num_experts_per_tok"},
-};
-
-constexpr GgufField experts_of_qwen[] = {
-    {"expert_count", "num_experts"},
-    {"expert_used_count", "num_experts_per_tok"},
-    {"expert_feed_forward_length", "moe_intermediate_size"},
-    {"expert_shared_feed_forward_length", "shared_expert_intermediate_size"},
-};
-
-constexpr GgufField experts_of_olmoe[] = {
-    {"expert_count", "num_experts"},
-    {"expert_used_count", "num_experts_per_tok"},
-    {"attention.clamp_kqv", "clip_qkv"},
-};
-
-constexpr GgufField experts_of_gpt_oss[] = {
-    {"expert_count", "num_local_experts"},
-    {"expert_used_count", "num_experts_per_tok"},
-    {"expert_feed_forward_length", "intermediate_size"},
-};
-
-constexpr GgufField experts_of_deepseek[] = {
-    {"expert_count", "n_routed_experts"},
-    {"expert_used_count", "num_experts_per_tok"},
-    {"expert_shared_count", "n_shared_experts"},
-    {"expert_feed_forward_length", "moe_intermediate_size"},
-    {"expert_group_count", "n_group", "1"},
-    {"expert_group_used_count", "topk_group", "1"},
-    {"expert_weights_scale", "routed_scaling_factor", "1"},
-    {"expert_weights_norm", "norm_topk_prob", "false"},
-    {"leading_dense_block_count", "first_k_dense_replace", "0"},
-    {"nextn_predict_layers", "num_nextn_predict_layers"},
-    {"attention.q_lora_rank", "q_lora_rank", "null"},
-    {"attention.kv_lora_rank", "kv_lora_rank"},
-};
-
-constexpr GgufField experts_of_ernie[] = {
-    {"expert_count", "moe_num_experts"},
-    {"expert_used_count", "moe_k"},
-    {"expert_shared_count", "moe_num_shared_experts"},
-    {"expert_feed_forward_length", "moe_intermediate_size"},
-    {"interleave_moe_layer_step", "moe_layer_interval"},
-    {"expert_shared_feed_forward_length", ""},  // by their number
-    {"leading_dense_block_count", "moe_layer_start_index"},
-};
-
-constexpr GgufField granite_fields[] = {
-    {"attention.scale", "attention_multiplier"},
-    {"embedding_scale", "embedding_multiplier"},
-    {"residual_scale", "residual_multiplier"},
-    {"logit_scale", "logits_scaling"},
-};
-
-constexpr GgufField cohere_fields[] = {{"logit_scale", "logit_scale"}};
-constexpr GgufField olmo_fields[] = {{"attention.clamp_kqv", "clip_qkv"}};
-constexpr GgufField lfm2_fields[] = {{"shortconv.l_cache", "conv_L_cache"}};
-constexpr GgufField stablelm_fields[] = {
-    {"use_parallel_residual", "use_parallel_residual"}};
-
-constexpr GgufField layer_norm_eps = {
-    "attention.layer_norm_epsilon", "layer_norm_eps"};
-
-constexpr GgufFlag q_bias[] = {{"blk.0.attn_q.bias", "attention_bias"}};
-constexpr GgufFlag biases[] = {
-    {"blk.0.attn_q.bias", "attention_bias"}, {"blk.0.ffn_up.bias", "mlp_bias"}};
-constexpr GgufFlag seed_oss_flags[] = {
-    {"blk.0.attn_q.bias", "attention_bias"},
-    {"blk.0.ffn_up.bias", "mlp_bias"},
-    {"blk.0.attn_output.bias", "attention_out_bias"}};
-constexpr GgufFlag cohere_flags[] = {
-    {"blk.0.attn_q.bias", "attention_bias"},
-    {"blk.0.attn_q_norm.weight", "use_qk_norm"}};
-constexpr GgufFlag stablelm_flags[] = {{"blk.0.attn_q.bias", "use_qkv_bias"}};
-constexpr GgufFlag starcoder2_flags[] = {{"blk.0.attn_q.bias", "use_bias"}};
-constexpr GgufFlag ernie_flags[] = {{"blk.0.attn_q.bias", "use_bias"}};
-constexpr GgufFlag deepseek_flags[] = {
-    {"blk.0.attn_kv_a_mqa.bias", "attention_bias"}};
 
 // llama.cpp's architectures, several of which are one model type or several of
 // one. What is not set here they do not have.
@@ -254,7 +26,7 @@ constexpr GgufArchitecture architectures[] = {
      .model_type = "arcee",
      .in_block = rotary_rows,
      .flags = biases,
-     .constants = R"({"hidden_act": "relu2"})"},
+     .activation = "relu2"},
     {.name = "granite",
      .model_type = "granite",
      .in_block = rotary_rows,
@@ -301,16 +73,18 @@ constexpr GgufArchitecture architectures[] = {
      .model_type = "gemma",
      .whole = one_added_whole,
      .in_block = one_added_in_block,
-     .constants = R"({"hidden_act": "gelu_pytorch_tanh"})"},
+     .activation = "gelu_pytorch_tanh"},
     {.name = "gemma2",
      .model_type = "gemma2",
      .whole = one_added_whole,
      .in_block = gemma_in_block,
+     .activation = "",
      .window_period = 2},
     {.name = "gemma3",
      .model_type = "gemma3_text",
      .whole = one_added_whole,
      .in_block = gemma_in_block,
+     .activation = "",
      .window_period = 6},
     {.name = "phi3", .model_type = "phi3", .in_block = phi3_in_block},
     {.name = "gpt2",
@@ -318,14 +92,19 @@ constexpr GgufArchitecture architectures[] = {
      .layers = "transformer.h",
      .whole = gpt2_whole,
      .in_block = gpt2_in_block,
-     .eps = {"attention.layer_norm_epsilon", "layer_norm_epsilon"}},
+     .sizes = gpt2_sizes,
+     .eps = epsilon_of_gpt2,
+     .activation = "",
+     .rotary = false,
+     .constants = R"({"activation_function": "gelu_new"})"},
     {.name = "nemotron",
      .model_type = "nemotron",
      .whole = one_added_whole,
      .in_block = one_added_in_block,
      .eps = {"attention.layer_norm_epsilon", "norm_eps"},
      .flags = biases,
-     .constants = R"({"hidden_act": "relu2"})"},
+     .activation = "relu2",
+     .part_turns = true},
     {.name = "gpt-oss",
      .model_type = "gpt_oss",
      .in_block = gpt_oss_in_block,
@@ -335,12 +114,14 @@ constexpr GgufArchitecture architectures[] = {
     {.name = "glm4",
      .model_type = "glm4",
      .in_block = glm4_in_block,
-     .flags = q_bias},
+     .flags = q_bias,
+     .part_turns = true},
     {.name = "glm4moe",
      .model_type = "glm4_moe",
      .in_block = second_norm,
      .fields = experts_of_deepseek,
-     .flags = cohere_flags},
+     .flags = cohere_flags,
+     .part_turns = true},
     {.name = "deepseek2",
      .model_type = "deepseek_v3",
      .only_with_tensor = "exp_probs_b.bias",
@@ -393,15 +174,150 @@ constexpr GgufArchitecture architectures[] = {
     {.name = "stablelm",
      .model_type = "stablelm",
      .eps = layer_norm_eps,
-     .fields = stablelm_fields,
-     .flags = stablelm_flags},
+     .fields = parallel_fields,
+     .flags = stablelm_flags,
+     .part_turns = true},
     {.name = "starcoder2",
      .model_type = "starcoder2",
      .in_block = starcoder2_in_block,
      .eps = {"attention.layer_norm_epsilon", "norm_epsilon"},
      .flags = starcoder2_flags,
-     .constants =
-         R"({"hidden_act": "gelu_pytorch_tanh", "sliding_window": null})"},
+     .activation = "gelu_pytorch_tanh",
+     .constants = R"({"sliding_window": null})"},
+    {.name = "apertus",
+     .model_type = "apertus",
+     .in_block = apertus_in_block,
+     .numbers = apertus_numbers,
+     .flags = q_bias,
+     .activation = "xielu"},
+    {.name = "bloom",
+     .model_type = "bloom",
+     .layers = "transformer.h",
+     .whole = bloom_whole,
+     .in_block = bloom_in_block,
+     .sizes = bloom_sizes,
+     .eps = epsilon_of_gpt2,
+     .activation = "",
+     .rotary = false},
+    {.name = "chatglm",
+     .model_type = "glm",
+     .in_block = chatglm_in_block,
+     .flags = glm_flags,
+     .part_turns = true},
+    {.name = "falcon",
+     .model_type = "falcon",
+     .layers = "transformer.h",
+     .whole = falcon_whole,
+     .in_block = falcon_two_norms_in_block,
+     .sizes = falcon_sizes,
+     .only_with_tensor = "attn_norm_2.weight",
+     .eps = epsilon_of_gpt2,
+     .activation = "",
+     .constants = R"({"new_decoder_architecture": true,
+                      "num_ln_in_parallel_attn": 2, "activation": "gelu"})"},
+    {.name = "falcon",
+     .model_type = "falcon",
+     .layers = "transformer.h",
+     .whole = falcon_whole,
+     .in_block = falcon_in_block,
+     .sizes = falcon_sizes,
+     .eps = epsilon_of_gpt2,
+     .activation = "",
+     .constants = R"({"new_decoder_architecture": true,
+                      "num_ln_in_parallel_attn": 1, "activation": "gelu"})"},
+    {.name = "gptneox",
+     .model_type = "gpt_neox",
+     .layers = "gpt_neox.layers",
+     .whole = gpt_neox_whole,
+     .in_block = gpt_neox_in_block,
+     .sizes = {.kv_heads = ""},
+     .eps = layer_norm_eps,
+     .fields = parallel_fields,
+     .flags = gpt_neox_flags,
+     .activation = "gelu",
+     .part_turns = true},
+    {.name = "internlm2",
+     .model_type = "internlm2",
+     .whole = internlm2_whole,
+     .in_block = internlm2_in_block,
+     .flags = internlm2_flags},
+    {.name = "minicpm",
+     .model_type = "minicpm",
+     .in_block = rotary_rows,
+     .fields = minicpm_fields},
+    {.name = "mistral3",
+     .model_type = "ministral3",
+     .in_block = rotary_rows,
+     .only_with_key = "attention.temperature_scale",
+     .fields = ministral_fields},
+    {.name = "mistral3",
+     .model_type = "llama",
+     .in_block = rotary_rows,
+     .flags = biases},
+    {.name = "mpt",
+     .model_type = "mpt",
+     .layers = "transformer.blocks",
+     .whole = mpt_whole,
+     .in_block = mpt_in_block,
+     .sizes = mpt_sizes,
+     .eps = epsilon_of_gpt2,
+     .fields = mpt_fields,
+     .activation = "",
+     .rotary = false},
+    {.name = "phi2",
+     .model_type = "phi",
+     .whole = phi2_whole,
+     .in_block = phi2_in_block,
+     .eps = layer_norm_eps,
+     .activation = "gelu_new",
+     .part_turns = true},
+    {.name = "starcoder",
+     .model_type = "gpt_bigcode",
+     .layers = "transformer.h",
+     .whole = gpt2_whole,
+     .in_block = starcoder_in_block,
+     .sizes = starcoder_sizes,
+     .eps = epsilon_of_gpt2,
+     .activation = "",
+     .rotary = false,
+     .constants = R"({"activation_function": "gelu_pytorch_tanh"})"},
+    {.name = "gemma4",
+     .model_type = "gemma4_text",
+     .whole = gemma4_whole,
+     .in_block = gemma4_in_block,
+     .sizes = {.inner = "", .kv_heads = "", .head_width = ""},
+     .fields = gemma4_fields,
+     .flags = q_bias,
+     .activation = "",
+     .rotary = false},
+    {.name = "granitehybrid",
+     .model_type = "granitemoehybrid",
+     .in_block = granite_hybrid_in_block,
+     .fields = granite_hybrid_fields,
+     .flags = granite_hybrid_flags},
+    {.name = "qwen3next",
+     .model_type = "qwen3_next",
+     .whole = one_added_whole,
+     .in_block = qwen3_next_in_block,
+     .sizes = {.inner = ""},
+     .fields = delta_net_moe_fields,
+     .flags = q_bias,
+     .part_turns = true},
+    {.name = "qwen35",
+     .model_type = "qwen3_5_text",
+     .whole = one_added_whole,
+     .in_block = qwen35_in_block,
+     .fields = delta_net_fields,
+     .flags = q_bias,
+     .part_turns = true},
+    {.name = "qwen35moe",
+     .model_type = "qwen3_5_moe_text",
+     .whole = one_added_whole,
+     .in_block = qwen35_in_block,
+     .sizes = {.inner = ""},
+     .fields = delta_net_moe_fields,
+     .flags = q_bias,
+     .part_turns = true},
     {.name = "lfm2",
      .model_type = "lfm2",
      .whole = lfm2_whole,
@@ -423,15 +339,14 @@ const GgufRenaming* named(
   return found == table.end() ? nullptr : &*found;
 }
 
-// Whether some block has a tensor of that name.
+}  // namespace
+
 bool some_block_has(const Gguf& gguf, std::string_view part) {
   const auto end = fmt::format(".{}", part);
   return std::ranges::any_of(gguf.tensors(), [&](const TensorInfo& tensor) {
     return tensor.name.starts_with("blk.") && tensor.name.ends_with(end);
   });
 }
-
-}  // namespace
 
 std::span<const GgufArchitecture> gguf_architectures() {
   return architectures;

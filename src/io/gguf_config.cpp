@@ -5,6 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "io/gguf_hybrids.h"
+#include "io/gguf_rotation.h"
 #include "mlxterp/core/limits.h"
 
 namespace mlxterp {
@@ -13,78 +15,60 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr std::string_view rope_freqs = "rope_freqs.weight";
-constexpr std::string_view rope_long = "rope_factors_long.weight";
-constexpr std::string_view rope_short = "rope_factors_short.weight";
-
 /** Makes one file's config.json. */
 class ConfigMaker {
  public:
-  ConfigMaker(
-      const Gguf& gguf,
-      const GgufMetadata& metadata,
-      const GgufArchitecture& architecture)
-      : gguf_(gguf), metadata_(metadata), architecture_(architecture) {}
+  explicit ConfigMaker(const GgufFields& file)
+      : file_(file),
+        gguf_(file.gguf),
+        metadata_(file.metadata),
+        architecture_(file.architecture) {}
 
   ordered_json make() {
     config_["model_type"] = architecture_.model_type;
     const auto name = architecture_.name;
-    if (name == "gpt2") {
-      add_gpt2();
-    } else {
-      add_sizes();
-      if (const auto& eps = architecture_.eps; !eps.key.empty())
-        config_[std::string(eps.field)] = metadata_.number(key(eps.key));
-      if (name == "gemma2" || name == "gemma3")
-        add_gemma();
-      else
-        config_["hidden_act"] = "silu";
-      if (name == "gemma3" || architecture_.model_type == "olmo3")
-        add_two_rotaries();
-      else
-        add_rotary();
-      if (name == "phi3") add_window();
-      if (architecture_.window_period > 0 && name != "gemma2" &&
-          name != "gemma3")
-        add_windows();
-      if (name == "deepseek2") add_latents();
-      if (name == "olmo") check_olmo();
-      for (const auto& field : architecture_.fields)
-        add_field(field);
-      for (const auto& [tensor, field] : architecture_.flags)
-        config_[std::string(field)] = has_tensor(tensor);
-      if (config_.contains("num_nextn_predict_layers")) drop_drafts();
+    add_sizes();
+    if (const auto& eps = architecture_.eps; !eps.key.empty())
+      config_[std::string(eps.field)] = metadata_.number(key(eps.key));
+    if (!architecture_.activation.empty())
+      config_["hidden_act"] = architecture_.activation;
+    const bool gemma = name == "gemma2" || name == "gemma3";
+    if (gemma) add_gemma();
+    if (architecture_.rotary) add_rotation(file_, head_dim_, context_, config_);
+    if (name == "phi3") add_window();
+    if (architecture_.window_period > 0 && !gemma) add_windows();
+    if (name == "deepseek2") add_latents();
+    if (name == "olmo") check_olmo();
+    if (name == "minicpm") add_minicpm();
+    if (name == "mpt") add_mpt();
+    if (name == "granite") check_granite();
+    if (name == "granitehybrid") add_granite_hybrid(file_, config_);
+    if (name == "qwen3next" || name == "qwen35" || name == "qwen35moe")
+      add_delta_net(file_, config_);
+    if (name == "gemma4") add_gemma4(file_, config_);
+    for (const auto& field : architecture_.fields)
+      add_field(field);
+    for (const auto& [tensor, field] : architecture_.flags) {
+      auto& flag = config_[std::string(field)];
+      flag = flag == true || some_block_has(gguf_, tensor);
     }
     add_vocabulary();
-    config_["tie_word_embeddings"] = !has_tensor("output.weight");
+    config_["tie_word_embeddings"] = !file_.has_tensor("output.weight");
     config_.update(ordered_json::parse(architecture_.constants));
     return config_;
   }
 
  private:
-  std::string key(std::string_view field) const {
-    return fmt::format("{}.{}", architecture_.name, field);
-  }
+  std::string key(std::string_view field) const { return file_.key(field); }
 
   std::optional<int64_t> find_integer(
       std::string_view field, int64_t least, int64_t most) const {
-    return metadata_.find_integer(key(field), least, most);
+    return file_.find_integer(field, least, most);
   }
 
   int64_t integer(std::string_view field, int64_t most) const {
-    return metadata_.integer(key(field), 1, most);
+    return file_.integer(field, most);
   }
-
-  const TensorInfo* find_tensor(std::string_view name) const {
-    const auto& tensors = gguf_.tensors();
-    const auto found = std::find_if(
-        tensors.begin(), tensors.end(), [&](const TensorInfo& tensor) {
-          return tensor.name == name;
-        });
-    return found == tensors.end() ? nullptr : &*found;
-  }
-
-  bool has_tensor(std::string_view name) const { return find_tensor(name); }
 
   // As it is: the model's own reader holds it against its range.
   void add_field(const GgufField& it) {
@@ -122,33 +106,32 @@ class ConfigMaker {
           only);
   }
 
-  // Layers that predict further tokens count as blocks.
-  void drop_drafts() {
-    const auto blocks = config_["num_hidden_layers"].get<int64_t>();
-    const auto drafts =
-        find_integer("nextn_predict_layers", 0, blocks - 1).value_or(0);
-    config_["num_hidden_layers"] = blocks - drafts;
+  // Its positions are a part of it; those of a hybrid may be switched off.
+  void check_granite() const {
+    const auto* on =
+        metadata_.find<bool>(key("rope.scaling.finetuned"), "a boolean");
+    if (on && !*on)
+      metadata_.bad(
+          "{} of {} is false, which says that nothing turns; granite models "
+          "turn",
+          key("rope.scaling.finetuned"),
+          metadata_.name());
   }
 
-  // Heads of a layer without attention are 0 in a list.
+  // Heads of a layer without attention are 0 in a list; those of gemma4 differ
+  // and are set later.
   int64_t key_heads(int64_t heads) {
-    const auto field = key("attention.head_count_kv");
-    const auto& all = gguf_.metadata();
-    const auto found = all.find(field);
-    const auto* each = found == all.end()
-                           ? nullptr
-                           : std::get_if<std::vector<int64_t>>(&found->second);
-    if (!each)
-      return find_integer("attention.head_count_kv", 1, limits::heads)
-          .value_or(heads);
-    auto kinds = ordered_json::array();
+    constexpr std::string_view field = "attention.head_count_kv";
+    if (!file_.has(field)) return heads;
     int64_t some = 0;
-    for (const auto n : *each) {
-      if (n < 0 || n > limits::heads || (n > 0 && some > 0 && n != some))
+    auto kinds = ordered_json::array();
+    const bool differ = architecture_.name == "gemma4";
+    for (const auto n : file_.integers(field, blocks_, 0, limits::heads)) {
+      if (n > 0 && some > 0 && n != some && !differ)
         metadata_.bad(
             "{} of {} names {} and {} key heads; one number of each layer that "
             "has attention, and 0 of others, is read",
-            field,
+            key(field),
             metadata_.name(),
             some,
             n);
@@ -156,31 +139,49 @@ class ConfigMaker {
       kinds.push_back(n > 0 ? "full_attention" : "conv");
     }
     if (some == 0)
-      metadata_.bad("{} of {} names no head", field, metadata_.name());
+      metadata_.bad("{} of {} names no head", key(field), metadata_.name());
     if (architecture_.name == "lfm2") config_["layer_types"] = kinds;
     return some;
   }
 
+  void set(std::string_view field, int64_t value) {
+    if (!field.empty()) config_[std::string(field)] = value;
+  }
+
   void add_sizes() {
-    const int64_t hidden = integer("embedding_length", limits::d_model);
-    const int64_t heads = integer("attention.head_count", limits::heads);
+    const auto& names = architecture_.sizes;
+    blocks_ = integer("block_count", limits::layers);
+    layers_ = blocks_ - draft_blocks(metadata_, architecture_);
+    hidden_ = integer("embedding_length", limits::d_model);
+    heads_ = integer("attention.head_count", limits::heads);
     const bool latent = architecture_.name == "deepseek2";
-    const int64_t kv_heads = latent ? heads : key_heads(heads);
+    const int64_t kv_heads = latent ? heads_ : key_heads(heads_);
     const auto key_length =
         find_integer("attention.key_length", 1, limits::d_model);
-    if (!key_length && hidden % heads != 0)
+    if (!key_length && hidden_ % heads_ != 0)
       metadata_.bad(
           "{} has {} heads, which do not divide its width {}",
           metadata_.name(),
-          heads,
-          hidden);
-    if (heads % kv_heads != 0)
+          heads_,
+          hidden_);
+    const bool apart = architecture_.name == "gemma4";
+    if (names.kv_heads.empty() && kv_heads != heads_ && !apart)
+      metadata_.bad("{} has fewer key heads than heads", metadata_.name());
+    if (heads_ % kv_heads != 0)
       metadata_.bad(
           "{} has {} key heads, which do not divide its {} heads",
           metadata_.name(),
           kv_heads,
-          heads);
-    head_dim_ = key_length.value_or(hidden / heads);
+          heads_);
+    head_dim_ = key_length.value_or(hidden_ / heads_);
+    if (names.head_width.empty() && head_dim_ * heads_ != hidden_ && !apart)
+      metadata_.bad(
+          "{} of {} is {}, but its {} heads share its width {}",
+          key("attention.key_length"),
+          metadata_.name(),
+          head_dim_,
+          heads_,
+          hidden_);
     const int64_t value_length =
         find_integer("attention.value_length", 1, limits::d_model)
             .value_or(head_dim_);
@@ -190,15 +191,48 @@ class ConfigMaker {
           metadata_.name(),
           head_dim_,
           value_length);
-    config_["num_hidden_layers"] = integer("block_count", limits::layers);
-    config_["hidden_size"] = hidden;
-    config_["intermediate_size"] =
-        integer("feed_forward_length", limits::d_mlp);
-    config_["num_attention_heads"] = heads;
-    config_["num_key_value_heads"] = kv_heads;
-    if (!latent) config_["head_dim"] = head_dim_;
-    config_["max_position_embeddings"] =
-        integer("context_length", int64_t{1} << 31);
+    context_ = integer("context_length", int64_t{1} << 31);
+    set(names.layers, layers_);
+    set(names.width, hidden_);
+    if (!names.inner.empty())
+      set(names.inner, integer("feed_forward_length", limits::d_mlp));
+    set(names.heads, heads_);
+    set(names.kv_heads, kv_heads);
+    if (!latent) set(names.head_width, head_dim_);
+    set(names.context, context_);
+    // Every head's own key, or one for all.
+    if (architecture_.name == "starcoder") {
+      if (kv_heads != 1 && kv_heads != heads_)
+        metadata_.bad(
+            "{} has {} key heads; a starcoder model has 1 or as many as heads",
+            metadata_.name(),
+            kv_heads);
+      config_["multi_query"] = kv_heads == 1;
+    }
+  }
+
+  // Its multipliers follow from the depth and the width, as llama.cpp has them
+  // for files without the keys.
+  void add_minicpm() {
+    const double depth = std::sqrt(static_cast<double>(layers_));
+    const auto residual = metadata_.find_number(key("residual_scale"));
+    config_["scale_depth"] = residual ? *residual * depth : 1.4;
+    const auto divisor = metadata_.find_number(key("logit_scale"));
+    config_["dim_model_base"] =
+        divisor ? static_cast<double>(hidden_) / *divisor : 256.0;
+  }
+
+  void add_mpt() {
+    auto attention = ordered_json::object();
+    if (const auto clip = file_.number_or_none("attention.clamp_kqv"))
+      attention["clip_qkv"] = *clip;
+    const auto bias = file_.number_or_none("attention.max_alibi_bias");
+    attention["alibi"] = bias.has_value();
+    if (bias && *bias == std::floor(*bias) && *bias < 1e6)
+      attention["alibi_bias_max"] = static_cast<int64_t>(*bias);
+    else if (bias)
+      attention["alibi_bias_max"] = *bias;
+    config_["attn_config"] = attention;
   }
 
   // Of a head, the last rope.dimension_count turn. The lengths of older files
@@ -221,93 +255,6 @@ class ConfigMaker {
     config_["qk_nope_head_dim"] = whole - turned;
     config_["v_head_dim"] = length("attention.value_length");
     config_["topk_method"] = "group_limited_greedy";
-    // A tenth of the multiplier of all dimensions, which that of the rotated
-    // ones equals.
-    const auto all =
-        metadata_.find_number(key("rope.scaling.yarn_log_multiplier"));
-    if (all && config_.contains("rope_scaling"))
-      config_["rope_scaling"]["mscale"] =
-          config_["rope_scaling"]["mscale_all_dim"] = *all * 10;
-  }
-
-  void add_rotary() {
-    config_["rope_theta"] = theta(10000.0);
-    if (architecture_.name == "deepseek2") {
-      if (const auto scaling = rope_scaling())
-        config_["rope_scaling"] = *scaling;
-      return;
-    }
-    const int64_t turned =
-        find_integer("rope.dimension_count", 1, limits::d_model)
-            .value_or(head_dim_);
-    // Left out, theirs is a part.
-    const auto name = architecture_.name;
-    if (turned != head_dim_ || name == "nemotron" || name == "glm4" ||
-        name == "glm4moe" || name == "stablelm")
-      config_["partial_rotary_factor"] =
-          static_cast<double>(turned) / static_cast<double>(head_dim_);
-    auto scaling = rope_scaling();
-    if (const auto factors = rope_factors(scaling)) {
-      scaling = factors;
-      // Where transformers looks first.
-      config_["original_max_position_embeddings"] =
-          factors->at("original_max_position_embeddings");
-    }
-    if (scaling) config_["rope_scaling"] = *scaling;
-    // Its ramp was made without rounding, which no key says.
-    if (scaling && name == "gpt-oss")
-      config_["rope_scaling"]["truncate"] = false;
-  }
-
-  double theta(double otherwise) const {
-    return metadata_.find_number(key("rope.freq_base")).value_or(otherwise);
-  }
-
-  /** The stretch of each turning pair where tensors hold it: Phi-3's two,
-   * or Llama 3's one, which does not depend on the length. */
-  std::optional<ordered_json> rope_factors(
-      const std::optional<ordered_json>& stated) const {
-    const bool same = has_tensor(rope_freqs);
-    if (!has_factors()) return std::nullopt;
-    if (stated && stated->contains("factor"))
-      metadata_.bad(
-          "{} scales RoPE twice, by a factor and by a tensor",
-          metadata_.name());
-    ordered_json scaling;
-    scaling["rope_type"] = "longrope";
-    scaling["original_max_position_embeddings"] =
-        find_integer(
-            "rope.scaling.original_context_length", 1, int64_t{1} << 31)
-            .value_or(config_["max_position_embeddings"].get<int64_t>());
-    scaling["attention_factor"] = attn_factor();
-    scaling["short_factor"] = numbers(same ? rope_freqs : rope_short);
-    scaling["long_factor"] = numbers(same ? rope_freqs : rope_long);
-    return scaling;
-  }
-
-  bool has_factors() const {
-    return has_tensor(rope_freqs) || has_tensor(rope_long) ||
-           has_tensor(rope_short);
-  }
-
-  ordered_json numbers(std::string_view name) const {
-    const TensorInfo* tensor = find_tensor(name);
-    if (!tensor) metadata_.bad("{} lacks {}", metadata_.name(), name);
-    if (tensor->type != "F32" || tensor->shape.size() != 1)
-      metadata_.bad("{} of {} is not an F32 vector", name, metadata_.name());
-    const auto values = gguf_.read(*tensor, mlx::core::float32);
-    const auto* data = values.data<float>();
-    auto list = ordered_json::array();
-    for (size_t i = 0; i < values.size(); ++i) {
-      if (!std::isfinite(data[i]) || data[i] <= 0)
-        metadata_.bad(
-            "{} of {} holds {}, not a positive number",
-            name,
-            metadata_.name(),
-            data[i]);
-      list.push_back(data[i]);
-    }
-    return list;
   }
 
   void add_window() {
@@ -331,8 +278,7 @@ class ConfigMaker {
     }
     config_["sliding_window"] = *window;
     auto types = ordered_json::array();
-    const auto layers = config_["num_hidden_layers"].get<int64_t>();
-    for (int64_t i = 0; i < layers; ++i)
+    for (int64_t i = 0; i < layers_; ++i)
       types.push_back(
           has_window(i, architecture_.window_period) ? "sliding_attention"
                                                      : "full_attention");
@@ -343,12 +289,8 @@ class ConfigMaker {
   // size of the model, Gemma 2's caps and window where they are left out.
   void add_gemma() {
     const bool second = architecture_.name == "gemma2";
-    const auto layers = config_["num_hidden_layers"].get<int64_t>();
-    const bool largest = layers == (second ? 46 : 62);
-    config_["query_pre_attn_scalar"] =
-        largest ? config_["hidden_size"].get<int64_t>() /
-                      config_["num_attention_heads"].get<int64_t>()
-                : head_dim_;
+    const bool largest = layers_ == (second ? 46 : 62);
+    config_["query_pre_attn_scalar"] = largest ? hidden_ / heads_ : head_dim_;
     add_window();
     if (second && !metadata_.has(key("attention.sliding_window")))
       config_["sliding_window"] = 4096;
@@ -356,7 +298,7 @@ class ConfigMaker {
     add_cap("final_logit_softcapping", second ? 30.0 : 0);
     if (config_["sliding_window"].is_null()) return;
     auto types = ordered_json::array();
-    for (int64_t i = 0; i < layers; ++i)
+    for (int64_t i = 0; i < layers_; ++i)
       types.push_back(
           has_window(i, architecture_.window_period) ? "sliding_attention"
                                                      : "full_attention");
@@ -371,144 +313,23 @@ class ConfigMaker {
   /** All but each period-th layer have the window; newer files say which. */
   bool has_window(int64_t layer, int64_t otherwise) const {
     const auto field = key("attention.sliding_window_pattern");
-    const auto& all = gguf_.metadata();
-    if (const auto found = all.find(field); found != all.end())
-      if (const auto* each = std::get_if<std::vector<bool>>(&found->second)) {
-        const auto at = static_cast<size_t>(layer);
-        if (at >= each->size())
-          metadata_.bad(
-              "{} of {} has {} entries, fewer than layers",
-              field,
-              metadata_.name(),
-              each->size());
-        return (*each)[at];
-      }
+    if (const auto* each = metadata_.find_any<std::vector<bool>>(field)) {
+      const auto at = static_cast<size_t>(layer);
+      if (at >= each->size())
+        metadata_.bad(
+            "{} of {} has {} entries, fewer than layers",
+            field,
+            metadata_.name(),
+            each->size());
+      return (*each)[at];
+    }
     const int64_t period =
         metadata_.find_integer(field, 0, limits::layers).value_or(otherwise);
     return period == 0 || layer % period < period - 1;
   }
 
-  // Layers with a window turn by a theta of their own, never stretched.
-  void add_two_rotaries() {
-    const auto turned =
-        find_integer("rope.dimension_count", 1, limits::d_model);
-    if (turned.value_or(head_dim_) != head_dim_)
-      metadata_.bad(
-          "{} rotates {} of {} dimensions; {} models rotate all",
-          metadata_.name(),
-          *turned,
-          head_dim_,
-          architecture_.model_type);
-    ordered_json full, sliding;
-    if (const auto scaling = rope_scaling())
-      full = *scaling;
-    else
-      full["rope_type"] = "default";
-    full["rope_theta"] = theta(10000.0);
-    sliding["rope_type"] = "default";
-    sliding["rope_theta"] =
-        metadata_.find_number(key("rope.freq_base_swa"))
-            .value_or(
-                architecture_.name == "gemma3" ? 10000.0 : theta(10000.0));
-    config_["rope_parameters"] = {
-        {"full_attention", full}, {"sliding_attention", sliding}};
-  }
-
-  void add_gpt2() {
-    config_["n_layer"] = integer("block_count", limits::layers);
-    config_["n_embd"] = integer("embedding_length", limits::d_model);
-    config_["n_inner"] = integer("feed_forward_length", limits::d_mlp);
-    const int64_t heads = integer("attention.head_count", limits::heads);
-    if (find_integer("attention.head_count_kv", 1, limits::heads)
-            .value_or(heads) != heads)
-      metadata_.bad("{} has fewer key heads than heads", metadata_.name());
-    config_["n_head"] = heads;
-    config_["n_positions"] = integer("context_length", int64_t{1} << 31);
-    config_[std::string(architecture_.eps.field)] =
-        metadata_.number(key(architecture_.eps.key));
-    config_["activation_function"] = "gelu_new";
-  }
-
-  // Passed on as it is; whether it can be computed is the model's to say.
-  std::optional<ordered_json> rope_scaling() const {
-    ordered_json scaling;
-    if (const auto linear = metadata_.find_number(key("rope.scale_linear"));
-        linear && *linear != 1) {
-      scaling["rope_type"] = "linear";
-      scaling["factor"] = *linear;
-    }
-    const auto type_key = key("rope.scaling.type");
-    if (const auto* type = metadata_.find<std::string>(type_key, "a string")) {
-      if (*type == "none") {
-        refuse_attn_factor("none");
-        return std::nullopt;
-      }
-      scaling["rope_type"] = printable(*type);
-    }
-    if (const auto factor = metadata_.find_number(key("rope.scaling.factor")))
-      scaling["factor"] = *factor;
-    if (const auto length = find_integer(
-            "rope.scaling.original_context_length", 1, int64_t{1} << 31))
-      scaling["original_max_position_embeddings"] = *length;
-    // The length alone says nothing of a scaling.
-    if (!scaling.contains("rope_type") && !scaling.contains("factor")) {
-      if (!has_factors()) refuse_attn_factor("none");
-      return std::nullopt;
-    }
-    // llama.cpp takes what has no name for linear.
-    if (!scaling.contains("rope_type")) scaling["rope_type"] = "linear";
-    const auto type = scaling["rope_type"].get<std::string>();
-    if (type == "yarn")
-      add_yarn(scaling);
-    else if (!has_factors())
-      refuse_attn_factor(type);
-    return scaling;
-  }
-
-  /** Times what is turned, whatever the scaling. */
-  double attn_factor() const {
-    return metadata_.find_number(key("rope.scaling.attn_factor")).value_or(1);
-  }
-
-  void refuse_attn_factor(const std::string& type) const {
-    if (attn_factor() != 1)
-      metadata_.bad(
-          "{} has {} {} though its RoPE scaling is \"{}\", which has none",
-          metadata_.name(),
-          key("rope.scaling.attn_factor"),
-          attn_factor(),
-          printable(type));
-  }
-
-  // The converter writes the checkpoint's attention_factor as yarn_attn_factor;
-  // left out it follows from the factor. rope.scaling.attn_factor multiplies
-  // it.
-  void add_yarn(ordered_json& scaling) const {
-    for (const std::string beta : {"beta_fast", "beta_slow"})
-      if (const auto turns =
-              metadata_.find_number(key("rope.scaling.yarn_" + beta)))
-        scaling[beta] = *turns;
-    auto attention =
-        metadata_.find_number(key("rope.scaling.yarn_attn_factor"));
-    const double more = attn_factor();
-    if (more != 1 && !attention) {
-      const double factor = scaling.value("factor", 1.0);
-      attention = factor > 1 ? 1 + 0.1 * std::log(factor) : 1;
-    }
-    if (attention) scaling["attention_factor"] = *attention * more;
-    const auto field = key("rope.scaling.yarn_ext_factor");
-    const auto* mix = metadata_.find<double>(field, "a float");
-    // Negative: not set. 1: the ramp as YaRN has it.
-    if (mix && !(*mix < 0) && *mix != 1)
-      metadata_.bad(
-          "{} of {} is {}; only 1 is supported for YaRN",
-          field,
-          metadata_.name(),
-          *mix);
-  }
-
   void add_vocabulary() {
-    const TensorInfo* embedding = find_tensor("token_embd.weight");
+    const TensorInfo* embedding = file_.find_tensor("token_embd.weight");
     if (!embedding || embedding->shape.size() != 2)
       metadata_.bad("{} has no matrix token_embd.weight", metadata_.name());
     const int64_t rows = embedding->shape[0];
@@ -560,11 +381,13 @@ class ConfigMaker {
           size);
   }
 
+  const GgufFields& file_;
   const Gguf& gguf_;
   const GgufMetadata& metadata_;
   const GgufArchitecture& architecture_;
   ordered_json config_;
-  int64_t head_dim_ = 0;
+  int64_t hidden_ = 0, heads_ = 0, head_dim_ = 0, context_ = 0;
+  int64_t blocks_ = 0, layers_ = 0;  // those that draft are no layers
 };
 
 }  // namespace
@@ -573,11 +396,21 @@ std::string make_config(
     const Gguf& gguf,
     const GgufMetadata& metadata,
     const GgufArchitecture& architecture) {
-  return ConfigMaker(gguf, metadata, architecture).make().dump(2);
+  const GgufFields file{gguf, metadata, architecture};
+  return ConfigMaker(file).make().dump(2);
 }
 
-bool is_in_config(std::string_view tensor) {
-  return tensor == rope_freqs || tensor == rope_long || tensor == rope_short;
+int64_t draft_blocks(
+    const GgufMetadata& metadata, const GgufArchitecture& architecture) {
+  constexpr std::string_view drafts = "nextn_predict_layers";
+  const auto& fields = architecture.fields;
+  if (std::ranges::find(fields, drafts, &GgufField::key) == fields.end())
+    return 0;
+  const auto key = [&](std::string_view field) {
+    return fmt::format("{}.{}", architecture.name, field);
+  };
+  const auto blocks = metadata.integer(key("block_count"), 1, limits::layers);
+  return metadata.find_integer(key(drafts), 0, blocks - 1).value_or(0);
 }
 
 }  // namespace mlxterp

@@ -2,8 +2,8 @@
 
 #pragma once
 
+#include <cstdint>
 #include <string>
-#include <string_view>
 
 #include "io/gguf_architecture.h"
 #include "io/gguf_metadata.h"
@@ -17,7 +17,8 @@ std::string make_config(
     const GgufMetadata& metadata,
     const GgufArchitecture& architecture);
 
-/** Whether the tensor is the config's, not the checkpoint's. */
-bool is_in_config(std::string_view tensor);
+/** How many of the last blocks predict further tokens; they are no layers. */
+int64_t draft_blocks(
+    const GgufMetadata& metadata, const GgufArchitecture& architecture);
 
 }  // namespace mlxterp

@@ -9,9 +9,10 @@ namespace {
 using enum GgufKey::Use;
 
 constexpr std::string_view with_windows =
-    "gemma2 gemma3 phi3 gpt-oss olmo2 exaone4 cohere2";
+    "gemma2 gemma3 gemma4 phi3 gpt-oss olmo2 exaone4 cohere2";
 
-constexpr std::string_view but_gpt2 = "!gpt2";
+// Of models whose rotation io/gguf_rotation reads.
+constexpr std::string_view rotating = "!";
 
 constexpr GgufKey keys[] = {
     {"vocab_size", read},
@@ -21,27 +22,29 @@ constexpr GgufKey keys[] = {
     {"feed_forward_length", read},
     {"attention.head_count", read},
     {"attention.head_count_kv", read},
-    {"attention.key_length", read, but_gpt2},
-    {"attention.value_length", read, but_gpt2},
+    {"attention.key_length", read},
+    {"attention.value_length", read},
     {"attention.layer_norm_rms_epsilon", read},
     {"attention.layer_norm_epsilon", read, "olmo"},
     {"attention.sliding_window", read, with_windows},
-    {"attention.sliding_window_pattern", read, "gemma2 gemma3 olmo2 exaone4"},
+    {"attention.sliding_window_pattern",
+     read,
+     "gemma2 gemma3 gemma4 olmo2 exaone4"},
     {"attn_logit_softcapping", read, "gemma2"},
-    {"final_logit_softcapping", read, "gemma2 gemma3"},
-    {"rope.dimension_count", read},
-    {"rope.freq_base", read, but_gpt2},
-    {"rope.freq_base_swa", read, "gemma3 olmo2"},
-    {"rope.scale_linear", read, but_gpt2, 1},
-    {"rope.scaling.type", read, but_gpt2},
-    {"rope.scaling.factor", read, but_gpt2, 1},
-    {"rope.scaling.original_context_length", read, but_gpt2},
-    {"rope.scaling.attn_factor", read, but_gpt2, 1},
-    {"rope.scaling.yarn_ext_factor", read, but_gpt2},
-    {"rope.scaling.yarn_attn_factor", read, but_gpt2, 1},
-    {"rope.scaling.yarn_beta_fast", read, but_gpt2},
-    {"rope.scaling.yarn_beta_slow", read, but_gpt2},
-    {"rope.scaling.yarn_log_multiplier", read, "deepseek2"},
+    {"final_logit_softcapping", read, "gemma2 gemma3 gemma4"},
+    {"rope.dimension_count", read, rotating},
+    {"rope.freq_base", read, rotating},
+    {"rope.freq_base_swa", read, "gemma3 gemma4 olmo2"},
+    {"rope.scale_linear", read, rotating, 1},
+    {"rope.scaling.type", read, rotating},
+    {"rope.scaling.factor", read, rotating, 1},
+    {"rope.scaling.original_context_length", read, rotating},
+    {"rope.scaling.attn_factor", read, rotating, 1},
+    {"rope.scaling.yarn_ext_factor", read, rotating},
+    {"rope.scaling.yarn_attn_factor", read, rotating, 1},
+    {"rope.scaling.yarn_beta_fast", read, rotating},
+    {"rope.scaling.yarn_beta_slow", read, rotating},
+    {"rope.scaling.yarn_log_multiplier", read, "deepseek2 mistral3"},
     {"attention.key_length_mla", read, "deepseek2"},
     {"attention.value_length_mla", read, "deepseek2"},
     {"expert_count"},
@@ -115,6 +118,9 @@ constexpr GgufKey keys[] = {
     {"ssm.conv_kernel"},
     {"ssm.inner_size"},
     {"ssm.state_size"},
+    {"ssm.time_step_rank"},
+    {"ssm.group_count"},
+    {"ssm.dt_b_c_rms"},
     {"wkv.head_size"},
     {"shortconv.l_cache"},
     {"target_layers"},
@@ -125,9 +131,10 @@ constexpr GgufKey vocabulary_keys[] = {
     {"add_sep_token"},
 };
 
-bool names(std::string_view list, std::string_view name) {
+bool names(std::string_view list, const GgufArchitecture& architecture) {
   if (list.empty()) return true;
-  if (list.front() == '!') return list.substr(1) != name;
+  if (list == rotating) return architecture.rotary;
+  const auto name = architecture.name;
   for (size_t at = 0; at < list.size();) {
     const size_t end = std::min(list.find(' ', at), list.size());
     if (list.substr(at, end - at) == name) return true;
@@ -186,7 +193,7 @@ void check_keys(
   const auto check = [&](const std::string& key, const GgufKey& rule) {
     const auto found = gguf.metadata().find(key);
     if (found == gguf.metadata().end() || rule.use == harmless) return;
-    if (rule.use == read && names(rule.read_by, architecture.name)) return;
+    if (rule.use == read && names(rule.read_by, architecture)) return;
     if (rule.field == architecture.eps.key) return;
     for (const auto& field : architecture.fields)
       if (field.key == rule.field) return;

@@ -19,8 +19,9 @@ struct GgufKey {
   };
   std::string_view field;
   Use use = Use::refused;
-  /** For `read`: the architectures, "!" and one for all others, empty for all.
-   * Elsewhere it is refused, where it is not of GgufArchitecture::fields. */
+  /** For `read`: the architectures, "!" for those with a rotation, empty for
+   * all. Elsewhere it is refused, where it is not of GgufArchitecture::fields.
+   */
   std::string_view read_by = {};
   /** The value that changes nothing, of every element where it is an array. */
   double neutral = 0;

@@ -47,6 +47,14 @@ class GgufMetadata {
     return value;
   }
 
+  /** The value where it is of that type. */
+  template <typename T>
+  const T* find_any(const std::string& key) const {
+    const auto found = gguf_.metadata().find(key);
+    return found == gguf_.metadata().end() ? nullptr
+                                           : std::get_if<T>(&found->second);
+  }
+
   const std::string& text(const std::string& key) const {
     const auto* value = find<std::string>(key, "a string");
     if (!value) missing(key);

@@ -83,7 +83,8 @@ std::vector<FamilyEntry> families() {
         found == std::end(entries) ? FamilyEntry{family.model_type, {}}
                                    : *found);
     for (const auto& architecture : gguf_architectures())
-      if (architecture.model_type == family.model_type)
+      if (architecture.model_type == family.model_type &&
+          std::ranges::find(entry.gguf, architecture.name) == entry.gguf.end())
         entry.gguf.push_back(architecture.name);
   }
   std::ranges::sort(out, {}, &FamilyEntry::model_type);
