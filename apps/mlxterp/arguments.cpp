@@ -64,7 +64,9 @@ void ModelArguments::add_to(CLI::App& app) {
       "--weights",
       weights,
       "packed: a quantised model stays so in memory; unpacked. Without it "
-      "packed on a GPU, or where the other would not fit");
+      "packed on a GPU, or where the other would not fit. half: matrices stay "
+      "in the half precision of their file, in half the memory, and are "
+      "computed with in float32");
   app.add_flag(
       "--allow-nan",
       allow_nan,
@@ -101,9 +103,11 @@ LoadOptions ModelArguments::options() const {
         view::escape(dtype)));
   if (weights == "packed" || weights == "unpacked")
     out.packed = weights == "packed";
+  else if (weights == "half")
+    out.half = true;
   else if (!weights.empty())
     usage(fmt::format(
-        "--weights '{}' is not one of packed, unpacked",
+        "--weights '{}' is not one of packed, unpacked, half",
         view::escape(weights)));
   return out;
 }

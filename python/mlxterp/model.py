@@ -62,6 +62,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         revision: of a model on a hub: a branch, a tag or a commit.
         packed: whether the matrices of a quantised checkpoint stay packed in
             memory; None: on a GPU, or where they would not fit unpacked.
+        half: leave matrices in memory in the half precision that their file has
+            them in, and compute with them in float32.
         engine: runs the model, in place of the one chosen for it.
 
     Raises:
@@ -83,6 +85,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         parse_special: bool = True,
         revision: str | None = None,
         packed: bool | None = None,
+        half: bool = False,
         engine: Engine | None = None,
     ):
         # How pickle finds it again.
@@ -92,9 +95,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         path = os.path.abspath(model) if local else model
         self._from = path if engine is None else None, again
         if engine is None:
-            engine = _engine_for(
-                model, layer_attr, parse_special, revision=revision, packed=packed
-            )
+            how = {"revision": revision, "packed": packed, "half": half}
+            engine = _engine_for(model, layer_attr, parse_special, **how)
         self.engine = engine
         self.habits: Strict = Strict() if strict else Lax()
         #: Edits at resolved sites that every pass makes first: see `edited`.

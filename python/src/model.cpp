@@ -41,6 +41,7 @@ Model load(
     const std::string& path,
     std::optional<mx::Dtype> dtype,
     std::optional<bool> packed,
+    bool half,
     const std::optional<nb::callable>& progress,
     const std::optional<nb::callable>& warn,
     bool verify,
@@ -55,7 +56,11 @@ Model load(
   const auto found = find_model(path, {.revision = revision, .progress = told});
   auto model = InterpretableModel::load(
       found.string(),
-      {.dtype = dtype, .packed = packed, .progress = told, .warn = warned});
+      {.dtype = dtype,
+       .packed = packed,
+       .half = half,
+       .progress = told,
+       .warn = warned});
   if (verify) {
     VerifyOptions options;
     options.progress = told;
@@ -212,6 +217,7 @@ void bind_model(nb::module_& m) {
           nb::arg("path"),
           nb::arg("dtype") = nb::none(),
           nb::arg("packed") = nb::none(),
+          nb::arg("half") = false,
           nb::arg("progress") = nb::none(),
           nb::arg("warn") = nb::none(),
           nb::arg("verify") = false,

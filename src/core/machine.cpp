@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sys/resource.h>
 #ifndef __APPLE__
+#include <sched.h>
 #include <sys/syscall.h>
 #endif
 #include <unistd.h>
@@ -135,7 +136,15 @@ size_t cgroup_cores(std::string_view groups, const fs::path& root) {
 }
 
 size_t usable_cores() {
-  size_t cores = std::max(std::thread::hardware_concurrency(), 1u);
+  size_t cores = 0;
+#ifdef __linux__
+  // Some of glibc's hardware_concurrency() read a file each time, which takes
+  // longer than a small loop, and know no mask.
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof(mask), &mask) == 0)
+    cores = static_cast<size_t>(CPU_COUNT(&mask));
+#endif
+  if (cores == 0) cores = std::max(std::thread::hardware_concurrency(), 1u);
 #ifndef __APPLE__
   static const size_t quota =
       cgroup_cores(small_text("/proc/self/cgroup"), "/sys/fs/cgroup");

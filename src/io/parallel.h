@@ -14,13 +14,14 @@
 
 namespace mlxterp {
 
-/** Calls `part(begin, end)` for stretches that cover 0..n, at most one a core,
- * at least `least` long but for the last. Throws, when all have ended, what the
- * first of them threw that did. */
+/** Calls `part(begin, end)` for stretches that cover 0..n, at most one a core
+ * and `most`, at least `least` long but for the last. Throws, when all have
+ * ended, what the first of them threw that did. */
 template <typename Part>
-void split_over_cores(size_t n, size_t least, const Part& part) {
-  constexpr size_t most = 16;  // memory is the limit before that
-  const size_t cores = std::clamp<size_t>(usable_cores(), 1, most);
+void split_over_cores(
+    size_t n, size_t least, const Part& part, size_t most = no_limit) {
+  constexpr size_t enough = 16;  // memory is the limit before that
+  const size_t cores = std::min({usable_cores(), most, enough});
   const size_t parts =
       std::clamp<size_t>(n / std::max<size_t>(least, 1), 1, cores);
   std::exception_ptr first;

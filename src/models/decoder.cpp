@@ -241,8 +241,7 @@ Unembedding::Unembedding(
 }
 
 mx::array Unembedding::forward(const mx::array& x, Pass& pass) const {
-  auto logits = weight().times(x);
-  if (bias) logits = mx::add(logits, *bias);
+  auto logits = weight().times(x, bias);
   return raw_ ? capped(tap(pass, *raw_, std::move(logits))) : logits;
 }
 

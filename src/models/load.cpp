@@ -163,14 +163,18 @@ class Loader {
       total += static_cast<double>(job.tensor->bytes);
     for (const auto& job : jobs_) {
       if (progress) progress("Reading weights", done / total);
-      if (!keep_packed(job, options)) fill(job, value_of(*job.tensor, options));
+      if (!keep_packed(job, options)) fill(job, value_of(job, options));
       done += static_cast<double>(job.tensor->bytes);
     }
     for (auto& [path, slot] : slots_) {
-      if (slot.stack.empty()) continue;
-      *slot.value = mx::stack(slot.stack);
-      slot.value->eval();
-      slot.stack.clear();
+      if (!slot.stack.empty()) {
+        *slot.value = mx::stack(slot.stack);
+        slot.value->eval();
+        slot.stack.clear();
+      }
+      if (options.half && options.dtype && slot.matrix &&
+          !slot.matrix->is_packed())
+        slot.matrix->read_as(*options.dtype);
     }
     if (second_unembedding_) check_tie(options);
     if (progress) progress("Reading weights", 1.0);
@@ -178,9 +182,15 @@ class Loader {
   }
 
  private:
-  mx::array value_of(
-      const TensorInfo& tensor, const LoadOptions& options) const {
-    return checkpoint_.read(tensor, options.dtype, options.allow_not_finite);
+  mx::array value_of(const Job& job, const LoadOptions& options) const {
+    const bool half = keeps_half(*job.tensor, options) &&
+                      std::ranges::all_of(job.slots, [](const auto* slot) {
+                        return slot->matrix;
+                      });
+    return checkpoint_.read(
+        *job.tensor,
+        half ? std::nullopt : options.dtype,
+        options.allow_not_finite);
   }
 
   Slot* find(const std::string& path) {
@@ -472,7 +482,10 @@ class Loader {
         ours.is_packed() ? checkpoint_.read_packed(*second_unembedding_, true)
                          : std::nullopt;
     const auto other = packed ? nn::Matrix(*packed, ours.dtype()).numbers()
-                              : value_of(*second_unembedding_, options);
+                              : checkpoint_.read(
+                                    *second_unembedding_,
+                                    options.dtype,
+                                    options.allow_not_finite);
     const auto embedding = ours.numbers();
     if (!mx::array_equal(other, embedding, /*equal_nan=*/true).item<bool>())
       fail(
@@ -505,8 +518,7 @@ void check_tensors(const Checkpoint& checkpoint, std::span<const Family> own) {
 std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options) {
   check_loadable(checkpoint, options);
-  const bool on_cpu = mx::default_device() == mx::Device::cpu;
-  if (on_cpu) {
+  if (mx::default_device() == mx::Device::cpu) {
     require_right_products(blas());
     bound_blas_threads();
   }
@@ -514,7 +526,7 @@ std::shared_ptr<Decoder> load_decoder(
   Loader loader(checkpoint, family_of(checkpoint.config(), options.families));
   loader.plan();
   auto how = options;
-  if (!how.dtype && on_cpu) how.dtype = mx::float32;
+  how.dtype = computed_as(options);
   how.packed = keeps_packed(checkpoint, options);
   return loader.read(how);
 }

@@ -15,10 +15,17 @@ void check_loadable(const Checkpoint& checkpoint, const LoadOptions& options);
  * LoadOptions::packed says. */
 bool keeps_packed(const Checkpoint& checkpoint, const LoadOptions& options);
 
-/** What its weights take in memory, so loaded. */
+/** What the numbers of its weights are computed with as; absent: as the file
+ * has them. */
+std::optional<mlx::core::Dtype> computed_as(const LoadOptions& options);
+
+/** Whether a matrix stays in the half precision that the file has it in, as
+ * LoadOptions::half says. */
+bool keeps_half(const TensorInfo& tensor, const LoadOptions& options);
+
+/** What its weights take in memory, loaded with these; `packed`: as
+ * keeps_packed says. */
 double bytes_in_memory(
-    const Checkpoint& checkpoint,
-    std::optional<mlx::core::Dtype> dtype,
-    bool packed);
+    const Checkpoint& checkpoint, const LoadOptions& options, bool packed);
 
 }  // namespace mlxterp

@@ -29,10 +29,7 @@ Linear::Linear(int d_in, int d_out, bool with_bias)
 }
 
 mx::array Linear::forward(const mx::array& x, Pass&) const {
-  if (bias && !weight.is_packed())
-    return mx::addmm(*bias, x, mx::transpose(weight.numbers()));
-  const auto y = weight.times(x);
-  return bias ? mx::add(y, *bias) : y;
+  return weight.times(x, bias);
 }
 
 Embedding::Embedding(

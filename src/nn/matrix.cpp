@@ -8,6 +8,7 @@
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "nn/product.h"
 
 namespace mx = mlx::core;
 
@@ -71,34 +72,29 @@ Packed taken(const Packed& packed, const mx::array& ids) {
   return out;
 }
 
-// Each row of x through its own of these, [matrix, columns, rows].
-mx::array gathered(
-    const mx::array& x, const mx::array& stack, const mx::array& which) {
-  return mx::gather_mm(x, mx::astype(stack, x.dtype()), std::nullopt, which);
-}
-
 // x W^T, of large matrices some rows of W at a time: on a CPU float32 takes
-// eight times what four bit does.
-mx::array in_pieces(const Packed& packed, mx::Dtype dtype, const mx::array& x) {
-  const auto product = [&](const Packed& part) {
-    return mx::matmul(x, mx::transpose(unpack(part, dtype)));
-  };
+// twice what half precision does, and eight times what four bit does. `part`
+// makes the rows from..to of W.
+template <typename Part>
+mx::array in_pieces(
+    const mx::Shape& shape, const Part& part, const mx::array& x) {
   constexpr size_t piece = size_t{1} << 21;  // numbers
-  const int rows = packed.words.shape(0);
-  const auto columns = static_cast<size_t>(packed.scales.shape(-1)) *
-                       static_cast<size_t>(packed.group);
+  const int rows = shape[0];
+  const auto columns = static_cast<size_t>(shape[1]);
   const int some = static_cast<int>(std::max<size_t>(piece / columns, 1));
   if (mx::default_device() == mx::Device::gpu || rows <= some)
-    return product(packed);
+    return product(x, part(0, rows));
   std::vector<mx::array> parts;
   for (int at = 0; at < rows; at += some)
-    parts.push_back(product(packed.each([&](const mx::array& part) {
-      auto from = mx::Shape(part.ndim(), 0), to = part.shape();
-      from[0] = at;
-      to[0] = std::min(at + some, rows);
-      return mx::slice(part, from, to);
-    })));
+    parts.push_back(product(x, part(at, std::min(at + some, rows))));
   return mx::concatenate(std::move(parts), -1);
+}
+
+mx::array rows_of(const mx::array& x, int from, int to) {
+  auto begin = mx::Shape(x.ndim(), 0), end = x.shape();
+  begin[0] = from;
+  end[0] = to;
+  return mx::slice(x, begin, end);
 }
 
 // Whether MLX's own product serves. On a Mac's GPU it does for any number of
@@ -149,45 +145,66 @@ int Matrix::shape(int axis) const {
 }
 
 mx::array Matrix::numbers() const {
-  return packed_ ? unpack(*packed_, dtype()) : numbers_;
+  return packed_ ? unpack(*packed_, dtype()) : mx::astype(numbers_, dtype());
 }
 
-mx::array Matrix::times(const mx::array& x) const {
-  if (!packed_) return mx::matmul(x, mx::transpose(numbers_));
-  const auto product = [packed = *packed_,
-                        dtype = dtype()](const std::vector<mx::array>& in) {
+mx::array Matrix::rows(int from, int to) const {
+  if (!packed_) return mx::astype(rows_of(numbers_, from, to), dtype());
+  return unpack(
+      packed_->each(
+          [&](const mx::array& part) { return rows_of(part, from, to); }),
+      dtype());
+}
+
+mx::array Matrix::times(
+    const mx::array& x, const std::optional<mx::array>& bias) const {
+  const bool as_it_is = !packed_ && numbers_.dtype() == dtype();
+  if (as_it_is && bias && !reads_once(x, numbers_))
+    return mx::addmm(*bias, x, mx::transpose(numbers_));
+  const auto y = as_it_is || (!packed_ && reads_once(x, numbers_))
+                     ? product(x, numbers_)
+                     : times_in_flight(x);
+  return bias ? mx::add(y, *bias) : y;
+}
+
+mx::array Matrix::times_in_flight(const mx::array& x) const {
+  const auto product = [own = *this](const std::vector<mx::array>& in) {
     const auto& row = in[0];
-    if (multiplies_packed(row) && !packed.global_scale) {
-      const auto [scales, biases] = scales_of(packed, row.dtype());
+    const auto& packed = own.packed_;
+    if (packed && multiplies_packed(row) && !packed->global_scale) {
+      const auto [scales, biases] = scales_of(*packed, row.dtype());
       return std::vector{mx::quantized_matmul(
           row,
-          packed.words,
+          packed->words,
           scales,
           biases,
           true,
-          packed.group,
-          packed.bits,
-          packed.mode)};
+          packed->group,
+          packed->bits,
+          packed->mode)};
     }
-    return std::vector{in_pieces(packed, dtype, row)};
+    return std::vector{in_pieces(
+        own.shape(),
+        [&](int from, int to) { return own.rows(from, to); },
+        row)};
   };
   if (!x.is_tracer()) return product({x})[0];  // nobody derives it
-  const auto backwards = [packed = *packed_, dtype = dtype()](
+  const auto backwards = [own = *this](
                              const std::vector<mx::array>&,
                              const std::vector<mx::array>& cotangents,
                              const std::vector<mx::array>&) {
-    return std::vector{mx::matmul(cotangents[0], unpack(packed, dtype))};
+    return std::vector{mx::matmul(cotangents[0], own.numbers())};
   };
   return mx::custom_vjp(product, backwards)({x})[0];
 }
 
 mx::array Matrix::take(const mx::array& ids) const {
-  if (!packed_) return mx::take(numbers_, ids, 0);
+  if (!packed_) return mx::astype(mx::take(numbers_, ids, 0), dtype());
   return unpack(taken(*packed_, ids), dtype());
 }
 
 mx::array Matrix::gather(const mx::array& x, const mx::array& which) const {
-  if (!packed_) return gathered(x, mx::swapaxes(numbers_, 1, 2), which);
+  if (!packed_) return product_of_each(x, numbers_, which);
   const auto product = [packed = *packed_,
                         which](const std::vector<mx::array>& in) {
     const auto& rows = in[0];
@@ -196,16 +213,16 @@ mx::array Matrix::gather(const mx::array& x, const mx::array& which) const {
       return std::vector{mx::matmul(
           rows,
           mx::swapaxes(unpack(taken(packed, which), rows.dtype()), -1, -2))};
-    return std::vector{gathered(
-        rows, mx::swapaxes(unpack(packed, rows.dtype()), 1, 2), which)};
+    return std::vector{
+        product_of_each(rows, unpack(packed, rows.dtype()), which)};
   };
   if (!x.is_tracer()) return product({x})[0];
   const auto backwards = [packed = *packed_, which](
                              const std::vector<mx::array>& in,
                              const std::vector<mx::array>& cotangents,
                              const std::vector<mx::array>&) {
-    auto d =
-        gathered(cotangents[0], unpack(packed, cotangents[0].dtype()), which);
+    const auto& c = cotangents[0];
+    auto d = mx::gather_mm(c, unpack(packed, c.dtype()), std::nullopt, which);
     if (d.shape(2) != in[0].shape(2)) d = mx::sum(d, 2, true);
     return std::vector{d};
   };

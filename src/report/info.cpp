@@ -36,13 +36,11 @@ WeightInfo weigh(
     const DecoderConfig& config,
     const LoadOptions& options) {
   WeightInfo out;
-  auto dtype = options.dtype;
-  const bool cpu = mx::default_device() == mx::Device::cpu;
-  if (!dtype && cpu) dtype = mx::float32;
+  const auto dtype = computed_as(options);
   const auto wide =
       static_cast<double>(mx::size_of(dtype.value_or(mx::float16)));
   out.packed = keeps_packed(checkpoint, options);
-  out.memory_bytes = bytes_in_memory(checkpoint, options.dtype, out.packed);
+  out.memory_bytes = bytes_in_memory(checkpoint, options, out.packed);
   for (const auto& tensor : checkpoint.tensors()) {
     const double size = product(tensor.shape);
     out.parameters += size;

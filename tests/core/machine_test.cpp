@@ -3,6 +3,7 @@
 #include "core/machine.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <thread>
@@ -67,6 +68,19 @@ TEST(Machine, AContainersQuotaBoundsTheCores) {
   EXPECT_GE(free_cores(), 1u);
   EXPECT_LE(free_cores(), usable_cores());
 }
+
+#ifdef __linux__
+TEST(Machine, CoresOutsideTheAffinityMaskAreNotUsable) {
+  cpu_set_t all, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
+  CPU_ZERO(&one);
+  for (int core = 0; CPU_COUNT(&one) == 0; ++core)
+    if (CPU_ISSET(core, &all)) CPU_SET(core, &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
+  EXPECT_EQ(usable_cores(), 1u);
+  ASSERT_EQ(sched_setaffinity(0, sizeof(all), &all), 0);
+}
+#endif
 
 TEST(Machine, OthersRunOnlyWhereTheyDoNowAndDid) {
   EXPECT_EQ(others_running("2.10 1.00 0.50 3/397 12345\n"), 2u);

@@ -449,6 +449,55 @@ TEST_P(HalfParity, LosesLittle) {
   }
 }
 
+// Matrices that stay in half precision are the same numbers as widened ones.
+TEST_P(HalfParity, StayingInMemoryChangesNothing) {
+  const auto& variant = GetParam();
+  const auto source = test::families_root / variant;
+  const auto ids = integers(expected(variant).at("ids"));
+  for (const auto dtype : {mx::float16, mx::bfloat16}) {
+    const auto folder = fs::temp_directory_path() /
+                        fmt::format("mlxterp-half-{}-{}", ::getpid(), variant);
+    fs::create_directories(folder);
+    fs::copy_file(
+        source / "config.json",
+        folder / "config.json",
+        fs::copy_options::overwrite_existing);
+    const auto checkpoint = Checkpoint::open(source);
+    std::vector<std::pair<std::string, mx::array>> tensors;
+    for (const auto& tensor : checkpoint.tensors()) {
+      auto value = checkpoint.read(tensor);
+      if (mx::issubdtype(value.dtype(), mx::floating))
+        value = mx::astype(value, dtype);
+      tensors.emplace_back(tensor.name, value);
+    }
+    save_safetensors(
+        folder / "model.safetensors", tensors, {}, /*overwrite=*/true);
+    const auto load = [&](bool half) {
+      return InterpretableModel::load(
+          folder.string(), {.dtype = mx::float32, .half = half});
+    };
+    const auto kept = load(true), widened = load(false);
+    fs::remove_all(folder);
+    size_t in_half = 0;
+    for (const auto& [name, matrix] : kept.decoder().matrices()) {
+      EXPECT_EQ(matrix->dtype(), mx::float32) << name;
+      in_half += matrix->dense().dtype() == dtype;
+    }
+    EXPECT_EQ(in_half, kept.decoder().matrices().size());
+    for (const auto& [name, value] : widened.decoder().parameters())
+      EXPECT_NE(value->dtype(), dtype) << name;
+    // One row, few, and more than are read as they lie.
+    for (const size_t copies : {1, 20}) {
+      const Inputs rows(Inputs::Rows(copies, ids));
+      const auto a = kept.run(rows, {.save = {"logits"}})["logits"];
+      const auto b = widened.run(rows, {.save = {"logits"}})["logits"];
+      ASSERT_EQ(a.shape(), b.shape());
+      EXPECT_LE(test::max_difference(a, b), 1e-5 * test::max_magnitude(b))
+          << variant << " " << copies;
+    }
+  }
+}
+
 std::string named(const testing::TestParamInfo<std::string>& variant) {
   return test::test_name(variant.param);
 }

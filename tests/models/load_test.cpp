@@ -108,6 +108,40 @@ TEST_F(Load, RoundTrip) {
   test::expect_repeated(logits(decoder), logits(source_), "logits");
 }
 
+TEST_F(Load, HalfPrecisionStaysInMemoryWhereAsked) {
+  std::vector<std::string> warned;
+  LoadOptions options{.dtype = mx::float32, .half = true};
+  options.warn = [&](std::string_view text) { warned.emplace_back(text); };
+  const auto plain = load(options);  // of a file in float32
+  ASSERT_EQ(warned.size(), 1u);
+  EXPECT_NE(warned[0].find("half precision"), std::string::npos) << warned[0];
+  EXPECT_EQ(plain->embed.weight.dense().dtype(), mx::float32);
+
+  for (auto& [name, value] : tensors_)
+    if (name.find("gate_proj") == name.npos)
+      value = mx::astype(value, mx::bfloat16);
+  warned.clear();
+  const auto half = load(options);
+  EXPECT_TRUE(warned.empty());
+  EXPECT_EQ(half->ln_final.weight.dtype(), mx::float32);
+  for (const auto& [path, matrix] : half->matrices()) {
+    const bool wide = path.find("gate_proj") != path.npos;
+    EXPECT_EQ(matrix->dtype(), mx::float32) << path;
+    EXPECT_EQ(matrix->dense().dtype(), wide ? mx::float32 : mx::bfloat16)
+        << path;
+  }
+  test::expect_close(
+      logits(half),
+      logits(load({.dtype = mx::float32})),
+      1e-5,
+      3 * 97,
+      "logits");
+  // Where nothing is computed in float32, all goes by `dtype`.
+  options.dtype = mx::float16;
+  EXPECT_EQ(load(options)->embed.weight.dense().dtype(), mx::float16);
+  EXPECT_TRUE(warned.empty());
+}
+
 TEST_F(Load, PrecisionIsChosenOrFloat32OnACpu) {
   for (auto& [name, value] : tensors_)
     value = mx::astype(value, mx::bfloat16);

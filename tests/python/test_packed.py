@@ -1,6 +1,7 @@
 """Models that stay packed, beside the same unpacked and beside mlx-lm's own."""
 
 import pickle
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -50,6 +51,25 @@ def test_sweeps_like_the_unpacked_one():
     assert effects[0].size == 8
     assert gap(*effects) < 1e-4
     assert gap(models[0].W_Q[0], models[1].W_Q[0]) < 1e-6
+
+
+def test_half_precision_may_stay_in_memory(tmp_path):
+    source = FOLDERS.parent / "families" / "llama-gqa"
+    shutil.copy(source / "config.json", tmp_path)
+    tensors = mx.load(str(source / "model.safetensors"))
+    halves = {name: tensor.astype(mx.bfloat16) for name, tensor in tensors.items()}
+    mx.save_safetensors(str(tmp_path / "model.safetensors"), halves)
+    kept, wide = (InterpretableModel(tmp_path, half=half) for half in (True, False))
+    kept = pickle.loads(pickle.dumps(kept))
+    name = "layers.0.mlp.up_proj.weight"
+    dtypes = [dict(m.engine.model.parameters())[name].dtype for m in (kept, wide)]
+    assert dtypes == [mx.bfloat16, mx.float32]
+    logits = []
+    for model in (kept, wide):
+        with model.trace(ROWS[0]):
+            logits.append(model.output.save())
+    assert logits[0].dtype == mx.float32
+    assert gap(*logits) < 1e-5
 
 
 def test_parts_are_parameters():

@@ -22,6 +22,11 @@ struct LoadOptions {
    * there are none, `warn` hears so. Absent: on a GPU; on a CPU, where unpacked
    * ones are several times as fast, only if those would not fit. */
   std::optional<bool> packed = std::nullopt;
+  /** Leave matrices in the half precision that the file has them in, to be
+   * computed with in `dtype` where that is float32 (nn/matrix.h): half of the
+   * memory, and the same numbers. What is quantised goes by `packed`. If the
+   * file has none, `warn` hears so. */
+  bool half = false;
   /** Your own, looked through before the built-in ones. */
   std::vector<Family> families = {};
   Progress progress = {};

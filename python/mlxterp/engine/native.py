@@ -170,8 +170,8 @@ class NativeEngine:
     NativeEngine has loaded. `dtype` of the weights: float32 on a CPU and the
     file's own on a GPU where nothing is said. `packed`: whether matrices that the
     file keeps packed stay so in memory; None: on a GPU, or where they would not fit
-    unpacked. `progress(what, done)` is called
-    while it loads, `warn(sentence)` with warnings about the checkpoint.
+    unpacked. `half`: leave matrices in the half precision that the file has them in
+    and compute with them in float32. `progress(what, done)` is called while it loads, `warn(sentence)` with warnings about the checkpoint.
     Raises IoError, BadDataError.
     """
 
@@ -184,12 +184,14 @@ class NativeEngine:
         parse_special: bool = True,
         revision: str | None = None,
         packed: bool | None = None,
+        half: bool = False,
     ):
         if not isinstance(model, _core.Model):
             model = _core.Model.load(
                 os.fspath(model),
                 dtype,
                 packed,
+                half,
                 progress,
                 warn,
                 revision=revision or "main",
