@@ -154,19 +154,27 @@ struct Generator::Impl {
     auto now = first  ? steps.prefill()
                : next ? *std::exchange(next, std::nullopt)
                       : steps.go_on(std::move(going));
-    // While a step computes, the next one is laid out.
+    // While a step computes, the next one is laid out and queued.
     if (steps.ahead()) {
-      mx::async_eval(now.kept);
+      if (first) queue(now);
       auto on = rows_behind(now);
       if (!on.empty() && std::ranges::all_of(on, [&](size_t i) {
             return steps.ahead(steps.rows()[i]);
-          }))
+          })) {
         next = steps.go_on(std::move(on), &now);
+        queue(*next);
+      }
     }
     collect(now);
     (first ? prefill_seconds : decode_seconds) += seconds_since(start);
     ++done;
     return true;
+  }
+
+  // Whoever held on to a cache's arrays would have them copied, not written.
+  static void queue(Step& step) {
+    mx::async_eval(step.kept);
+    step.kept = {step.tokens, step.log_probs};
   }
 
   void collect(Step& now) {
