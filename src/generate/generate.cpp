@@ -150,13 +150,13 @@ struct Generator::Impl {
       if (live(i)) going.push_back(i);
     if (going.empty()) return false;
     const auto start = Clock::now();
-    const bool first = done == 0;
+    const bool first = done == 0, queued = next.has_value();
     auto now = first  ? steps.prefill()
                : next ? *std::exchange(next, std::nullopt)
                       : steps.go_on(std::move(going));
     // While a step computes, the next one is laid out and queued.
     if (steps.ahead()) {
-      if (first) queue(now);
+      if (!queued) queue(now);
       auto on = rows_behind(now);
       if (!on.empty() && std::ranges::all_of(on, [&](size_t i) {
             return steps.ahead(steps.rows()[i]);
