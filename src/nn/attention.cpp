@@ -172,7 +172,8 @@ mx::array Attention::query_scale(const mx::array& x, Pass& pass) const {
     std::iota(positions.begin(), positions.end(), pass.cache_offset());
   std::vector<float> by;
   for (const int position : positions) {
-    const int times = position / config_.q_scale->every;
+    const int times =
+        (config_.q_scale->first + position) / config_.q_scale->every;
     by.push_back(
         1.0f + config_.q_scale->beta * std::log1p(static_cast<float>(times)));
   }
