@@ -20,7 +20,7 @@
 
 namespace mlxterp::test {
 
-inline constexpr size_t n_variants = 147;
+inline constexpr size_t n_variants = 153;
 
 /** Shaped as opt-350m alone is: refused, which a test of its own asserts. */
 inline constexpr const char* refused_variant = "opt-post-norm";

@@ -240,10 +240,21 @@ Lens logit_lens(
     lens.sites.push_back(
         model.sites()[model.sites().find("layers.0.resid_pre")].name);
   }
-  for (const int layer : resolve(options.layers, lens.model_layers, "layer")) {
+  const auto asked = resolve(options.layers, lens.model_layers, "layer");
+  for (const int layer : asked) {
+    auto site = fmt::format("layers.{}.{}", layer, options.site);
+    // Layers without an MLP have no mlp_out; rows say which layers they are.
+    if (!model.sites().contains(site)) continue;
     lens.layers.emplace_back(layer);
-    lens.sites.push_back(fmt::format("layers.{}.{}", layer, options.site));
+    lens.sites.push_back(std::move(site));
   }
+  if (std::ranges::none_of(
+          lens.layers, [](const auto& layer) { return layer.has_value(); }))
+    fail(
+        ErrorKind::usage,
+        "[logit_lens] no layer {}has {}; read another site",
+        static_cast<int>(asked.size()) < lens.model_layers ? "asked for " : "",
+        options.site);
 
   const auto running = [&] {
     if (options.progress) options.progress("Running the model", 0.0);

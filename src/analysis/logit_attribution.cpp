@@ -160,7 +160,7 @@ class Decomposition {
       if (unit_ == Unit::neuron && has_neurons(layer)) {
         out.push_back(at(i, "mlp.post"));
         if (layer.ln2_post) out.push_back(at(i, "ln2_post.scale"));
-      } else {
+      } else if (layer.feeds_forward()) {
         out.push_back(at(i, "mlp_out"));
       }
       if (layer.ple) out.push_back(at(i, "ple_out"));
@@ -266,6 +266,7 @@ class Decomposition {
 
   void feed_forward(int i, const mx::array& stream) {
     const auto& layer = *decoder_.layers[static_cast<size_t>(i)];
+    if (!layer.feeds_forward()) return;
     if (unit_ != Unit::neuron || !has_neurons(layer))
       return add(Kind::mlp_out, i, dot(of(at(i, "mlp_out")), stream));
     const auto post = of(at(i, "mlp.post"));
@@ -312,9 +313,12 @@ void check(
           layers, [](const auto& l) { return has_neurons(*l); }))
     fail(
         ErrorKind::usage,
-        "[logit_attribution] each layer of this model has a mixture of "
-        "experts, "
-        "whose neurons have no site; use component or head");
+        "[logit_attribution] {}; use component or head",
+        std::ranges::any_of(
+            layers, [](const auto& l) { return l->feeds_forward(); })
+            ? "the layers of this model have mixtures of experts, whose "
+              "neurons have no site"
+            : "the layers of this model have no MLP, and so no neurons");
 }
 
 // What the stream says at the layers' borders: running sums, less what it is

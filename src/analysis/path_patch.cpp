@@ -26,31 +26,43 @@ const char* name_of(Receiver::Input input) {
                                        : "v";
 }
 
+// One site in the layers that have it; -1 in the others.
+LayerSite where_it_is(const InterpretableModel& model, const char* relative) {
+  LayerSite out;
+  out.relative = relative;
+  for (int i = 0; i < layer_count(model); ++i) {
+    const auto found = model.sites().lookup(out.name_of(i));
+    out.ids.push_back(found.empty() ? -1 : found[0]);
+  }
+  return out;
+}
+
 class PathPatcher {
  public:
   PathPatcher(const InterpretableModel& model, const PathPatchOptions& options)
       : model_(model),
         options_(options),
         sender_(layer_site(model, options.senders)),
-        heads_(layer_site(model, "z")),
-        mlps_(layer_site(model, "mlp_out")),
+        heads_(
+            attention_layers(model).empty() ? where_it_is(model, "attn.z")
+                                            : layer_site(model, "z")),
+        mlps_(where_it_is(model, "mlp_out")),
+        embeddings_(where_it_is(model, "ple_out")),
         receivers_(options.receivers) {
     if (sender_.ids != heads_.ids && sender_.ids != mlps_.ids)
       fail(
           ErrorKind::usage,
-          "[path_patch] senders '{}' are neither heads (z) nor MLPs (mlp_out)",
-          printable(options.senders));
+          "[path_patch] senders '{}' are neither heads (z) nor MLPs "
+          "(mlp_out){}",
+          printable(options.senders),
+          attention_layers(model).empty() ? "; this model has no attention"
+                                          : "");
     // What mixes positions where no heads do.
     others_.relative = "attn_out";
     for (const auto heads : heads_.ids) {
       const auto layer = static_cast<int>(others_.ids.size());
       others_.ids.push_back(
           heads >= 0 ? -1 : model.sites().find(others_.name_of(layer)));
-    }
-    embeddings_.relative = "ple_out";
-    for (int i = 0; i < layer_count(model); ++i) {
-      const auto found = model.sites().lookup(embeddings_.name_of(i));
-      embeddings_.ids.push_back(found.empty() ? -1 : found[0]);
     }
     for (auto& receiver : receivers_)
       check(receiver);

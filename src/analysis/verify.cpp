@@ -59,11 +59,13 @@ Intervention as_in(const mx::array& reference, int first) {
 }
 
 // Whether `src` may be seen from `dest`, by the definition: [dest, src].
-mx::array allowed(int n, int window) {
+mx::array allowed(int n, int window, int chunk) {
   std::vector<float> out;
   for (int dest = 0; dest < n; ++dest)
     for (int src = 0; src < n; ++src)
-      out.push_back(src <= dest && (window == 0 || dest - src < window));
+      out.push_back(
+          src <= dest && (window == 0 || dest - src < window) &&
+          (chunk == 0 || dest / chunk == src / chunk));
   return mx::array(out.data(), {n, n});
 }
 
@@ -203,7 +205,7 @@ class Verifier {
 
   void read_reference() {
     std::vector<std::string> save = {
-        "embed", "logits", "layers.*.{resid_pre,resid_post,attn_out,mlp_out}"};
+        "embed", "logits", "layers.*.{resid_pre,resid_post,attn_out}"};
     for (const auto i : attending_)
       save.push_back(layer_site(
           i,
@@ -217,6 +219,7 @@ class Verifier {
       if (mixture(i)) save.push_back(experts(i));
     for (size_t i = 0; i < decoder_.layers.size(); ++i) {
       const auto& layer = *decoder_.layers[i];
+      if (layer.feeds_forward()) save.push_back(layer_site(i, "mlp_out"));
       if (layer.ple) save.push_back(layer_site(i, "ple_out"));
       if (layer.layer_scalar) save.push_back(layer_site(i, "layer_scalar"));
     }
@@ -270,8 +273,9 @@ class Verifier {
     std::string last = "embed";
     for (size_t i = 0; i < decoder_.layers.size(); ++i) {
       sum = mx::add(sum, wide(reference(layer_site(i, "attn_out"))));
-      sum = mx::add(sum, wide(reference(layer_site(i, "mlp_out"))));
       const auto& layer = *decoder_.layers[i];
+      if (layer.feeds_forward())
+        sum = mx::add(sum, wide(reference(layer_site(i, "mlp_out"))));
       if (layer.ple)
         sum = mx::add(sum, wide(reference(layer_site(i, "ple_out"))));
       if (layer.layer_scalar)
@@ -298,11 +302,11 @@ class Verifier {
   }
 
   void masked() {
-    const auto& windows = decoder_.config().windows;
     for (const auto i : attending_) {
+      const auto& config = decoder_.layers[i]->attention()->config();
       const auto site = layer_site(i, "attn.pattern");
       const auto pattern = reference(site);
-      const auto seen = allowed(n_, windows.empty() ? 0 : windows[i]);
+      const auto seen = allowed(n_, config.window, config.chunk);
       const auto astray =
           mx::where(mx::equal(seen, mx::array(0.0f)), pattern, mx::array(0.0f));
       compare(site, astray, mx::zeros(astray.shape()), 1);
@@ -374,8 +378,13 @@ class Verifier {
     compare("logits", run(ids_, {"logits"})["logits"], model_(ids_));
   }
 
-  static std::vector<std::string> compared() {
-    return {"layers.0.resid_pre", "layers.*.{attn_out,mlp_out}", "logits"};
+  std::vector<std::string> compared() const {
+    std::vector<std::string> out = {
+        "layers.0.resid_pre", "layers.*.attn_out", "logits"};
+    for (size_t i = 0; i < decoder_.layers.size(); ++i)
+      if (decoder_.layers[i]->feeds_forward())
+        out.push_back(layer_site(i, "mlp_out"));
+    return out;
   }
 
   bool same_angles(int length) const {

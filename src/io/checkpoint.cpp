@@ -81,7 +81,7 @@ json read_config(const ModelFolder& folder, std::string& text) {
         hint);
   }
   const auto path = folder.file(config_name);
-  text = read_text(path, limits::config_bytes, opening);
+  text = with_quoted_infinities(read_text(path, limits::config_bytes, opening));
   json config = parse_json(text, opening, quoted(path));
   if (!config.is_object())
     fail(

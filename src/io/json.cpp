@@ -132,6 +132,31 @@ json parse_json(
   return std::move(strict).result();
 }
 
+std::string with_quoted_infinities(std::string text) {
+  std::string out;
+  size_t copied = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    if (c == '"') quoted = !quoted;
+    if (quoted && c == '\\') ++i;  // whatever follows it
+    const auto word = [&]() -> std::string_view {
+      for (const std::string_view known : {"-Infinity", "Infinity", "NaN"})
+        if (!quoted && text.compare(i, known.size(), known) == 0) return known;
+      return {};
+    }();
+    if (word.empty()) {
+      ++i;
+      continue;
+    }
+    out.append(text, copied, i - copied);
+    out += fmt::format(R"({{"__float__": "{}"}})", word);
+    copied = i += word.size();
+  }
+  if (copied == 0) return text;
+  return out.append(text, copied);
+}
+
 std::string read_text(
     const std::filesystem::path& path, size_t limit, std::string_view caller) {
   auto text = InputFile::open(path, caller)->all(limit, caller);

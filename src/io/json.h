@@ -20,6 +20,10 @@ namespace mlxterp {
 nlohmann::json parse_json(
     std::string_view text, std::string_view caller, std::string_view what);
 
+/** `text` with Python's bare NaN, Infinity and -Infinity, which no JSON has, as
+ * transformers 5 writes them: {"__float__": "Infinity"}. */
+std::string with_quoted_infinities(std::string text);
+
 /** A small text file, whole; bad_data above `limit` bytes or where it is empty
  * or a placeholder for the real file. */
 std::string read_text(

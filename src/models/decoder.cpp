@@ -72,6 +72,7 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer) {
       .softcap = config.attention_softcap,
       .clip_qkv = config.clip_qkv,
       .window = at(config.windows, layer, 0),
+      .chunk = at(config.chunks, layer, 0),
       .alibi = config.alibi,
       .sinks = config.attention_sinks,
       .gate = config.attention_gate,
@@ -88,6 +89,9 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer) {
   } else if (std::ranges::count(config.kv_layers, layer) > 1) {
     attn.kv_layer = layer;
   }
+  if (at(config.no_qk_norm, layer, false))
+    attn.qk_norm = nn::AttentionConfig::QkNorm::none;
+  if (at(config.no_q_scale, layer, false)) attn.q_scale.reset();
   if (config.local_rope && attn.window > 0) attn.rope = *config.local_rope;
   if (at(config.no_rope, layer, false)) attn.rope.dims = 0;
   if (config.scale_by_layer) {
@@ -101,35 +105,38 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer) {
 DecoderLayer::DecoderLayer(const DecoderConfig& config, int layer)
     : mixer(mixer_of(config, layer)),
       parallel_(config.parallel),
+      float32_stream_(config.float32_stream),
       residual_scale_(config.residual_scale) {
-  const auto add_norm = [&](const char* name, auto& norm, Stage stage) {
-    add(name, norm.emplace(config.d_model, config.norm), stage);
-  };
-  if (config.pre_norms) add_norm("ln1", ln1, Stage::before);
+  if (config.pre_norms) add_norm("ln1", ln1, config, Stage::before);
   add(std::string(mixer->name()), *mixer, Stage::inside);
-  if (config.post_norms) add_norm("ln1_post", ln1_post, Stage::after);
-  if (config.pre_norms && !config.shared_norm)
-    add_norm("ln2", ln2, Stage::after);
+  if (config.post_norms) add_norm("ln1_post", ln1_post, config, Stage::after);
   add_feed_forward(config, layer);
-  if (moe_beside() && config.moe->norm) {
-    add_norm("ln_mlp_post", ln_mlp_post, Stage::after);
-    add_norm("ln_moe_post", ln_moe_post, Stage::after);
-  }
-  if (config.post_norms) add_norm("ln2_post", ln2_post, Stage::after);
   if (config.d_per_layer > 0) {
     add("ple", ple.emplace(per_layer_config(config), layer), Stage::after);
-    add_norm("ln_ple_post", ln_ple_post, Stage::after);
+    add_norm("ln_ple_post", ln_ple_post, config, Stage::after);
   }
   add_names(config);
 }
 
+void DecoderLayer::add_norm(
+    const char* name,
+    std::optional<nn::Norm>& norm,
+    const DecoderConfig& config,
+    Stage stage) {
+  add(name, norm.emplace(config.d_model, config.norm), stage);
+}
+
 void DecoderLayer::add_feed_forward(const DecoderConfig& config, int layer) {
   const bool experts = config.moe && !at(config.dense, layer, false);
+  const int d_mlp = at(config.d_mlps, layer, config.d_mlp);
+  if (!experts && d_mlp == 0) return;
+  if (config.pre_norms && !config.shared_norm)
+    add_norm("ln2", ln2, config, Stage::after);
   if (!experts || config.moe_beside)
     add("mlp",
         mlp.emplace(nn::MLPConfig{
             .d_model = config.d_model,
-            .d_mlp = at(config.d_mlps, layer, config.d_mlp),
+            .d_mlp = d_mlp,
             .activation = config.activation,
             .gated = config.gated,
             .bias = config.mlp_bias,
@@ -139,6 +146,11 @@ void DecoderLayer::add_feed_forward(const DecoderConfig& config, int layer) {
     add(config.moe_beside ? "moe" : "mlp",
         moe.emplace(*config.moe),
         Stage::after);
+  if (moe_beside() && config.moe->norm) {
+    add_norm("ln_mlp_post", ln_mlp_post, config, Stage::after);
+    add_norm("ln_moe_post", ln_moe_post, config, Stage::after);
+  }
+  if (config.post_norms) add_norm("ln2_post", ln2_post, config, Stage::after);
 }
 
 void DecoderLayer::add_names(const DecoderConfig& config) {
@@ -162,18 +174,26 @@ void DecoderLayer::add_names(const DecoderConfig& config) {
       attn_out_,
       scaled,
       config.post_norms ? "ln1_post" : std::string(mixer->name()));
-  name(
-      "mlp_out",
-      mlp_out_,
-      scaled || (moe_beside() && !config.post_norms),
-      config.post_norms ? "ln2_post" : "mlp");
+  if (feeds_forward())
+    name(
+        "mlp_out",
+        mlp_out_,
+        scaled || (moe_beside() && !config.post_norms),
+        config.post_norms ? "ln2_post" : "mlp");
   if (ple) alias("ple_out", "ln_ple_post.output");
-  if (!config.parallel) resid_mid_ = site("resid_mid", stream);
+  if (feeds_forward() && !config.parallel)
+    resid_mid_ = site("resid_mid", stream);
   if (config.layer_scalar) {
     add("layer_scalar", layer_scalar.emplace(mx::ones({1})));
     layer_scalar_ = site("layer_scalar", {.width = 1, .stage = Stage::after});
   }
   alias("resid_post", "output");
+}
+
+mx::array DecoderLayer::through(
+    const nn::Norm& norm, const mx::array& stream, Pass& pass) const {
+  return norm(
+      float32_stream_ ? mx::astype(stream, norm.weight.dtype()) : stream, pass);
 }
 
 mx::array DecoderLayer::feed_forward(
@@ -206,20 +226,21 @@ mx::array DecoderLayer::written(
 }
 
 mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
-  const auto read = ln1 ? (*ln1)(x, pass) : x;
+  const auto read = ln1 ? through(*ln1, x, pass) : x;
   const auto attn_out =
       written((*mixer)(read, pass), ln1_post, attn_out_, pass);
   const auto stream = pass.gather_output_rows(x);
+  if (!feeds_forward()) return finished(mx::add(stream, attn_out), pass);
   if (parallel_) {
     const auto both =
-        ln2 ? (*ln2)(stream, pass) : pass.gather_output_rows(read);
+        ln2 ? through(*ln2, stream, pass) : pass.gather_output_rows(read);
     const auto mlp_out =
         written(feed_forward(both, stream, pass), ln2_post, mlp_out_, pass);
     return finished(mx::add(mx::add(stream, attn_out), mlp_out), pass);
   }
   const auto mid = tap(pass, *resid_mid_, mx::add(stream, attn_out));
   const auto mlp_out = written(
-      feed_forward(ln2 ? (*ln2)(mid, pass) : mid, mid, pass),
+      feed_forward(ln2 ? through(*ln2, mid, pass) : mid, mid, pass),
       ln2_post,
       mlp_out_,
       pass);
@@ -229,6 +250,7 @@ mx::array DecoderLayer::forward(const mx::array& x, Pass& pass) const {
 Unembedding::Unembedding(
     const DecoderConfig& config, const nn::Embedding& embed)
     : embed_(embed),
+      float32_stream_(config.float32_stream),
       scale_(config.logit_scale),
       softcap_(config.logit_softcap) {
   if (!config.tied)
@@ -241,7 +263,7 @@ Unembedding::Unembedding(
 }
 
 mx::array Unembedding::forward(const mx::array& x, Pass& pass) const {
-  auto logits = weight().times(x, bias);
+  auto logits = weight().times(read(x), bias);
   return raw_ ? capped(tap(pass, *raw_, std::move(logits))) : logits;
 }
 
@@ -249,9 +271,13 @@ mx::array Unembedding::of_tokens(
     const mx::array& x, const std::vector<int>& tokens) const {
   const mx::array ids(
       tokens.data(), {static_cast<int>(tokens.size())}, mx::int32);
-  auto logits = mx::matmul(x, mx::transpose(weight().take(ids)));
+  auto logits = mx::matmul(read(x), mx::transpose(weight().take(ids)));
   if (bias) logits = mx::add(logits, mx::take(*bias, ids, 0));
   return capped(std::move(logits));
+}
+
+mx::array Unembedding::read(const mx::array& x) const {
+  return float32_stream_ ? mx::astype(x, weight().dtype()) : x;
 }
 
 mx::array Unembedding::capped(mx::array logits) const {
@@ -316,6 +342,7 @@ mx::array Decoder::forward(const mx::array& ids, Pass& pass) const {
 
 mx::array Decoder::embedded(const mx::array& ids, Pass& pass) const {
   auto x = embed(ids, pass);
+  if (config_.float32_stream) x = mx::astype(x, mx::float32);
   if (ple) ple->carry(ids, x, pass);
   if (!pos_embed) return x;
   const int first = config_.position_offset + pass.cache_offset();

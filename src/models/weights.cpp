@@ -207,6 +207,22 @@ Projection projection(
     return of(values ? *own.v_proj : *own.k_proj, pointer(layer.ln1));
   }
   if (what == "O") return of(attn().o_proj, nullptr);
+  if (!layer.feeds_forward()) {
+    std::vector<int> have;
+    for (int i = 0; i < decoder.config().n_layers; ++i)
+      if (decoder.layers[static_cast<size_t>(i)]->feeds_forward())
+        have.push_back(i);
+    absent(
+        decoder,
+        name,
+        fmt::format(
+            "layer {} has no MLP; {}",
+            number,
+            have.empty() ? std::string("no layer has any")
+                         : fmt::format(
+                               "ask for one layer that has it: {}",
+                               fmt::join(have, ", "))));
+  }
   const auto* norm =
       pointer(decoder.config().shared_norm ? layer.ln1 : layer.ln2);
   if (layer.moe && !layer.mlp) {

@@ -16,8 +16,15 @@ namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
+// Whether the last of so many positions sees all of them, and so every one.
+bool sees_all(const AttentionConfig& config, int src) {
+  return (config.window == 0 || src <= config.window) &&
+         (config.chunk == 0 || src <= config.chunk);
+}
+
 // Which source each destination sees, bool [dest, src].
-mx::array visible(int dest, int src, int window) {
+mx::array visible(const AttentionConfig& config, int dest, int src) {
+  const int window = config.window, chunk = config.chunk;
   // A small one is made here: four ops take longer to launch on a GPU.
   constexpr int small = 1 << 16;
   if (dest <= small / src) {
@@ -25,7 +32,9 @@ mx::array visible(int dest, int src, int window) {
         static_cast<size_t>(dest) * static_cast<size_t>(src));
     for (int i = 0; i < dest; ++i) {
       const int last = src - dest + i;
-      const int first = window == 0 ? 0 : std::max(0, last - window + 1);
+      const int first = std::max(
+          window == 0 ? 0 : std::max(0, last - window + 1),
+          chunk == 0 ? 0 : last - last % chunk);
       std::fill_n(
           seen.begin() + static_cast<long>(i) * src + first,
           last + 1 - first,
@@ -35,10 +44,17 @@ mx::array visible(int dest, int src, int window) {
   }
   const auto rows = mx::reshape(mx::arange(src - dest, src), {dest, 1});
   const auto columns = mx::arange(src);
-  auto causal = mx::greater_equal(rows, columns);
-  if (window == 0 || src <= window) return causal;
-  const auto first = mx::subtract(rows, mx::array(window));
-  return mx::logical_and(causal, mx::greater(columns, first));
+  auto seen = mx::greater_equal(rows, columns);
+  if (window > 0 && src > window)
+    seen = mx::logical_and(
+        seen, mx::greater(columns, mx::subtract(rows, mx::array(window))));
+  if (chunk > 0 && src > chunk) {
+    const mx::array by(chunk);
+    seen = mx::logical_and(
+        seen,
+        mx::equal(mx::floor_divide(rows, by), mx::floor_divide(columns, by)));
+  }
+  return seen;
 }
 
 // In one of MLX's ops; q, k, v and where there are some sinks [head].
@@ -56,9 +72,8 @@ mx::array in_one(
         in.size() > 3 ? std::optional(in[3]) : std::nullopt);
   };
   const bool biased = !config.alibi.slopes.empty();
-  if (!biased && (config.window == 0 || src <= config.window))
-    return run("causal", {});
-  const auto seen = visible(dest, src, config.window);
+  if (!biased && sees_all(config, src)) return run("causal", {});
+  const auto seen = visible(config, dest, src);
   if (!biased) return run("array", seen);
   const auto bias = config.alibi(dest, src);
   return run(
@@ -109,6 +124,7 @@ simd::AttentionShape shape_of(
       .scale = config.scale,
       .sinks = in.size() > 3 ? in[3].data<float>() : nullptr,
       .slopes = slopes.empty() ? nullptr : slopes.data(),
+      .chunk = static_cast<size_t>(config.chunk),
   };
 }
 
@@ -209,9 +225,7 @@ mx::array scores_of(
   else if (!config.alibi.slopes.empty())
     s = mx::astype(mx::add(s, config.alibi(dest, src)), s.dtype());
   return mx::where(
-      visible(dest, src, config.window),
-      s,
-      mx::array(minus_infinity, s.dtype()));
+      visible(config, dest, src), s, mx::array(minus_infinity, s.dtype()));
 }
 
 Weights weights_of(

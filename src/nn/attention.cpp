@@ -172,7 +172,8 @@ mx::array Attention::query_scale(const mx::array& x, Pass& pass) const {
     std::iota(positions.begin(), positions.end(), pass.cache_offset());
   std::vector<float> by;
   for (const int position : positions) {
-    const int times = position / config_.q_scale->every;
+    const int times =
+        (config_.q_scale->first + position) / config_.q_scale->every;
     by.push_back(
         1.0f + config_.q_scale->beta * std::log1p(static_cast<float>(times)));
   }
@@ -264,7 +265,7 @@ Attention::KeysAndValues Attention::keys_and_values(
       rotated(k, k_norm, std::nullopt, rot_k_, pass), swap_pos_head(v)};
   if (pass.cache()) {
     const auto cached = pass.cache()->append(
-        this, pass.cache_offset(), all.k, all.v, config_.window);
+        this, pass.cache_offset(), all.k, all.v, reach_of_window());
     all = {cached.k, cached.v};
   }
   if (config_.kv_layer >= 0) {
@@ -368,7 +369,7 @@ std::vector<Attention::KeysAndValues> Attention::sources(
     all.push_back({with_prefix(k), with_prefix(v)});
     if (!it.cache) continue;
     auto cached = it.cache->append(
-        this, it.first, all.back().k, all.back().v, config_.window);
+        this, it.first, all.back().k, all.back().v, reach_of_window());
     all.back() = {std::move(cached.k), std::move(cached.v)};
   }
   return all;

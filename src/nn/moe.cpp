@@ -88,15 +88,17 @@ mx::array Experts::apply(
     const mx::array& chosen,
     const mx::array& weights,
     Pass& pass) const {
-  const auto rows = mx::expand_dims(tap_input(pass, x), {-2, -3});
+  auto rows = mx::expand_dims(tap_input(pass, x), {-2, -3});
+  if (config_.weigh_input)
+    rows = mx::multiply(rows, mx::expand_dims(weights, {-1, -2}));
   const auto gate = through(rows, gate_proj, chosen),
              up = through(rows, up_proj, chosen);
   const auto post = config_.swiglu ? product(*config_.swiglu, gate, up)
                                    : activate(config_.activation, gate, up);
-  const auto each = mx::squeeze(through(post, down_proj, chosen), -2);
-  const auto sum =
-      mx::sum(mx::multiply(each, mx::expand_dims(weights, -1)), -2);
-  return tap_output(pass, sum);
+  auto each = mx::squeeze(through(post, down_proj, chosen), -2);
+  if (!config_.weigh_input)
+    each = mx::multiply(each, mx::expand_dims(weights, -1));
+  return tap_output(pass, mx::sum(each, -2));
 }
 
 MoE::MoE(const MoEConfig& config)

@@ -45,6 +45,8 @@ constexpr FamilyEntry entries[] = {
     {"internlm2", "InternLM 2 (2024)", "mlx-lm", 3},
     {"lfm2", "LFM2 (Liquid AI, 2025)", "transformers", 3},
     {"llama", "Llama 1 to 3, SmolLM2 and their shape", "transformers", 15},
+    {"llama4_text", "Llama 4, text (Meta, 2025)", "transformers", 3},
+    {"mamba2", "Mamba-2, Codestral Mamba (2024)", "transformers", 3},
     {"minicpm", "MiniCPM (OpenBMB, 2024)", "mlx-lm", 2},
     {"ministral3", "Ministral 3 (Mistral AI, 2025)", "transformers", 2},
     {"mistral", "Mistral 7B, Nemo (Mistral AI, 2023)", "transformers", 3},

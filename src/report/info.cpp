@@ -5,6 +5,7 @@
 
 #include "core/fail.h"
 #include "mlx/device.h"
+#include "mlxterp/core/limits.h"
 #include "mlxterp/models/family.h"
 #include "mlxterp/models/load.h"
 #include "mlxterp/report/trace.h"
@@ -138,9 +139,8 @@ std::vector<int> windows(const DecoderConfig& config) {
   return out;
 }
 
-// "512 tokens in layers 0..4", and so on for each window there is.
-std::string windows_text(const DecoderConfig& config) {
-  const auto all = windows(config);
+// "512 tokens in layers 0..4", and so on for each window, or stretch, there is.
+std::string windows_text(const std::vector<int>& all) {
   std::map<int, std::vector<int>, std::greater<>> by_size;
   for (size_t i = 0; i < all.size(); ++i)
     by_size[all[i]].push_back(static_cast<int>(i));
@@ -155,6 +155,12 @@ std::string windows_text(const DecoderConfig& config) {
         out.empty() ? "" : "; ",
         size ? fmt::format("{} tokens", size) : "none",
         ranges(in));
+  return out;
+}
+
+std::vector<int> chunks(const DecoderConfig& config) {
+  auto out = config.chunks;
+  out.resize(static_cast<size_t>(config.n_layers));
   return out;
 }
 
@@ -173,6 +179,11 @@ std::string mixers_text(const DecoderConfig& config) {
         "{}{} in layers {}", out.empty() ? "" : "; ", names[i], ranges(in));
   }
   return out;
+}
+
+bool has_mlps(const DecoderConfig& config) {
+  return config.d_mlp > 0 || config.moe ||
+         std::ranges::any_of(config.d_mlps, [](int d) { return d > 0; });
 }
 
 std::vector<int> layers_without_rope(const DecoderConfig& config) {
@@ -278,8 +289,16 @@ std::string positions_text(
     out += fmt::format("; none in layers {}", ranges(none));
   if (const auto& by = config.q_scale)
     out += fmt::format(
-        "; queries times 1 + {:g} log(1 + floor(position / {}))",
+        "; queries {}times 1 + {:g} log(1 + floor({} / {}))",
+        config.no_q_scale.empty()
+            ? ""
+            : fmt::format(
+                  "of layers {} ",
+                  ranges(layers(
+                      config,
+                      [&](size_t i) { return !config.no_q_scale[i]; }))),
         by->beta,
+        by->first > 0 ? fmt::format("(position + {})", by->first) : "position",
         by->every);
   return out;
 }
@@ -398,15 +417,24 @@ void put_config(Json& out, const ModelInfo& info) {
     out["per_layer_embedding"] = {
         {"width", config.d_per_layer}, {"vocab", config.per_layer_vocab}};
   out["layer_scalar"] = config.layer_scalar;
+  out["float32_stream"] = config.float32_stream;
   out["vocab"] = config.vocab;
-  out["context"] = config.context;
+  out["context"] =
+      config.context < int{limits::dim} ? Json(config.context) : Json();
   out["windows"] = windows(config);
+  out["chunks"] = chunks(config);
   out["rope"] = json_of(config.rope, stretch_of(info));
   out["local_rope"] = config.local_rope ? json_of(*config.local_rope) : Json();
   out["layers_without_rope"] = layers_without_rope(config);
   out["q_scale"] = nullptr;
   if (const auto& by = config.q_scale)
-    out["q_scale"] = {{"beta", number(by->beta)}, {"every", by->every}};
+    out["q_scale"] = {
+        {"beta", number(by->beta)},
+        {"every", by->every},
+        {"first", by->first},
+        {"layers", layers(config, [&](size_t i) {
+           return config.no_q_scale.empty() || !config.no_q_scale[i];
+         })}};
   out["learned_positions"] = config.positions;
   out["alibi"] = !config.alibi.slopes.empty();
   out["attention_sinks"] = config.attention_sinks;
@@ -426,6 +454,7 @@ void put_config(Json& out, const ModelInfo& info) {
         {"top_k", config.moe->top_k},
         {"d_mlp", config.moe->d_mlp},
         {"beside_mlp", config.moe_beside},
+        {"weights_multiply", config.moe->weigh_input ? "inputs" : "outputs"},
         {"dense_layers", dense_layers(config)}};
   out["tied"] = config.tied;
 }
@@ -437,20 +466,23 @@ void add_config(Rows& out, const ModelInfo& info) {
   out.emplace_back(
       "size",
       fmt::format(
-          "{:.1f} M parameters, {} layers, d_model {}, d_mlp {}",
+          "{:.1f} M parameters, {} layers, d_model {}, {}{}",
           info.weights.parameters / 1e6,
           config.n_layers,
           config.d_model,
-          each_text(config.d_mlp, config.d_mlps)));
+          has_mlps(config) ? "d_mlp " + each_text(config.d_mlp, config.d_mlps)
+                           : "no MLPs",
+          config.float32_stream ? ", residual stream in float32" : ""));
   out.emplace_back(
       "attention",
-      fmt::format(
-          "{} heads, {} kv heads, d_head {}{}{}",
-          config.n_heads,
-          each_text(config.n_kv_heads, config.kv_heads),
-          each_text(config.d_head, config.d_heads),
-          config.attention_sinks ? ", a sink each" : "",
-          config.attention_gate ? ", gated" : ""));
+      config.n_heads == 0 ? "none"
+                          : fmt::format(
+                                "{} heads, {} kv heads, d_head {}{}{}",
+                                config.n_heads,
+                                each_text(config.n_kv_heads, config.kv_heads),
+                                each_text(config.d_head, config.d_heads),
+                                config.attention_sinks ? ", a sink each" : "",
+                                config.attention_gate ? ", gated" : ""));
   if (const auto& latent = config.latent)
     out.emplace_back(
         "latents",
@@ -474,17 +506,20 @@ void add_config(Rows& out, const ModelInfo& info) {
             "each layer has its own, {} wide, of {} tokens",
             config.d_per_layer,
             config.per_layer_vocab));
-  out.emplace_back("windows", windows_text(config));
+  out.emplace_back("windows", windows_text(windows(config)));
+  if (std::ranges::any_of(config.chunks, [](int chunk) { return chunk > 0; }))
+    out.emplace_back("chunks", windows_text(chunks(config)));
   out.emplace_back("positions", positions_text(config, stretch_of(info)));
   if (config.moe) {
     const auto dense = dense_layers(config);
     out.emplace_back(
         "experts",
         fmt::format(
-            "{} of {} a token, d_mlp {}{}{}",
+            "{} of {} a token, d_mlp {}{}{}{}",
             config.moe->top_k,
             config.moe->n_experts,
             config.moe->d_mlp,
+            config.moe->weigh_input ? ", inputs weighed" : "",
             config.moe_beside ? ", beside an MLP" : "",
             dense.empty() ? "" : "; one MLP in layers " + ranges(dense)));
   }
@@ -494,7 +529,11 @@ void add_config(Rows& out, const ModelInfo& info) {
           "{} tokens, unembedding {}",
           config.vocab,
           config.tied ? "tied to the embedding" : "separate"));
-  out.emplace_back("context", fmt::format("{} tokens", config.context));
+  out.emplace_back(
+      "context",
+      config.context < int{limits::dim}
+          ? fmt::format("{} tokens", config.context)
+          : "not bounded");
 }
 
 void add_tokenizer(Rows& out, const std::optional<TokenizerInfo>& tokenizer) {

@@ -84,27 +84,27 @@ Heatmap heatmap(const LogitAttributionReport& report) {
     map.facts.emplace_back("prompts", fmt::format("{}", dla.prompts));
   map.row_axis = "layer";
   map.column_axis = heads ? "head" : "part";
-  const bool embeddings =
-      std::ranges::find(dla.parts, Kind::ple_out, &LogitPart::kind) !=
-      dla.parts.end();
-  if (!heads) map.columns = {"attn_out", "mlp_out"};
-  if (!heads && embeddings) map.columns.emplace_back("ple_out");
-  const auto column_of = [](Kind kind) {
-    return kind == Kind::attn_out ? 0u : kind == Kind::mlp_out ? 1u : 2u;
-  };
+  // What layers add, of the kinds that there are.
+  std::vector<Kind> kinds;
+  for (const auto kind : {Kind::attn_out, Kind::mlp_out, Kind::ple_out})
+    if (!heads && std::ranges::find(dla.parts, kind, &LogitPart::kind) !=
+                      dla.parts.end()) {
+      kinds.push_back(kind);
+      map.columns.emplace_back(name(kind));
+    }
   std::vector<std::vector<float>> rows(static_cast<size_t>(dla.layers));
   for (const auto& part : dla.parts) {
-    const bool shown = heads ? part.kind == Kind::head
-                             : part.kind == Kind::attn_out ||
-                                   part.kind == Kind::mlp_out ||
-                                   part.kind == Kind::ple_out;
-    if (!shown) continue;
+    const auto column = std::ranges::find(kinds, part.kind);
+    if (heads ? part.kind != Kind::head : column == kinds.end()) continue;
     auto& row = rows[static_cast<size_t>(part.layer)];
-    if (heads && row.size() == map.columns.size())
-      map.columns.push_back(fmt::format("{}", part.unit));
-    row.resize(
-        std::max(row.size(), heads ? row.size() + 1 : map.columns.size()));
-    row[heads ? row.size() - 1 : column_of(part.kind)] = part.value;
+    if (heads) {
+      if (row.size() == map.columns.size())
+        map.columns.push_back(fmt::format("{}", part.unit));
+      row.push_back(part.value);
+      continue;
+    }
+    row.resize(kinds.size(), NAN);  // a layer may lack a kind
+    row[static_cast<size_t>(column - kinds.begin())] = part.value;
   }
   for (int i = dla.layers; i-- > 0;) {
     const auto& row = rows[static_cast<size_t>(i)];

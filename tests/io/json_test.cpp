@@ -37,6 +37,22 @@ TEST(Json, IsWhatNlohmannReads) {
   EXPECT_EQ(std::size(texts), 8u);
 }
 
+TEST(Json, InfinitiesAsPythonWritesThemAreQuoted) {
+  const std::string text =
+      R"({"limit": [0.0, Infinity], "a": -Infinity, "b": NaN, )"
+      R"("c": "Infinity, \"NaN\\", "d": {"__float__": "Infinity"}})";
+  const auto quoted = parse(with_quoted_infinities(text));
+  const auto number = [](const char* it) { return json{{"__float__", it}}; };
+  EXPECT_EQ(quoted["limit"], (json{0.0, number("Infinity")}));
+  EXPECT_EQ(quoted["a"], number("-Infinity"));
+  EXPECT_EQ(quoted["b"], number("NaN"));
+  EXPECT_EQ(quoted["c"], "Infinity, \"NaN\\");
+  EXPECT_EQ(quoted["d"], number("Infinity"));
+  // What has none, valid or not, is what it was.
+  for (const std::string plain : {R"({"a": "Infinity"})", "", "{", "\"\\"})
+    EXPECT_EQ(with_quoted_infinities(plain), plain);
+}
+
 TEST(Json, RefusesWhatIsNone) {
   const std::pair<std::string, const char*> texts[] = {
       {"", "not valid JSON"},

@@ -29,11 +29,13 @@ mx::array changed(const mx::array& value) {
 // does not see: where keys are neither rotated nor normed behind it.
 bool moves_nothing(const Decoder& decoder, const std::string& path) {
   if (!path.ends_with("k_proj.bias")) return false;
-  const auto& config = decoder.config();
-  const auto layer = static_cast<size_t>(std::stoi(path.substr(7)));
-  const bool rotates = config.rope.dims > 0 &&
-                       (config.no_rope.empty() || !config.no_rope[layer]);
-  return !rotates && config.qk_norm == nn::AttentionConfig::QkNorm::none;
+  const auto* attention =
+      decoder.layers[static_cast<size_t>(std::stoi(path.substr(7)))]
+          ->attention();
+  if (!attention) return false;
+  const auto& config = attention->config();
+  return config.rope.dims == 0 &&
+         config.qk_norm == nn::AttentionConfig::QkNorm::none;
 }
 
 // The final norm takes it out again, but for its eps: a small one shows.

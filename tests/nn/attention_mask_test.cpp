@@ -1,5 +1,6 @@
 // Who sees whom, against two loops: short prompts, whose mask is made here, and
-// long ones, whose mask MLX makes; with windows, in one pass and in pieces.
+// long ones, whose mask MLX makes; with windows and stretches, in one pass and
+// in pieces.
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -17,13 +18,18 @@ namespace {
 
 namespace mx = mlx::core;
 
-// No window, a short one, one longer than the short prompts.
-const std::vector<int> windows = {0, 4, 290};
+// Of each layer: nothing, a short window, one longer than the short prompts,
+// likewise stretches, and both at once.
+constexpr int layers = 6;
+const std::vector<int> windows = {0, 4, 290, 0, 0, 7};
+const std::vector<int> chunks = {0, 0, 0, 5, 270, 11};
 
 std::shared_ptr<Decoder> decoder(mx::Dtype dtype) {
   auto config = test::tiny_config();
   config.context = 1024;
+  config.n_layers = layers;
   config.windows = windows;
+  config.chunks = chunks;
   auto decoder = test::tiny_decoder(config);
   for (const auto& [path, weight] : decoder->mutable_parameters()) {
     *weight = mx::astype(*weight, dtype);
@@ -39,8 +45,10 @@ std::vector<int> prompt(int n) {
   return ids;
 }
 
-bool sees(int dest, int src, int window) {
-  return src <= dest && (window == 0 || src > dest - window);
+bool sees(int layer, int dest, int src) {
+  const auto at = static_cast<size_t>(layer);
+  return src <= dest && (windows[at] == 0 || src > dest - windows[at]) &&
+         (chunks[at] == 0 || src / chunks[at] == dest / chunks[at]);
 }
 
 std::vector<float> values(const mx::array& x) {
@@ -56,7 +64,7 @@ void expect_masked(
     const mx::array& z,
     const mx::array& v,
     int from,
-    int window,
+    int layer,
     double tolerance,
     const std::string& what) {
   const int heads = pattern.shape(1), dest = pattern.shape(2),
@@ -73,7 +81,7 @@ void expect_masked(
       double sum = 0;
       for (int j = 0; j < src; ++j) {
         const float weight = p[row + static_cast<size_t>(j)];
-        wrong += (weight > 0) != sees(from + i, j, window);
+        wrong += (weight > 0) != sees(layer, from + i, j);
         sum += weight;
         for (int k = 0; k < d; ++k)
           mixed[static_cast<size_t>(k)] +=
@@ -106,13 +114,13 @@ TEST(AttentionMask, LongAndShortPromptsSeeTheSame) {
     for (const int n : {1, 7, 200, 256, 257, 320}) {
       const auto run =
           model.run(prompt(n), {.save = {"layers.*.attn.{pattern,z,v}"}});
-      for (int i = 0; i < 3; ++i)
+      for (int i = 0; i < layers; ++i)
         expect_masked(
             run[site(i, "pattern")],
             run[site(i, "z")],
             run[site(i, "v")],
             0,
-            windows[static_cast<size_t>(i)],
+            i,
             tolerance,
             fmt::format("{} tokens, layer {}", n, i));
     }
@@ -128,13 +136,13 @@ TEST(AttentionMask, EditedPatternsAreMaskedAsOthers) {
         prompt(n),
         {.save = {"layers.*.attn.{pattern,z,v}"},
          .edits = {{"layers.*.attn.scores", scale(1.0f)}}});
-    for (int i = 0; i < 3; ++i)
+    for (int i = 0; i < layers; ++i)
       expect_masked(
           run[site(i, "pattern")],
           run[site(i, "z")],
           run[site(i, "v")],
           0,
-          windows[static_cast<size_t>(i)],
+          i,
           1e-5,
           fmt::format("{} tokens, edited, layer {}", n, i));
   }
@@ -152,7 +160,7 @@ TEST(AttentionMask, PiecesSeeWhatCameBefore) {
     const auto run = model.run(
         std::vector<int>(ids.begin() + from, ids.begin() + from + length),
         {.save = {"layers.*.attn.{pattern,z}"}, .cache = &cache});
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < layers; ++i) {
       auto stop = whole[site(i, "v")].shape();
       stop[1] = from + length;
       expect_masked(
@@ -160,7 +168,7 @@ TEST(AttentionMask, PiecesSeeWhatCameBefore) {
           run[site(i, "z")],
           mx::slice(whole[site(i, "v")], mx::Shape(4, 0), stop),
           from,
-          windows[static_cast<size_t>(i)],
+          i,
           1e-5,
           fmt::format("{} tokens behind {}, layer {}", length, from, i));
     }

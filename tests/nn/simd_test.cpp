@@ -308,6 +308,7 @@ TEST(Rope, AgainstMlx) {
 
 struct AttentionCase {
   int batch, heads, kv_heads, dest, src, d_head, window;
+  int chunk = 0;
 };
 
 mx::array attended(
@@ -335,7 +336,8 @@ mx::array attended(
        n(c.window),
        scale,
        sinks,
-       slopes},
+       slopes,
+       n(c.chunk)},
       heads(q),
       heads(k),
       heads(v),
@@ -347,9 +349,13 @@ mx::array attended(
 mx::array mask_of(const AttentionCase& c) {
   const auto to = mx::reshape(mx::arange(c.src - c.dest, c.src), {c.dest, 1});
   const auto from = mx::arange(c.src);
-  const auto causal = mx::greater_equal(to, from);
-  if (c.window == 0) return causal;
-  return mx::logical_and(causal, mx::less(to - from, mx::array(c.window)));
+  auto seen = mx::greater_equal(to, from);
+  if (c.window > 0)
+    seen = mx::logical_and(seen, mx::less(to - from, mx::array(c.window)));
+  if (c.chunk == 0) return seen;
+  const mx::array by(c.chunk);
+  return mx::logical_and(
+      seen, mx::equal(mx::floor_divide(to, by), mx::floor_divide(from, by)));
 }
 
 TEST(Attend, AgainstMlx) {
@@ -366,7 +372,11 @@ TEST(Attend, AgainstMlx) {
            {2, 2, 1, 60, 60, 16, 7},
            {1, 2, 1, 100, 200, 24, 33},
            {1, 2, 1, 100, 100, 24, 99},
-           {1, 2, 1, 100, 100, 24, 1000}}) {
+           {1, 2, 1, 100, 100, 24, 1000},
+           {2, 2, 1, 60, 60, 16, 0, 7},
+           {1, 2, 1, 100, 200, 24, 0, 33},
+           {1, 2, 2, 1, 77, 16, 0, 1},
+           {1, 2, 1, 100, 100, 24, 5, 16}}) {
     const auto q = random({c.batch, c.heads, c.dest, c.d_head}, 8);
     const auto k = random({c.batch, c.kv_heads, c.src, c.d_head}, 9);
     const auto v =

@@ -71,7 +71,7 @@ class Parts:
 # Layers without `attn` have the part `mixer`, and the recorder of its kind.
 MIXERS = {"lfm2": "conv", "qwen3_next": "linear_attn",
           "qwen3_5_text": "linear_attn", "qwen3_5_moe_text": "linear_attn",
-          "granitemoehybrid": "mamba"}
+          "granitemoehybrid": "mamba", "mamba2": "mixer"}
 
 POST_NORMS = {
     "attn_added": "post_attention_layernorm",
@@ -172,6 +172,14 @@ PARTS = {
         q_norm="self_attn.query_layernorm", k_norm="self_attn.key_layernorm",
     ),
     "gpt_oss": Parts(router="mlp.router"),
+    "llama4_text": Parts(
+        mlp="feed_forward", mlp_added="feed_forward",
+        gate="feed_forward.gate_proj", up="feed_forward.up_proj",
+        down="feed_forward.down_proj", router="feed_forward.router"),
+    "mamba2": Parts(
+        embed="backbone.embeddings", layers="backbone.layers",
+        ln_final="backbone.norm_f", ln1="norm", ln2="", mlp="", mlp_added="",
+        rotary=False),
     "granitemoehybrid": Parts(
         fused_gate_up="shared_mlp.input_linear", gate="", up="",
         down="shared_mlp.output_linear", mlp="shared_mlp",
@@ -347,6 +355,17 @@ STATE_SPACE = {
     "mamba_n_groups": 1, "mamba_expand": 2, "shared_intermediate_size": 40,
     "embedding_multiplier": 1.6, "residual_multiplier": 0.7,
     "attention_multiplier": 0.45, "logits_scaling": 0.8,
+}
+
+
+MAMBA2 = ids_and({
+    "vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 3,
+    "num_heads": 6, "head_dim": 8, "state_size": 5, "n_groups": 1,
+})
+LLAMA4 = {
+    "head_dim": 8, "attention_chunk_size": 5, "floor_scale": 3,
+    "attn_scale": 0.4, "num_local_experts": 6, "num_experts_per_tok": 1,
+    "intermediate_size": 16, "intermediate_size_mlp": 40,
 }
 
 
@@ -1079,6 +1098,48 @@ VARIANTS = {
                num_local_experts=0, position_embedding_type="rope",
                **rope("default", theta=500.0)),
     ),
+    "mamba2": Variant("mamba2", MAMBA2),
+    "mamba2-groups": Variant(
+        "mamba2",
+        MAMBA2 | {
+            "n_groups": 2, "conv_kernel": 3, "use_bias": True,
+            "use_conv_bias": False, "time_step_limit": (0.2, 0.9),
+            "tie_word_embeddings": True, "residual_in_fp32": False},
+    ),
+    # With fields that its files have and no model reads.
+    "mamba2-codestral": Variant(
+        "mamba2",
+        MAMBA2 | {
+            "n_groups": 3, "num_hidden_layers": 2, "norm_before_gate": True,
+            "rms_norm": True},
+    ),
+    # stretches of attention
+    "llama4": Variant(
+        "llama4_text",
+        modern(**LLAMA4, num_hidden_layers=4, interleave_moe_layer_step=2,
+               **rope("llama3", factor=8.0, low_freq_factor=1.0,
+                      high_freq_factor=4.0, theta=500.0,
+                      original_max_position_embeddings=64)),
+    ),
+    "llama4-layers": Variant(
+        "llama4_text",
+        modern(**LLAMA4 | {"num_experts_per_tok": 2, "attention_chunk_size": 4},
+               num_hidden_layers=3, num_key_value_heads=1,
+               no_rope_layers=[0, 1, 1], use_qk_norm=False,
+               layer_types=["chunked_attention", "full_attention",
+                            "chunked_attention"],
+               attn_temperature_tuning=False, attention_bias=True,
+               tie_word_embeddings=True),
+    ),
+    # MobileLLM-R1
+    "llama4-dense": Variant(
+        "llama4_text",
+        modern(**LLAMA4 | {
+            "num_local_experts": 0, "num_experts_per_tok": 0,
+            "attention_chunk_size": None}, moe_layers=[],
+            interleave_moe_layer_step=0, no_rope_layers=[1, 1],
+            tie_word_embeddings=True),
+    ),
     "olmoe": Variant(
         "olmoe",
         modern(num_experts=6, num_experts_per_tok=3, intermediate_size=16,
@@ -1151,7 +1212,8 @@ def randomise(model, seed):
             elif isinstance(module, torch.nn.Embedding):
                 value = (0.2 if tied else 0.7) * normal(weight)
             else:
-                turned = kind in ("Conv1D", "GptOssExperts")
+                turned = kind in (
+                    "Conv1D", "GptOssExperts", "Llama4TextExperts")
                 inner = -2 if turned else -1
                 last = path.rpartition(".")[2]
                 if last in ("q_proj", "q_b_proj", "k_proj", "qkv_proj", "c_attn",
@@ -1282,7 +1344,8 @@ class Recorder:
             mixer = None
         if mixer is None:
             inner(parts.attn, parts.attn_added)
-        inner(parts.mlp, parts.mlp_added)
+        if parts.mlp:
+            inner(parts.mlp, parts.mlp_added)
         for name in ("ln1", "ln2"):
             module = layer._modules.get(getattr(parts, name))
             # A norm behind a part is where the stream's value comes from.
@@ -1309,16 +1372,19 @@ class Recorder:
         beside = []  # what experts give that run before an MLP
         if getattr(layer, "block_sparse_moe", None) is not None:
             self.output(layer.block_sparse_moe, beside.append)
-        self.output(at(parts.mlp_added), lambda x: keep(
-            site + "mlp_out", (first(x) + sum(beside)) * multiplier))
+        if parts.mlp:
+            self.output(at(parts.mlp_added), lambda x: keep(
+                site + "mlp_out", (first(x) + sum(beside)) * multiplier))
         if mixer is not None:
-            {"conv": self.attach_conv, "mamba": self.attach_ssm}.get(
+            {"conv": self.attach_conv, "mamba": self.attach_ssm,
+             "mixer": self.attach_ssm}.get(
                 mixer, self.attach_delta)(site, at(mixer))
             if mixer == "mamba" and multiplier != 1.0:
                 self.output(at(mixer), lambda x: keep(site + "ssm.output", x))
         else:
             self.attach_attention(site, layer)
-        self.attach_mlp(site, layer)
+        if parts.mlp:
+            self.attach_mlp(site, layer)
 
     def attach_attention(self, site, layer):
         parts, config = self.parts, self.model.config
@@ -1333,6 +1399,10 @@ class Recorder:
                 self.length, n, 1))
         self.input(at(parts.o), lambda x: keep(
             site + "attn.z", x, self.length, n, -1))
+        if hasattr(at(parts.attn), "qk_norm"):  # one of both
+            both = iter("qk")
+            self.output(at(parts.attn).qk_norm, lambda x: keep(
+                f"{site}attn.{next(both)}_norm.output", x))
         if hasattr(config, "kv_lora_rank"):
             return self.attach_latents(site + "attn.", at(parts.attn))
 
@@ -1572,18 +1642,26 @@ class Recorder:
 
             self.output(at(parts.router), chosen)
             self.output(moe, lambda x: keep(site + "moe.output", x))
-        mlp = getattr(layer, "mlp", None)
+        mlp = getattr(layer, "mlp", None) or getattr(
+            layer, "feed_forward", None)
         if hasattr(mlp, "experts"):
             def routed(result):
-                logits, weights, indices = result
+                if config.model_type == "llama4_text":  # 0 for the others
+                    scores, logits = result
+                    weights, indices = scores.topk(config.num_experts_per_tok)
+                else:
+                    logits, weights, indices = result
                 keep(site + "mlp.router_logits", logits)
                 keep(site + "mlp.expert_weights", weights)
                 keep(site + "mlp.expert_indices", indices)
                 self.decided(site, at(parts.router), logits, indices)
 
             self.output(at(parts.router), routed)
+            # Of Llama 4's, which all run, the sum.
             self.output(mlp.experts, lambda x: keep(
-                site + "mlp.experts.output", x))
+                site + "mlp.experts.output",
+                x if x.shape[0] == self.length else x.reshape(
+                    -1, self.length, x.shape[-1]).sum(0)))
             shared = getattr(mlp, "shared_expert", None) or getattr(
                 mlp, "shared_experts", None)
             if shared is not None:
@@ -1748,6 +1826,14 @@ class Recorder:
             keep(attention.layer_idx, query, key,
                  not getattr(attention, "is_kv_shared_layer", False))
             made = inner(attention, query, key, *rest, **kwargs)
+            if getattr(attention, "attn_temperature_tuning", False) and (
+                    not attention.use_rope):
+                # What stands between projection and scores is the factor.
+                here = f"layers.{attention.layer_idx}.attn."
+                q = torch.from_numpy(self.found[here + "q"]).flatten(1)
+                met = query[0].transpose(0, 1).flatten(1)
+                self.keep(here + "q_scale", (met * q).sum(-1) / (q * q).sum(-1),
+                          self.length, 1)
             if getattr(attention, "kv_lora_rank", 0):
                 return made
             if attention.q_proj.out_features == (
@@ -1790,6 +1876,13 @@ def windows_of(config):
     return [window if kind == "sliding_attention" else None for kind in types]
 
 
+def chunk_of(config, layer):
+    """The stretches that a layer sees; None where it sees all."""
+    types = getattr(config, "layer_types", None) or ()
+    return (config.attention_chunk_size if "chunked_attention" in types[
+        layer:layer + 1] else None)
+
+
 def check(name, found, model, parts):
     """The residual stream adds up, and no part is idle."""
     config = model.config
@@ -1805,7 +1898,7 @@ def check(name, found, model, parts):
     if getattr(config, "do_layer_norm_before", True):
         for i in range(n_layers):
             stream = stream + found[f"layers.{i}.attn_out"]
-            stream = stream + found[f"layers.{i}.mlp_out"]
+            stream = stream + found.get(f"layers.{i}.mlp_out", 0)
             stream = stream + found.get(f"layers.{i}.ple_out", 0)
             stream = stream * found.get(f"layers.{i}.layer_scalar", 1)
         near("the sum of what is added", stream,
@@ -1854,6 +1947,9 @@ def check(name, found, model, parts):
         if window:
             assert window < length
             seen &= src > dest - window
+        if chunk := chunk_of(config, i):
+            assert chunk < length
+            seen &= src // chunk == dest // chunk
         assert ((pattern > 0) == seen).all(), f"{name}: layer {i}'s mask"
         assert pattern.max(-1)[:, 4:].mean() > 1.2 * (1 / seen.sum(-1))[
             4:].mean(), f"{name}: layer {i} attends uniformly"
@@ -1941,6 +2037,8 @@ def halves(name, model, ids, scratch):
                 assert "inv_freq" not in key or (
                     buffer.dtype == torch.float32), key
             logits = half(prompts.long()).logits
+            if model.config.model_type == "mamba2":  # which widens them
+                logits = logits.to(dtype)
             assert logits.dtype == dtype
             made[f"half.{str(dtype).removeprefix('torch.')}"] = logits
     return made
@@ -2029,7 +2127,20 @@ def older(config):
         fields["layer_types"] = [
             {"linear_attention": "mamba", "full_attention": "attention"}[it]
             for it in types]
-    elif kind in MIXERS and kind != "lfm2":
+    elif kind == "llama4_text":
+        interval, step = (
+            fields["no_rope_layer_interval"], fields["interleave_moe_layer_step"])
+        rotates = [int((i + 1) % interval != 0) for i in range(len(types))]
+        if types != [
+                "chunked_attention" if it and fields["attention_chunk_size"]
+                else "full_attention" for it in fields["no_rope_layers"]]:
+            fields["layer_types"] = types
+        if fields["no_rope_layers"] == rotates:
+            fields["no_rope_layers"] = []
+        if step and fields["moe_layers"] == list(
+                range(step - 1, len(types), step)):
+            del fields["moe_layers"]
+    elif kind in MIXERS and kind not in ("lfm2", "mamba2"):
         every = types.index("full_attention") + 1
         if types == ["linear_attention" if (i + 1) % every else "full_attention"
                      for i in range(len(types))]:

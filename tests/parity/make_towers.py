@@ -54,6 +54,13 @@ GEMMA4_VISION = {
     "pooling_kernel_size": 1,
 }
 
+LLAMA4_VISION = {
+    "hidden_size": 8, "intermediate_size": 32, "num_hidden_layers": 1,
+    "num_attention_heads": 1, "image_size": 16, "patch_size": 4,
+    "vision_output_dim": 8, "projector_input_dim": 8,
+    "projector_output_dim": 8,
+}
+
 # The checkpoint's kind, the language model inside, the config around it.
 TOWERS = {
     "gemma3": ("gemma3", "gemma3-rope-linear", {
@@ -64,6 +71,7 @@ TOWERS = {
     "llava": ("llava", "llama-gqa", {"vision_config": CLIP}),
     "qwen3_5": ("qwen3_5", "qwen3_5", {
         "vision_config": QWEN3_VL | {"model_type": "qwen3_5_vision"}}),
+    "llama4": ("llama4", "llama4", {"vision_config": LLAMA4_VISION}),
 }
 
 
@@ -103,7 +111,9 @@ def build(kind, variant, around):
     filled = set()
     for name, value in weights.items():
         inner = name.removeprefix("model.")
-        place = name if name in own else f"model.language_model.{inner}"
+        place = next(it for it in (
+            name, f"model.language_model.{inner}", f"language_model.{name}")
+            if it in own)
         with torch.no_grad():
             own[place].copy_(value)
         filled.add(place)
@@ -117,6 +127,8 @@ def build(kind, variant, around):
 def logits_of(folder, ids):
     model = AutoModelForImageTextToText.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
+    if model.config.model_type == "llama4":  # whose forward asks for an image
+        model = model.language_model
     with torch.no_grad():
         return model(input_ids=ids[None].long()).logits[0]
 

@@ -24,11 +24,13 @@ def read_by_mlx_lm(name):
     """The module, and the config as it is on the disk."""
     config = json.loads((TOWERS / name / "config.json").read_text())
     text = config["text_config"]
+    if name == "llama4":  # which asks for a number
+        text["attn_temperature_tuning"] = 4
     told = config | {"vocab_size": text["vocab_size"], "text_config": as_mlx_lm(dict(text))}
     return load_model(TOWERS / name, model_config=told)[0], config
 
 
-@pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+@pytest.mark.parametrize("name", ["gemma3", "mistral3", "llama4"])
 def test_both_engines_have_the_same(name):
     native = InterpretableModel(TOWERS / name)
     wrapped = InterpretableModel(read_by_mlx_lm(name)[0])
@@ -50,7 +52,7 @@ def test_both_engines_have_the_same(name):
     assert mx.abs(effects[0] - effects[1]).max().item() < bound
 
 
-@pytest.mark.parametrize("name", ["gemma3", "mistral3"])
+@pytest.mark.parametrize("name", ["gemma3", "mistral3", "llama4"])
 def test_as_mlx_lm_saves_it(name, tmp_path):
     module, config = read_by_mlx_lm(name)
     save_model(tmp_path, module)

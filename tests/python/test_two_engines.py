@@ -1,6 +1,7 @@
 """A folder has the same values by both engines, at every site that both know."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import mlx.core as mx
@@ -43,6 +44,9 @@ def as_mlx_lm(config):
         config["position_embedding_type"] = config["position_embedding_type"] or "nope"
         least, most = config["time_step_limit"]
         config["time_step_limit"] = (least, most if most == 0.9 else float("inf"))
+    if config["model_type"] == "mamba2":
+        config["intermediate_size"] = config["num_heads"] * config["head_dim"]
+        config["time_step_limit"] = (0.0, float("inf"))
     if config["model_type"] == "apertus":  # what all of them have
         config.update(mlp_bias=False, post_norm=False, qk_norm=True)
     config["block_dim"] = config.get("hidden_size")  # LFM2's
@@ -57,6 +61,9 @@ def pair(folder):
     config = json.loads((folder / "config.json").read_text())
     module, _ = load_model(folder, model_config=as_mlx_lm(config))
     module.eval()
+    if config["model_type"] == "mamba2":  # which it makes with an eps of their own
+        for layer in module.layers:
+            layer.norm.eps = config["layer_norm_epsilon"]
     return InterpretableModel(folder), InterpretableModel(module)
 
 
@@ -71,6 +78,12 @@ def attends(native, layer):
     return has(native, f"layers.{layer}.attn.z")
 
 
+def layer_sites(native, layer):
+    """Those of a mixer alone are fewer."""
+    alone = not has(native, f"layers.{layer}.mlp.output")
+    return ["resid_pre", "attn_out", "resid_post"] if alone else LAYER
+
+
 def inside(native, layer):
     """The attention sites that both have. Of attention through latents mlx-lm's
     call is given parts of queries and keys."""
@@ -82,7 +95,7 @@ def sites(native, wrapped):
     """(native name, wrapped name) of every site."""
     yield "logits", "output"
     for i in range(len(native.layers)):
-        for tail in LAYER:
+        for tail in layer_sites(native, i):
             yield f"layers.{i}.{tail}", f"layers.{i}.{tail}"
         if not attends(native, i):
             continue
@@ -110,6 +123,8 @@ OTHERWISE = {
     "ernie4_5_moe": "chooses experts without corrections",
     "granitemoehybrid": "has layers that are no sums, see below",
     "granitemoehybrid-groups": "normalises all groups of a state space as one",
+    "mamba2-codestral": "normalises all groups of a state space as one",
+    "mamba2-groups": "normalises all groups of a state space as one",
     "nemotron-bias": "squares ReLU whatever hidden_act says",
     "olmoe-clip": "has no clip_qkv",
     "gemma3-rope-linear": "scales local layers too",
@@ -138,6 +153,8 @@ UNREAD = (
     # It reads Qwen 3.5 nested alone, and places attention by an interval.
     "qwen3_5 qwen3_5-attention-first qwen3_5-long qwen3_5_moe qwen3_next-dense-layers "
     # mlx-lm's gpt-oss takes experts for packed.
+    # It reads Llama 4 with experts nested alone, see below.
+    "llama4 llama4-layers "
     "bloom bloom-untied falcon falcon-alibi falcon-bias falcon-grouped falcon-multi-head "
     "falcon-one-norm gpt_oss gpt_oss-clamped mpt mpt-clipped "
     "opt-post-norm phi-qk-layernorm qwen3-bias stablelm-parallel starcoder2-no-bias"
@@ -148,6 +165,7 @@ ROUGH = {
     "gemma-mqa": 1e-3,
     "gemma3": 5e-3,
     "gpt_bigcode": 1e-3,
+    "llama4": 5e-3,  # lengths of q and k have another epsilon
     "starcoder2": 1e-3,
 }
 PARALLEL = {"cohere", "cohere2", "phi"}
@@ -178,7 +196,8 @@ def test_every_site_has_the_same_value(name):
             compared += 1
     n = len(native.layers)
     heads = sum(len(inside(native, i)) for i in range(n) if attends(native, i))
-    assert compared == 1 + n * (len(LAYER) - (name in PARALLEL)) + heads
+    added = sum(len(layer_sites(native, i)) - (name in PARALLEL) for i in range(n))
+    assert compared == 1 + added + heads
 
 
 @pytest.mark.parametrize("name", ["gemma4", "gemma4-all", "gemma4-experts"])
@@ -217,6 +236,28 @@ def test_experts_beside_an_mlp():
             assert gap(ours.value(one), theirs.value(two)) <= 1e-5, one
             compared += 1
     assert compared == 1 + 3 * 2 + len(ATTENTION)
+
+
+def test_stretches_of_attention_and_weighed_inputs():
+    """mlx-lm's Llama 4 has an epsilon of its own for the lengths of q and k."""
+    native = InterpretableModel(FOLDERS / "llama4")
+    config = json.loads((FOLDERS / "llama4" / "config.json").read_text())
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    nested = import_module("mlx_lm.models.llama4")
+    module = nested.Model(
+        nested.ModelArgs.from_dict({"model_type": "llama4", "text_config": config}))
+    weights = mx.load(str(FOLDERS / "llama4" / "model.safetensors"))
+    module.load_weights(list(module.sanitize(
+        {f"language_model.{name}": it for name, it in weights.items()}).items()))
+    module.eval()
+    wrapped, compared = InterpretableModel(module), 0
+    rows = mx.array([[3, 4, 5, 6, 7, 90, 11, 41], [9, 8, 7, 3, 2, 17, 60, 33]])  # past a stretch
+    with native.trace(rows) as ours, wrapped.trace(rows) as theirs:
+        for one, two in sites(native, wrapped):
+            assert gap(ours.value(one), theirs.value(two)) <= 5e-3, one
+            compared += 1
+    assert compared == 1 + 4 * (len(LAYER) + len(ATTENTION))
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "gpt_oss-blocks"])

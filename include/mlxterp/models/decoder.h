@@ -35,7 +35,7 @@ struct DecoderConfig {
   int n_heads = 0;
   int n_kv_heads = 0;
   int d_head = 0;
-  int d_mlp = 0;
+  int d_mlp = 0;    ///< 0: layers are a mixer alone, without an MLP.
   int context = 0;  ///< Longest prompt, in tokens.
 
   /** How a layer is put together. Without `parallel` the MLP reads what
@@ -47,11 +47,14 @@ struct DecoderConfig {
   nn::NormConfig norm;
   float residual_scale = 1.0f;  ///< Of what they write.
   bool layer_scalar = false;    ///< Multiplies what leaves the layer.
+  /** The residual stream is float32 whatever the weights are. */
+  bool float32_stream = false;
 
   nn::Rope rope;  ///< dims 0: none.
   /** If set, layers with a window use this one instead. */
   std::optional<nn::Rope> local_rope;
   std::vector<int> windows;   ///< Of each layer, 0 none; empty: none.
+  std::vector<int> chunks;    ///< Likewise.
   std::vector<bool> no_rope;  ///< Layers that do not rotate; empty: all do.
   std::vector<bool> dense;    ///< Of a mixture, layers with an MLP.
   bool qkv_bias = false;
@@ -66,7 +69,9 @@ struct DecoderConfig {
   nn::AttentionConfig::QkNorm qk_norm = nn::AttentionConfig::QkNorm::none;
   nn::NormConfig qk_norm_config;
   bool qk_norm_rotated = false;  ///< Behind the rotation, not before it.
+  std::vector<bool> no_qk_norm;  ///< Layers without; empty: all have it.
   std::optional<nn::QueryScale> q_scale;
+  std::vector<bool> no_q_scale;  ///< Likewise.
   std::optional<nn::NormConfig> v_norm;
   std::vector<int> d_heads;   ///< Of each layer; empty: d_head.
   std::vector<int> kv_heads;  ///< Likewise; empty: n_kv_heads.
@@ -86,7 +91,7 @@ struct DecoderConfig {
   nn::Activation activation = nn::Activation::silu;
   bool gated = true;
   bool mlp_bias = false;
-  std::vector<int> d_mlps;           ///< Of each layer; empty: d_mlp.
+  std::vector<int> d_mlps;           ///< Of each layer, 0 none; empty: d_mlp.
   std::optional<nn::MoEConfig> moe;  ///< In place of the MLP.
   /** Beside it instead; where the experts have a norm of their own they read
    * what ln2 does not, and each of both has one behind it. */
@@ -120,8 +125,9 @@ nn::AttentionConfig attention_config(const DecoderConfig& config, int layer);
  * resid_pre, resid_post; attn_out and mlp_out, what is added to the residual
  * stream; resid_mid between them (not in parallel layers). attn_out is what the
  * mixer adds, whether or not it is attention; mlp_out, where experts stand
- * beside the MLP, what both do. ple_out, what the layer's own embedding adds,
- * comes last. layer_scalar [batch, pos, 1] then multiplies the stream.
+ * beside the MLP, what both do. A layer that is a mixer alone has neither
+ * mlp_out nor resid_mid. ple_out, what the layer's own embedding adds, comes
+ * last. layer_scalar [batch, pos, 1] then multiplies the stream.
  */
 class DecoderLayer : public nn::Module {
  public:
@@ -143,6 +149,8 @@ class DecoderLayer : public nn::Module {
   std::optional<nn::PerLayerInput> ple;
   std::optional<mlx::core::array> layer_scalar;
 
+  /** Something follows its mixer: an MLP, experts, or both. */
+  bool feeds_forward() const { return mlp || moe; }
   /** Experts stand beside its MLP. */
   bool moe_beside() const { return mlp && moe; }
   /** "mlp" or "moe", where it has experts. */
@@ -150,8 +158,16 @@ class DecoderLayer : public nn::Module {
 
  private:
   void add_feed_forward(const DecoderConfig& config, int layer);
+  void add_norm(
+      const char* name,
+      std::optional<nn::Norm>& norm,
+      const DecoderConfig& config,
+      Stage stage);
   void add_names(const DecoderConfig& config);
 
+  /** The stream through a norm, in the precision of its weights. */
+  mlx::core::array through(
+      const nn::Norm& norm, const mlx::core::array& stream, Pass& pass) const;
   /** `x` through ln2, and without it. */
   mlx::core::array feed_forward(
       const mlx::core::array& x,
@@ -166,7 +182,7 @@ class DecoderLayer : public nn::Module {
       std::optional<Slot> slot,
       Pass& pass) const;
 
-  bool parallel_;
+  bool parallel_, float32_stream_;
   float residual_scale_;
   std::optional<Slot> resid_mid_, attn_out_, mlp_out_, layer_scalar_;
 };
@@ -191,10 +207,13 @@ class Unembedding : public nn::Module {
   std::optional<mlx::core::array> bias;
 
  private:
+  /** `x` in the precision of the weights. */
+  mlx::core::array read(const mlx::core::array& x) const;
   mlx::core::array capped(mlx::core::array logits) const;
 
   const nn::Embedding& embed_;
   std::optional<nn::Matrix> own_;  // absent where tied
+  bool float32_stream_;
   float scale_, softcap_;
   std::optional<Slot> raw_;
 };

@@ -13,11 +13,12 @@
 namespace mlxterp::nn {
 
 /** Queries grow with their position, since a longer context would flatten the
- * softmax: times 1 + beta * log(1 + floor(position / every)) (Llama 4, 2025).
- */
+ * softmax: times 1 + beta * log(1 + floor((first + position) / every)) (Llama
+ * 4, 2025). */
 struct QueryScale {
   float beta = 0.0f;
   int every = 0;  ///< Positions of one size.
+  int first = 0;  ///< The number of the first position.
 };
 
 struct AttentionConfig {
@@ -38,6 +39,9 @@ struct AttentionConfig {
   float clip_qkv = 0.0f;
   /** A destination sees that many sources, itself the last; 0: all. */
   int window = 0;
+  /** Positions lie in stretches of that many, and a destination sees none
+   * before its own stretch (Llama 4, 2025); 0: one stretch. */
+  int chunk = 0;
   Alibi alibi = {};    ///< Without slopes: none.
   bool sinks = false;  ///< Each head has one.
   bool gate = false;   ///< Of z, from what attention reads.
@@ -196,6 +200,9 @@ class Attention : public Mixer {
   /** All keys and values there are, heads before positions; in a packed pass,
    * those of its rows. */
   KeysAndValues keys_and_values(const mlx::core::array& x, Pass& pass) const;
+
+  /** How far a destination looks back, wherever it stands; 0: that depends. */
+  int reach_of_window() const { return config_.chunk ? 0 : config_.window; }
 
   /** What each sequence of a packed pass mixes, with what it continues; of
    * another pass, k and v as they are. */

@@ -39,6 +39,7 @@ struct MoEConfig {
   int top_k = 0;
   /** The chosen experts' weights are made to sum to 1. */
   bool normalize = true;
+  bool weigh_input = false;  ///< Weights multiply what the experts read.
   Routing routing = {};
   Activation activation = Activation::silu;
   std::optional<ClampedSwiglu> swiglu = {};  ///< In place of it.
@@ -65,7 +66,8 @@ struct Experts : Module {
       const mlx::core::array& x, Pass& pass) const override;
 
   /** [batch, pos, d_model] through the experts chosen, summed by weight, both
-   * [batch, pos, k]. */
+   * [batch, pos, k]. The site input is before the weights, where they multiply
+   * it. */
   mlx::core::array apply(
       const mlx::core::array& x,
       const mlx::core::array& chosen,
@@ -91,10 +93,11 @@ struct Experts : Module {
  * softmax or sigmoid, float32; router_choice, likewise, by which experts are
  * chosen, where scores are corrected or groups left out, whose experts have
  * -1e9; expert_indices [batch, pos, k], the best first; expert_weights [batch,
- * pos, k], which multiply their outputs. Some have a shared_expert, which is
- * added; the sigmoid of what shared_expert_gate gives, [batch, pos, 1], says
- * how much of it. Some have ln and router_norm, on what experts and router
- * read, and parameters expert_scale and score_correction [expert].
+ * pos, k], which multiply their outputs, or their inputs. Some have a
+ * shared_expert, which is added; the sigmoid of what shared_expert_gate gives,
+ * [batch, pos, 1], says how much of it. Some have ln and router_norm, on what
+ * experts and router read, and parameters expert_scale and score_correction
+ * [expert].
  */
 class MoE : public Module {
  public:

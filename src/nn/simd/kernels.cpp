@@ -358,6 +358,13 @@ size_t tile_columns() {
   return 2 * hn::Lanes(wide);
 }
 
+// The first source that the one at `own` sees.
+size_t first_seen(const AttentionShape& shape, size_t own) {
+  const bool windowed = shape.window > 0 && own >= shape.window;
+  const size_t first = windowed ? own + 1 - shape.window : 0;
+  return shape.chunk > 0 ? std::max(first, own - own % shape.chunk) : first;
+}
+
 // Scores, softmax and mix of at most most_rows destinations at a time: their
 // scores never leave the cache (Dao et al., 2022); whole rows of them, so that
 // the softmax is the plain one.
@@ -375,20 +382,16 @@ void attend(const Stretch& it, float* scratch) {
         q[r * d + j] = it
                            .q[static_cast<int64_t>(i + r) * it.q_row +
                               static_cast<int64_t>(j) * it.q_step];
-    // Row r sees the sources first + r (or 0) to last + r, without it.
+    // Row r sees the sources up to last + r, without it.
     const size_t last = i + shape.src - shape.dest + 1;
-    const bool windowed = shape.window > 0 && last > shape.window;
-    const size_t first = windowed ? last - shape.window : 0;
-    const size_t from = first / columns * columns;
+    const size_t from = first_seen(shape, last - 1) / columns * columns;
     const size_t to = last + rows - 1;
     const size_t n = (to - from + columns - 1) / columns * columns;
     product(rows, q, d, it.k + from, it.k_columns, scores, it.k_columns, d, n);
     float sums[most_rows];
     for (size_t r = 0; r < rows; ++r) {
       float* const row = scores + r * it.k_columns;
-      const size_t begin = shape.window > 0 && last + r > shape.window
-                               ? last + r - shape.window - from
-                               : 0;
+      const size_t begin = first_seen(shape, last - 1 + r) - from;
       if (it.slope != 0) add_slope(row, n, it.slope, last - 1 + r - from);
       std::fill(row, row + begin, masked);
       std::fill(row + (last + r - from), row + n, masked);

@@ -59,6 +59,8 @@ struct AttentionShape {
   const float* sinks = nullptr;
   /** Of each head: what a score loses with every position between (ALiBi). */
   const float* slopes = nullptr;
+  /** A destination sees none before its stretch of so many; 0: no stretches. */
+  size_t chunk = 0;
 };
 
 /** out [batch, dest, head, d_head]: causal attention, the last destination

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from ...core import OutputProxy, TraceContext, add_vector
 from ...core.intervention import at_positions, replace_with, zero_out
 from ...core.proxy import ModuleProxy, write
 from ...engine.base import handle
-from ...errors import OutOfRangeError, UsageError
+from ...errors import OutOfRangeError, UnknownNameError, UsageError
 
 
 class LayerSites:
@@ -144,7 +145,10 @@ class LayerMixin:
                 keep, give = _carrying()
                 skipping |= {f"{here}resid_pre": keep, f"{here}resid_post": give}
             else:
-                skipping |= dict.fromkeys((f"{here}attn_out", f"{here}mlp_out"), zero_out)
+                for added in ("attn_out", "mlp_out"):
+                    with suppress(UnknownNameError):  # a layer may be a mixer alone
+                        self.engine.resolve(here + added)
+                        skipping[here + added] = zero_out
         return self._act(skipping)
 
     def steer(

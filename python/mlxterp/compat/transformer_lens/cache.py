@@ -4,6 +4,7 @@ taking the residual stream apart."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import mlx.core as mx
@@ -168,7 +169,12 @@ class HookCache(ActivationCache):
             every = ("embed", "pos_embed")
             names += [(it, it) for it in every if f"hook_{it}" in self.activations]
         outs = [it for it in ("attn", "mlp") if mode in ("all", it)]
-        names += [(f"{i}_{it}_out", (f"{it}_out", i)) for i in range(upto) for it in outs]
+        names += [
+            (f"{i}_{it}_out", (f"{it}_out", i))
+            for i in range(upto)
+            for it in outs
+            if self._adds(i, it)
+        ]
         if mlp_input and mode != "mlp":
             names.append((f"{upto}_attn_out", ("attn_out", upto)))
         if not names:
@@ -178,6 +184,14 @@ class HookCache(ActivationCache):
         return self._done(
             stack, labels, upto, apply_ln, pos_slice, mlp_input, return_labels
         )
+
+    def _adds(self, layer: int, part: str) -> bool:
+        """Whether a layer has that part: one may be a mixer alone."""
+        if self.model is None:
+            return True
+        with suppress(UnknownNameError):
+            return bool(self.model.engine.resolve(f"layers.{layer}.{part}_out"))
+        return False
 
     def compute_head_results(self) -> None:
         """`result` of every layer, z through each head's part of W_O, where the
