@@ -12,6 +12,7 @@
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/hub.h"
+#include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/head.h"
 #include "mlxterp/spec/range.h"
 #include "mlxterp/view/terminal.h"
@@ -91,16 +92,7 @@ void ModelArguments::check() const {
 LoadOptions ModelArguments::options() const {
   LoadOptions out{
       .progress = progress(), .warn = warn, .allow_not_finite = allow_nan};
-  if (dtype == "float32")
-    out.dtype = mx::float32;
-  else if (dtype == "float16")
-    out.dtype = mx::float16;
-  else if (dtype == "bfloat16")
-    out.dtype = mx::bfloat16;
-  else if (!dtype.empty())
-    usage(fmt::format(
-        "--dtype '{}' is not one of float32, float16, bfloat16",
-        view::escape(dtype)));
+  if (!dtype.empty()) out.dtype = spec::parse_dtype(dtype, "--dtype");
   if (weights == "packed" || weights == "unpacked")
     out.packed = weights == "packed";
   else if (weights == "half")

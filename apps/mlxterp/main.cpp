@@ -56,6 +56,7 @@ int run(int argc, char** argv) {
       {"lens", cli::add_lens},
       {"attention", cli::add_attention},
       {"tuned-lens", cli::add_tuned_lens},
+      {"collect", cli::add_collect},
       {"patch", cli::add_patch},
       {"ablate", cli::add_ablate},
       {"causal-trace", cli::add_causal_trace},

@@ -24,7 +24,7 @@ class ProgressLine {
 
   void say(std::string_view what, double done, bool lines) {
     const std::lock_guard lock(mutex_);
-    if (what != what_) since_ = Clock::now();
+    if (work_in(what) != work_in(what_)) since_ = Clock::now();
     lines_ = lines;
     what_ = what;
     done_ = done;
@@ -46,6 +46,11 @@ class ProgressLine {
 
  private:
   using Clock = std::chrono::steady_clock;
+
+  // Behind a comma stands what changes, as "1234 tokens/s".
+  static std::string_view work_in(std::string_view what) {
+    return what.substr(0, what.find(','));
+  }
 
   void draw() {
     std::unique_lock lock(mutex_);

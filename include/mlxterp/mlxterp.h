@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/activation_store.h"
 #include "mlxterp/analysis/attention.h"
 #include "mlxterp/analysis/attribute.h"
 #include "mlxterp/analysis/causal_trace.h"

@@ -30,6 +30,7 @@ from ._core import (
     zero_out,
 )
 from .analysis import heads, lenses, logits, metrics, sweeps, tasks, tuned_lens
+from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
@@ -71,6 +72,7 @@ _NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
 
 __all__ = [
     "ActivationCache",
+    "ActivationStore",
     "BadDataError",
     "InterpretableModel",
     "Intervention",

@@ -16,6 +16,7 @@ NB_MODULE(_core, m) {
   bind_metrics(m);
   bind_sweeps(m);
   bind_readings(m);
+  bind_stores(m);
   bind_specs(m);
   bind_reports(m);
   bind_generate(m);

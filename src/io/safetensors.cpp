@@ -409,7 +409,9 @@ void save_safetensors(
   file.write(as_text(&length, sizeof length));
   file.write(header);
   for (const mx::array& array : arrays) {
-    mx::array rows = mx::contiguous(array);
+    // Values in place are written by threads that have no stream of MLX's.
+    auto rows = array;
+    if (!rows.flags().row_contiguous) rows = mx::contiguous(array);
     rows.eval();
     file.write(as_text(rows.data<char>(), rows.nbytes()));
   }

@@ -63,6 +63,10 @@ constexpr Word<AblationOptions::Value> head_ablations[] = {
 constexpr Word<CollectOptions::Positions> kept[] = {
     {"all", CollectOptions::Positions::all},
     {"last", CollectOptions::Positions::last}};
+constexpr Word<mlx::core::Dtype> dtypes[] = {
+    {"float32", mlx::core::float32},
+    {"float16", mlx::core::float16},
+    {"bfloat16", mlx::core::bfloat16}};
 
 }  // namespace
 
@@ -99,6 +103,10 @@ AblationOptions::Value parse_head_ablation(
 CollectOptions::Positions parse_positions(
     std::string_view text, std::string_view name) {
   return choose(text, name, kept);
+}
+
+mlx::core::Dtype parse_dtype(std::string_view text, std::string_view name) {
+  return choose(text, name, dtypes);
 }
 
 const char* name(CollectOptions::Positions positions) {

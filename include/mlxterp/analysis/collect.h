@@ -25,8 +25,10 @@ struct CollectOptions {
  * Runs all prompts, a batch at a time, and keeps the sites named (patterns too)
  * as [row, ...] in the order of the prompts: a row for each position kept,
  * padding left out. lengths() of the result says how many rows each prompt has.
- * Memory is what is kept plus one batch. Sites of layout [batch, head, dest,
- * src] have no rows of one width and are refused.
+ * Memory is what is kept plus one batch. Layers behind the last one that is
+ * named are not run. Sites of layout [batch, head, dest, src] have no rows of
+ * one width and are refused. For more than memory holds see
+ * analysis/activation_store.h.
  */
 ActivationCache collect_activations(
     const InterpretableModel& model,

@@ -43,6 +43,10 @@ AblationOptions::Value parse_head_ablation(
 CollectOptions::Positions parse_positions(
     std::string_view text, std::string_view name = "positions");
 
+/** "float32", "float16" or "bfloat16". */
+mlx::core::Dtype parse_dtype(
+    std::string_view text, std::string_view name = "dtype");
+
 /** The word of each; a name() of axes, measures and head kinds stands beside
  * them. */
 const char* name(Direction direction);

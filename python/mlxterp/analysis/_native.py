@@ -68,6 +68,7 @@ _BY_PASSES = (
     _core.PathPatchOptions,
     _core.AttributeOptions,
     _core.CollectOptions,
+    _core.StoreOptions,
     _core.HeadOptions,
     _core.AblationOptions,
 )
@@ -177,5 +178,7 @@ class Bar:
             return
         self._shown = True
         full = int(30 * done)
-        sys.stderr.write(f"\r{what:20.20} [{'#' * full:30}] {done:4.0%}")
+        what, _, more = what.partition(", ")  # what changes: how fast, say
+        line = f"\r{what:22.22} [{'#' * full:30}] {done:4.0%} {more}\x1b[K"
+        sys.stderr.write(line)
         sys.stderr.flush()
