@@ -2,12 +2,7 @@
 
 #include <zip.h>
 
-#include <cctype>
-#include <charconv>
-#include <cstring>
 #include <memory>
-#include <new>
-#include <optional>
 #include <set>
 #include <span>
 #include <string_view>
@@ -15,6 +10,7 @@
 #include "core/fail.h"
 #include "core/machine.h"
 #include "io/input_file.h"
+#include "io/npy.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/atomic_file.h"
@@ -25,134 +21,21 @@ namespace mlxterp {
 
 namespace {
 
-constexpr std::string_view magic = "\x93NUMPY";
 constexpr std::string_view suffix = ".npy";
 
-// How numpy calls the numbers in a file, and what they are here.
-struct Kind {
-  std::string_view descr;
-  mx::Dtype dtype;
-  size_t bytes;
-};
-
-const Kind kinds[] = {
-    {"<f4", mx::float32, 4},
-    {"<f8", mx::float32, 8},
-    {"<f2", mx::float16, 2},
-    {"<V2", mx::bfloat16, 2},
-    {"|V2", mx::bfloat16, 2},
-    {"|b1", mx::bool_, 1},
-    {"|i1", mx::int8, 1},
-    {"|u1", mx::uint8, 1},
-    {"<i2", mx::int16, 2},
-    {"<u2", mx::uint16, 2},
-    {"<i4", mx::int32, 4},
-    {"<u4", mx::uint32, 4},
-    {"<i8", mx::int64, 8},
-    {"<u8", mx::uint64, 8}};
+Error error_of(const std::filesystem::path& path, const std::string& why) {
+  return {
+      ErrorKind::bad_data,
+      fmt::format(
+          "[load_npz] {}: {}; is it a whole .npz of numbers?",
+          quoted(path),
+          why)};
+}
 
 [[noreturn]] void broken(
     const std::filesystem::path& path, const std::string& why) {
-  fail(
-      ErrorKind::bad_data,
-      "[load_npz] {}: {}; is it a whole .npz of numbers?",
-      quoted(path),
-      why);
+  throw error_of(path, why);
 }
-
-// The header of a .npy, a Python dictionary of three entries.
-struct Header {
-  Kind kind;
-  std::vector<int64_t> shape;
-};
-
-class HeaderReader {
- public:
-  explicit HeaderReader(std::string_view text) : text_(text) {}
-
-  // Nothing where it reads otherwise than numpy and MLX write it.
-  std::optional<Header> read() {
-    std::optional<std::string_view> descr;
-    std::optional<bool> fortran;
-    std::optional<std::vector<int64_t>> shape;
-    if (!take('{')) return {};
-    while (!take('}')) {
-      const auto key = string();
-      if (!key || !take(':')) return {};
-      if (*key == "descr" && !descr)
-        descr = string();
-      else if (*key == "fortran_order" && !fortran)
-        fortran = boolean();
-      else if (*key == "shape" && !shape)
-        shape = numbers();
-      else
-        return {};
-      if (!take(',') && !peek('}')) return {};
-    }
-    // One axis or none lies in both orders.
-    if (!descr || !fortran || !shape || (*fortran && shape->size() > 1))
-      return {};
-    for (const auto& kind : kinds)
-      if (kind.descr == *descr) return Header{kind, *shape};
-    return {};
-  }
-
- private:
-  void skip() {
-    while (!text_.empty() &&
-           std::isspace(static_cast<unsigned char>(text_.front())))
-      text_.remove_prefix(1);
-  }
-  bool peek(char c) {
-    skip();
-    return !text_.empty() && text_.front() == c;
-  }
-  bool take(char c) {
-    if (!peek(c)) return false;
-    text_.remove_prefix(1);
-    return true;
-  }
-  std::optional<std::string_view> string() {
-    const char quote = peek('"') ? '"' : '\'';
-    if (!take(quote)) return {};
-    const auto end = text_.find(quote);
-    if (end == std::string_view::npos) return {};
-    const auto value = text_.substr(0, end);
-    text_.remove_prefix(end + 1);
-    return value;
-  }
-  std::optional<bool> boolean() {
-    skip();
-    for (const auto& [word, value] :
-         {std::pair{std::string_view("True"), true},
-          std::pair{std::string_view("False"), false}})
-      if (text_.starts_with(word)) {
-        text_.remove_prefix(word.size());
-        return value;
-      }
-    return {};
-  }
-  std::optional<std::vector<int64_t>> numbers() {
-    std::vector<int64_t> out;
-    if (!take('(')) return {};
-    while (!take(')')) {
-      skip();
-      int64_t value = 0;
-      const auto parsed =
-          std::from_chars(text_.data(), text_.data() + text_.size(), value);
-      if (parsed.ec != std::errc() || value < 0 ||
-          out.size() == limits::tensor_dims ||
-          static_cast<uint64_t>(value) > limits::dim)
-        return {};
-      text_.remove_prefix(static_cast<size_t>(parsed.ptr - text_.data()));
-      out.push_back(value);
-      if (!take(',') && !peek(')')) return {};
-    }
-    return out;
-  }
-
-  std::string_view text_;
-};
 
 // libzip's handles.
 struct CloseArchive {
@@ -167,105 +50,39 @@ struct FreeSource {
 using Archive = std::unique_ptr<zip_t, CloseArchive>;
 using Source = std::unique_ptr<zip_source_t, FreeSource>;
 
-/** One entry of an archive, a .npy; all its complaints name it. */
-class Entry {
- public:
-  Entry(
-      const std::filesystem::path& path,
-      const std::string& name,
-      zip_file_t* file,
-      uint64_t size)
-      : path_(path), name_(name), file_(file), left_(size) {}
-
-  mx::array read() {
-    const auto header = read_header();
-    uint64_t count = 1;
-    for (const auto dim : header.shape)
-      if (__builtin_mul_overflow(count, static_cast<uint64_t>(dim), &count))
-        bad("has a shape beyond 64 bits");
-    const uint64_t bytes = header.kind.bytes;
-    if (count != left_ / bytes || left_ % bytes != 0)
-      bad("holds more or fewer bytes than its shape says");
-
-    const mx::Shape shape(header.shape.begin(), header.shape.end());
-    const bool doubles = header.kind.descr == "<f8";
-    const uint64_t size = doubles ? left_ / 2 : left_;
-    std::unique_ptr<std::byte[]> own(
-        new (std::nothrow) std::byte[std::max<uint64_t>(size, 1)]);
-    if (!own)
-      fail(
-          ErrorKind::environment,
-          "[load_npz] no memory for the {} bytes of '{}' of {}; close other "
-          "programs",
-          size,
-          printable(name_),
-          quoted(path_));
-    doubles ? narrow(count, own.get()) : fill({own.get(), size});
-    std::byte more{};  // reads to the end, where the checksum is compared
-    if (zip_fread(file_, &more, 1) != 0) bad("fails its checksum");
-    return mx::array(own.release(), shape, header.kind.dtype, [](void* memory) {
-      delete[] static_cast<std::byte*>(memory);
-    });
-  }
-
- private:
-  [[noreturn]] void bad(std::string_view why) const {
-    broken(path_, fmt::format("'{}' {}", printable(name_), why));
-  }
-
-  void fill(std::span<std::byte> to) {
-    if (to.size() > left_) bad("is no .npy array");
-    left_ -= to.size();
-    while (!to.empty()) {
-      const auto got = zip_fread(file_, to.data(), to.size());
-      if (got <= 0)
-        bad(fmt::format("breaks off ({})", zip_file_strerror(file_)));
-      to = to.subspan(static_cast<size_t>(got));
-    }
-  }
-
-  std::string text(size_t size) {
-    std::string out(size, '\0');
-    fill(std::as_writable_bytes(std::span(out)));
-    return out;
-  }
-
-  Header read_header() {
-    const auto start = text(8);
-    if (!start.starts_with(magic)) bad("is no .npy array");
-    const int version = start[6];
-    if (version < 1 || version > 3) bad("is of an unknown version of .npy");
-    const auto digits = text(version >= 2 ? 4 : 2);
-    size_t length = 0;
-    for (size_t i = digits.size(); i-- > 0;)
-      length = length << 8 | static_cast<unsigned char>(digits[i]);
-    if (length > limits::npy_header_bytes || length > left_)
-      bad("has a header longer than itself");
-    const auto written = text(length);
-    const auto header = HeaderReader(written).read();
-    if (!header)
-      bad("has a header that is none of little-endian numbers in C order");
-    return *header;
-  }
-
-  void narrow(uint64_t count, std::byte* to) {
-    std::vector<double> wide;
-    for (uint64_t done = 0; done < count; done += wide.size()) {
-      wide.resize(std::min<uint64_t>(count - done, 1u << 16));
-      fill(std::as_writable_bytes(std::span(wide)));
-      for (const double value : wide) {
-        const auto single = static_cast<float>(value);
-        std::memcpy(to, &single, sizeof single);
-        to += sizeof single;
-      }
-    }
-  }
-
-  const std::filesystem::path& path_;
-  const std::string& name_;
-  zip_file_t* file_;
-  uint64_t left_;
-};
+// One entry of an archive, a .npy; all complaints name it.
+mx::array read_entry(
+    const std::filesystem::path& path,
+    const std::string& name,
+    zip_file_t* file,
+    uint64_t size) {
+  const NpySource source{
+      .caller = "load_npz",
+      .size = size,
+      .error =
+          [&](std::string_view why) {
+            return error_of(path, fmt::format("'{}' {}", printable(name), why));
+          },
+      .fill =
+          [&](std::span<std::byte> to) {
+            while (!to.empty()) {
+              const auto got = zip_fread(file, to.data(), to.size());
+              if (got <= 0)
+                broken(
+                    path,
+                    fmt::format(
+                        "'{}' breaks off ({})",
+                        printable(name),
+                        zip_file_strerror(file)));
+              to = to.subspan(static_cast<size_t>(got));
+            }
+          },
+      .shown = fmt::format("'{}' of {}", printable(name), quoted(path))};
+  auto array = read_npy(source);
+  std::byte more{};  // reads to the end, where the checksum is compared
+  if (zip_fread(file, &more, 1) != 0) throw source.error("fails its checksum");
+  return array;
+}
 
 std::string said(zip_error_t& error) {
   std::string text = zip_error_strerror(&error);
@@ -274,10 +91,8 @@ std::string said(zip_error_t& error) {
 }
 
 std::string npy(const mx::array& array) {
-  const Kind* found = nullptr;
-  for (const auto& kind : kinds)
-    if (!found && kind.dtype == array.dtype()) found = &kind;
-  if (!found)
+  const auto descr = npy_descr(array.dtype());
+  if (descr.empty())
     fail(
         ErrorKind::usage,
         "[save_npz] complex numbers; save their parts as real arrays");
@@ -290,12 +105,12 @@ std::string npy(const mx::array& array) {
   if (whole.ndim() == 1) shape.resize(shape.size() - 1);
   auto header = fmt::format(
       "{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}",
-      found->descr,
+      descr,
       shape);
   // Data begins at a multiple of 64.
   header.resize((10 + header.size() + 64) / 64 * 64 - 10, ' ');
   header.back() = '\n';
-  std::string bytes(magic);
+  std::string bytes(npy_magic);
   bytes += {1, 0};
   bytes += static_cast<char>(header.size() & 0xff);
   bytes += static_cast<char>(header.size() >> 8);
@@ -373,11 +188,40 @@ std::vector<std::pair<std::string, mx::array>> load_npz(
               "'{}' cannot be opened ({})",
               printable(name),
               zip_strerror(archive.get())));
-    auto array = Entry(path, name, entry.get(), stat.size).read();
+    auto array = read_entry(path, name, entry.get(), stat.size);
     out.emplace_back(std::move(name), std::move(array));
   }
   file->check_unchanged("load_npz");
   return out;
+}
+
+mx::array load_npy(const std::filesystem::path& path) {
+  constexpr const char* caller = "load_npy";
+  const auto file = InputFile::open(path, caller);
+  uint64_t at = 0;
+  const NpySource source{
+      .caller = caller,
+      .size = file->size(),
+      .error =
+          [&](std::string_view why) {
+            return Error(
+                ErrorKind::bad_data,
+                fmt::format(
+                    "[{}] {} {}; is it a whole .npy of numbers?{}",
+                    caller,
+                    quoted(path),
+                    why,
+                    looks_like(file->text(0, telling_bytes, caller))));
+          },
+      .fill =
+          [&](std::span<std::byte> to) {
+            file->read(at, to, caller);
+            at += to.size();
+          },
+      .shown = quoted(path)};
+  auto array = read_npy(source);
+  file->check_unchanged(caller);
+  return array;
 }
 
 void save_npz(

@@ -134,6 +134,7 @@ def npz():
     np.savez_compressed(
         FIXTURES / "numpy.npz",
         w=np.array([[.5, -1], [2, 3]]), b=np.zeros(3, np.float32))
+    np.save(FIXTURES / "vector.npy", np.array([1, 2, 3, 4], np.float64))
 
 
 if __name__ == "__main__":

@@ -62,6 +62,42 @@ TEST(Npz, ReadsWhatNumpyWrites) {
   EXPECT_EQ(arrays[1].second.shape(), (mx::Shape{3}));
 }
 
+// Written by numpy 2.4: save(np.array([1, 2, 3, 4], np.float64)).
+TEST(Npy, ReadsWhatNumpyWrites) {
+  const auto path = MLXTERP_SOURCE_DIR "/tests/io/fixtures/vector.npy";
+  test::expect_close(
+      load_npy(path), mx::array({1.0f, 2.0f, 3.0f, 4.0f}), 0, 4, "vector");
+  EXPECT_EQ(load_npy(path).dtype(), mx::float32);
+}
+
+// Cut anywhere, or with any byte changed, it is refused or another array.
+TEST(Npy, RefusesBrokenFiles) {
+  const TempFolder folder;
+  const auto good =
+      testing::read_file(MLXTERP_SOURCE_DIR "/tests/io/fixtures/vector.npy");
+  size_t refused = 0;
+  const auto attempt = [&](const std::string& bytes) {
+    const auto path = folder.write("bad.npy", bytes);
+    try {
+      load_npy(path).eval();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.kind(), ErrorKind::bad_data) << error.what();
+      ++refused;
+    }
+  };
+  for (size_t n = 0; n < good.size(); ++n)
+    attempt(good.substr(0, n));
+  EXPECT_EQ(refused, good.size());
+  attempt(good + "x");
+  EXPECT_EQ(refused, good.size() + 1);
+  for (size_t i = 0; i < good.size(); ++i) {
+    auto bytes = good;
+    bytes[i] = static_cast<char>(bytes[i] ^ 0x11);
+    attempt(bytes);
+  }
+  EXPECT_THROW(load_npy(folder / "none.npy"), Error);
+}
+
 TEST(Npz, RefusesBrokenFiles) {
   const TempFolder folder;
   save_npz(folder / "good.npz", {{"a", mx::arange(64.0f, mx::float32)}});

@@ -1,4 +1,5 @@
-// mlxterp/io/npz.h: reads and writes .npz, numpy's archives of arrays.
+// mlxterp/io/npz.h: reads and writes .npz, numpy's archives of arrays, and
+// reads .npy.
 
 #pragma once
 
@@ -19,6 +20,9 @@ namespace mlxterp {
  */
 std::vector<std::pair<std::string, mlx::core::array>> load_npz(
     const std::filesystem::path& path);
+
+/** The array of a .npy, under the same rules. Throws bad_data, environment. */
+mlx::core::array load_npy(const std::filesystem::path& path);
 
 /** Writes named arrays (evaluates them), uncompressed as numpy.savez does;
  * the same arrays give the same bytes. The file appears whole or not at all.
