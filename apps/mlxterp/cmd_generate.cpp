@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "arguments.h"
+#include "interrupt.h"
 #include "mlxterp/generate/generate.h"
 #include "mlxterp/report/generate.h"
 #include "mlxterp/spec/range.h"
@@ -113,7 +114,8 @@ void run(const Arguments& arguments) {
                           const GeneratedToken&,
                           std::string_view text) { write(shown(text)); };
   Generator generator(model, rows_of(arguments, model), options);
-  while (generator.step()) {
+  const Uninterrupted kept;  // Ctrl-C: what there is so far is the answer
+  while (!kept.asked() && generator.step()) {
   }
 
   report::GenerateReport report{
@@ -131,17 +133,20 @@ void run(const Arguments& arguments) {
   const auto saved = generator.saved();
   for (const auto& [name, value] : saved)
     report.saved.push_back(report::statistics(name, value));
-  if (arguments.output)
-    write_tensors(
-        *arguments.output,
-        saved.entries(),
-        {{"model", arguments.model.model},
-         {"lengths", saved.lengths()},
-         {"edits", arguments.model.edits},
-         {"when", report.when}},
-        arguments.force);
+  const auto write_saved = [&] {
+    if (arguments.output)
+      write_tensors(
+          *arguments.output,
+          saved.entries(),
+          {{"model", arguments.model.model},
+           {"lengths", saved.lengths()},
+           {"edits", arguments.model.edits},
+           {"when", report.when}},
+          arguments.force);
+  };
   if (json) {
     print(report::to_json(report) + "\n");
+    write_saved();
     return;
   }
   if (several)
@@ -160,6 +165,7 @@ void run(const Arguments& arguments) {
   for (const auto& text : report.texts)
     note(said(text));
   say_how_long(generator);
+  write_saved();
 }
 
 }  // namespace

@@ -431,10 +431,11 @@ Intervention replace_with(mx::array value) {
     if (value.shape() != x.shape() && value.shape() != one_row)
       fail(
           ErrorKind::usage,
-          "[replace_with] site '{}' has shape {}, the replacement {}",
+          "[replace_with] site '{}' has shape {}, the replacement {}{}",
           at.name,
           shown(x.shape()),
-          shown(value.shape()));
+          shown(value.shape()),
+          at.step > 0 ? "; let it act during the prompt" : "");
     return mx::broadcast_to(cast(value, x, at), x.shape());
   };
 }
