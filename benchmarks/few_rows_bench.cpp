@@ -57,9 +57,9 @@ void read(const std::vector<mx::array>& all, size_t threads) {
     other.join();
 }
 
-// Of each the fastest of 15, in turn.
+// Of each the fastest of 10, in turn.
 std::vector<double> times(const std::vector<std::function<void()>>& all) {
-  constexpr int runs = 15;
+  constexpr int runs = 10;
   std::vector<double> best(all.size(), 1e9);
   for (int i = 0; i < runs; ++i)
     for (size_t j = 0; j < all.size(); ++j)
@@ -116,6 +116,7 @@ int main() {
         1e3 * time[2],
         1e3 * time[3],
         1e3 * time[4]);
+    std::fflush(stdout);
     const auto what = fmt::format("{} rows: ", rows);
     if (rows <= 16)
       row(what + "ours / reading", time[1] / time[0], "times", 1 / 0.7);

@@ -22,9 +22,7 @@ namespace {
 // core of a Zen 3 takes 48 ms for one row through all matrices of SmolLM2, 94
 // for 16, 171 for 32, 216 for 48 and 294 for 64, where OpenBLAS takes 87, 121,
 // 201, 243 and 296.
-constexpr size_t few = 48;
-// Half precision would have to be widened for it besides.
-constexpr size_t few_of_half = 64;
+constexpr size_t few = 64;
 
 bool is_half(const mx::array& w) {
   return w.dtype() == mx::float16 || w.dtype() == mx::bfloat16;
@@ -63,7 +61,7 @@ bool reads_once(const mx::array& x, const mx::array& w) {
   if (!simd::applies_to(x) || x.size() == 0 || w.ndim() != 2 || !readable(w))
     return false;
   const size_t rows = x.size() / static_cast<size_t>(w.shape(1));
-  return rows <= (is_half(w) ? few_of_half : few);
+  return rows <= few;
 }
 
 mx::array product(const mx::array& x, const mx::array& w) {

@@ -200,7 +200,7 @@ TEST(Product, AnyLayoutAndBothSidesOfTheSwitch) {
       EXPECT_EQ(y.shape(), wanted.shape());
       test::expect_close(y, wanted, 2e-5, wanted.size(), "product");
     };
-    for (const int rows : {1, 8, 48, 49, 64, 65, 200})
+    for (const int rows : {1, 8, 63, 64, 65, 200})
       check(random({rows, 37}, 8), w);
     const auto x = random({2, 3, 37}, 9);
     check(x, w);
