@@ -57,6 +57,7 @@ int run(int argc, char** argv) {
       {"attention", cli::add_attention},
       {"tuned-lens", cli::add_tuned_lens},
       {"collect", cli::add_collect},
+      {"probe", cli::add_probe},
       {"patch", cli::add_patch},
       {"ablate", cli::add_ablate},
       {"causal-trace", cli::add_causal_trace},

@@ -20,6 +20,7 @@ Run add_lens(CLI::App& app);
 Run add_attention(CLI::App& app);
 Run add_tuned_lens(CLI::App& app);
 Run add_collect(CLI::App& app);
+Run add_probe(CLI::App& app);
 Run add_patch(CLI::App& app);
 Run add_ablate(CLI::App& app);
 Run add_causal_trace(CLI::App& app);

@@ -14,6 +14,7 @@
 #include "mlxterp/analysis/metric.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/path_patch.h"
+#include "mlxterp/analysis/probe.h"
 #include "mlxterp/analysis/sweep.h"
 #include "mlxterp/analysis/tasks.h"
 #include "mlxterp/analysis/tuned_lens.h"

@@ -35,6 +35,7 @@ from .analysis.collecting import collect
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
+from .analysis.probes import Probe, train_probe
 from .analysis.sweeps import (
     ablate,
     attribute,
@@ -81,6 +82,7 @@ __all__ = [
     "Layout",
     "MlxterpError",
     "OutOfRangeError",
+    "Probe",
     "PromptCache",
     "SiteView",
     "TunedLens",
@@ -116,6 +118,7 @@ __all__ = [
     "path_patch",
     "replace_with",
     "scale",
+    "train_probe",
     "train_tuned_lens",
     "verify",
     "visualization",

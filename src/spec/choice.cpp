@@ -63,6 +63,8 @@ constexpr Word<AblationOptions::Value> head_ablations[] = {
 constexpr Word<CollectOptions::Positions> kept[] = {
     {"all", CollectOptions::Positions::all},
     {"last", CollectOptions::Positions::last}};
+constexpr Word<ProbeKind> probe_kinds[] = {
+    {"logistic", ProbeKind::logistic}, {"ridge", ProbeKind::ridge}};
 constexpr Word<mlx::core::Dtype> dtypes[] = {
     {"float32", mlx::core::float32},
     {"float16", mlx::core::float16},
@@ -103,6 +105,14 @@ AblationOptions::Value parse_head_ablation(
 CollectOptions::Positions parse_positions(
     std::string_view text, std::string_view name) {
   return choose(text, name, kept);
+}
+
+ProbeKind parse_probe_kind(std::string_view text, std::string_view name) {
+  return choose(text, name, probe_kinds);
+}
+
+const char* name(ProbeKind kind) {
+  return word_of(kind, probe_kinds);
 }
 
 mlx::core::Dtype parse_dtype(std::string_view text, std::string_view name) {

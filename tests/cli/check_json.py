@@ -134,6 +134,12 @@ def runs(model, worded, family, folder):
         json.dump({"pairs": [{"clean": "a b c", "corrupt": "a d c",
                               "answers": [5], "foils": [{"id": 9}]}]}, file)
     lens = os.path.join(folder, "lens")
+    probe = os.path.join(folder, "probe.safetensors")
+    labelled, numbers = (os.path.join(folder, it) for it in ("l.jsonl", "n.jsonl"))
+    with open(labelled, "w") as words, open(numbers, "w") as scores:
+        for i in range(12):
+            words.write(json.dumps({"text": f"{i} it", "label": i % 2 == 0}) + "\n")
+            scores.write(json.dumps({"text": f"{i} it", "label": i / 3}) + "\n")
     tensors = os.path.join(folder, "out.safetensors")
     edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
     return [
@@ -188,6 +194,11 @@ def runs(model, worded, family, folder):
         ("collect", ["collect", worded, "--text", data, "--save", "embed,ln_final",
                      "--length", "16", "--store-dtype", "float16", *edit,
                      "-o", os.path.join(folder, "store")]),
+        ("probe-train", ["probe", "train", worded, "--data", labelled, "--site",
+                         "layers.*.resid_post", "--folds", "2", "-o", probe]),
+        ("probe-train", ["probe", "train", worded, "--data", numbers, "--site",
+                         "embed", "--kind", "ridge", "--folds", "0", "--k", "2"]),
+        ("probe-apply", ["probe", "apply", worded, probe, "one two", *edit]),
         ("heads", ["heads", model, "--ids", "3,4,5", "--circuits"]),
         ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
                    "--ablate", "1", "--draws", "1"]),

@@ -10,6 +10,7 @@
 #include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
+#include "mlxterp/analysis/probe.h"
 #include "mlxterp/analysis/sweep.h"
 
 namespace mlxterp::spec {
@@ -43,6 +44,10 @@ AblationOptions::Value parse_head_ablation(
 CollectOptions::Positions parse_positions(
     std::string_view text, std::string_view name = "positions");
 
+/** "logistic" or "ridge". */
+ProbeKind parse_probe_kind(
+    std::string_view text, std::string_view name = "kind");
+
 /** "float32", "float16" or "bfloat16". */
 mlx::core::Dtype parse_dtype(
     std::string_view text, std::string_view name = "dtype");
@@ -54,5 +59,6 @@ const char* name(Ablation ablation);
 const char* name(Unit unit);
 const char* name(AblationOptions::Value value);
 const char* name(CollectOptions::Positions positions);
+const char* name(ProbeKind kind);
 
 }  // namespace mlxterp::spec
