@@ -15,6 +15,7 @@
 #include "io/gguf_architecture.h"
 #include "mlx/ops.h"
 #include "mlxterp/io/checkpoint.h"
+#include "mlxterp/io/gguf.h"
 #include "mlxterp/io/safetensors.h"
 #include "mlxterp/models/family.h"
 #include "mlxterp/models/load.h"
@@ -155,6 +156,16 @@ TEST_P(GgufTensors, AreTheCheckpoints) {
           << tensor.name;
     }
   }
+}
+
+// Its last block guesses further tokens.
+TEST(GgufFamilies, DraftsAreLeftOut) {
+  const auto checkpoint = Checkpoint::open(file_of("qwen3_5-small"));
+  EXPECT_EQ(
+      checkpoint.gguf()->metadata().count("qwen35.nextn_predict_layers"), 1u);
+  ASSERT_EQ(checkpoint.left_out().size(), 1u);
+  EXPECT_EQ(checkpoint.left_out()[0].part, "draft");
+  EXPECT_EQ(checkpoint.left_out()[0].tensors, 15u);
 }
 
 std::string test_name(const testing::TestParamInfo<std::string>& variant) {

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from make_families import (
@@ -109,6 +109,7 @@ HINTS = {
     "internlm2": {"architectures": ["InternLM2ForCausalLM"]},
     "minicpm": {"architectures": ["MiniCPMForCausalLM"]},
     "mpt": {"architectures": ["MPTForCausalLM"]},
+    "qwen3_5-small": {"mtp_num_hidden_layers": 1},
 }
 
 # Models of their own: model_type and config.
@@ -170,7 +171,7 @@ def converter(llama_cpp):
         bare = type(kind.__name__, (kind,), {
             "set_vocab": lambda self: None, "model_arch": kind.model_arch})
         if getattr(kind, "supports_mtp_export", False):
-            bare.no_mtp = True  # they have no layers that draft
+            bare.no_mtp = "mtp_num_hidden_layers" not in hints
         with torch.inference_mode():
             model = bare(folder, gguf.LlamaFileType.ALL_F32, path, eager=True,
                          model_name="tiny", hparams=fields)
@@ -194,6 +195,22 @@ def save_expected(path, folder, changes):
     assert np.abs(logits.numpy() - before).max() > 1e-5, path.name
     save_file({"ids": torch.tensor(ids), "logits": logits.contiguous()},
               path.with_suffix(".safetensors"))
+
+
+def add_draft(folder):
+    """A layer that guesses further tokens, as Qwen 3.5's checkpoints have it:
+    a copy of the last one with what joins it to the model."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    width = tensors["model.norm.weight"].shape[0]
+    for name in list(tensors):
+        if name.startswith("model.layers.1."):
+            tensors[name.replace("model.layers.1.", "mtp.layers.0.")] = (
+                tensors[name].clone())
+    tensors["mtp.fc.weight"] = torch.ones(width, 2 * width)
+    for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
+        tensors[f"mtp.{name}.weight"] = torch.ones(width)
+    save_file(tensors, path, {"format": "pt"})
 
 
 def draw(name, folder):
@@ -227,6 +244,8 @@ def main():
         with tempfile.TemporaryDirectory() as scratch:
             if name in OWN:
                 draw(name, Path(scratch))
+                if "mtp_num_hidden_layers" in HINTS.get(name, {}):
+                    add_draft(Path(scratch))
             else:
                 config = json.loads((folder / "config.json").read_text())
                 Path(scratch, "config.json").write_text(
