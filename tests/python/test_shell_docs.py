@@ -6,6 +6,7 @@ block whose first line is `# not run` is left out.
 """
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -23,11 +24,18 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = ROOT / "build" / "bin" / "mlxterp"
 COLUMNS = 80
-#: What the pages take as given: a book and prompts of one's own.
+#: What the pages take as given: a book, prompts and labelled texts of one's own.
 BOOK = "It was the best of times, it was the worst of times. " * 40
 PROMPTS = """The Louvre stands by the river, right in the middle of
 The Colosseum was built long ago in the great city of
 """
+NOUNS = {"animal": "dog cat horse cow".split(), "thing": "table chair lamp door".split()}
+LABELLED = "".join(
+    json.dumps({"text": f"{start} {noun}", "label": label, "group": noun}) + "\n"
+    for label, nouns in NOUNS.items()
+    for noun in nouns
+    for start in ("I saw the", "We found a", "Look at this")
+)
 #: What other tests run, where they run at all: they build and install.
 ELSEWHERE = ("make", "pip", "scripts/", ".venv/bin/", "brew", "apt-get")
 
@@ -150,6 +158,7 @@ def test_every_command_of_a_page_runs(page, tmp_path):
     assert PROGRAM.exists(), "build the target mlxterp_cli"
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "prompts.txt").write_text(PROMPTS)
+    (tmp_path / "labelled.jsonl").write_text(LABELLED)
     for line, command in commands(page):
         assert " ..." not in command, f"{page.name}:{line}: cannot be pasted: {command}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
