@@ -63,6 +63,17 @@ constexpr Word<AblationOptions::Value> head_ablations[] = {
 constexpr Word<CollectOptions::Positions> kept[] = {
     {"all", CollectOptions::Positions::all},
     {"last", CollectOptions::Positions::last}};
+constexpr Word<SteeringMethod> methods[] = {
+    {"mean", SteeringMethod::mean_difference},
+    {"pca", SteeringMethod::pca},
+    {"logistic", SteeringMethod::logistic}};
+constexpr Word<SteeringOperation> operations[] = {
+    {"add", SteeringOperation::add},
+    {"project_out", SteeringOperation::project_out},
+    {"clamp", SteeringOperation::clamp}};
+constexpr Word<GgufLayers> gguf_layers[] = {
+    {"repeng", GgufLayers::repeng},
+    {"cvector-generator", GgufLayers::cvector_generator}};
 
 }  // namespace
 
@@ -99,6 +110,20 @@ AblationOptions::Value parse_head_ablation(
 CollectOptions::Positions parse_positions(
     std::string_view text, std::string_view name) {
   return choose(text, name, kept);
+}
+
+SteeringMethod parse_steering_method(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, methods);
+}
+
+SteeringOperation parse_steering_operation(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, operations);
+}
+
+GgufLayers parse_gguf_layers(std::string_view text, std::string_view name) {
+  return choose(text, name, gguf_layers);
 }
 
 const char* name(CollectOptions::Positions positions) {

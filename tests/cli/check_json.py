@@ -135,6 +135,15 @@ def runs(model, worded, family, folder):
                               "answers": [5], "foils": [{"id": 9}]}]}, file)
     lens = os.path.join(folder, "lens")
     tensors = os.path.join(folder, "out.safetensors")
+    pairs = os.path.join(folder, "pairs.jsonl")
+    with open(pairs, "w") as file:
+        for word in ("one", "two", "three"):
+            json.dump({"positive": f"{word} four five", "negative": f"{word} six"},
+                      file)
+            file.write("\n")
+    vector = os.path.join(folder, "vector.safetensors")
+    control = os.path.join(folder, "vector.gguf")
+    again = os.path.join(folder, "again.safetensors")
     edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
     return [
         ("info", ["info", model]),
@@ -179,6 +188,14 @@ def runs(model, worded, family, folder):
                               "--eval", data, "--eval-length", "32"]),
         ("tuned-lens-eval", ["tuned-lens", "eval", worded, "--text", data,
                              "--lens", lens, "--eval-length", "32"]),
+        ("steer-train", ["steer", "train", worded, "--pairs", pairs,
+                         "-o", vector, "--positions", "-2,-1"]),
+        ("steer-sweep", ["steer", "sweep", worded, "one two", "two three four",
+                         "--vector", vector, *by_id, "--random", "2"]),
+        ("steer-sweep", ["steer", "sweep", worded, "one two", "--vector", vector,
+                         *by_id, "--random", "0", "--no-neutral"]),
+        ("steer-export", ["steer", "export", vector, control]),
+        ("steer-import", ["steer", "import", worded, control, "-o", again]),
         ("heads", ["heads", model, "--ids", "3,4,5", "--circuits"]),
         ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
                    "--ablate", "1", "--draws", "1"]),

@@ -28,6 +28,10 @@ BOOK = "It was the best of times, it was the worst of times. " * 40
 PROMPTS = """The Louvre stands by the river, right in the middle of
 The Colosseum was built long ago in the great city of
 """
+PAIRS = """{"positive": "I loved every minute", "negative": "I hated every minute"}
+{"positive": "The soup was delicious", "negative": "The soup was disgusting"}
+{"positive": "What a wonderful day", "negative": "What a horrible day"}
+"""
 #: What other tests run, where they run at all: they build and install.
 ELSEWHERE = ("make", "pip", "scripts/", ".venv/bin/", "brew", "apt-get")
 
@@ -150,6 +154,7 @@ def test_every_command_of_a_page_runs(page, tmp_path):
     assert PROGRAM.exists(), "build the target mlxterp_cli"
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "prompts.txt").write_text(PROMPTS)
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
     for line, command in commands(page):
         assert " ..." not in command, f"{page.name}:{line}: cannot be pasted: {command}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

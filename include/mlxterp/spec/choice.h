@@ -10,6 +10,7 @@
 #include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
+#include "mlxterp/analysis/steering.h"
 #include "mlxterp/analysis/sweep.h"
 
 namespace mlxterp::spec {
@@ -42,6 +43,18 @@ AblationOptions::Value parse_head_ablation(
 /** "all" or "last". */
 CollectOptions::Positions parse_positions(
     std::string_view text, std::string_view name = "positions");
+
+/** "mean", "pca" or "logistic". */
+SteeringMethod parse_steering_method(
+    std::string_view text, std::string_view name = "method");
+
+/** "add", "project_out" or "clamp". */
+SteeringOperation parse_steering_operation(
+    std::string_view text, std::string_view name = "operation");
+
+/** "repeng" or "cvector-generator". */
+GgufLayers parse_gguf_layers(
+    std::string_view text, std::string_view name = "gguf layers");
 
 /** The word of each; a name() of axes, measures and head kinds stands beside
  * them. */
