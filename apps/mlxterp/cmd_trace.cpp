@@ -237,9 +237,11 @@ Run add_trace(CLI::App& app) {
   app.add_flag("--force", arguments->force, "Replace the file if it exists");
   app.footer(
       "Edits: zero_out, scale(0.5), clamp(-1,1), noise(0.1,42), "
-      "replace_with(0),\nadd_vector(FILE:NAME), compose(EDIT, EDIT), "
-      "at_positions(-1, EDIT),\nat_positions([0,3..5], EDIT), on_heads(7, "
-      "EDIT), on_neurons(3, EDIT)\n\nExample:\n  mlxterp trace demo 'The "
+      "replace_with(0),\nadd_vector(FILE), add_vector(FILE:NAME, 0.5), "
+      "project_out(FILE:NAME),\nclamp_along(FILE:NAME, 3), compose(EDIT, "
+      "EDIT), at_positions(-1, EDIT),\nat_positions([0,3..5], EDIT), "
+      "on_heads(7, EDIT), on_neurons(3, EDIT). Files are\nsafetensors, .npz "
+      "or .npy.\n\nExample:\n  mlxterp trace demo 'The "
       "Eiffel Tower is located in the city of' \\\n    --edit "
       "'layers.4.mlp_out=scale(0)' --track ' Paris'");
   return [arguments] { run(*arguments); };

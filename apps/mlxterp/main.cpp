@@ -65,6 +65,7 @@ int run(int argc, char** argv) {
       {"attribute", cli::add_attribute},
       {"dla", cli::add_dla},
       {"heads", cli::add_heads},
+      {"steer", cli::add_steer},
       {"tasks", cli::add_tasks},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;

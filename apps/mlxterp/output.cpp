@@ -76,7 +76,9 @@ std::string command_of(const CLI::App& app) {
       out += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return out + "'";
   };
-  auto out = fmt::format("mlxterp {}", app.get_name());
+  auto out = app.get_name();
+  for (const auto* up = app.get_parent(); up; up = up->get_parent())
+    out = up->get_name() + " " + out;  // the program's own at last
   std::map<const CLI::Option*, size_t> seen;
   for (const auto* option : app.parse_order()) {
     const auto& values = option->results();

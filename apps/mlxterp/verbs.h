@@ -28,6 +28,7 @@ Run add_path_patch(CLI::App& app);
 Run add_attribute(CLI::App& app);
 Run add_dla(CLI::App& app);
 Run add_heads(CLI::App& app);
+Run add_steer(CLI::App& app);
 Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
 

@@ -15,6 +15,8 @@
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/analysis/probe.h"
+#include "mlxterp/analysis/steer_sweep.h"
+#include "mlxterp/analysis/steering.h"
 #include "mlxterp/analysis/sweep.h"
 #include "mlxterp/analysis/tasks.h"
 #include "mlxterp/analysis/tuned_lens.h"

@@ -69,6 +69,17 @@ constexpr Word<mlx::core::Dtype> dtypes[] = {
     {"float32", mlx::core::float32},
     {"float16", mlx::core::float16},
     {"bfloat16", mlx::core::bfloat16}};
+constexpr Word<SteeringMethod> methods[] = {
+    {"mean", SteeringMethod::mean_difference},
+    {"pca", SteeringMethod::pca},
+    {"logistic", SteeringMethod::logistic}};
+constexpr Word<SteeringOperation> operations[] = {
+    {"add", SteeringOperation::add},
+    {"project_out", SteeringOperation::project_out},
+    {"clamp", SteeringOperation::clamp}};
+constexpr Word<GgufLayers> gguf_layers[] = {
+    {"repeng", GgufLayers::repeng},
+    {"cvector-generator", GgufLayers::cvector_generator}};
 
 }  // namespace
 
@@ -117,6 +128,20 @@ const char* name(ProbeKind kind) {
 
 mlx::core::Dtype parse_dtype(std::string_view text, std::string_view name) {
   return choose(text, name, dtypes);
+}
+
+SteeringMethod parse_steering_method(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, methods);
+}
+
+SteeringOperation parse_steering_operation(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, operations);
+}
+
+GgufLayers parse_gguf_layers(std::string_view text, std::string_view name) {
+  return choose(text, name, gguf_layers);
 }
 
 const char* name(CollectOptions::Positions positions) {

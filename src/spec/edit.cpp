@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "io/input_file.h"
+#include "mlx/ops.h"
+#include "mlxterp/analysis/steering.h"
+#include "mlxterp/io/npz.h"
 #include "mlxterp/io/safetensors.h"
 #include "mlxterp/spec/when.h"
 #include "spec/text.h"
@@ -117,21 +121,114 @@ class Parser {
     return out;
   }
 
+  // Up to the bracket that closes the call, which is where they end.
+  std::string_view arguments() {
+    space();
+    const auto end = std::min(text_.find(')', at_), text_.size());
+    return trimmed(std::string_view(text_).substr(at_, end - at_));
+  }
+
+  // FILE or FILE:TENSOR, of the text that begins at a column.
+  mx::array read(std::string_view named, size_t column) {
+    if (!options_.read)
+      wrong(column, "edits may not name files here; give numbers");
+    const auto colon = named.rfind(':');
+    const auto ends = [&](std::string_view suffix) {
+      return named.ends_with(suffix);
+    };
+    const bool whole = colon == std::string_view::npos || ends(".npy") ||
+                       ends(".npz") || ends(".safetensors");
+    const auto file = trimmed(named.substr(0, whole ? named.size() : colon));
+    if (file.empty()) wrong(column, "expected FILE or FILE:TENSOR");
+    return options_.read(
+        std::string(file),
+        std::string(whole ? std::string_view() : named.substr(colon + 1)));
+  }
+
   // FILE:TENSOR up to the closing bracket.
   mx::array tensor() {
-    space();
+    const auto named = arguments();
     const auto start = at_;
-    const auto end = text_.find(')', at_);
-    const auto colon = text_.rfind(':', end);
-    if (end == std::string::npos || colon == std::string::npos ||
-        colon <= start)
-      wrong(start, "expected FILE.safetensors:TENSOR");
-    if (!options_.read)
-      wrong(start, "edits may not name files here; give numbers");
-    at_ = end;
-    return options_.read(
-        text_.substr(start, colon - start),
-        text_.substr(colon + 1, end - colon - 1));
+    at_ += named.size();
+    return read(named, start);
+  }
+
+  // FILE, N: the number behind the last comma, which a file's name may have.
+  Intervention moved(const std::string& word) {
+    const auto all = arguments();
+    const auto start = at_;
+    const auto comma = all.rfind(',');
+    const auto behind = comma == std::string_view::npos
+                            ? std::string_view()
+                            : trimmed(all.substr(comma + 1));
+    const auto number = finite_number(behind);
+    const bool clamps = word == "clamp_along";
+    const bool a_name = behind.find_first_of(":./") != std::string_view::npos;
+    if (!number && (clamps || (comma != std::string_view::npos && !a_name)))
+      wrong(
+          comma == std::string_view::npos ? start + all.size()
+                                          : start + comma + 1,
+          clamps ? "expected FILE, NUMBER with a finite number"
+                 : "expected a finite number");
+    const auto file = trimmed(number ? all.substr(0, comma) : all);
+    const auto vector = read(file, start);
+    at_ += all.size();
+    if (clamps) return wide_as(vector, file, clamp_along(vector, *number));
+    return wide_as(
+        vector,
+        file,
+        add_vector(
+            number ? mx::multiply(
+                         mx::astype(vector, mx::float32), mx::array(*number))
+                   : vector));
+  }
+
+  // FILE {, FILE}: all that lies in the space they span.
+  Intervention projected() {
+    const auto all = arguments();
+    const auto start = at_;
+    std::vector<mx::array> rows;
+    for (size_t at = 0; at <= all.size();) {
+      const auto end = std::min(all.find(',', at), all.size());
+      const auto named = trimmed(all.substr(at, end - at));
+      const auto vector = read(named, start + at);
+      if (vector.ndim() == 0 || vector.ndim() > 2 ||
+          (!rows.empty() && vector.shape(-1) != rows[0].shape(-1)))
+        wrong(
+            start + at,
+            fmt::format(
+                "'{}' is of shape ({}); expected vectors of one length",
+                printable(named),
+                fmt::join(vector.shape().begin(), vector.shape().end(), ", ")));
+      rows.push_back(mx::reshape(vector, {-1, vector.shape(-1)}));
+      at = end + 1;
+    }
+    at_ += all.size();
+    const auto whole = rows.size() == 1 ? rows[0] : mx::concatenate(rows, 0);
+    return wide_as(whole, all, project_out(whole));
+  }
+
+  // Of a vector from a file: one of another width is an error that names it,
+  // also where a single number would broadcast.
+  static Intervention wide_as(
+      const mx::array& vector, std::string_view file, Intervention inner) {
+    const int width = vector.ndim() == 0 ? 1 : vector.shape(-1);
+    const auto reach = inner.reach();
+    return {
+        [width, name = std::string(file), inner = std::move(inner)](
+            const mx::array& x, const SiteView& at) {
+          if (x.ndim() == 0 || x.shape(-1) != width)
+            fail(
+                ErrorKind::usage,
+                "[edit] the vector of '{}' has {} numbers, site '{}' {}; it "
+                "was made for another model or site",
+                printable(name),
+                width,
+                at.name,
+                x.ndim() == 0 ? 1 : x.shape(-1));
+          return inner(x, at);
+        },
+        reach};
   }
 
   bool names_a_file() const {
@@ -189,17 +286,20 @@ class Parser {
     if (word == "during") return closed(timed(depth));
     if (word == "compose") return closed(steps(depth));
     if (word != "scale" && word != "add_vector" && word != "replace_with" &&
-        word != "clamp" && word != "noise")
+        word != "clamp" && word != "noise" && word != "project_out" &&
+        word != "clamp_along")
       wrong(
           start,
           fmt::format(
               "expected an edit instead of '{}': zero_out, scale, add_vector, "
-              "replace_with, clamp, noise, compose, at_positions, on_heads, "
-              "on_neurons, on_prompts, during",
+              "project_out, clamp_along, replace_with, clamp, noise, compose, "
+              "at_positions, on_heads, on_neurons, on_prompts, during",
               printable(word)));
     expect('(');
     if (word == "scale") return closed(scale(number()));
-    if (word == "add_vector") return closed(add_vector(tensor()));
+    if (word == "add_vector" || word == "clamp_along")
+      return closed(moved(word));
+    if (word == "project_out") return closed(projected());
     if (word == "replace_with")
       return closed(
           names_a_file() ? replace_with(tensor()) : replace_with(number()));
@@ -248,24 +348,58 @@ class Parser {
   size_t numbers_ = 0;  // of all lists of this text
 };
 
+// Of a file that can be opened.
+std::string beginning(const std::string& path) {
+  return InputFile::open(path, "read_tensor")->text(0, 6, "read_tensor");
+}
+
 }  // namespace
 
 mx::array read_tensor(const std::string& path, const std::string& name) {
-  const auto file = Safetensors::open(path);
   constexpr size_t most = 5;
   std::string known;
-  for (size_t i = 0; i < file.tensors().size(); ++i) {
-    const auto& tensor = file.tensors()[i];
-    if (tensor.name == name) return file.read(tensor);
-    if (i < most) known += (i ? ", " : "") + printable(tensor.name);
+  size_t count = 0;
+  const auto wanted = [&](const std::string& tensor) {
+    if (!name.empty() && tensor == name) return true;
+    if (count++ < most)
+      known += (known.empty() ? "" : ", ") + printable(tensor);
+    return false;
+  };
+  if (const auto start = beginning(path); start.starts_with("\x93NUMPY")) {
+    if (!name.empty())
+      fail(
+          ErrorKind::usage,
+          "[read_tensor] {} is a .npy, whose array has no name; leave out "
+          "':{}'",
+          printable(path),
+          printable(name));
+    return load_npy(path);
+  } else if (start.starts_with("PK")) {
+    const auto arrays = load_npz(path);
+    for (const auto& [tensor, array] : arrays)
+      if (wanted(tensor) || (name.empty() && arrays.size() == 1)) return array;
+  } else {
+    const auto file = Safetensors::open(path);
+    for (const auto& tensor : file.tensors())
+      if (wanted(tensor.name) || (name.empty() && file.tensors().size() == 1))
+        return file.read(tensor);
   }
-  if (file.tensors().size() > most) known += ", ...";
+  if (count > most) known += ", ...";
+  if (known.empty()) known = "none";
+  if (name.empty())
+    fail(
+        ErrorKind::unknown_name,
+        "[read_tensor] {} has {} tensors: {}; name one, as in {}:NAME",
+        printable(path),
+        count,
+        known,
+        printable(path));
   fail(
       ErrorKind::unknown_name,
       "[read_tensor] {} has no tensor '{}'; it has {}",
       printable(path),
       printable(name),
-      known.empty() ? "none" : known);
+      known);
 }
 
 Intervention parse_intervention(

@@ -65,6 +65,22 @@ std::vector<int> parse_numbers(
   return numbers;
 }
 
+std::vector<float> parse_decimals(
+    const std::vector<std::string>& texts, std::string_view name) {
+  std::vector<float> numbers;
+  for (const auto& item : parse_list(texts, name)) {
+    const auto number = finite_number(item);
+    if (!number)
+      fail(
+          ErrorKind::usage,
+          "{} '{}' is not a finite number such as -0.2",
+          name,
+          printable(item));
+    numbers.push_back(*number);
+  }
+  return numbers;
+}
+
 std::vector<std::pair<int, int>> parse_position_map(
     const std::vector<std::string>& texts, std::string_view name) {
   std::vector<std::pair<int, int>> pairs;

@@ -141,6 +141,15 @@ def runs(model, worded, family, folder):
             words.write(json.dumps({"text": f"{i} it", "label": i % 2 == 0}) + "\n")
             scores.write(json.dumps({"text": f"{i} it", "label": i / 3}) + "\n")
     tensors = os.path.join(folder, "out.safetensors")
+    pairs = os.path.join(folder, "pairs.jsonl")
+    with open(pairs, "w") as file:
+        for word in ("one", "two", "three"):
+            json.dump({"positive": f"{word} four five", "negative": f"{word} six"},
+                      file)
+            file.write("\n")
+    vector = os.path.join(folder, "vector.safetensors")
+    control = os.path.join(folder, "vector.gguf")
+    again = os.path.join(folder, "again.safetensors")
     edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
     return [
         ("info", ["info", model]),
@@ -199,6 +208,14 @@ def runs(model, worded, family, folder):
         ("probe-train", ["probe", "train", worded, "--data", numbers, "--site",
                          "embed", "--kind", "ridge", "--folds", "0", "--k", "2"]),
         ("probe-apply", ["probe", "apply", worded, probe, "one two", *edit]),
+        ("steer-train", ["steer", "train", worded, "--pairs", pairs,
+                         "-o", vector, "--positions", "-2,-1"]),
+        ("steer-sweep", ["steer", "sweep", worded, "one two", "two three four",
+                         "--vector", vector, *by_id, "--random", "2"]),
+        ("steer-sweep", ["steer", "sweep", worded, "one two", "--vector", vector,
+                         *by_id, "--random", "0", "--no-neutral"]),
+        ("steer-export", ["steer", "export", vector, control]),
+        ("steer-import", ["steer", "import", worded, control, "-o", again]),
         ("heads", ["heads", model, "--ids", "3,4,5", "--circuits"]),
         ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
                    "--ablate", "1", "--draws", "1"]),

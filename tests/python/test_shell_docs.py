@@ -36,6 +36,10 @@ LABELLED = "".join(
     for noun in nouns
     for start in ("I saw the", "We found a", "Look at this")
 )
+PAIRS = """{"positive": "I loved every minute", "negative": "I hated every minute"}
+{"positive": "The soup was delicious", "negative": "The soup was disgusting"}
+{"positive": "What a wonderful day", "negative": "What a horrible day"}
+"""
 #: What other tests run, where they run at all: they build and install.
 ELSEWHERE = ("make", "pip", "scripts/", ".venv/bin/", "brew", "apt-get")
 
@@ -159,6 +163,7 @@ def test_every_command_of_a_page_runs(page, tmp_path):
     (tmp_path / "book.txt").write_text(BOOK)
     (tmp_path / "prompts.txt").write_text(PROMPTS)
     (tmp_path / "labelled.jsonl").write_text(LABELLED)
+    (tmp_path / "pairs.jsonl").write_text(PAIRS)
     for line, command in commands(page):
         assert " ..." not in command, f"{page.name}:{line}: cannot be pasted: {command}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

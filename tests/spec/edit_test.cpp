@@ -1,11 +1,14 @@
 #include "mlxterp/spec/edit.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <locale>
 
 #include "mlx/ops.h"
+#include "mlxterp/analysis/steering.h"
 #include "mlxterp/core/limits.h"
+#include "mlxterp/io/npz.h"
 #include "mlxterp/io/safetensors.h"
 #include "tests/spec/model.h"
 #include "tests/temp_folder.h"
@@ -42,6 +45,17 @@ TEST(ParseIntervention, IsWhatItSays) {
       {{"v", mx::array({1.0f, 2.0f, 3.0f, 4.0f})},
        {"all", mx::add(values(), mx::array(1.0f))}},
       {});
+  const auto single = (folder / "single.safetensors").string();
+  save_safetensors(single, {{"w", mx::array({1.0f, 2.0f, 3.0f, 4.0f})}}, {});
+  const std::string npy = MLXTERP_SOURCE_DIR "/tests/io/fixtures/vector.npy";
+  const auto npz = (folder / "a.npz").string();
+  save_npz(npz, {{"w", mx::array({1.0f, 2.0f, 3.0f, 4.0f})}});
+  save_safetensors(
+      single + "2", {{"w", mx::array({0.0f, 1.0f, 0.0f, 0.0f})}}, {});
+  const auto plain = add_vector(mx::array({1.0f, 2.0f, 3.0f, 4.0f}));
+  const auto halved = add_vector(mx::array({-0.5f, -1.0f, -1.5f, -2.0f}));
+  const auto comma = (folder / "a,b.safetensors").string();
+  save_safetensors(comma, {{"w", mx::array({1.0f, 2.0f, 3.0f, 4.0f})}}, {});
   const EditOptions options{.read = read_tensor};
   const auto in = file.string();
   const std::pair<std::string, Intervention> same[] = {
@@ -57,6 +71,24 @@ TEST(ParseIntervention, IsWhatItSays) {
        replace_with(mx::add(values(), mx::array(1.0f)))},
       {"add_vector(" + in + ":v)",
        add_vector(mx::array({1.0f, 2.0f, 3.0f, 4.0f}))},
+      {"add_vector(" + single + ")", plain},
+      {"add_vector( " + single + " , -0.5 )", halved},
+      {"add_vector(" + in + ":v, -0.5)", halved},
+      {"add_vector(" + npy + ")", plain},
+      {"add_vector(" + npy + ", -.5)", halved},
+      {"add_vector(" + npz + ":w)", plain},
+      {"add_vector(" + npz + ",1)", plain},
+      {"add_vector(" + comma + ")", plain},
+      {"add_vector(" + comma + ":w, -0.5)", halved},
+      {"at_positions(-1, add_vector(" + single + ", -0.5))",
+       at_positions({-1}, halved)},
+      {"project_out(" + in + ":v)",
+       project_out(mx::array({1.0f, 2.0f, 3.0f, 4.0f}))},
+      {"project_out(" + in + ":v, " + single + "2)",
+       project_out(mx::array(
+           {1.0f, 2.0f, 3.0f, 4.0f, 0.0f, 1.0f, 0.0f, 0.0f}, {2, 4}))},
+      {"clamp_along(" + in + ":v, 3)",
+       clamp_along(mx::array({1.0f, 2.0f, 3.0f, 4.0f}), 3)},
       {"compose(scale(2), clamp(3, 9))",
        compose({scale(2), clamp(3.0f, 9.0f)})},
       {"at_positions(-1, zero_out)", at_positions({-1}, zero_out())},
@@ -104,6 +136,13 @@ TEST(ParseEdit, ShowsTheColumnOfWhatIsWrong) {
       {"embed=at_positions(3..1,zero_out)", "column 20"},
       {"embed=compose()", "column 15"},
       {"embed=add_vector(file)", "column 18"},
+      {"embed=add_vector()", "column 18"},
+      {"embed=add_vector(file, x)", "column 23"},
+      {"embed=add_vector(file, 1e999)", "column 23"},
+      {"embed=add_vector(file, nan)", "column 23"},
+      {"embed=clamp_along(file)", "column 23"},
+      {"embed=clamp_along(file, x)", "column 24"},
+      {"embed=project_out(file)", "column 19"},
   };
   for (const auto& [text, column] : wrong) {
     const auto message =
@@ -138,6 +177,48 @@ TEST(ReadTensor, NamesTheTensorsThatThereAre) {
   message_of(
       [&] { read_tensor((folder / "none").string(), "v"); },
       ErrorKind::environment);
+}
+
+TEST(ReadTensor, AFileOfSeveralListsThem) {
+  const TempFolder folder;
+  const auto file = (folder / "v.safetensors").string();
+  const auto one = mx::array({1.0f});
+  save_safetensors(file, {{"v", one}, {"w", one}}, {});
+  const auto npz = (folder / "v.npz").string();
+  save_npz(npz, {{"v", one}, {"w", one}});
+  for (const auto& path : {file, npz}) {
+    const auto message =
+        message_of([&] { read_tensor(path, ""); }, ErrorKind::unknown_name);
+    EXPECT_NE(message.find("has 2 tensors: v, w; name one"), std::string::npos)
+        << message;
+  }
+  message_of([&] {
+    read_tensor(MLXTERP_SOURCE_DIR "/tests/io/fixtures/vector.npy", "v");
+  });
+}
+
+// A single number would broadcast; of a file it is a vector of another model.
+TEST(ParseIntervention, AVectorOfAnotherWidthIsRefused) {
+  const TempFolder folder;
+  const auto file = (folder / "v.safetensors").string();
+  save_safetensors(
+      file, {{"one", mx::array({1.0f})}, {"five", mx::arange(5.0f)}}, {});
+  const EditOptions options{.read = read_tensor};
+  for (const auto& [name, width] :
+       {std::pair{"one", "1 numbers"}, std::pair{"five", "5 numbers"}})
+    for (const auto* text :
+         {"add_vector({}:{})",
+          "add_vector({}:{}, 2)",
+          "project_out({}:{})",
+          "clamp_along({}:{}, 2)"}) {
+      const auto edit = parse_intervention(
+          fmt::format(fmt::runtime(text), file, name), options);
+      EXPECT_EQ(edit.reach(), Intervention::Reach::value);
+      const auto message = message_of([&] { apply(edit); });
+      EXPECT_NE(message.find(width), std::string::npos) << message;
+      EXPECT_NE(message.find("layers.0.attn.z' 4"), std::string::npos)
+          << message;
+    }
 }
 
 // Few bytes shall make neither many numbers nor a deep stack.

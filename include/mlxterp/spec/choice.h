@@ -11,6 +11,7 @@
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/probe.h"
+#include "mlxterp/analysis/steering.h"
 #include "mlxterp/analysis/sweep.h"
 
 namespace mlxterp::spec {
@@ -51,6 +52,18 @@ ProbeKind parse_probe_kind(
 /** "float32", "float16" or "bfloat16". */
 mlx::core::Dtype parse_dtype(
     std::string_view text, std::string_view name = "dtype");
+
+/** "mean", "pca" or "logistic". */
+SteeringMethod parse_steering_method(
+    std::string_view text, std::string_view name = "method");
+
+/** "add", "project_out" or "clamp". */
+SteeringOperation parse_steering_operation(
+    std::string_view text, std::string_view name = "operation");
+
+/** "repeng" or "cvector-generator". */
+GgufLayers parse_gguf_layers(
+    std::string_view text, std::string_view name = "gguf layers");
 
 /** The word of each; a name() of axes, measures and head kinds stands beside
  * them. */

@@ -12,17 +12,20 @@
 
 namespace mlxterp::spec {
 
-/** The tensor that is called `name` in the file at that path. */
+/** The tensor that is called `name` in the file at that path; without a name
+ * its only one. */
 using TensorReader = std::function<mlx::core::array(
     const std::string& path, const std::string& name)>;
 
-/** One tensor of a safetensors file. Throws unknown_name with the tensors that
- * there are, bad_data, environment. */
+/** One tensor of a safetensors or .npz file, or the array of a .npy, which has
+ * no name. Throws unknown_name with the tensors that there are, also where no
+ * name is given and there is not exactly one; usage where a .npy's is named;
+ * bad_data, environment. */
 mlx::core::array read_tensor(const std::string& path, const std::string& name);
 
 struct EditOptions {
   std::string_view name = "edit";  ///< Messages begin with it.
-  /** Opens what an edit names as FILE:TENSOR; `read_tensor` opens any file.
+  /** Opens the files that edits name; `read_tensor` opens any.
    * Empty: edits that name a file are refused, so that untrusted texts
    * cannot read files of this machine. */
   TensorReader read = {};
@@ -34,15 +37,24 @@ struct EditOptions {
  *     edit    = "zero_out" ["()"]
  *             | "scale(" x ")" | "clamp(" x "," x ")" | "replace_with(" x ")"
  *             | "noise" ["(" x ["," seed] ")"]
- *             | ("replace_with" | "add_vector") "(" FILE ":" TENSOR ")"
+ *             | "replace_with(" FILE ":" TENSOR ")"
+ *             | "add_vector(" vector ["," x] ")"
+ *             | "project_out(" vector {"," vector} ")"
+ *             | "clamp_along(" vector "," x ")"
  *             | "compose(" edit {"," edit} ")"
  *             | ("at_positions" | "on_heads" | "on_neurons" | "on_prompts")
  *               "(" numbers "," edit ")"
  *             | "during(" when "," edit ")"          see spec/when.h
+ *     vector  = FILE [":" TENSOR]
  *     numbers = item | "[" item {"," item} "]"
  *     item    = number | number ".." number     both ends count
  *
- * Files are read here. Throws usage with the column of what is wrong.
+ * Files are read here: safetensors, .npz and .npy. FILE alone is that of one
+ * tensor. A vector is [feature] of the site, or for add_vector any array that
+ * broadcasts against it along other axes; `x` multiplies it. project_out takes
+ * what lies along its vectors (together) out of each position; clamp_along sets
+ * the coordinate along its vector, counted in the vector's direction, to `x`.
+ * Throws usage with the column of what is wrong.
  */
 Intervention parse_intervention(
     const std::string& text, const EditOptions& options = {});

@@ -34,6 +34,11 @@ std::vector<std::string> parse_list(
 std::vector<int> parse_numbers(
     const std::vector<std::string>& texts, std::string_view name = "numbers");
 
+/** Decimal numbers, split at commas: "-0.2,0,0.2". Throws usage where one is
+ * not finite. */
+std::vector<float> parse_decimals(
+    const std::vector<std::string>& texts, std::string_view name = "numbers");
+
 /**
  * Pairs of positions that correspond, as PatchOptions::position_map
  * takes them: CLEAN:CORRUPT, each a number or a range of as many.
