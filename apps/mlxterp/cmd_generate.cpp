@@ -11,6 +11,7 @@
 #include "mlxterp/generate/generate.h"
 #include "mlxterp/report/generate.h"
 #include "mlxterp/spec/range.h"
+#include "mlxterp/spec/turn.h"
 #include "mlxterp/spec/when.h"
 #include "mlxterp/view/terminal.h"
 #include "output.h"
@@ -24,21 +25,64 @@ namespace {
 struct Arguments {
   ModelArguments model;
   std::vector<std::string> prompts, ids, stop, save;
-  bool special = true, no_cache = false, force = false;
+  std::optional<std::string> system;
+  bool special = true, chat = false, no_cache = false, force = false;
+  const CLI::App* app = nullptr;  // the verb, which outlives this
   int max_tokens = 100;
   SamplingChoice sampling;
   std::string when = "all";
   std::optional<std::string> output;
 };
 
-Inputs::Rows rows_of(
+// Each prompt as what a user said, by the model's own template. Control tokens
+// that somebody typed are text, unless --special asks.
+std::vector<ChatPrompt> chats_of(
     const Arguments& arguments, const InterpretableModel& model) {
+  std::vector<ChatPrompt> out;
+  if (!arguments.chat) return out;
+  ChatOptions options;
+  options.add_generation_prompt = true;
+  options.parse_special =
+      arguments.special && arguments.app->count("--special") > 0;
+  for (const auto& prompt : arguments.prompts) {
+    std::vector<ChatMessage> messages;
+    if (arguments.system) messages.push_back({"system", *arguments.system, ""});
+    messages.push_back({"user", text_of(prompt), ""});
+    out.push_back(model.tokenizer().apply_chat_template(messages, options));
+  }
+  return out;
+}
+
+Inputs::Rows rows_of(
+    const Arguments& arguments,
+    const InterpretableModel& model,
+    const std::vector<ChatPrompt>& chats) {
   if (!arguments.ids.empty())
     return {spec::parse_numbers(arguments.ids, "--ids")};
   Inputs::Rows rows;
+  for (const auto& chat : chats)
+    rows.push_back(chat.ids);
+  if (arguments.chat) return rows;
   for (const auto& prompt : arguments.prompts)
     rows.push_back(encode(model, prompt, arguments.special));
   return rows;
+}
+
+// --edit, each at its time. Turns have names where there is one conversation.
+std::vector<Edit> edits_of(
+    const Arguments& arguments,
+    const When& when,
+    const std::vector<ChatPrompt>& chats) {
+  auto options = edit_options();
+  if (chats.size() == 1)
+    options.turn = [&](std::string_view turn) {
+      return spec::positions_of_turn(chats[0], turn, "--edit");
+    };
+  auto edits = spec::parse_edits(arguments.model.edits, options);
+  if (when != When::all())
+    for (auto& edit : edits)
+      edit.apply = during(when, edit.apply);
+  return edits;
 }
 
 // On a terminal control characters of a text must do nothing.
@@ -85,10 +129,11 @@ void run(const Arguments& arguments) {
   const auto when = spec::parse_when(arguments.when, "--when");
   if (when != When::all() && arguments.model.edits.empty())
     usage("--when says when edits act; give one with --edit");
-  auto edits = spec::parse_edits(arguments.model.edits, edit_options());
-  if (when != When::all())
-    for (auto& edit : edits)
-      edit.apply = during(when, edit.apply);
+  if (arguments.chat && !arguments.ids.empty())
+    usage("--chat writes what PROMPT says by a template; with --ids give all ids");
+  if (arguments.system && !arguments.chat)
+    usage("--system is a part of a conversation; give --chat, too");
+  if (!arguments.chat) static_cast<void>(edits_of(arguments, when, {}));
   check(resolve(arguments.sampling, {}).sampling);  // before any weights
   const auto model = arguments.model.load_unedited();
   const auto resolved = resolve(arguments.sampling, model.generation_config());
@@ -100,20 +145,21 @@ void run(const Arguments& arguments) {
         "from generation_config.json: {}",
         fmt::join(resolved.from_model, ", ")));
 
+  const auto chats = chats_of(arguments, model);
   const bool json = arguments.model.json;
   const bool several = arguments.prompts.size() > 1;
   GenerateOptions options;
   options.max_tokens = arguments.max_tokens;
   options.sampling = resolved.sampling;
   options.stop = arguments.stop;
-  options.edits = std::move(edits);
+  options.edits = edits_of(arguments, when, chats);
   options.save = spec::parse_list(arguments.save, "--save");
   options.cache = !arguments.no_cache;
   if (!json && !several)
     options.on_token = [](size_t,
                           const GeneratedToken&,
                           std::string_view text) { write(shown(text)); };
-  Generator generator(model, rows_of(arguments, model), options);
+  Generator generator(model, rows_of(arguments, model, chats), options);
   const Uninterrupted kept;  // Ctrl-C: what there is so far is the answer
   while (!kept.asked() && generator.step()) {
   }
@@ -184,6 +230,14 @@ Run add_generate(CLI::App& app) {
       "--ids",
       arguments->ids,
       "Token ids instead of PROMPT: 504,414,46682");
+  arguments->app = &app;
+  app.add_flag(
+      "--chat",
+      arguments->chat,
+      "PROMPT is what a user says: write it by the model's chat template, and "
+      "the answer's beginning behind it");
+  app.add_option(
+      "--system", arguments->system, "What stands before it in a --chat");
   add_special(app, arguments->special);
   app.add_option(
          "--max-tokens", arguments->max_tokens, "How many tokens at most")
@@ -232,7 +286,8 @@ Run add_generate(CLI::App& app) {
       "temperature. `mlxterp trace --help` lists the edits.\n\nExample:\n  "
       "mlxterp generate demo 'The capital of France is' --max-tokens 12 \\\n   "
       " "
-      "--edit 'layers.12.mlp_out=scale(0)' --when generated");
+      "--edit 'layers.12.mlp_out=scale(0)' --when generated\n\nIn a --chat "
+      "turns are positions, too: at_positions(@user:-1, EDIT).");
   return [arguments] { run(*arguments); };
 }
 

@@ -36,6 +36,7 @@
 #include "mlxterp/spec/head.h"
 #include "mlxterp/spec/metric.h"
 #include "mlxterp/spec/range.h"
+#include "mlxterp/spec/turn.h"
 #include "mlxterp/spec/when.h"
 #include "mlxterp/text/tokenizer.h"
 #include "mlxterp/trace/intervention.h"

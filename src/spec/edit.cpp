@@ -99,7 +99,15 @@ class Parser {
   void index(std::vector<int>& out) {
     space();
     const auto start = at_;
-    const auto range = range_of(token());
+    const auto text = token();
+    if (text.starts_with('@')) {
+      if (!options_.turn)
+        wrong(start, "only the turns of a conversation have names");
+      const auto positions = options_.turn(text);
+      out.insert(out.end(), positions.begin(), positions.end());
+      return;
+    }
+    const auto range = range_of(text);
     if (!range) wrong(start, "expected a whole number or a range such as 3..7");
     if (range->count() > limits::spec_numbers - numbers_)
       wrong(start, fmt::format("more than {} numbers", limits::spec_numbers));

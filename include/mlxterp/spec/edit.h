@@ -28,7 +28,10 @@ struct EditOptions {
   /** Opens the files that edits name; `read_tensor` opens any.
    * Empty: edits that name a file are refused, so that untrusted texts
    * cannot read files of this machine. */
-  TensorReader read = {};
+  TensorReader read = {  /** Positions that a name such as "@user:-1" stands for (see spec/turn.h).
+   * Empty: there is no conversation whose turns have names. */
+  std::function<std::vector<int>(std::string_view turn)> turn = {};
+};
 };
 
 /**
@@ -48,6 +51,7 @@ struct EditOptions {
  *     vector  = FILE [":" TENSOR]
  *     numbers = item | "[" item {"," item} "]"
  *     item    = number | number ".." number     both ends count
+ *             | turn                            in a conversation: spec/turn.h
  *
  * Files are read here: safetensors, .npz and .npy. FILE alone is that of one
  * tensor. A vector is [feature] of the site, or for add_vector any array that
