@@ -61,8 +61,8 @@ struct ModelInfo {
 };
 
 /** Reads the config, the names of the tensors and the tokenizer, no weights.
- * Of the options dtype, packed and families matter. Throws bad_data, also where
- * loading would. */
+ * Of the options dtype, packed, half and families matter. Throws bad_data, also
+ * where loading would. */
 ModelInfo model_info(
     const Checkpoint& checkpoint,
     std::string model_name,
