@@ -291,6 +291,7 @@ void bind_metrics(nb::module_& m);
 void bind_sweeps(nb::module_& m);
 void bind_readings(nb::module_& m);
 void bind_specs(nb::module_& m);
+void bind_steering(nb::module_& m);
 void bind_reports(nb::module_& m);
 
 }  // namespace mlxterp::python

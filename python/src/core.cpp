@@ -17,6 +17,7 @@ NB_MODULE(_core, m) {
   bind_sweeps(m);
   bind_readings(m);
   bind_specs(m);
+  bind_steering(m);
   bind_reports(m);
   bind_blas(m);
 }
