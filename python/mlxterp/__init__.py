@@ -20,22 +20,34 @@ from ._core import (
     add_vector,
     at_positions,
     clamp,
+    clamp_along,
     during,
     noise,
     on_heads,
     on_neurons,
     on_prompts,
+    project_out,
     replace_with,
     scale,
     zero_out,
 )
-from .analysis import heads, lenses, logits, metrics, sweeps, tasks, tuned_lens
+from .analysis import (
+    heads,
+    lenses,
+    logits,
+    metrics,
+    steering,
+    sweeps,
+    tasks,
+    tuned_lens,
+)
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
+from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
     ablate,
     attribute,
@@ -62,7 +74,17 @@ from .model import InterpretableModel
 from .utils import batch_get_activations, get_activations
 
 # `import mlxterp.sweeps` is as good as `from mlxterp import sweeps`.
-for _module in (heads, lenses, logits, metrics, patching, sweeps, tasks, tuned_lens):
+for _module in (
+    heads,
+    lenses,
+    logits,
+    metrics,
+    patching,
+    steering,
+    sweeps,
+    tasks,
+    tuned_lens,
+):
     sys.modules[f"{__name__}.{_module.__name__.rpartition('.')[2]}"] = _module
 
 check_blas()
@@ -85,6 +107,7 @@ __all__ = [
     "Probe",
     "PromptCache",
     "SiteView",
+    "SteeringVector",
     "TunedLens",
     "UnknownNameError",
     "UsageError",
@@ -96,6 +119,7 @@ __all__ = [
     "batch_get_activations",
     "causal_trace",
     "clamp",
+    "clamp_along",
     "collect",
     "collect_activations",
     "compare",
@@ -116,8 +140,12 @@ __all__ = [
     "patch",
     "patching",
     "path_patch",
+    "project_out",
     "replace_with",
     "scale",
+    "steer",
+    "steer_sweep",
+    "steer_train",
     "train_probe",
     "train_tuned_lens",
     "verify",

@@ -20,6 +20,7 @@ NB_MODULE(_core, m) {
   bind_stores(m);
   bind_probes(m);
   bind_specs(m);
+  bind_steering(m);
   bind_reports(m);
   bind_generate(m);
   bind_blas(m);

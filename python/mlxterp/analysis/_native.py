@@ -71,8 +71,22 @@ _BY_PASSES = (
     _core.StoreOptions,
     _core.HeadOptions,
     _core.AblationOptions,
+    _core.SteerTrainOptions,
+    _core.SteerSweepOptions,
 )
 
+
+#: Arguments that are a prompt or several.
+_PROMPTS = (
+    "clean",
+    "corrupt",
+    "prompt",
+    "prompts",
+    "data",
+    "positive",
+    "negative",
+    "neutral",
+)
 
 #: What of a model an analysis is made of.
 _CHOSEN = ("layers", "positions", "heads", "neurons")
@@ -95,7 +109,7 @@ def asked(
     for name, value in given.items():
         if value is None or name in ("model", "interventions", "progress"):
             continue
-        if name in ("clean", "corrupt", "prompt", "prompts", "data"):
+        if name in _PROMPTS:
             value = inputs(model, value)
         elif name == "track" and isinstance(value, str):
             value = inner.single_token(value)
