@@ -139,7 +139,10 @@ class ConfigMaker {
       kinds.push_back(n > 0 ? "full_attention" : "conv");
     }
     if (some == 0)
-      metadata_.bad("{} of {} names no head", key(field), metadata_.name());
+      metadata_.bad(
+          "{} of {} is 0 of every layer; some must have attention",
+          key(field),
+          metadata_.name());
     if (architecture_.name == "lfm2") config_["layer_types"] = kinds;
     return some;
   }
