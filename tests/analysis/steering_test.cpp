@@ -379,7 +379,7 @@ TEST(SteeringVector, MovesLogitsAsInLlamaCpp) {
       ++layers;
     }
   }
-  EXPECT_EQ(layers, 19u);
+  EXPECT_EQ(layers, 13u);
 }
 
 // Each byte of a good file, and each place where it could end.
