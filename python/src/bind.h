@@ -282,6 +282,7 @@ auto run(const Model& model, const Bound<Options>& options) {
 
 void bind_attach(nb::class_<Model>& model);
 void bind_blas(nb::module_& m);
+void bind_chat(nb::module_& m);
 void bind_errors(nb::module_& m);
 void bind_interventions(nb::module_& m);
 void bind_model(nb::module_& m);

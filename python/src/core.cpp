@@ -12,6 +12,7 @@ NB_MODULE(_core, m) {
   bind_errors(m);
   bind_interventions(m);
   bind_model(m);
+  bind_chat(m);
   bind_pass(m);
   bind_metrics(m);
   bind_sweeps(m);

@@ -1,11 +1,11 @@
-// tokenizers_c.h: the few calls of the Rust `tokenizers` crate that mlxterp
-// needs, as C.
+// tokenizers_c.h: the few calls of the Rust crates `tokenizers` and `minijinja`
+// that mlxterp needs, as C.
 //
 // A function that returns `char*` returns NULL when it succeeded, else a
 // message that the caller frees with tkc_free_message; its outputs are then
 // untouched. Panics inside the crate arrive as such messages, too. Text is
-// UTF-8 with a length, not terminated. A tokenizer is immutable: calls on one
-// may run on several threads at once.
+// UTF-8 with a length, not terminated. A tokenizer and a template are
+// immutable: calls on one may run on several threads at once.
 
 #ifndef TOKENIZERS_C_H
 #define TOKENIZERS_C_H
@@ -94,6 +94,64 @@ char* tkc_decode(
     const uint32_t* ids,
     size_t count,
     bool with_special,
+    tkc_text* out);
+
+/** Where a text has names of control tokens: of each its first byte and the one
+ * behind its last, two numbers a name. */
+char* tkc_find_controls(
+    const tkc_tokenizer* tokenizer,
+    const char* text,
+    size_t length,
+    tkc_ids* out);
+
+/** Token ids of a text, nothing added, each followed by the first byte of the
+ * text that it stands for and the one behind the last: three numbers a token.
+ * `data` is `parts` parts of the text (first byte, the one behind the last), in
+ * order and apart: nothing in one of them or across its edge is read as a
+ * control token. Where that makes no difference the ids are tkc_encode's. */
+char* tkc_encode_placed(
+    const tkc_tokenizer* tokenizer,
+    const char* text,
+    size_t length,
+    const size_t* data,
+    size_t parts,
+    tkc_ids* out);
+
+/** A chat template in Hugging Face's dialect of Jinja. */
+typedef struct tkc_template tkc_template;
+
+/** What a template may ask for. */
+typedef struct {
+  size_t source_bytes;
+  size_t text_bytes;  // of what it renders
+  size_t work_bytes;  // that filters, methods and operators read and write
+  uint64_t steps;     // of minijinja
+  size_t recursion;   // of macros and blocks
+  double seconds;
+} tkc_chat_limits;
+
+/** A local time; months and days count from 1. */
+typedef struct {
+  int32_t year;
+  uint32_t month, day, hour, minute, second;
+} tkc_time;
+
+char* tkc_template_new(
+    const char* source,
+    size_t length,
+    tkc_chat_limits limits,
+    tkc_template** out);
+void tkc_template_free(tkc_template* chat);
+
+/** The text that the template makes of the JSON object `context`, at the time
+ * `now`. Where it makes none, `cause` says why: 0 it does not work, 1 it says
+ * no (raise_exception, whose text is the message), 2 it is over a limit. */
+char* tkc_template_render(
+    const tkc_template* chat,
+    const char* context,
+    size_t length,
+    tkc_time now,
+    int32_t* cause,
     tkc_text* out);
 
 void tkc_free_ids(tkc_ids ids);

@@ -23,7 +23,7 @@ constexpr const char* single_name = "model.safetensors";
 constexpr const char* index_name = "model.safetensors.index.json";
 // What Tokenizer::load reads, where a model has it.
 constexpr const char* tokenizer_names[] = {
-    "tokenizer.json", "tokenizer_config.json"};
+    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
 
 bool there(const fs::path& path) {
   std::error_code error;

@@ -8,6 +8,7 @@
 #include "core/fail.h"
 #include "io/json.h"
 #include "mlxterp/core/limits.h"
+#include "text/chat_templates.h"
 
 namespace mlxterp {
 
@@ -288,6 +289,7 @@ std::optional<TokenizerFiles> read_tokenizer_files(
       text ? std::move(*text)
            : from_vocabulary(files, model_type, *vocabulary, *merges);
   read_added(files, folder);
+  files.chat_templates = read_chat_templates(folder, files.names);
   return files;
 }
 

@@ -235,6 +235,14 @@ TEST_F(Hub, FreshDownloadInTheSharedLayout) {
   EXPECT_EQ(asked("GET", "README"), 0u);
 }
 
+TEST_F(Hub, AChatTemplateComesAlong) {
+  put_model();
+  put("chat_template.jinja", "{{ messages }}");
+  get();
+  EXPECT_EQ(
+      testing::read_file(snapshot() / "chat_template.jinja"), "{{ messages }}");
+}
+
 TEST_F(Hub, ASecondCallDownloadsNothing) {
   put_model();
   get();

@@ -52,6 +52,22 @@ inline constexpr size_t tokenizer_text_bytes = 64ull << 20;
 /** For its regular expressions over one text. */
 inline constexpr double tokenizer_seconds = 5;
 
+// chat templates
+inline constexpr size_t chat_template_bytes = 1ull << 20;
+inline constexpr size_t chat_templates = 64;      // of one model
+inline constexpr size_t chat_bytes = 4ull << 20;  // of a conversation's JSON
+inline constexpr size_t chat_messages = 10'000;
+/** Of rendered text with marks in it; an encoded text is a prompt. */
+inline constexpr size_t chat_text_bytes = 4ull << 20;
+/** That a template's filters and operators read and write. */
+inline constexpr size_t chat_work_bytes = 256ull << 20;
+inline constexpr uint64_t chat_steps = 4'000'000;
+inline constexpr size_t chat_recursion = 200;
+inline constexpr double chat_seconds = 5;
+/** To find where the turns are: renderings, and bytes of all of them. */
+inline constexpr int chat_renderings = 512;
+inline constexpr size_t chat_rendered_bytes = 64ull << 20;
+
 // Hugging Face hub
 inline constexpr uint64_t hub_answer_bytes = 32ull << 20;  // about a repository
 inline constexpr size_t hub_files = 200'000;

@@ -4,12 +4,15 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "mlxterp/text/chat.h"
 
 namespace mlxterp {
 
@@ -49,8 +52,8 @@ class Tokenizer {
     std::function<std::string(std::span<const int> ids)> decode;
     int vocab_size = 0;
   };
-  /** It has no bos(), eos(), ends() and control_tokens(), and each id's label
-   * is what it alone decodes to. */
+  /** It has no bos(), eos(), ends(), control_tokens() and chat templates, and
+   * each id's label is what it alone decodes to. */
   static Tokenizer from_functions(Functions functions);
 
   struct Found;
@@ -90,7 +93,28 @@ class Tokenizer {
   /** Tokens that control, such as <|im_start|>, by id. */
   std::vector<int> control_tokens() const;
 
-  struct Handle;  // private to tokenizer.cpp
+  /** The model's own chat templates by name: "default", and others such as
+   * "tool_use". Empty where it has none. */
+  const std::map<std::string, std::string>& chat_templates() const;
+
+  /** The conversation as the model's own template writes it, and its ids; what
+   * is a control token and what text, and where each turn is. Nothing is added
+   * to what the template wrote, so a BOS token stands there once or not at all.
+   * Throws usage where there is no template, the template refuses the
+   * conversation (its own words are in the message) or a content's control
+   * tokens cannot be told from the template's; bad_data for a template that
+   * does not work or is over a limit. */
+  ChatPrompt apply_chat_template(
+      const std::vector<ChatMessage>& messages,
+      const ChatOptions& options = {}) const;
+  /** The same of a JSON list of messages, whose keys keep their order. */
+  ChatPrompt apply_chat_template(
+      std::string_view messages_json, const ChatOptions& options = {}) const;
+  /** The text alone. */
+  std::string render_chat(
+      std::string_view messages_json, const ChatOptions& options = {}) const;
+
+  struct Handle;  // private to src/text
 
  private:
   std::shared_ptr<const Handle> handle_;  // absent where there is own_

@@ -12,6 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from .. import _core
 from ..errors import OutOfRangeError, UnknownNameError, UsageError
+from ._chat import ChatMethods
 from ._names import is_pattern
 from ._threads import leave_clean
 from .attached import Run, engine_of
@@ -22,7 +23,7 @@ from .base import Intervention
 _ROPE = ".rope"
 
 
-class NativeTokenizer:
+class NativeTokenizer(ChatMethods):
     """The checkpoint's own tokenizer, with the names transformers gives."""
 
     def __init__(self, model: _core.Model, parse_special: bool = True):

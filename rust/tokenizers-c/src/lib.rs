@@ -1,8 +1,10 @@
-//! A C ABI over the `tokenizers` crate; tokenizers_c.h is its documentation.
+//! A C ABI over the `tokenizers` and `minijinja` crates; tokenizers_c.h is its documentation.
 //! No panic leaves this library: each entry that might panic catches it and
 //! reports an error.
 
 mod bounds;
+mod chat;
+mod controls;
 
 use std::any::Any;
 use std::ffi::{c_char, CString};
@@ -11,6 +13,7 @@ use std::slice;
 use std::sync::{Once, OnceLock};
 
 use bounds::{Bounds, TkcLimits};
+use controls::Controls;
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
@@ -32,6 +35,7 @@ pub struct TkcTokenizer {
     parsing: Tokenizer,
     /// Reads them as plain text; made when first asked for.
     plain: OnceLock<Tokenizer>,
+    controls: Controls,
     vocabulary: Vec<Entry>,
     decoder: String,
     bounds: Bounds,
@@ -51,10 +55,32 @@ pub struct TkcIds {
     length: usize,
 }
 
+impl TkcIds {
+    /// Owned by the caller.
+    fn of(ids: Vec<u32>) -> Self {
+        let ids = ids.into_boxed_slice();
+        TkcIds {
+            length: ids.len(),
+            data: Box::into_raw(ids).cast(),
+        }
+    }
+}
+
 #[repr(C)]
 pub struct TkcText {
     data: *mut u8,
     length: usize,
+}
+
+impl TkcText {
+    /// Owned by the caller.
+    fn of(text: String) -> Self {
+        let text = text.into_bytes().into_boxed_slice();
+        TkcText {
+            length: text.len(),
+            data: Box::into_raw(text).cast(),
+        }
+    }
 }
 
 type BpeTokenizer = TokenizerImpl<
@@ -155,9 +181,11 @@ impl TkcTokenizer {
             entry.special = token.special;
         }
         let decoder = serde_json::to_string(&parsing.get_decoder())?;
+        let controls = Controls::of(&parsing)?;
         Ok(Self {
             parsing,
             plain: OnceLock::new(),
+            controls,
             vocabulary,
             decoder,
             bounds,
@@ -396,11 +424,7 @@ pub unsafe extern "C" fn tkc_encode(
             add_special,
             bytes(byte_ids, 256),
         )?;
-        let ids = ids.into_boxed_slice();
-        *out = TkcIds {
-            length: ids.len(),
-            data: Box::into_raw(ids).cast(),
-        };
+        *out = TkcIds::of(ids);
         Ok(())
     })
 }
@@ -422,11 +446,7 @@ pub unsafe extern "C" fn tkc_decode(
         let bounds = &tokenizer.bounds;
         bounds.decoding.check(length, &bounds.limits)?;
         let text = bounds.watched(length, || tokenizer.parsing.decode(ids, !with_special))?;
-        let text = text.into_bytes().into_boxed_slice();
-        *out = TkcText {
-            length: text.len(),
-            data: Box::into_raw(text).cast(),
-        };
+        *out = TkcText::of(text);
         Ok(())
     })
 }
