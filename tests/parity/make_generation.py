@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import torch
+
 from make_smollm2_fixture import demo_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -59,7 +60,11 @@ def greedy(model, ids):
     context = min(context or 10**9, getattr(model.config, "n_positions", 10**9))
     out, ties = list(ids), []
     for i in range(min(TOKENS, context - len(ids) + 1)):
-        logits = model(torch.tensor([out]), use_cache=False).logits[0, -1].float()
+        try:
+            logits = model(torch.tensor([out]), use_cache=False).logits[0, -1].float()
+        except (RuntimeError, IndexError):  # the end of its positions
+            assert i > TOKENS // 2
+            break
         if near(logits):
             ties.append(i)
         out.append(int(logits.argmax()))

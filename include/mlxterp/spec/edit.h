@@ -28,10 +28,10 @@ struct EditOptions {
   /** Opens the files that edits name; `read_tensor` opens any.
    * Empty: edits that name a file are refused, so that untrusted texts
    * cannot read files of this machine. */
-  TensorReader read = {  /** Positions that a name such as "@user:-1" stands for (see spec/turn.h).
+  TensorReader read = {};
+  /** Positions that a name such as "@user:-1" stands for (see spec/turn.h).
    * Empty: there is no conversation whose turns have names. */
-  std::function<std::vector<int>(std::string_view turn)> turn = {};
-};
+  std::function<std::vector<int>(std::string_view)> turn = {};
 };
 
 /**
