@@ -98,9 +98,9 @@ void tune(const mlxterp::InterpretableModel& model) {
   fmt::print("{} {}\n", best.count(), loss);
 }
 
-// BATCH LENGTH TOKENS KIND: the seconds of the prompts, of the tokens behind the
-// first, and the ids. KIND steer adds a vector in every position, save keeps
-// each layer's resid_post.
+// BATCH LENGTH TOKENS KIND: the seconds of the prompts, of the tokens behind
+// the first, and the ids. KIND steer adds a vector in every position, save
+// keeps each layer's resid_post.
 void decode(const mlxterp::InterpretableModel& model) {
   using namespace mlxterp;
   int batch = 0, length = 0, tokens = 0;
@@ -109,7 +109,8 @@ void decode(const mlxterp::InterpretableModel& model) {
   Inputs::Rows rows(static_cast<size_t>(batch));
   for (size_t row = 0; row < rows.size(); ++row)
     for (int i = 0; i < length; ++i)
-      rows[row].push_back((7919 * i + 31 * static_cast<int>(row)) % 40000 + 100);
+      rows[row].push_back(
+          (7919 * i + 31 * static_cast<int>(row)) % 40000 + 100);
   GenerateOptions options;
   options.max_tokens = tokens;
   options.ends = false;

@@ -130,7 +130,9 @@ void run(const Arguments& arguments) {
   if (when != When::all() && arguments.model.edits.empty())
     usage("--when says when edits act; give one with --edit");
   if (arguments.chat && !arguments.ids.empty())
-    usage("--chat writes what PROMPT says by a template; with --ids give all ids");
+    usage(
+        "--chat writes what PROMPT says by a template; with --ids give all "
+        "ids");
   if (arguments.system && !arguments.chat)
     usage("--system is a part of a conversation; give --chat, too");
   if (!arguments.chat) static_cast<void>(edits_of(arguments, when, {}));

@@ -129,7 +129,8 @@ void bind_generate(nb::module_& m) {
       "Beginnings of prompts that earlier generations left and later ones need "
       "not run again; `most` are kept. A beginning is known by its tokens, the "
       "model's weights and the very interventions that were active. Python "
-      "functions are new each time; mlxterp's own, kept in a variable, are not.")
+      "functions are new each time; mlxterp's own, kept in a variable, are "
+      "not.")
       .def(nb::init<size_t>(), nb::arg("most") = 8)
       .def("__len__", &PromptCache::size)
       .def("clear", &PromptCache::clear);

@@ -6,9 +6,9 @@
 #include <cmath>
 
 #include "analysis/any_model.h"
+#include "analysis/fingerprint.h"
 #include "analysis/steering_checks.h"
 #include "core/fail.h"
-#include "io/digest.h"
 #include "io/gguf_architecture.h"
 #include "mlx/linalg.h"
 #include "mlx/ops.h"
@@ -274,24 +274,6 @@ void SteeringVector::check_fits(
   const auto digest = tokenizer_digest(its);
   if (!digest.empty() && digest != tokenizer)
     other("tokenizer", tokenizer.substr(0, 12), digest.substr(0, 12));
-}
-
-std::string tokenizer_digest(const InterpretableModel& model) {
-  if (!model.has_tokenizer()) return {};
-  // Words, capitals, spaces, digits, code and other scripts: where vocabularies
-  // differ, some of it is cut elsewhere.
-  constexpr std::string_view text =
-      "The Quick brown fox  jumps over 13 lazy dogs, doesn't it?\n\tint "
-      "main(void) { return x_1 != 0x2F; }\n\u00c4rger, na\u00efve caf\u00e9; "
-      "\u043f\u0440\u0438\u0432\u0435\u0442 \u043c\u0438\u0440, "
-      "\u4f60\u597d\u4e16\u754c, \u3053\u3093\u306b\u3061\u306f, "
-      "\u0645\u0631\u062d\u0628\u0627 1234567890 unbelievably "
-      "antidisestablishmentarianism";
-  const auto ids = model.tokenizer().encode(
-      text, {.parse_special = false, .add_special = false});
-  Digest digest(Digest::Kind::sha256);
-  digest.update(fmt::format("{}", fmt::join(ids, ",")));
-  return digest.hex();
 }
 
 SteeringVector with_norms(

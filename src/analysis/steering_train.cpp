@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "analysis/any_model.h"
+#include "analysis/fingerprint.h"
 #include "core/fail.h"
 #include "io/input_file.h"
 #include "io/json.h"

@@ -10,8 +10,8 @@ namespace mlxterp {
 
 namespace {
 
-// Whose values a cache holds: the modules, and what stood at each site. They are
-// held, so that nothing else takes their place in memory.
+// Whose values a cache holds: the modules, and what stood at each site. They
+// are held, so that nothing else takes their place in memory.
 struct Known {
   std::shared_ptr<const nn::Module> root;
   std::vector<std::pair<SiteId, std::shared_ptr<const void>>> standing;

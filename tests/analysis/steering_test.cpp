@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "analysis/fingerprint.h"
 #include "mlx/linalg.h"
 #include "mlx/ops.h"
 #include "mlxterp/analysis/steer_sweep.h"

@@ -224,7 +224,9 @@ TEST(Intervention, DuringActsInAPassAsInAPrompt) {
   const auto x = counted({1, 2, 2});
   const auto view = at(Layout::features);
   expect_identical(
-      during(When::prompt(), scale(0))(x, view), mx::zeros({1, 2, 2}), "prompt");
+      during(When::prompt(), scale(0))(x, view),
+      mx::zeros({1, 2, 2}),
+      "prompt");
   expect_identical(
       during(When::all(), scale(0))(x, view), mx::zeros({1, 2, 2}), "all");
   EXPECT_THROW(during(When::generated(), scale(0))(x, view), Error);

@@ -91,7 +91,7 @@ struct SteeringVector {
   std::string model = {};
   std::string model_type = {};  ///< A config.json's, or GGUF's architecture.
   int model_layers = 0;
-  std::string tokenizer = {};       ///< tokenizer_digest().
+  std::string tokenizer = {};       ///< Its digest; empty: not known.
   size_t pairs = 0;                 ///< That it was trained on; 0: not known.
   std::vector<int> positions = {};  ///< That were read of each prompt.
 
@@ -136,10 +136,6 @@ struct SteeringVector {
       const std::filesystem::path& path,
       GgufLayers numbers = GgufLayers::repeng);
 };
-
-/** What a tokenizer makes of a fixed text, as a SHA-256; empty: the model has
- * none. */
-std::string tokenizer_digest(const InterpretableModel& model);
 
 /** The vector with the mean length of the residual stream over all positions of
  * the prompts but the first, which in most models is many times as long.

@@ -1,4 +1,5 @@
-// mlxterp/generate/prompt_cache.h: beginnings of prompts that need not run again.
+// mlxterp/generate/prompt_cache.h: beginnings of prompts that need not run
+// again.
 
 #pragma once
 

@@ -15,8 +15,8 @@ namespace mlxterp::spec {
  *     turn = "@" role [":" number]
  *
  * "@user:0" is the first message of that role, "@user:-1" and "@user" the last.
- * Tokens that hold a part of it count. Throws usage, unknown_name where there is
- * no such turn, and usage where its content was not found.
+ * Tokens that hold a part of it count. Throws usage, unknown_name where there
+ * is no such turn, and usage where its content was not found.
  */
 std::vector<int> positions_of_turn(
     const ChatPrompt& chat,
