@@ -308,10 +308,14 @@ TEST(Chat, ATemplateThatTrimsCutsOrFolds) {
   const std::string messages = chats()["conversations"]["thinking"].dump();
   const auto prompt =
       tokenizer.apply_chat_template(messages, options_of(thinking));
-  // The reasoning of an earlier turn is dropped, that of the last one moved.
+  // The reasoning of an earlier turn is dropped, that of the last one written
+  // anew where it was.
   EXPECT_EQ(prompt.turns[1].found, ContentFound::part);
   EXPECT_EQ(decoded(tokenizer, prompt, *prompt.turns[1].content), "Yes, 7 is.");
-  EXPECT_EQ(prompt.turns[3].found, ContentFound::part);
+  EXPECT_EQ(prompt.turns[3].found, ContentFound::whole);
+  EXPECT_EQ(
+      decoded(tokenizer, prompt, *prompt.turns[3].content),
+      "<think>\n3 * 3\n</think>\n\nNo.");
 
   const auto& folded = shape("turns-prefix");
   const auto other = tokenizer_of(folded);
