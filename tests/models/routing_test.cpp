@@ -126,7 +126,7 @@ INSTANTIATE_TEST_SUITE_P(
     });
 
 TEST(Routing, OfEveryMixture) {
-  EXPECT_EQ(mixtures().size(), 28u);
+  EXPECT_EQ(mixtures().size(), 30u);
 }
 
 }  // namespace

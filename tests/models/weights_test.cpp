@@ -156,12 +156,14 @@ void check_experts(Check& check, int i) {
   const auto pick = [&](std::string_view name) {
     return mx::take(check.w(name, i), chosen, 0);  // [pos, k, in, out]
   };
-  const auto rows = mx::expand_dims(x, {1, 2});  // [pos, 1, 1, d_model]
+  const auto& config = *check.model.decoder().config().moe;
+  auto rows = mx::expand_dims(x, {1, 2});  // [pos, 1, 1, d_model]
+  if (config.weigh_input)
+    rows = mx::multiply(rows, mx::expand_dims(of_expert, {2, 3}));
   const auto through = [&](const mx::array& in, const std::string& name) {
     const auto bias = mx::expand_dims(pick("b_" + name), 2);
     return mx::add(mx::matmul(in, pick("W_" + name)), bias);
   };
-  const auto& config = *check.model.decoder().config().moe;
   const auto gate = through(rows, "gate"), up = through(rows, "in");
   const auto clamped = [&](const nn::ClampedSwiglu& by) {
     const mx::array most(by.limit), one(1.0f);
@@ -172,8 +174,10 @@ void check_experts(Check& check, int i) {
   const auto post = config.swiglu ? clamped(*config.swiglu)
                                   : nn::activate(config.activation, gate, up);
   const auto each = mx::squeeze(through(post, "out"), 2);
-  const auto sum =
-      mx::sum(mx::multiply(each, mx::expand_dims(of_expert, 2)), 1);
+  const auto weighed =
+      config.weigh_input ? each
+                         : mx::multiply(each, mx::expand_dims(of_expert, 2));
+  const auto sum = mx::sum(weighed, 1);
   check.same(
       mx::expand_dims(sum, 0), check.site(here + "experts.output"), here);
 }

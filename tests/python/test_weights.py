@@ -191,7 +191,7 @@ def test_both_engines_have_the_same(name):
     native, wrapped = pair(FOLDERS / name)
     scaled = native.engine.config["d_model"] and name.split("-")[0] in SCALED
     compared = 0
-    first = next(i for i in range(len(native.layers)) if attends(native, i))
+    first = next((i for i in range(len(native.layers)) if attends(native, i)), 0)
     for weight in _core.weight_names:
         if weight in ("W_E", "W_U", "b_U") and scaled:
             continue  # the factor is no part of mlx-lm's module
@@ -207,4 +207,4 @@ def test_both_engines_have_the_same(name):
             assert found.shape == own.shape, weight
             assert mx.allclose(found, own, atol=1e-6), weight
             compared += 1
-    assert compared >= 8
+    assert compared >= (8 if attends(native, first) else 2)
