@@ -174,9 +174,9 @@ void check_experts(Check& check, int i) {
   const auto post = config.swiglu ? clamped(*config.swiglu)
                                   : nn::activate(config.activation, gate, up);
   const auto each = mx::squeeze(through(post, "out"), 2);
-  const auto weighed =
-      config.weigh_input ? each
-                         : mx::multiply(each, mx::expand_dims(of_expert, 2));
+  const auto weighed = config.weigh_input
+                           ? each
+                           : mx::multiply(each, mx::expand_dims(of_expert, 2));
   const auto sum = mx::sum(weighed, 1);
   check.same(
       mx::expand_dims(sum, 0), check.site(here + "experts.output"), here);
