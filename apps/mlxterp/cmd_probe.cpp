@@ -213,10 +213,9 @@ Run add_probe(CLI::App& app) {
   const char* example =
       "A probe's file holds `direction`, one standard deviation of the rows "
       "along it:\n--edit 'SITE=add_vector(FILE:direction)' steers with it.\n"
-      "\nExample:\n  mlxterp probe train demo --data labelled.jsonl --site "
-      "'layers.{6,12}.resid_post' \\\n    -o probe.safetensors\n  mlxterp "
-      "probe "
-      "apply demo probe.safetensors 'I saw the dog'";
+      "\nExample:\n  mlxterp probe train demo --data labelled.jsonl \\\n    "
+      "--site 'layers.{6,12}.resid_post' -o probe.safetensors\n  mlxterp "
+      "probe apply demo probe.safetensors 'I saw the dog'";
   for (auto* command : {&app, trained, applied})
     command->footer(example);
   return [arguments, trained] {

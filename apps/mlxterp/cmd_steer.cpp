@@ -83,6 +83,14 @@ Inputs::Rows encoded(
   return rows;
 }
 
+// The neutral text that comes along, as much of it as the model takes.
+Inputs::Rows own_neutral(const InterpretableModel& model) {
+  auto rows = encoded(model, {neutral_text}, true);
+  const auto context = static_cast<size_t>(model.decoder().config().context);
+  if (rows[0].size() > context) rows[0].resize(context);
+  return rows;
+}
+
 std::string text_of(const SteeringTraining& training) {
   const auto& vector = training.vector;
   view::Table table(
@@ -234,7 +242,6 @@ void sweep(const Arguments& a) {
   a.files.check();
   auto texts = a.prompts;
   if (a.prompt_file) texts = read_lines(*a.prompt_file);
-  const std::string other = a.neutral ? read_text(*a.neutral) : neutral_text;
   const auto vector = SteeringVector::load(a.vector);
   const auto model = a.model.load();
   report::SteerReport report;
@@ -245,7 +252,10 @@ void sweep(const Arguments& a) {
   report.seed = a.seed;
   const auto prompts = encoded(model, texts, a.special);
   options.prompts = prompts;
-  if (!a.no_neutral) options.neutral = encoded(model, {other}, a.special);
+  if (a.neutral)
+    options.neutral = encoded(model, {read_text(*a.neutral)}, a.special);
+  else if (!a.no_neutral)
+    options.neutral = own_neutral(model);
   options.metric = spec::parse_metric(
       model, a.metrics, metric_options(report.warnings, prompts));
   report.metric = options.metric.name;
@@ -319,8 +329,7 @@ void from_gguf(const Arguments& a) {
   vector.check_fits(model, a.any_model);
   const bool measured = std::ranges::all_of(
       vector.layers, [](const auto& it) { return it.residual_norm > 0; });
-  if (!measured)
-    vector = with_norms(vector, model, encoded(model, {neutral_text}, true));
+  if (!measured) vector = with_norms(vector, model, own_neutral(model));
   {
     const Uninterrupted writing;
     vector.save(a.output, a.force);

@@ -171,7 +171,7 @@ TEST_F(Cli, EditErrorsShowTheColumn) {
       {"embed=at_positions([1,scale(0))", "column 23"},
       {"embed=at_positions(1)", "column 21"},
       {"embed=compose()", "column 15"},
-      {"embed=add_vector(file)", "column 18"},
+      {"embed=during(soon, zero_out)", "column 14"},
   };
   for (const auto& [text, column] : wrong) {
     const auto outcome = run({"trace", "demo", "a", "--edit", text});
