@@ -251,7 +251,7 @@ TEST(Generate, EveryFamily) {
          during(
              When{1, 3},
              add_vector(vector_of(model.decoder().config().d_model, 3)))},
-        {"layers.0.mlp_out", at_positions({-1}, scale(0.5f))}};
+        {"layers.0.resid_post", at_positions({-1}, scale(0.5f))}};
     Outcome alone;
     for (const auto& prompt : prompts) {
       const auto one = run(model, {prompt}, {.edits = edits, .cache = false});
