@@ -47,8 +47,8 @@ std::string text_of(const report::ProbeTrainReport& report) {
   if (first.shuffled_labels)
     columns.insert(
         columns.end(),
-        {{"labels shuffled", right},
-         {fmt::format("{} random coordinates", first.random_k), right}});
+        {{"shuffled", right},
+         {fmt::format("{} at random", first.random_k), right}});
   view::Table table(columns);
   for (const auto& it : report.probes) {
     std::vector<std::string> row = {it.probe.site, shown(it.held_out)};
@@ -65,6 +65,10 @@ std::string text_of(const report::ProbeTrainReport& report) {
   if (logistic)
     text +=
         fmt::format("; the class of most rows alone: {:.3f}", first.baseline);
+  if (first.shuffled_labels)
+    text += fmt::format(
+        "\ncontrols: labels shuffled, and {} coordinates at random",
+        first.random_k);
   return text + "\n";
 }
 
