@@ -35,7 +35,9 @@ TEST_P(FamilyVerify, Holds) {
     const auto model = test::load_variant(variant, dtype);
     for (const bool own : {false, true}) {
       const auto checks = own ? verify(model, {.prompt = ids}) : verify(model);
-      EXPECT_EQ(checks.size(), n_checks);
+      // Four are of attention.
+      const bool attends = model.sites().contains("layers.*.attn.z");
+      EXPECT_EQ(checks.size(), attends ? n_checks : n_checks - 4);
       for (const auto& check : checks) {
         EXPECT_TRUE(check.passed())
             << variant << " " << name << ": " << failures({check});
