@@ -102,6 +102,13 @@ TEST_P(PatchFamilies, EqualsOnePassACell) {
   const std::vector<int> clean = {5, 11, 3, 29, 7, 13, 2};
   const std::vector<int> corrupt = {5, 11, 3, 30, 7, 14, 2};
   for (const auto& [site, by] : cases()) {
+    // Layers that are a mixer alone have fewer sites.
+    const bool there = std::ranges::any_of(
+        std::vector{"", "attn.", "mlp."}, [&](const char* part) {
+          return model.sites().contains(
+              fmt::format("layers.*.{}{}", part, site));
+        });
+    if (!there && !model.sites().contains("layers.*.attn.z")) continue;
     PatchOptions options{
         .clean = clean,
         .corrupt = corrupt,
