@@ -9,19 +9,26 @@ namespace mlxterp::python {
 void bind_probes(nb::module_& m) {
   nb::class_<Probe>(m, "Probe")
       .def(nb::init<>())
-      .def_prop_rw(
-          "kind",
-          [](const Probe& self) { return spec::name(self.kind); },
-          [](Probe& self, const std::string& kind) {
-            self.kind = spec::parse_probe_kind(kind);
-          })
-      .def_rw("weight", &Probe::weight)
-      .def_rw("bias", &Probe::bias)
-      .def_rw("spread", &Probe::spread)
-      .def_rw("classes", &Probe::classes)
-      .def_rw("coordinates", &Probe::coordinates)
-      .def_rw("site", &Probe::site)
-      .def_rw("facts", &Probe::facts)
+      .def_prop_ro(
+          "kind", [](const Probe& self) { return spec::name(self.kind); })
+      .def_ro("weight", &Probe::weight)
+      .def_ro("bias", &Probe::bias)
+      .def_ro("spread", &Probe::spread)
+      .def_ro("classes", &Probe::classes)
+      .def_ro("coordinates", &Probe::coordinates)
+      .def_ro("site", &Probe::site)
+      .def_ro("facts", &Probe::facts)
+      .def(
+          "named",
+          [](const Probe& self,
+             std::string site,
+             std::vector<std::string> classes) {
+            auto out = self;
+            out.site = std::move(site);
+            out.classes = std::move(classes);
+            return out;
+          },
+          "The same with its site and what its classes are called.")
       .def("__call__", &Probe::operator())
       .def("direction", &Probe::direction)
       .def(

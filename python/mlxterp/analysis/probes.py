@@ -169,8 +169,7 @@ def train_probe(
         raise UsageError("the labels of a ridge probe are numbers") from None
     found = _core.train_probe(mx.array(rows), numeric, of_rows, options)
     native = found.probe
-    native.site = site
-    native.classes = [str(it) for it in classes]
+    native = native.named(site, [str(it) for it in classes])
     return ProbeResult(
         Probe(native),
         found.rows,
