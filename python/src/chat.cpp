@@ -48,6 +48,48 @@ ChatOptions options_of(
   return options;
 }
 
+// A function of a model, its messages and the options.
+template <typename Call>
+void bind_call(nb::module_& m, const char* name, Call call, const char* doc) {
+  m.def(
+      name,
+      [call](
+          const Model& model,
+          const std::string& messages,
+          bool add_generation_prompt,
+          bool continue_final_message,
+          bool parse_special,
+          const std::string& tools,
+          const std::string& documents,
+          const std::string& variables,
+          const std::string& chat_template,
+          const std::optional<Time>& now) {
+        return call(
+            model.model.tokenizer(),
+            messages,
+            options_of(
+                add_generation_prompt,
+                continue_final_message,
+                parse_special,
+                tools,
+                documents,
+                variables,
+                chat_template,
+                now));
+      },
+      nb::arg("model"),
+      nb::arg("messages"),
+      nb::arg("add_generation_prompt"),
+      nb::arg("continue_final_message"),
+      nb::arg("parse_special"),
+      nb::arg("tools"),
+      nb::arg("documents"),
+      nb::arg("variables"),
+      nb::arg("chat_template"),
+      nb::arg("now").none(),
+      doc);
+}
+
 }  // namespace
 
 void bind_chat(nb::module_& m) {
@@ -98,75 +140,19 @@ void bind_chat(nb::module_& m) {
           nb::arg("number") = 0,
           "The turn of that role, counted from 0, or by -1 and below from the "
           "end. Raises UnknownNameError.");
-  m.def(
+  bind_call(
+      m,
       "apply_chat_template",
-      [](const Model& model,
+      [](const Tokenizer& by,
          const std::string& messages,
-         bool add_generation_prompt,
-         bool continue_final_message,
-         bool parse_special,
-         const std::string& tools,
-         const std::string& documents,
-         const std::string& variables,
-         const std::string& chat_template,
-         const std::optional<Time>& now) {
-        return model.model.tokenizer().apply_chat_template(
-            messages,
-            options_of(
-                add_generation_prompt,
-                continue_final_message,
-                parse_special,
-                tools,
-                documents,
-                variables,
-                chat_template,
-                now));
-      },
-      nb::arg("model"),
-      nb::arg("messages"),
-      nb::arg("add_generation_prompt"),
-      nb::arg("continue_final_message"),
-      nb::arg("parse_special"),
-      nb::arg("tools"),
-      nb::arg("documents"),
-      nb::arg("variables"),
-      nb::arg("chat_template"),
-      nb::arg("now").none(),
+         const ChatOptions& o) { return by.apply_chat_template(messages, o); },
       "What the model's chat template makes of messages, all as JSON.");
-  m.def(
+  bind_call(
+      m,
       "render_chat",
-      [](const Model& model,
+      [](const Tokenizer& by,
          const std::string& messages,
-         bool add_generation_prompt,
-         bool continue_final_message,
-         bool parse_special,
-         const std::string& tools,
-         const std::string& documents,
-         const std::string& variables,
-         const std::string& chat_template,
-         const std::optional<Time>& now) {
-        return model.model.tokenizer().render_chat(
-            messages,
-            options_of(
-                add_generation_prompt,
-                continue_final_message,
-                parse_special,
-                tools,
-                documents,
-                variables,
-                chat_template,
-                now));
-      },
-      nb::arg("model"),
-      nb::arg("messages"),
-      nb::arg("add_generation_prompt"),
-      nb::arg("continue_final_message"),
-      nb::arg("parse_special"),
-      nb::arg("tools"),
-      nb::arg("documents"),
-      nb::arg("variables"),
-      nb::arg("chat_template"),
-      nb::arg("now").none(),
+         const ChatOptions& o) { return by.render_chat(messages, o); },
       "The text alone.");
   m.def(
       "chat_templates",

@@ -35,7 +35,33 @@ mx::array padded(const mx::array& x, int axis, int to, bool hidden = false) {
       mx::array(hidden ? -infinity : 0.0f, x.dtype()));
 }
 
-void check(const GenerateOptions& options, size_t prompts, int vocab) {
+void check_forced(
+    const std::vector<int>& ids, size_t prompt, const DecoderConfig& config) {
+  if (ids.empty())
+    fail(ErrorKind::usage, "[generate] a forced continuation has no tokens");
+  // The last token is not run.
+  if (prompt + ids.size() - 1 > static_cast<size_t>(config.context))
+    fail(
+        ErrorKind::usage,
+        "[generate] a prompt of {} tokens and {} forced ones are more than the "
+        "model's context of {}",
+        prompt,
+        ids.size(),
+        config.context);
+  for (const int id : ids)
+    if (id < 0 || id >= config.vocab)
+      fail(
+          ErrorKind::out_of_range,
+          "[generate] forced token id {} is out of range; the vocabulary has "
+          "{}",
+          id,
+          config.vocab);
+}
+
+void check(
+    const GenerateOptions& options,
+    const Inputs::Rows& prompts,
+    const DecoderConfig& config) {
   check(options.sampling);
   const auto wrong = [](const std::string& what) {
     fail(ErrorKind::usage, "[generate] {}", what);
@@ -48,30 +74,23 @@ void check(const GenerateOptions& options, size_t prompts, int vocab) {
   if (options.shared_prefix < 1)
     wrong(fmt::format(
         "shared_prefix is {}; it must be at least 1", options.shared_prefix));
-  if (!options.seeds.empty() && options.seeds.size() != prompts)
+  if (!options.seeds.empty() && options.seeds.size() != prompts.size())
     wrong(fmt::format(
         "{} seeds for {} prompts; give one for each, or none",
         options.seeds.size(),
-        prompts));
+        prompts.size()));
   for (const auto& stop : options.stop)
     if (stop.empty()) wrong("an empty stop would end every text at once");
   if (options.forced.empty()) return;
-  if (options.forced.size() != prompts)
+  if (!options.stop.empty())
+    wrong("a forced continuation is run to its end; leave `stop` out");
+  if (options.forced.size() != prompts.size())
     wrong(fmt::format(
         "{} forced continuations for {} prompts; give one for each",
         options.forced.size(),
-        prompts));
-  for (const auto& ids : options.forced) {
-    if (ids.empty()) wrong("a forced continuation has no tokens");
-    for (const int id : ids)
-      if (id < 0 || id >= vocab)
-        fail(
-            ErrorKind::out_of_range,
-            "[generate] forced token id {} is out of range; the vocabulary has "
-            "{}",
-            id,
-            vocab);
-  }
+        prompts.size()));
+  for (size_t i = 0; i < prompts.size(); ++i)
+    check_forced(options.forced[i], prompts[i].size(), config);
 }
 
 }  // namespace
@@ -115,7 +134,7 @@ struct Generator::Impl {
           prompt.back(),
           options.stop);
     }
-    if (!options.ends) return;
+    if (!options.ends || !options.forced.empty()) return;
     if (model.has_tokenizer()) ends = model.tokenizer().ends();
     const auto& more = model.generation_config().ends;
     ends.insert(ends.end(), more.begin(), more.end());
@@ -123,7 +142,7 @@ struct Generator::Impl {
 
   Inputs::Rows checked_ids(const Inputs& prompts) const {
     auto all = model.token_ids(prompts);
-    check(options, all.size(), model.decoder().config().vocab);
+    check(options, all, model.decoder().config());
     if (!options.stop.empty() && !model.has_tokenizer())
       fail(
           ErrorKind::usage,

@@ -1,41 +1,56 @@
 #include "mlxterp/generate/prompt_cache.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "core/fail.h"
 #include "trace/overlay.h"
 
+namespace mx = mlx::core;
+
 namespace mlxterp {
 
 namespace {
 
-// Whose values a cache holds: the modules, and what stood at each site. They
-// are held, so that nothing else takes their place in memory.
+// One edit or attached module that stands at a site, and how (-1: an edit).
+using Stands = std::tuple<SiteId, std::shared_ptr<const void>, int>;
+
+// Whose values a cache holds: the modules, the weights they had, and what stood
+// at each site. They are held, so that nothing else takes their place in
+// memory.
 struct Known {
   std::shared_ptr<const nn::Module> root;
-  std::vector<std::pair<SiteId, std::shared_ptr<const void>>> standing;
+  std::vector<mx::array> weights;
+  std::vector<Stands> standing;
 
-  friend bool operator==(const Known&, const Known&) = default;
+  bool same_weights(const Known& other) const {
+    return std::ranges::equal(
+        weights, other.weights, {}, &mx::array::id, &mx::array::id);
+  }
+  friend bool operator==(const Known& a, const Known& b) {
+    return a.root == b.root && a.standing == b.standing && a.same_weights(b);
+  }
 };
 
 Known known_of(const InterpretableModel& model) {
-  Known out{.root = model.shared_module(), .standing = {}};
+  Known out{.root = model.shared_module(), .weights = {}, .standing = {}};
+  for (const auto& [path, weight] : model.parameters())
+    out.weights.push_back(*weight);
   if (!model.overlay()) return out;
   for (const auto& [site, steps] : model.overlay()->steps())
     for (const auto& step : steps) {
       if (const auto* edit = std::get_if<Intervention>(&step)) {
-        out.standing.emplace_back(site, edit->identity());
+        out.standing.emplace_back(site, edit->identity(), -1);
         continue;
       }
       const auto& attached = std::get<Overlay::Attached>(step);
-      out.standing.emplace_back(site, attached.module);
-      // How it is attached is a part of what it does.
-      out.standing.emplace_back(-1 - static_cast<int>(attached.mode), nullptr);
+      out.standing.emplace_back(
+          site, attached.module, static_cast<int>(attached.mode));
     }
-  std::ranges::stable_sort(out.standing, {}, [](const auto& it) {
-    return it.first < 0 ? 0 : it.first;
-  });
+  // Those of one site stay in the order they act in.
+  std::ranges::stable_sort(
+      out.standing, {}, [](const Stands& it) { return std::get<0>(it); });
   return out;
 }
 
@@ -81,6 +96,10 @@ nn::KvCache PromptCache::find(
     const InterpretableModel& model, const std::vector<int>& ids, int most) {
   auto& entries = state_->entries;
   const auto known = known_of(model);
+  // What weights made that are no longer the model's is of no use to anybody.
+  std::erase_if(entries, [&](const auto& it) {
+    return it.known.root == known.root && !it.known.same_weights(known);
+  });
   std::optional<nn::KvCache> best;
   size_t used = 0;
   for (size_t i = 0; i < entries.size(); ++i) {

@@ -61,9 +61,9 @@ Steps::Steps(
 Row Steps::row_of(size_t i, const std::vector<int>& ids) const {
   Row row{.ids = ids};
   row.prompt = row.length();
-  int most = options_.max_tokens;
-  if (!options_.forced.empty())
-    most = std::min(most, static_cast<int>(options_.forced[i].size()));
+  const int most = options_.forced.empty()
+                       ? options_.max_tokens
+                       : static_cast<int>(options_.forced[i].size());
   // The last token of a text is not run.
   row.steps =
       std::min(most, model_.decoder().config().context - row.prompt + 1);

@@ -174,6 +174,7 @@ inline constexpr GgufRenaming bloom_whole[] = {
     {"output_norm", "transformer.ln_f"},
 };
 
+// Falcon's with one norm, too.
 inline constexpr GgufRenaming bloom_in_block[] = {
     {"attn_qkv", "self_attention", Stored::q_k_v},
     {"attn_output", "self_attention.dense"},
@@ -186,14 +187,7 @@ inline constexpr GgufRenaming falcon_whole[] = {
     {"output_norm", "transformer.ln_f"},
 };
 
-// One norm of both, or two: the first of them is the MLP's.
-inline constexpr GgufRenaming falcon_in_block[] = {
-    {"attn_qkv", "self_attention", Stored::q_k_v},
-    {"attn_output", "self_attention.dense"},
-    {"ffn_up", "mlp.dense_h_to_4h"},
-    {"ffn_down", "mlp.dense_4h_to_h"},
-};
-
+// The first norm of two is the MLP's.
 inline constexpr GgufRenaming falcon_two_norms_in_block[] = {
     {"attn_norm", "ln_mlp"},
     {"attn_norm_2", "ln_attn"},

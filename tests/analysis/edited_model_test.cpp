@@ -101,6 +101,9 @@ std::vector<Kind> kinds(const InterpretableModel& model) {
        {{"ln_final", at_positions({-1}, scale(1.5f))},
         {"logits", on_neurons({4}, scale(2.0f))}}},
       {"head of sequences", {{"ln_final", mixed}}},
+      {"noise",
+       {{"layers.1.resid_post", noise(0.3f, 5)},
+        {"layers.0.attn_out", at_positions({2, -1}, noise(0.3f, 6))}}},
   };
   if (model.sites().contains("layers.*.conv.B"))
     all.push_back(

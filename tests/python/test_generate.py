@@ -147,6 +147,8 @@ def test_what_cannot_be_is_refused(model):
         model.generate([PROMPTS[0]], top_k=3)
     with pytest.raises(UsageError, match="2 seeds for 1"):
         model.generate([PROMPTS[0]], seed=[1, 2])
+    with pytest.raises(UsageError, match="give some"):
+        model.generate([PROMPTS[0]], 2, when="prompt")
     with pytest.raises(UsageError, match="not one of prompt"):
         model.generate([PROMPTS[0]], 2, {"layers.0": iv.zero_out}, when="later")
     with pytest.raises(UnknownNameError):
@@ -169,3 +171,30 @@ def test_a_beginning_is_reused_with_its_edits_alone(model):
     assert g.texts[0].reused == len(turn) - 1
     seen = model.generate([turn], 2, {"layers.1.mlp_out": lambda x: x}, reuse=cache)
     assert seen.texts[0].reused == 0
+
+
+def test_other_weights_begin_anew():
+    model, cache = InterpretableModel(str(FOLDER)), PromptCache()
+    model.generate([PROMPTS[0]], 2, ends=False, reuse=cache).run()
+    up = model.model.layers[0].mlp.up_proj
+    up.update({"weight": -3 * up.weight})
+    g = model.generate([PROMPTS[0]], 4, ends=False, reuse=cache)
+    plain = model.generate([PROMPTS[0]], 4, ends=False, cache=False)
+    assert g.ids == plain.ids and g.texts[0].reused == 0
+    again = model.generate([PROMPTS[0]], 4, ends=False, reuse=cache)
+    assert again.ids == plain.ids and again.texts[0].reused == len(PROMPTS[0]) - 1
+
+
+def test_a_forced_text_runs_on_behind_its_ends():
+    demo = InterpretableModel("demo")
+    end = demo.tokenizer.eos_token_id
+    g = demo.generate("Hello", forced=[[end, end, 504]])
+    assert g.ids == [end, end, 504] and g.finish == "length"
+    with pytest.raises(UsageError, match="leave `stop` out"):
+        demo.generate("Hello", forced=[[504]], stop=" x")
+    assert len(demo.generate("Hello", 2, forced=[[504] * 5]).ids) == 5
+
+
+def test_a_forced_text_beyond_the_context_is_refused(model):
+    with pytest.raises(UsageError, match="more than the model's context"):
+        model.generate([PROMPTS[0]], forced=[[1] * 100_000])

@@ -57,8 +57,9 @@ struct GenerateOptions {
   std::vector<Edit> edits = {};
   /** Sites or patterns whose values are kept, of every position that runs. */
   std::vector<std::string> save = {};
-  /** The tokens that each prompt goes on with, whatever the model would say;
-   * as many as there are. Empty: its own. */
+  /** The tokens that each prompt goes on with, whatever the model would say and
+   * whatever they mean; as many as there are, whatever max_tokens says. Empty:
+   * its own. */
   Inputs::Rows forced = {};
   /** Off: every step runs all positions again. */
   bool cache = true;

@@ -168,7 +168,10 @@ def timed(
     when: _core.When | str | None,
     steps: Sequence[int] | None,
 ) -> list[tuple[str, Callable]]:
-    """The edits at their steps. Raises UsageError where both are given."""
+    """The edits at their steps. Raises UsageError where both are given, or
+    there are none."""
+    if not edits and (when is not None or steps is not None):
+        raise UsageError("when= says when interventions act; give some")
     if steps is None:
         return [(s, _core.during(when, f)) for s, f in edits] if when else list(edits)
     if when is not None:
