@@ -50,7 +50,10 @@ void run(const ModelArguments& arguments) {
       report::model_info(checkpoint, arguments.model, arguments.options());
   if (!info.no_tokenizer.empty()) warn(info.no_tokenizer);
   const bool on_cpu = mx::default_device() == mx::Device::cpu;
-  if (on_cpu) bound_blas_threads();  // as loading does
+  if (on_cpu) {  // as loading does
+    choose_blas_kernels();
+    bound_blas_threads();
+  }
   info.matmul_gflops = matmul_speed();
   if (arguments.json) {
     print(report::to_json(info) + "\n");

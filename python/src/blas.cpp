@@ -72,6 +72,7 @@ void bind_blas(nb::module_& m) {
   });
   m.def("require_right_products", [] {
     if (mx::default_device() != mx::Device::cpu) return;
+    choose_blas_kernels();
     require_right_products(answering());
     bound_blas_threads();
   });

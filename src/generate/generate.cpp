@@ -207,6 +207,7 @@ struct Generator::Impl {
       const size_t i = now.rows[n];
       if (!live(i)) continue;  // it ended while this step was on its way
       last_rows.push_back(i);
+      steps.settle(now, i);
       take(i, {tokens[n], log_probs[n]});
     }
   }

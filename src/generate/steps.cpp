@@ -102,8 +102,7 @@ bool Steps::same_angles(const std::vector<Stretch>& parts) const {
 }
 
 bool Steps::ahead() const {
-  return options_.cache && options_.forced.empty() && runner_.saved().empty() &&
-         runner_.by_position();
+  return options_.cache && options_.forced.empty() && runner_.by_position();
 }
 
 Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
@@ -135,9 +134,17 @@ void Steps::keep_saved(
         from[static_cast<size_t>(axis_of(runner_.saved()[s]))] = again;
         value = mx::slice(value, from, value.shape());
       }
-      row.saved[s].push_back(value);
+      if (step.early)
+        step.held.push_back({static_cast<size_t>(parts[i].index), s, value});
+      else
+        row.saved[s].push_back(value);
       step.kept.push_back(std::move(value));
     }
+}
+
+void Steps::settle(const Step& step, size_t row) {
+  for (const auto& it : step.held)
+    if (it.row == row) rows_[row].saved[it.site].push_back(it.value);
 }
 
 mx::array Steps::pass(
@@ -150,7 +157,11 @@ mx::array Steps::pass(
     const auto arrays = it.cache->arrays();
     step.kept.insert(step.kept.end(), arrays.begin(), arrays.end());
   }
-  if (ran.context) step.contexts.push_back(std::move(ran.context));
+  if (ran.context) {
+    const auto guards = ran.context->guards();
+    step.kept.insert(step.kept.end(), guards.begin(), guards.end());
+    step.contexts.push_back(std::move(ran.context));
+  }
   return ran.logits.value_or(mx::array(0.0f));
 }
 
@@ -241,7 +252,7 @@ Step Steps::prefill() {
 }
 
 Step Steps::go_on(std::vector<size_t> some, const Step* before) {
-  Step step{.rows = std::move(some)};
+  Step step{.rows = std::move(some), .early = before != nullptr};
   std::vector<Stretch> parts;
   for (const size_t i : step.rows) {
     if (!before) {

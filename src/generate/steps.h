@@ -35,6 +35,14 @@ struct Step {
   mlx::core::array log_probs = mlx::core::array(0);  ///< float32 [row]
   std::vector<std::unique_ptr<TraceContext>> contexts = {};
   std::vector<mlx::core::array> kept = {};  ///< What is to be evaluated.
+  /** A value of a row and of a saved site. Of a step that was laid out ahead: a
+   * row that has ended by then does not get it. */
+  struct Held {
+    size_t row, site;
+    mlx::core::array value;
+  };
+  bool early = false;  ///< Laid out before the tokens of the last were known.
+  std::vector<Held> held = {};
 };
 
 /** Lays out steps; evaluates no more than the parts of a prompt that run before
@@ -56,6 +64,9 @@ class Steps {
    * and of a row. */
   bool ahead() const;
   bool ahead(const Row& row) const { return same_angles(row.ran, row.ran + 1); }
+
+  /** Gives a row the values of a step that was laid out ahead. */
+  void settle(const Step& step, size_t row);
 
   /** Leaves what a row's cache holds for later generations. */
   void leave(const Row& row) const;

@@ -249,6 +249,13 @@ void TraceContext::check_guards(const Guards& guards) const {
   }
 }
 
+std::vector<mx::array> TraceContext::guards() const {
+  std::vector<mx::array> all;
+  for (const auto& [site, guard] : guards_)
+    all.push_back(guard);
+  return all;
+}
+
 void TraceContext::check() const {
   check_thread();
   check_guards(guards_);

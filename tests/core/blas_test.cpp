@@ -156,5 +156,34 @@ TEST(Blas, AWrongProductIsAnErrorWithARemedy) {
   EXPECT_NE(said.find("install OpenBLAS"), std::string::npos) << said;
 }
 
+#if defined(__x86_64__) && !defined(__APPLE__)
+// An OpenBLAS older than the processor takes kernels without AVX.
+TEST(Blas, KernelsOfOldProcessorsAreNotUsedOnNewOnes) {
+  const auto call = [](const char* name) {
+    return reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, name));
+  };
+  const auto stop = call("gotoblas_dynamic_quit");
+  const auto start = call("gotoblas_dynamic_init");
+  ASSERT_TRUE(stop && start) << blas().name;
+  stop();
+  {
+    const testing::Environment before = {"OPENBLAS_CORETYPE"};
+    testing::Environment::set("OPENBLAS_CORETYPE", "Prescott");
+    start();
+  }
+  ASSERT_NE(blas().name.find("Prescott"), std::string::npos) << blas().name;
+  {
+    const testing::Environment none = {"OPENBLAS_CORETYPE"};
+    choose_blas_kernels();
+    EXPECT_EQ(std::getenv("OPENBLAS_CORETYPE"), nullptr);
+  }
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  EXPECT_EQ(blas().name.find("Prescott") == std::string::npos, avx2)
+      << blas().name;
+  EXPECT_EQ(wrong_product(blas()), "");
+}
+#endif
+
 }  // namespace
 }  // namespace mlxterp

@@ -235,7 +235,11 @@ TEST_P(Weights, MakeOfASiteTheNext) {
     check_experts(check, i);
   }
   check_ends(check);
-  EXPECT_GT(check.values, 5000u);
+  // State spaces alone have no matrix between two sites.
+  const bool bare = std::ranges::all_of(
+      check.model.decoder().layers,
+      [](const auto& layer) { return !layer->attention() && !layer->mlp; });
+  EXPECT_GT(check.values, bare ? 2000u : 5000u);
 }
 
 INSTANTIATE_TEST_SUITE_P(

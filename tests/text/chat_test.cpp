@@ -92,10 +92,10 @@ ChatOptions options_of(const json& shape) {
   return options;
 }
 
-const json& shape(const std::string& name) {
+const json& shape(std::string_view name) {
   for (const auto& each : chats()["templates"])
     if (each["name"] == name) return each;
-  throw std::runtime_error("no such template: " + name);
+  throw std::runtime_error("no such template: " + std::string(name));
 }
 
 // FNV-1a, as in make_chats.py.

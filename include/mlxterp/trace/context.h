@@ -87,6 +87,10 @@ class TraceContext final : public Observer {
       const mlx::core::array& before,
       const mlx::core::array& after) override;
 
+  /** What tells check() of NaN and infinities; to be evaluated with the pass.
+   */
+  std::vector<mlx::core::array> guards() const;
+
   /** After the pass: throws usage where an edited site was never reached. */
   void check_reached() const;
 
