@@ -35,7 +35,7 @@ double recurred(
     double heads, double d_key, double d_value, int tokens, bool corrects) {
   const int rows = std::min(
       64, static_cast<int>(std::bit_ceil(static_cast<unsigned>(tokens))));
-  const double padded = (tokens + rows - 1) / rows * rows;
+  const int padded = (tokens + rows - 1) / rows * rows;
   const double keys = corrects ? 8 : 6, values = corrects ? 6 : 5;
   const double products = corrects ? 14 : 4;
   return float_bytes * heads *
