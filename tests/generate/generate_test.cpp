@@ -193,6 +193,43 @@ TEST(Generate, SharedPrefix) {
   EXPECT_GT(largest.compared, 0u);
 }
 
+// Edits that know no positions, and none, leave a beginning to be shared.
+TEST(Generate, SharedPrefixOfEditsOfValues) {
+  const auto model = tiny_model();
+  Inputs::Rows prompts;
+  for (const auto& tail : std::vector<std::vector<int>>{
+           {1, 9, 9}, {2, 3}, {2, 4, 5}, {2, 4, 6, 7}, {}}) {
+    std::vector<int> ids = {11, 12, 13, 14, 15, 16, 17, 18};
+    ids.insert(ids.end(), tail.begin(), tail.end());
+    prompts.push_back(ids);
+  }
+  const std::vector<Case> cases = {
+      {"none", {}},
+      {"scale", {{"layers.1.attn_out", scale(-0.5f)}}},
+      {"add_vector", {{"layers.0.resid_post", add_vector(vector_of(24, 1))}}},
+      {"zero_out", {{"layers.2.mlp_out", zero_out()}}}};
+  Largest largest;
+  for (const auto& [kind, edits] : cases) {
+    Outcome alone;
+    for (const auto& prompt : prompts) {
+      const auto one = run(model, {prompt}, {.edits = edits, .cache = false});
+      alone.ids.push_back(one.ids[0]);
+      alone.logits.push_back(one.logits[0]);
+    }
+    for (const int chunk : {1, 3, 512})
+      expect_same(
+          run(model,
+              prompts,
+              {.edits = edits, .chunk = chunk, .shared_prefix = 1}),
+          alone,
+          kind,
+          largest);
+  }
+  EXPECT_EQ(
+      largest.compared,
+      cases.size() * 3 * (5 * 8 + 3 + 2 + 3 + 4 + 5 * (new_tokens - 1)) * 97);
+}
+
 TEST(Generate, AnEditNeverLeaksThroughAReusedBeginning) {
   const auto model = tiny_model();
   const std::vector<int> prompt = {5, 6, 7, 8, 9, 10, 11, 12};
