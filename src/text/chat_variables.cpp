@@ -187,7 +187,9 @@ ChatJson chat_variables(
 }
 
 /** Cut where the last content ends, as transformers cuts. */
-std::string continued(const ChatRenderer& render, ChatJson variables) {
+std::string continued(
+    const std::function<std::string(const ChatJson&)>& render,
+    ChatJson variables) {
   std::string* last = last_text(variables);
   if (!last)
     fail(
