@@ -36,6 +36,15 @@ void check_messages(const ChatJson& messages) {
           caller,
           i,
           messages[i].type_name());
+  for (size_t i = 0; i < messages.size(); i++) {
+    const auto role = messages[i].find("role");
+    if (role == messages[i].end() || !role->is_string())
+      fail(
+          ErrorKind::usage,
+          "[{}] message {} has no role; give one, such as user or assistant",
+          caller,
+          i);
+  }
 }
 
 // As transformers does: a template that reads another of the three names of a

@@ -707,6 +707,8 @@ TEST(Chat, WhatIsWrongIsSaid) {
         R"(["text"])",
         R"([[]])",
         R"([{"role": "user", "role": "user"}])",
+        R"([{"content": "x"}])",
+        R"([{"role": 7, "content": "x"}])",
         "[\"\xFF\"]"})
     refused(bad, ErrorKind::usage);
   for (const auto member :
