@@ -3,13 +3,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <memory>
+#include <set>
 
 #include "arguments.h"
+#include "generating.h"
 #include "interrupt.h"
 #include "mlxterp/generate/generate.h"
 #include "mlxterp/report/generate.h"
+#include "mlxterp/report/probe.h"
 #include "mlxterp/spec/range.h"
 #include "mlxterp/spec/turn.h"
 #include "mlxterp/spec/when.h"
@@ -24,49 +26,12 @@ namespace {
 
 struct Arguments {
   ModelArguments model;
-  std::vector<std::string> prompts, ids, stop, save;
-  std::optional<std::string> system;
-  bool special = true, chat = false, no_cache = false, force = false;
-  const CLI::App* app = nullptr;  // the verb, which outlives this
-  int max_tokens = 100;
-  SamplingChoice sampling;
+  GenerateArguments text;
+  std::vector<std::string> save, probes;
+  bool force = false;
   std::string when = "all";
   std::optional<std::string> output;
 };
-
-// Each prompt as what a user said, by the model's own template. Control tokens
-// that somebody typed are text, unless --special asks.
-std::vector<ChatPrompt> chats_of(
-    const Arguments& arguments, const InterpretableModel& model) {
-  std::vector<ChatPrompt> out;
-  if (!arguments.chat) return out;
-  ChatOptions options;
-  options.add_generation_prompt = true;
-  options.parse_special =
-      arguments.special && arguments.app->count("--special") > 0;
-  for (const auto& prompt : arguments.prompts) {
-    std::vector<ChatMessage> messages;
-    if (arguments.system) messages.push_back({"system", *arguments.system, ""});
-    messages.push_back({"user", text_of(prompt), ""});
-    out.push_back(model.tokenizer().apply_chat_template(messages, options));
-  }
-  return out;
-}
-
-Inputs::Rows rows_of(
-    const Arguments& arguments,
-    const InterpretableModel& model,
-    const std::vector<ChatPrompt>& chats) {
-  if (!arguments.ids.empty())
-    return {spec::parse_numbers(arguments.ids, "--ids")};
-  Inputs::Rows rows;
-  for (const auto& chat : chats)
-    rows.push_back(chat.ids);
-  if (arguments.chat) return rows;
-  for (const auto& prompt : arguments.prompts)
-    rows.push_back(encode(model, prompt, arguments.special));
-  return rows;
-}
 
 // --edit, each at its time. Turns have names where there is one conversation.
 std::vector<Edit> edits_of(
@@ -85,21 +50,6 @@ std::vector<Edit> edits_of(
   return edits;
 }
 
-// On a terminal control characters of a text must do nothing.
-std::string shown(std::string_view text) {
-  return isatty(STDOUT_FILENO) ? view::escape(text) : std::string(text);
-}
-
-void write(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
-std::string said(const GeneratedText& text) {
-  return fmt::format(
-      "{} tokens, finish: {}", text.tokens.size(), name_of(text.finish));
-}
-
 void say_how_long(const Generator& generator) {
   size_t tokens = 0, prompt = 0;
   for (const auto& text : generator.texts()) {
@@ -116,11 +66,43 @@ void say_how_long(const Generator& generator) {
   note(line);
 }
 
+std::vector<report::ShownProbe> probes_of(const Arguments& arguments) {
+  std::vector<report::ShownProbe> out;
+  for (const auto& file : arguments.probes)
+    out.push_back({.file = file, .probe = Probe::load(file)});
+  return out;
+}
+
+// A row for each token, a column or two for each probe.
+std::string probes_text(
+    const report::GenerateReport& report, size_t i, bool numbered) {
+  using enum view::Align;
+  std::vector<view::Table::Column> columns = {{"token"}};
+  for (const auto& it : report.probes) {
+    const bool logistic = it.probe.kind == ProbeKind::logistic;
+    columns.push_back({logistic ? "log-odds" : "value", right});
+    if (logistic) columns.push_back({it.probe.classes[1], right});
+  }
+  view::Table table(columns);
+  for (size_t k = 0; k < report.labels[i].size(); ++k) {
+    std::vector<std::string> row = {view::visible(report.labels[i][k])};
+    for (const auto& it : report.probes) {
+      const bool ran = k < it.values[i].size();
+      const float value = ran ? it.values[i][k] : 0;
+      row.push_back(ran ? fmt::format("{:+.3f}", value) : "-");
+      if (it.probe.kind == ProbeKind::logistic)
+        row.push_back(
+            ran ? view::percent(static_cast<float>(report::probability(value)))
+                : "-");
+    }
+    table.add(std::move(row));
+  }
+  return (numbered ? fmt::format("\n[{}]\n", i) : "\n") +
+         table.text(view::terminal(STDOUT_FILENO));
+}
+
 void run(const Arguments& arguments) {
-  if (arguments.prompts.empty() == arguments.ids.empty())
-    usage(
-        arguments.ids.empty() ? "no PROMPT; give one, or --ids"
-                              : "PROMPT and --ids: give one, not both");
+  arguments.text.check();
   arguments.model.check();
   if (arguments.output) {
     if (arguments.save.empty()) usage("-o without --save: nothing to write");
@@ -129,39 +111,28 @@ void run(const Arguments& arguments) {
   const auto when = spec::parse_when(arguments.when, "--when");
   if (when != When::all() && arguments.model.edits.empty())
     usage("--when says when edits act; give one with --edit");
-  if (arguments.chat && !arguments.ids.empty())
-    usage(
-        "--chat writes what PROMPT says by a template; with --ids give all "
-        "ids");
-  if (arguments.system && !arguments.chat)
-    usage("--system is a part of a conversation; give --chat, too");
-  if (!arguments.chat) static_cast<void>(edits_of(arguments, when, {}));
-  check(resolve(arguments.sampling, {}).sampling);  // before any weights
+  if (!arguments.text.chat) static_cast<void>(edits_of(arguments, when, {}));
+  auto probes = probes_of(arguments);
   const auto model = arguments.model.load_unedited();
-  const auto resolved = resolve(arguments.sampling, model.generation_config());
-  for (const auto& name : model.generation_config().unusable)
-    warn(fmt::format(
-        "generation_config.json: {} is no value to sample by; left out", name));
-  if (!resolved.from_model.empty())
-    note(fmt::format(
-        "from generation_config.json: {}",
-        fmt::join(resolved.from_model, ", ")));
-
-  const auto chats = chats_of(arguments, model);
+  for (const auto& it : probes)
+    it.probe.check_fits(model, warn);
+  auto [chats, rows, options, from_model] = continued(arguments.text, model);
   const bool json = arguments.model.json;
-  const bool several = arguments.prompts.size() > 1;
-  GenerateOptions options;
-  options.max_tokens = arguments.max_tokens;
-  options.sampling = resolved.sampling;
-  options.stop = arguments.stop;
+  const bool several = arguments.text.prompts.size() > 1;
   options.edits = edits_of(arguments, when, chats);
   options.save = spec::parse_list(arguments.save, "--save");
-  options.cache = !arguments.no_cache;
+  // What was asked for is kept apart from what probes read.
+  std::set<std::string> asked;
+  for (const auto& pattern : options.save)
+    for (const auto site : model.sites().match(pattern))
+      asked.insert(model.sites()[site].name);
+  for (const auto& it : probes)
+    options.save.push_back(it.probe.site);
   if (!json && !several)
     options.on_token = [](size_t,
                           const GeneratedToken&,
                           std::string_view text) { write(shown(text)); };
-  Generator generator(model, rows_of(arguments, model, chats), options);
+  Generator generator(model, rows, options);
   const Uninterrupted kept;  // Ctrl-C: what there is so far is the answer
   while (!kept.asked() && generator.step()) {
   }
@@ -170,24 +141,30 @@ void run(const Arguments& arguments) {
       .model = arguments.model.model,
       .edits = arguments.model.edits,
       .when = spec::text_of(when),
-      .sampling = resolved.sampling,
-      .from_model = resolved.from_model,
+      .sampling = options.sampling,
+      .from_model = from_model,
       .texts = generator.texts(),
       .output = arguments.output,
       .prefill_seconds = generator.prefill_seconds(),
       .decode_seconds = generator.decode_seconds()};
-  for (const auto& text : report.texts)
-    report.labels.push_back(report::labels(model, text.ids()));
-  const auto saved = generator.saved();
-  for (const auto& [name, value] : saved)
-    report.saved.push_back(report::statistics(name, value));
+  report.labels = labels_of(model, report.texts);
+  const auto all = generator.saved();
+  for (auto& it : probes)
+    it.values = probe_values(generator, it.probe);
+  report.probes = std::move(probes);
+  Tensors saved;
+  for (const auto& [name, value] : all)
+    if (asked.contains(name)) {
+      report.saved.push_back(report::statistics(name, value));
+      saved.emplace_back(name, value);
+    }
   const auto write_saved = [&] {
     if (arguments.output)
       write_tensors(
           *arguments.output,
-          saved.entries(),
+          saved,
           {{"model", arguments.model.model},
-           {"lengths", saved.lengths()},
+           {"lengths", all.lengths()},
            {"edits", arguments.model.edits},
            {"when", report.when}},
           arguments.force);
@@ -203,13 +180,16 @@ void run(const Arguments& arguments) {
           "{}[{}] {}{}\n",
           i ? "\n" : "",
           i,
-          shown(arguments.prompts[i]),
+          shown(arguments.text.prompts[i]),
           shown(report.texts[i].text)));
   else
     write("\n");
   if (!model.has_tokenizer())
     for (const auto& text : report.texts)
       write(fmt::format("{}\n", fmt::join(text.ids(), ",")));
+  if (!report.probes.empty())
+    for (size_t i = 0; i < report.texts.size(); ++i)
+      write(probes_text(report, i, several));
   for (const auto& text : report.texts)
     note(said(text));
   say_how_long(generator);
@@ -223,47 +203,7 @@ Run add_generate(CLI::App& app) {
   app.description(
       "Continue texts token by token, while values are edited and read");
   arguments->model.add_run_to(app);
-  app.add_option(
-      "PROMPT",
-      arguments->prompts,
-      "Texts to continue; - reads one from stdin");
-  add_list(
-      app,
-      "--ids",
-      arguments->ids,
-      "Token ids instead of PROMPT: 504,414,46682");
-  arguments->app = &app;
-  app.add_flag(
-      "--chat",
-      arguments->chat,
-      "PROMPT is what a user says: write it by the model's chat template, and "
-      "the answer's beginning behind it");
-  app.add_option(
-      "--system", arguments->system, "What stands before it in a --chat");
-  add_special(app, arguments->special);
-  app.add_option(
-         "--max-tokens", arguments->max_tokens, "How many tokens at most")
-      ->capture_default_str();
-  auto& by = arguments->sampling;
-  app.add_option(
-      "--temperature",
-      by.temperature,
-      "Draw the next token; without it the likeliest is taken");
-  app.add_option("--top-k", by.top_k, "Draw from the K likeliest tokens");
-  app.add_option(
-      "--top-p",
-      by.top_p,
-      "Draw from the likeliest tokens that make up this probability");
-  app.add_option(
-      "--min-p",
-      by.min_p,
-      "Draw from tokens at least so likely beside the likeliest");
-  app.add_option(
-      "--repetition-penalty",
-      by.repetition_penalty,
-      "Above 1: tokens that were there before become less likely");
-  app.add_option("--seed", by.seed, "Of the draws; the default is 0");
-  add_list(app, "--stop", arguments->stop, "A text that ends the answer");
+  arguments->text.add_to(app);
   app.add_option(
          "--when",
          arguments->when,
@@ -276,10 +216,12 @@ Run add_generate(CLI::App& app) {
       "--save",
       arguments->save,
       "Sites to save at every position: 'layers.*.resid_post'");
-  app.add_flag(
-      "--no-cache",
-      arguments->no_cache,
-      "Run all positions again for every token");
+  add_list(
+      app,
+      "--probe",
+      arguments->probes,
+      "A file that `probe train` wrote: what the probe says at each token; "
+      "repeat for more");
   app.add_option(
       "-o,--output", arguments->output, "Write the saved sites as safetensors");
   app.add_flag("--force", arguments->force, "Replace the file if it exists");

@@ -1,5 +1,6 @@
 // mlxterp steer: trains a steering vector, measures what it does, and writes
-// and reads the files of other tools.
+// and reads the files of other tools. (cmd_steer_apply.cpp writes text with
+// it.)
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -357,7 +358,7 @@ void add_train(CLI::App& app, Arguments& a) {
   app.add_option(
          "--operation",
          a.operation,
-         "What the vector is for: add, project_out or clamp")
+         "What the vector is for: add, project_out, clamp or ablate")
       ->capture_default_str();
   add_list(app, "--layers", a.layers, "Only these layers: 0,5,10..20,-1");
   add_list(app, "--positions", a.positions, "Positions read of each prompt")
@@ -413,13 +414,16 @@ Run add_steer(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
   app.description(
-      "Steering: train a direction, measure what adding it does, and exchange "
-      "it with llama.cpp and repeng");
+      "Steering: train a direction, measure what adding it does, write text "
+      "with it, and exchange it with llama.cpp and repeng");
   app.require_subcommand(1);
   auto* trained = app.add_subcommand(
       "train", "Train a direction of each layer on pairs of prompts");
   auto* swept =
       app.add_subcommand("sweep", "Measure a metric by layer and strength");
+  auto* applied = app.add_subcommand(
+      "apply", "Continue texts with a vector, beside the same without it");
+  const auto apply = add_steer_apply(*applied);
   auto* exported =
       app.add_subcommand("export", "Write a vector as a GGUF control vector");
   auto* imported = app.add_subcommand("import", "Read a GGUF control vector");
@@ -459,12 +463,15 @@ Run add_steer(CLI::App& app) {
       "v.safetensors"
       "\n  mlxterp steer sweep demo 'This film is' --vector v.safetensors \\\n"
       "    --metric 'logit_diff( good, bad)' --layers 5,10,15\n  mlxterp steer "
+      "apply demo 'This film is' --vector v.safetensors \\\n    --layers 15 "
+      "--strength 0.1 --max-tokens 12\n  mlxterp steer "
       "export v.safetensors v.gguf";
-  for (auto* command : {&app, trained, swept, exported, imported})
+  for (auto* command : {&app, trained, swept, applied, exported, imported})
     command->footer(example);
-  return [arguments, trained, swept, exported] {
+  return [arguments, apply, trained, swept, applied, exported] {
     trained->parsed()    ? train(*arguments)
     : swept->parsed()    ? sweep(*arguments)
+    : applied->parsed()  ? apply()
     : exported->parsed() ? to_gguf(*arguments)
                          : from_gguf(*arguments);
   };

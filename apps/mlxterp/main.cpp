@@ -32,6 +32,18 @@ int fail(const std::string& message, int code) {
   return code;
 }
 
+// CLI11 takes -1 for the largest number where there are no negative ones.
+void refuse_negative(CLI::App& app) {
+  for (auto* option : app.get_options())
+    if (option->get_type_name() == "UINT")
+      option->check([](const std::string& text) {
+        return text.starts_with('-') ? text + " is negative; give 0 or more"
+                                     : std::string();
+      });
+  for (auto* command : app.get_subcommands(nullptr))
+    refuse_negative(*command);
+}
+
 int run(int argc, char** argv) {
   CLI::App app(
       "mlxterp: reads, edits and explains what happens inside a language "
@@ -73,6 +85,7 @@ int run(int argc, char** argv) {
     auto* command = app.add_subcommand(name);
     commands.emplace_back(command, add(*command));
   }
+  refuse_negative(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForVersion&) {

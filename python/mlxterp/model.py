@@ -175,6 +175,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         cache: bool = True,
         chunk: int | None = None,
         reuse: _core.PromptCache | None = None,
+        probes: Sequence[Any] = (),
     ) -> Generation:
         """Continues a prompt, or several of any lengths side by side; runs when the
         result is read or iterated over (see `Generation`). Needs a native model.
@@ -200,6 +201,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         chunk: positions of a prompt that run at once.
         reuse: a `mlxterp.PromptCache`: begins where earlier generations left off,
             and leaves what this one ran.
+        probes: each a `mlxterp.Probe`; `probes` of the result, and of each step,
+            are what they say. Their sites are saved, too.
 
         Raises UsageError, UnknownNameError, OutOfRangeError.
         """
@@ -223,6 +226,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             cache=cache,
             chunk=chunk,
             reuse=reuse,
+            probes=probes,
         )
 
     def edited(self, interventions: Mapping[str, Callable]) -> InterpretableModel:

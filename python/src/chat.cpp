@@ -19,6 +19,7 @@ ChatOptions options_of(
     bool add_generation_prompt,
     bool continue_final_message,
     bool parse_special,
+    bool assistant_mask,
     const std::string& tools,
     const std::string& documents,
     const std::string& variables,
@@ -28,6 +29,7 @@ ChatOptions options_of(
   options.add_generation_prompt = add_generation_prompt;
   options.continue_final_message = continue_final_message;
   options.parse_special = parse_special;
+  options.assistant_mask = assistant_mask;
   options.tools = tools;
   options.documents = documents;
   options.variables = variables;
@@ -59,6 +61,7 @@ void bind_call(nb::module_& m, const char* name, Call call, const char* doc) {
           bool add_generation_prompt,
           bool continue_final_message,
           bool parse_special,
+          bool assistant_mask,
           const std::string& tools,
           const std::string& documents,
           const std::string& variables,
@@ -71,6 +74,7 @@ void bind_call(nb::module_& m, const char* name, Call call, const char* doc) {
                 add_generation_prompt,
                 continue_final_message,
                 parse_special,
+                assistant_mask,
                 tools,
                 documents,
                 variables,
@@ -82,6 +86,7 @@ void bind_call(nb::module_& m, const char* name, Call call, const char* doc) {
       nb::arg("add_generation_prompt"),
       nb::arg("continue_final_message"),
       nb::arg("parse_special"),
+      nb::arg("assistant_mask"),
       nb::arg("tools"),
       nb::arg("documents"),
       nb::arg("variables"),
@@ -130,7 +135,8 @@ void bind_chat(nb::module_& m) {
       Member{"ids", &ChatPrompt::ids},
       Member{"text", &ChatPrompt::text},
       Member{"turns", &ChatPrompt::turns},
-      Member{"generation_prompt", &ChatPrompt::generation_prompt})
+      Member{"generation_prompt", &ChatPrompt::generation_prompt},
+      Member{"assistant_mask", &ChatPrompt::assistant_mask})
       .def(
           "turn",
           [](const ChatPrompt& self, const std::string& role, int number) {

@@ -30,6 +30,15 @@ void bind_probes(nb::module_& m) {
           },
           "The same with its site and what its classes are called.")
       .def("__call__", &Probe::operator())
+      .def(
+          "check_fits",
+          [](const Probe& self, const Model& model, const nb::callable& warn) {
+            self.check_fits(model.model, [&](std::string_view sentence) {
+              warn(sentence);
+            });
+          },
+          nb::arg("model"),
+          nb::arg("warn"))
       .def("direction", &Probe::direction)
       .def(
           "save",

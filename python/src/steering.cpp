@@ -106,7 +106,7 @@ void bind_vector(nb::module_& m) {
       .def_prop_ro(
           "operation",
           [](const SteeringVector& self) { return name(self.operation); },
-          "What it is meant for: add, project_out or clamp.")
+          "What it is meant for: add, project_out, clamp or ablate.")
       .def_ro("method", &SteeringVector::method)
       .def_ro("model", &SteeringVector::model)
       .def_ro("model_type", &SteeringVector::model_type)

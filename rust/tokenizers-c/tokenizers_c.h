@@ -136,23 +136,33 @@ typedef struct {
   uint32_t month, day, hour, minute, second;
 } tkc_time;
 
+/** `told`: renderings tell what {% generation %} wrote, which costs a little.
+ */
 char* tkc_template_new(
     const char* source,
     size_t length,
     tkc_chat_limits limits,
+    bool told,
     tkc_template** out);
 void tkc_template_free(tkc_template* chat);
 
+/** Whether it has a {% generation %}. */
+bool tkc_template_generates(const tkc_template* chat);
+
 /** The text that the template makes of the JSON object `context`, at the time
  * `now`. Where it makes none, `cause` says why: 0 it does not work, 1 it says
- * no (raise_exception, whose text is the message), 2 it is over a limit. */
+ * no (raise_exception, whose text is the message), 2 it is over a limit.
+ * `generated`: of each {% generation %} the first byte that it wrote and the
+ * one behind the last, two numbers each, as transformers counts them; nothing
+ * where it is not told. */
 char* tkc_template_render(
     const tkc_template* chat,
     const char* context,
     size_t length,
     tkc_time now,
     int32_t* cause,
-    tkc_text* out);
+    tkc_text* out,
+    tkc_ids* generated);
 
 void tkc_free_ids(tkc_ids ids);
 void tkc_free_text(tkc_text text);

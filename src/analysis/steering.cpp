@@ -19,8 +19,10 @@ namespace mlxterp {
 
 namespace {
 
-// Of length 1 and at right angles, float32 [n, feature].
-mx::array orthonormal(const mx::array& directions, const char* who) {
+// Of length 1 and at right angles, float32 [n, feature]. `spanning`: those that
+// lie in the space of the ones before them are left out, not refused.
+mx::array orthonormal(
+    const mx::array& directions, const char* who, bool spanning = false) {
   if (directions.ndim() < 1 || directions.ndim() > 2 || directions.size() == 0)
     fail(
         ErrorKind::usage,
@@ -53,7 +55,9 @@ mx::array orthonormal(const mx::array& directions, const char* who) {
           row[i] -= along * other[i];
       }
     const double left = std::sqrt(dot(row, row));
-    if (!(left > 1e-4 * length))
+    const bool fresh = left > 1e-4 * length;
+    if (!fresh && spanning && length > 0) continue;
+    if (!fresh)
       fail(
           ErrorKind::usage,
           "[{}] direction {} {}; leave it out",
@@ -68,7 +72,10 @@ mx::array orthonormal(const mx::array& directions, const char* who) {
   for (const auto& row : rows)
     for (const double x : row)
       all.push_back(static_cast<float>(x));
-  return mx::array(all.data(), flat.shape(), mx::float32);
+  return mx::array(
+      all.data(),
+      {static_cast<int>(rows.size()), static_cast<int>(width)},
+      mx::float32);
 }
 
 // x in float32, of a site that the directions fit.
@@ -108,6 +115,11 @@ bool same_type(const std::string& a, const std::string& b) {
   });
 }
 
+bool takes_out(SteeringOperation operation) {
+  return operation == SteeringOperation::project_out ||
+         operation == SteeringOperation::ablate;
+}
+
 // Negative ones from the end of the model.
 std::vector<int> counted(std::vector<int> layers, int model_layers) {
   for (auto& layer : layers)
@@ -133,8 +145,10 @@ const char* const neutral_text =
     "salt. A bridge of stone was built across the river two hundred years ago "
     "and is still in use.";
 
-Intervention project_out(mx::array directions) {
-  const auto basis = orthonormal(directions, "project_out");
+namespace {
+
+// x without what lies in the space of the orthonormal rows of `basis`.
+Intervention without(const mx::array& basis) {
   return {
       [basis](const mx::array& x, const SiteView& at) {
         const auto wide = fitting(x, at, basis, "project_out");
@@ -143,6 +157,12 @@ Intervention project_out(mx::array directions) {
         return mx::astype(mx::subtract(wide, along), x.dtype());
       },
       Intervention::Reach::value};
+}
+
+}  // namespace
+
+Intervention project_out(mx::array directions) {
+  return without(orthonormal(directions, "project_out"));
 }
 
 Intervention clamp_along(mx::array direction, float value) {
@@ -181,6 +201,8 @@ const char* name(SteeringOperation operation) {
       return "add";
     case SteeringOperation::project_out:
       return "project_out";
+    case SteeringOperation::ablate:
+      return "ablate";
     default:
       return "clamp";
   }
@@ -306,36 +328,78 @@ SteeringVector with_norms(
   return vector;
 }
 
+namespace {
+
+// Wherever the stream is read, it has been written to since.
+Steering ablated(
+    const InterpretableModel& model, const SteeringVector& vector) {
+  std::vector<mx::array> directions;
+  std::vector<std::string> layers;
+  Steering out;
+  for (const auto& it : vector.layers) {
+    directions.push_back(
+        mx::divide(it.direction, mx::array(length_of(it.direction))));
+    layers.push_back(fmt::format("{}", it.layer));
+    out.layers.push_back({it.layer, it.residual_norm});
+  }
+  const auto apply = without(orthonormal(mx::stack(directions), "steer", true));
+  const auto edit = [&](std::string site) {
+    if (model.sites().contains(site))
+      out.edits.push_back({std::move(site), apply});
+  };
+  edit(first_stream);
+  for (int layer = 0; layer < layer_count(model); ++layer) {
+    edit(fmt::format("layers.{}.resid_mid", layer));
+    edit(fmt::format("layers.{}.resid_post", layer));
+  }
+  out.told = {fmt::format(
+      "every layer: takes out what lies in the space of {} direction{}, "
+      "layer{} "
+      "{}",
+      layers.size(),
+      layers.size() == 1 ? "" : "s",
+      layers.size() == 1 ? "" : "s",
+      fmt::join(layers, ", "))};
+  return out;
+}
+
+}  // namespace
+
 Steering steer(
     const InterpretableModel& model,
     const SteeringVector& vector,
     const SteerOptions& options) {
-  if (options.operation != vector.operation)
+  const auto asked = options.operation;
+  if (asked != vector.operation &&
+      !(takes_out(asked) && takes_out(vector.operation)))
     fail(
         ErrorKind::usage,
-        "[steer] the vector is meant for '{}', not for '{}'",
+        "[steer] the vector is meant for '{}', not for '{}'; train one with "
+        "that operation",
         name(vector.operation),
-        name(options.operation));
+        name(asked));
   vector.check_fits(model, options.any_model);
   if (!std::isfinite(options.strength))
     fail(
         ErrorKind::usage,
         "[steer] the strength is {}; give a finite number",
         options.strength);
-  Steering out;
   const auto chosen =
       vector.of_layers(counted(options.layers, layer_count(model)));
+  if (asked == SteeringOperation::ablate) return ablated(model, chosen);
+  Steering out;
   for (const auto& it : chosen.layers) {
     const auto site = fmt::format("layers.{}.resid_post", it.layer);
-    if (options.operation == SteeringOperation::project_out) {
+    if (asked == SteeringOperation::project_out) {
       out.edits.push_back({site, project_out(it.direction)});
       out.told.push_back(
           fmt::format("{}: takes out what lies along the direction", site));
+      out.layers.push_back({it.layer, it.residual_norm});
       continue;
     }
     check_norm(it, "steer");
     const float length = options.strength * it.residual_norm;
-    const bool adds = options.operation == SteeringOperation::add;
+    const bool adds = asked == SteeringOperation::add;
     const auto unit =
         mx::divide(it.direction, mx::array(length_of(it.direction)));
     out.edits.push_back(
@@ -349,6 +413,7 @@ Steering steer(
         options.strength,
         it.residual_norm,
         length));
+    out.layers.push_back({it.layer, it.residual_norm, length});
   }
   return out;
 }

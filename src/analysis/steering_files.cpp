@@ -51,7 +51,8 @@ std::optional<SteeringOperation> operation_of(std::string_view text) {
   for (const auto operation :
        {SteeringOperation::add,
         SteeringOperation::project_out,
-        SteeringOperation::clamp})
+        SteeringOperation::clamp,
+        SteeringOperation::ablate})
     if (text == name(operation)) return operation;
   return {};
 }
@@ -161,7 +162,8 @@ SteeringVector SteeringVector::load(const std::filesystem::path& path) {
     broken(
         path,
         fmt::format(
-            "is meant for the operation '{}', not add, project_out or clamp",
+            "is meant for the operation '{}', not add, project_out, clamp or "
+            "ablate",
             printable(text("operation"))));
   out.operation = *operation;
   out.method = text("method");

@@ -207,7 +207,8 @@ SteeringVector SteeringVector::load_gguf(
       broken(
           path,
           fmt::format(
-              "is meant for the operation '{}', not add, project_out or clamp",
+              "is meant for the operation '{}', not add, project_out, clamp or "
+              "ablate",
               printable(own)));
     out.operation = *operation;
   }

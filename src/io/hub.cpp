@@ -1,7 +1,9 @@
 #include "mlxterp/io/hub.h"
 
 #include <algorithm>
+#include <iterator>
 #include <set>
+#include <string_view>
 #include <vector>
 
 #include "core/fail.h"
@@ -21,9 +23,23 @@ namespace {
 constexpr const char* config_name = "config.json";
 constexpr const char* single_name = "model.safetensors";
 constexpr const char* index_name = "model.safetensors.index.json";
-// What Tokenizer::load reads, where a model has it.
-constexpr const char* tokenizer_names[] = {
-    "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+// What loading reads beside config.json and weights, where a model has it.
+constexpr const char* beside_names[] = {
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json"};
+
+// additional_chat_templates/NAME.jinja.
+bool is_chat_template(std::string_view name) {
+  constexpr std::string_view folder = "additional_chat_templates/";
+  return name.starts_with(folder) && name.ends_with(".jinja") &&
+         name.find('/', folder.size()) == name.npos;
+}
 
 bool there(const fs::path& path) {
   std::error_code error;
@@ -146,8 +162,10 @@ void download_all(
   if (!has(config_name) || (!has(index_name) && !has(single_name)))
     fail_no_model(listing, id);
   std::vector<std::string> small = {config_name};
-  for (const char* name : tokenizer_names)
+  for (const char* name : beside_names)
     if (has(name)) small.emplace_back(name);
+  std::ranges::copy_if(
+      listing.files, std::back_inserter(small), is_chat_template);
   if (has(index_name)) small.emplace_back(index_name);
   download.fetch(listing.commit, small);
 

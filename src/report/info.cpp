@@ -12,6 +12,7 @@
 #include "models/loadable.h"
 #include "models/mixer_names.h"
 #include "report/json.h"
+#include "report/pass_memory.h"
 
 namespace mx = mlx::core;
 
@@ -56,12 +57,10 @@ WeightInfo weigh(
     else
       ++out.unpacked[tensor.type];
   }
-  // Of one layer at a time, and of the logits.
-  const double d_mlp =
-      config.moe ? config.moe->top_k * config.moe->d_mlp : config.d_mlp;
-  out.bytes_a_token =
-      wide * (config.vocab + 3 * d_mlp + 6.0 * config.d_model +
-              2.0 * config.d_head * (config.n_heads + config.n_kv_heads));
+  constexpr int many = 128;  // a prompt that people have
+  out.pass_tokens = std::min(many, config.context);
+  out.pass_bytes =
+      out.in_flight_bytes + pass_bytes(config, out.pass_tokens, wide);
   out.precision = dtype ? dtype_name(*dtype) : "the file's own";
   return out;
 }
@@ -574,21 +573,6 @@ ModelInfo model_info(
   return out;
 }
 
-namespace {
-
-// A prompt that people have.
-int pass_tokens(const ModelInfo& info) {
-  constexpr int many = 128;
-  return std::min(many, info.config.context);
-}
-
-double pass_bytes(const ModelInfo& info) {
-  return info.weights.in_flight_bytes +
-         info.weights.bytes_a_token * pass_tokens(info);
-}
-
-}  // namespace
-
 std::string to_json(const ModelInfo& info) {
   const auto& weights = info.weights;
   const auto speed = info.matmul_gflops ? number(*info.matmul_gflops) : Json();
@@ -615,8 +599,8 @@ std::string to_json(const ModelInfo& info) {
       {"bytes", static_cast<int64_t>(weights.memory_bytes)},
       {"packed", weights.packed},
       {"unpacked_types", weights.unpacked},
-      {"pass_tokens", pass_tokens(info)},
-      {"pass_bytes", static_cast<int64_t>(pass_bytes(info))}};
+      {"pass_tokens", weights.pass_tokens},
+      {"pass_bytes", static_cast<int64_t>(weights.pass_bytes)}};
   out["tokenizer"] = info.tokenizer ? json_of(*info.tokenizer) : Json();
   out["device"] = device_name();
   out["matmul_gflops"] = speed;
@@ -660,8 +644,8 @@ Rows rows(const ModelInfo& info) {
           weights.precision,
           bytes_text(weights.memory_bytes),
           packed_text(weights),
-          pass_tokens(info),
-          bytes_text(pass_bytes(info))));
+          weights.pass_tokens,
+          bytes_text(weights.pass_bytes)));
   add_tokenizer(out, info.tokenizer);
   out.emplace_back("device", device_name());
   // What BLAS there is answers for the CPU only.

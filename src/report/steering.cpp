@@ -5,7 +5,7 @@
 
 #include "core/fail.h"
 #include "mlx/linalg.h"
-#include "report/json.h"
+#include "report/generated.h"
 #include "report/takeaway.h"
 
 namespace mlxterp::report {
@@ -97,6 +97,34 @@ std::string to_json(const SteerReport& report) {
     out["neutral"] = std::move(neutral);
   }
   out["rows"] = sweep.rows;
+  return text_of(out);
+}
+
+std::string to_json(const SteerApplyReport& report) {
+  Json out;
+  out["model"] = report.model;
+  out["edits"] = report.edits;
+  out["vector"] = report.vector;
+  out["operation"] = name(report.operation);
+  out["strength"] = report.strength ? number(*report.strength) : Json();
+  out["when"] = report.when;
+  out["sampling"] = json_of(report.sampling, report.from_model);
+  out["layers"] = Json::array();
+  for (const auto& it : report.steering.layers)
+    out["layers"].push_back(
+        {{"layer", it.layer},
+         {"residual_norm", number(it.residual_norm)},
+         {"length", number(it.length)}});
+  out["told"] = report.steering.told;
+  out["texts"] = Json::array();
+  for (size_t i = 0; i < report.steered.size(); ++i) {
+    auto& own = out["texts"].emplace_back(Json::object());
+    own["prompt_tokens"] = report.steered[i].prompt.size();
+    add_generated(
+        own["unsteered"], report.unsteered[i], report.unsteered_labels[i]);
+    add_generated(own["steered"], report.steered[i], report.steered_labels[i]);
+  }
+  out["seconds"] = number(report.seconds);
   return text_of(out);
 }
 

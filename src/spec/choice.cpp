@@ -76,7 +76,8 @@ constexpr Word<SteeringMethod> methods[] = {
 constexpr Word<SteeringOperation> operations[] = {
     {"add", SteeringOperation::add},
     {"project_out", SteeringOperation::project_out},
-    {"clamp", SteeringOperation::clamp}};
+    {"clamp", SteeringOperation::clamp},
+    {"ablate", SteeringOperation::ablate}};
 constexpr Word<GgufLayers> gguf_layers[] = {
     {"repeng", GgufLayers::repeng},
     {"cvector-generator", GgufLayers::cvector_generator}};

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
@@ -41,9 +42,9 @@ class Prompter {
       const ChatOptions& options)
       : handle_(handle),
         options_(options),
-        renderer_(
-            chat_source(handle.chat_templates, options),
-            options.now ? *options.now : local_now()) {
+        source_(chat_source(handle.chat_templates, options)),
+        now_(options.now ? *options.now : local_now()),
+        renderer_(source_, now_) {
     variables_ = chat_variables(messages, handle.special_names, options);
     if (options.continue_final_message && options.add_generation_prompt)
       fail(
@@ -67,6 +68,7 @@ class Prompter {
     for (const auto& token : tokens)
       out.ids.push_back(token.id);
     add_turns(out, locator, tokens);
+    if (options_.assistant_mask) add_mask(out, tokens);
     return out;
   }
 
@@ -75,8 +77,43 @@ class Prompter {
     const bool whole =
         variables["messages"].size() == variables_["messages"].size();
     return options_.continue_final_message && whole
-               ? continued(renderer_, variables)
+               ? continued(std::cref(renderer_), variables)
                : renderer_(variables);
+  }
+
+  // What it wrote within {% generation %} is what it writes where it is asked
+  // to tell that.
+  void add_mask(ChatPrompt& out, const std::vector<Token>& tokens) const {
+    const ChatRenderer telling(source_, now_, true);
+    if (!telling.generates())
+      fail(
+          ErrorKind::usage,
+          "[{}] assistant_mask, but the chat template has no {{% generation "
+          "%}} "
+          "around what the assistant says, so that nothing marks it; give a "
+          "chat_template that has, or take the assistant's turns (content, "
+          "message)",
+          caller);
+    std::vector<std::pair<size_t, size_t>> written;
+    const auto render = [&](const ChatJson& variables) {
+      auto made = telling.rendered(variables);
+      written = std::move(made.generated);
+      return made.text;
+    };
+    const auto text = options_.continue_final_message
+                          ? continued(render, variables_)
+                          : render(variables_);
+    if (text != out.text)
+      fail(
+          ErrorKind::bad_data,
+          "[{}] the chat template writes another text where its "
+          "{{% generation %}} is followed; give another one as chat_template",
+          caller);
+    out.assistant_mask.assign(tokens.size(), 0);
+    for (const auto& [begin, end] : written)
+      for (size_t i = 0; i < tokens.size(); ++i)
+        if (tokens[i].bytes.end > begin && tokens[i].bytes.begin < end)
+          out.assistant_mask[i] = 1;
   }
 
   std::vector<ByteRange> controls(std::string_view text) const {
@@ -321,6 +358,8 @@ class Prompter {
 
   const Tokenizer::Handle& handle_;
   const ChatOptions& options_;
+  const std::string& source_;
+  std::tm now_;
   ChatRenderer renderer_;
   ChatJson variables_;
 };

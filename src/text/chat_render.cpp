@@ -61,7 +61,8 @@ ChatJson parse_chat_json(std::string_view text, std::string_view what) {
   return ChatJson::parse(text);
 }
 
-ChatRenderer::ChatRenderer(std::string_view source, const std::tm& now)
+ChatRenderer::ChatRenderer(
+    std::string_view source, const std::tm& now, bool told)
     : now_(time_of(now)) {
   tkc_chat_limits bounds{};
   bounds.source_bytes = limits::chat_template_bytes;
@@ -72,7 +73,7 @@ ChatRenderer::ChatRenderer(std::string_view source, const std::tm& now)
   bounds.seconds = limits::chat_seconds;
   tkc_template* made = nullptr;
   if (char* message =
-          tkc_template_new(source.data(), source.size(), bounds, &made))
+          tkc_template_new(source.data(), source.size(), bounds, told, &made))
     fail(
         ErrorKind::bad_data,
         "[{}] the chat template cannot be read ({}); give another one as "
@@ -82,17 +83,19 @@ ChatRenderer::ChatRenderer(std::string_view source, const std::tm& now)
   template_.reset(made);
 }
 
-std::string ChatRenderer::operator()(const ChatJson& variables) const {
+RenderedChat ChatRenderer::rendered(const ChatJson& variables) const {
   const std::string context = variables.dump();
   int32_t cause = 0;
   tkc_text text{};
+  tkc_ids places{};
   if (char* message = tkc_template_render(
           template_.get(),
           context.data(),
           context.size(),
           now_,
           &cause,
-          &text)) {
+          &text,
+          &places)) {
     const std::string words = taken(message);
     if (cause == 1)
       fail(
@@ -110,7 +113,12 @@ std::string ChatRenderer::operator()(const ChatJson& variables) const {
   }
   const std::unique_ptr<tkc_text, void (*)(tkc_text*)> owner(
       &text, [](tkc_text* owned) { tkc_free_text(*owned); });
-  return {text.data, text.length};
+  const std::unique_ptr<tkc_ids, void (*)(tkc_ids*)> other(
+      &places, [](tkc_ids* owned) { tkc_free_ids(*owned); });
+  RenderedChat out{.text = {text.data, text.length}};
+  for (size_t i = 0; i + 1 < places.length; i += 2)
+    out.generated.emplace_back(places.data[i], places.data[i + 1]);
+  return out;
 }
 
 }  // namespace mlxterp

@@ -36,6 +36,15 @@ void check_messages(const ChatJson& messages) {
           caller,
           i,
           messages[i].type_name());
+  for (size_t i = 0; i < messages.size(); i++) {
+    const auto role = messages[i].find("role");
+    if (role == messages[i].end() || !role->is_string())
+      fail(
+          ErrorKind::usage,
+          "[{}] message {} has no role; give one, such as user or assistant",
+          caller,
+          i);
+  }
 }
 
 // As transformers does: a template that reads another of the three names of a
@@ -187,7 +196,9 @@ ChatJson chat_variables(
 }
 
 /** Cut where the last content ends, as transformers cuts. */
-std::string continued(const ChatRenderer& render, ChatJson variables) {
+std::string continued(
+    const std::function<std::string(const ChatJson&)>& render,
+    ChatJson variables) {
   std::string* last = last_text(variables);
   if (!last)
     fail(

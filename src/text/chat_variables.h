@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -30,6 +31,8 @@ ChatJson chat_variables(
 
 /** The text up to the end of the last content. Throws usage where that is not
  * to be found. */
-std::string continued(const ChatRenderer& render, ChatJson variables);
+std::string continued(
+    const std::function<std::string(const ChatJson&)>& render,
+    ChatJson variables);
 
 }  // namespace mlxterp

@@ -288,7 +288,10 @@ class Vocabulary {
             limits::token_bytes);
       check_utf8(token, tokens_key, i);
       const auto [first, fresh] = ids_.emplace(token, static_cast<int>(i));
-      if (!fresh)
+      // Google's own files of Gemma 4 have three twice; the later one counts.
+      if (!fresh && is_gemma4())
+        first->second = static_cast<int>(i);
+      else if (!fresh)
         fail(
             ErrorKind::bad_data,
             "[Tokenizer::from_gguf] {}[{}] and [{}] are both '{}'; the file is "
@@ -307,10 +310,11 @@ class Vocabulary {
         get<std::string>(metadata_, "tokenizer.ggml.model");
     if (model == "gpt2") return {byte_level(), bos_, eos_};
     if (model == "llama") return {sentence_piece(), bos_, eos_};
+    if (is_gemma4()) return {gemma4(), bos_, eos_};
     fail(
         ErrorKind::bad_data,
         "[Tokenizer::from_gguf] tokenizer.ggml.model '{}' is not supported; "
-        "known: gpt2, llama",
+        "known: gpt2, llama, gemma4",
         printable(model));
   }
 
@@ -394,6 +398,11 @@ class Vocabulary {
     return name.find("phi-3") != name.npos || name.find("phi3") != name.npos;
   }
 
+  bool is_gemma4() const {
+    const auto* model = find<std::string>(metadata_, "tokenizer.ggml.model");
+    return model && *model == "gemma4";
+  }
+
   static bool strips_right(std::string_view token) {
     return token != "<unk>" && token != "<s>" && token != "<|endoftext|>";
   }
@@ -423,7 +432,8 @@ class Vocabulary {
   std::string vocab() const {
     std::string out = "{";
     for (size_t i = 0; i < tokens_.size(); i++) {
-      if (i) out += ',';
+      if (ids_.at(tokens_[i]) != static_cast<int>(i)) continue;
+      if (out.size() > 1) out += ',';
       append_json(out, tokens_[i]);
       out += ':';
       out += fmt::format_int(i).str();
@@ -433,8 +443,11 @@ class Vocabulary {
 
   // BOS and EOS around a text, or null where there is neither.
   std::string post_processor(bool add_bos_by_default) const {
-    const bool add_bos =
-        added("add_bos_token", add_bos_by_default && bos_.has_value(), bos_);
+    return post_processor_of(
+        added("add_bos_token", add_bos_by_default && bos_.has_value(), bos_));
+  }
+
+  std::string post_processor_of(bool add_bos) const {
     const bool add_eos = added("add_eos_token", false, eos_);
     if (!add_bos && !add_eos) return "null";
     const auto element = [&](int id) {
@@ -520,7 +533,7 @@ class Vocabulary {
             R"("unk_token":null,"fuse_unk":false,"byte_fallback":false,)"
             R"("ignore_merges":{})",
             pre.ignore_merges),
-        byte_level_merges());
+        ranked_merges());
   }
 
   const PreTokenizer& pre_tokenizer() const {
@@ -542,7 +555,7 @@ class Vocabulary {
         names);
   }
 
-  std::string byte_level_merges() const {
+  std::string ranked_merges() const {
     const auto& merges = get<std::vector<std::string>>(metadata_, merges_key);
     std::string out;
     for (size_t i = 0; i < merges.size(); i++) {
@@ -580,25 +593,13 @@ class Vocabulary {
     return out;
   }
 
-  std::string sentence_piece() const {
-    const bool* prefix =
-        find<bool>(metadata_, "tokenizer.ggml.add_space_prefix");
-    const bool add_prefix = !prefix || *prefix;
-    const std::string space =
-        R"({"type":"Replace","pattern":{"String":" "},"content":"▁"})";
-    std::string normalizer = space;
-    std::string decoder =
-        R"({"type":"Sequence","decoders":[)"
-        R"({"type":"Replace","pattern":{"String":"▁"},"content":" "},)"
-        R"({"type":"ByteFallback"},{"type":"Fuse"})";
-    if (add_prefix) {
-      normalizer = fmt::format(
-          R"({{"type":"Sequence","normalizers":[)"
-          R"({{"type":"Prepend","prepend":"▁"}},{}]}})",
-          space);
-      decoder += R"(,{"type":"Strip","content":" ","start":1,"stop":0})";
-    }
-    decoder += "]}";
+  // Pieces as they are spelt: U+2581 for a space, bytes as <0xNN>.
+  std::string of_pieces(
+      const std::string& normalizer,
+      const std::string& pre_tokenizer,
+      const std::string& post_processor,
+      const char* last_decoder,
+      const std::string& merges) const {
     const std::string unknown = [&]() -> std::string {
       for (size_t i = 0; i < tokens_.size(); i++)
         if (type(i) == TokenType::unknown) return json(tokens_[i]);
@@ -606,14 +607,50 @@ class Vocabulary {
     }();
     return assemble(
         normalizer,
-        "null",
-        post_processor(true),
-        decoder,
+        pre_tokenizer,
+        post_processor,
+        fmt::format(
+            R"({{"type":"Sequence","decoders":[)"
+            R"({{"type":"Replace","pattern":{{"String":"▁"}},"content":" "}},)"
+            R"({{"type":"ByteFallback"}},{{"type":"Fuse"}}{}]}})",
+            last_decoder),
         fmt::format(
             R"("unk_token":{},"fuse_unk":true,"byte_fallback":true,)"
             R"("ignore_merges":false)",
             unknown),
+        merges);
+  }
+
+  static constexpr const char* spaces_as_pieces =
+      R"({"type":"Replace","pattern":{"String":" "},"content":"▁"})";
+
+  std::string sentence_piece() const {
+    const bool* prefix =
+        find<bool>(metadata_, "tokenizer.ggml.add_space_prefix");
+    const bool add_prefix = !prefix || *prefix;
+    return of_pieces(
+        add_prefix ? fmt::format(
+                         R"({{"type":"Sequence","normalizers":[)"
+                         R"({{"type":"Prepend","prepend":"▁"}},{}]}})",
+                         spaces_as_pieces)
+                   : spaces_as_pieces,
+        "null",
+        post_processor(true),
+        add_prefix ? R"(,{"type":"Strip","content":" ","start":1,"stop":0})"
+                   : "",
         sentence_piece_merges());
+  }
+
+  // Characters merged by rank, runs of line breaks apart; llama.cpp adds BOS
+  // whatever the file says, and no space.
+  std::string gemma4() const {
+    return of_pieces(
+        spaces_as_pieces,
+        R"({"type":"Split","pattern":{"Regex":"\\n+"},"behavior":"Isolated",)"
+        R"("invert":false})",
+        post_processor_of(bos_.has_value()),
+        "",
+        ranked_merges());
   }
 
   // SentencePiece joins whichever neighbours give the piece of the highest

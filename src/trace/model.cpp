@@ -124,7 +124,7 @@ Inputs::Rows InterpretableModel::token_ids(const Inputs& inputs) const {
       fail(
           ErrorKind::usage,
           "[model] prompt {} has {} tokens, more than the model's context of "
-          "{}",
+          "{}; shorten it",
           i,
           rows[i].size(),
           config.context);

@@ -388,6 +388,49 @@ TEST(Probe, OnAModel) {
       "23");
 }
 
+TEST(Probe, SaysItOfEachGeneratedToken) {
+  const auto model = test::tiny_model();
+  Probe probe;
+  for (int i = 0; i < 24; ++i)
+    probe.weight.push_back(static_cast<float>(i % 5) - 2.0f);
+  probe.bias = 0.25f;
+  probe.site = "layers.1.resid_post";
+  probe.check_fits(model);
+  const Inputs::Rows prompts = {{5, 6, 7, 8}, {9, 3}};
+  GenerateOptions options;
+  options.max_tokens = 6;
+  options.ends = false;
+  options.save = {"layers.*.resid_post"};
+  Generator generator(model, prompts, options);
+  EXPECT_EQ(probe_values(generator, probe)[1].size(), 0u);
+  while (generator.step()) {
+  }
+  const auto said = probe_values(generator, probe);
+  ASSERT_EQ(said.size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    ASSERT_EQ(said[i].size(), 5u);
+    auto whole = prompts[i];
+    for (const int id : generator.texts()[i].ids())
+      whole.push_back(id);
+    const auto wanted = apply_probe(model, probe, whole);
+    for (size_t k = 0; k < 5; ++k)
+      EXPECT_NEAR(
+          said[i][k], wanted.data<float>()[prompts[i].size() + k], 1e-4);
+  }
+  expect_error(
+      [&] {
+        probe.site = "layers.1.attn_out";
+        probe_values(generator, probe);
+      },
+      ErrorKind::unknown_name,
+      "attn_out");
+  probe.weight.pop_back();
+  expect_error(
+      [&] { probe.check_fits(model); }, ErrorKind::usage, "model has 24");
+  probe.site = {};
+  expect_error([&] { probe.check_fits(model); }, ErrorKind::usage, "site");
+}
+
 TEST(Probe, Misuse) {
   using enum ErrorKind;
   const auto x = mx::reshape(mx::arange(0.0, 24.0, 1.0, mx::float32), {8, 3});

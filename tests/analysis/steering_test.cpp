@@ -541,6 +541,31 @@ TEST(Steer, DoesWhatItSays) {
     EXPECT_NEAR(at(clamped), -0.25 * 7, 1e-4);
     EXPECT_NEAR(at(projected), 0, 1e-4);
   }
+  // Taken out wherever something is written to the stream.
+  vector.operation = SteeringOperation::ablate;
+  const auto ablated =
+      steer(model, vector, {.operation = SteeringOperation::project_out});
+  EXPECT_EQ(ablated.edits.size(), 2u);
+  const auto all = steer(model, vector, {.operation = vector.operation});
+  EXPECT_EQ(all.edits.size(), 1u + 2 * 3);
+  EXPECT_EQ(all.layers.size(), 2u);
+  EXPECT_TRUE(has(all.told.at(0), "2 directions, layers 0, 2")) << all.told[0];
+  const auto streams = model.with(all.edits).run(
+      ids,
+      {.save = {
+           "layers.0.resid_pre", "layers.*.resid_mid", "layers.*.resid_post"}});
+  size_t looked_at = 0;
+  for (const auto& [name, value] : streams)
+    for (const auto& layer : vector.layers)
+      for (int p = 0; p < 4; ++p, ++looked_at)
+        EXPECT_NEAR(along(mx::squeeze(value, 0), layer.direction, p), 0, 1e-4)
+            << name;
+  EXPECT_EQ(looked_at, 7u * 2 * 4);
+  // Layers that say the same make one direction.
+  auto same = vector;
+  same.layers[1].direction =
+      mx::multiply(same.layers[0].direction, mx::array(-2.0f));
+  EXPECT_EQ(steer(model, same, {.operation = same.operation}).edits.size(), 7u);
   vector.operation = SteeringOperation::project_out;
   const auto message =
       message_of([&] { steer(model, vector, {.strength = 1}); });

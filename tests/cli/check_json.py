@@ -135,6 +135,7 @@ def runs(model, worded, family, folder):
                               "answers": [5], "foils": [{"id": 9}]}]}, file)
     lens = os.path.join(folder, "lens")
     probe = os.path.join(folder, "probe.safetensors")
+    ridge = os.path.join(folder, "ridge.safetensors")
     labelled, numbers = (os.path.join(folder, it) for it in ("l.jsonl", "n.jsonl"))
     with open(labelled, "w") as words, open(numbers, "w") as scores:
         for i in range(12):
@@ -148,6 +149,7 @@ def runs(model, worded, family, folder):
                       file)
             file.write("\n")
     vector = os.path.join(folder, "vector.safetensors")
+    ablates = os.path.join(folder, "ablates.safetensors")
     control = os.path.join(folder, "vector.gguf")
     again = os.path.join(folder, "again.safetensors")
     edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
@@ -206,14 +208,26 @@ def runs(model, worded, family, folder):
         ("probe-train", ["probe", "train", worded, "--data", labelled, "--site",
                          "layers.*.resid_post", "--folds", "2", "-o", probe]),
         ("probe-train", ["probe", "train", worded, "--data", numbers, "--site",
-                         "embed", "--kind", "ridge", "--folds", "0", "--k", "2"]),
+                         "layers.1.resid_post", "--kind", "ridge", "--folds", "0",
+                         "--k", "2", "-o", ridge]),
         ("probe-apply", ["probe", "apply", worded, probe, "one two", *edit]),
+        ("generate", ["generate", worded, "one two", "--max-tokens", "3",
+                      "--probe", probe, "--probe", ridge]),
+        ("generate", ["generate", worded, "one", "two three", "--max-tokens", "2",
+                      "--probe", probe]),
         ("steer-train", ["steer", "train", worded, "--pairs", pairs,
                          "-o", vector, "--positions", "-2,-1"]),
+        ("steer-train", ["steer", "train", worded, "--pairs", pairs, "-o", ablates,
+                         "--operation", "project_out"]),
         ("steer-sweep", ["steer", "sweep", worded, "one two", "two three four",
                          "--vector", vector, *by_id, "--random", "2"]),
         ("steer-sweep", ["steer", "sweep", worded, "one two", "--vector", vector,
                          *by_id, "--random", "0", "--no-neutral"]),
+        ("steer-apply", ["steer", "apply", worded, "one two", "--vector", vector,
+                         "--strength", "0.5", "--max-tokens", "3", *edit]),
+        ("steer-apply", ["steer", "apply", worded, "one two", "three",
+                         "--vector", ablates, "--operation", "ablate",
+                         "--max-tokens", "3", "--when", "generated"]),
         ("steer-export", ["steer", "export", vector, control]),
         ("steer-import", ["steer", "import", worded, control, "-o", again]),
         ("heads", ["heads", model, "--ids", "3,4,5", "--circuits"]),

@@ -193,6 +193,43 @@ TEST(Generate, SharedPrefix) {
   EXPECT_GT(largest.compared, 0u);
 }
 
+// Edits that know no positions, and none, leave a beginning to be shared.
+TEST(Generate, SharedPrefixOfEditsOfValues) {
+  const auto model = tiny_model();
+  Inputs::Rows prompts;
+  for (const auto& tail : std::vector<std::vector<int>>{
+           {1, 9, 9}, {2, 3}, {2, 4, 5}, {2, 4, 6, 7}, {}}) {
+    std::vector<int> ids = {11, 12, 13, 14, 15, 16, 17, 18};
+    ids.insert(ids.end(), tail.begin(), tail.end());
+    prompts.push_back(ids);
+  }
+  const std::vector<Case> cases = {
+      {"none", {}},
+      {"scale", {{"layers.1.attn_out", scale(-0.5f)}}},
+      {"add_vector", {{"layers.0.resid_post", add_vector(vector_of(24, 1))}}},
+      {"zero_out", {{"layers.2.mlp_out", zero_out()}}}};
+  Largest largest;
+  for (const auto& [kind, edits] : cases) {
+    Outcome alone;
+    for (const auto& prompt : prompts) {
+      const auto one = run(model, {prompt}, {.edits = edits, .cache = false});
+      alone.ids.push_back(one.ids[0]);
+      alone.logits.push_back(one.logits[0]);
+    }
+    for (const int chunk : {1, 3, 512})
+      expect_same(
+          run(model,
+              prompts,
+              {.edits = edits, .chunk = chunk, .shared_prefix = 1}),
+          alone,
+          kind,
+          largest);
+  }
+  EXPECT_EQ(
+      largest.compared,
+      cases.size() * 3 * (5 * 8 + 3 + 2 + 3 + 4 + 5 * (new_tokens - 1)) * 97);
+}
+
 TEST(Generate, AnEditNeverLeaksThroughAReusedBeginning) {
   const auto model = tiny_model();
   const std::vector<int> prompt = {5, 6, 7, 8, 9, 10, 11, 12};
@@ -235,6 +272,81 @@ TEST(Generate, AnEditNeverLeaksThroughAReusedBeginning) {
   // In the first round the second prompt goes on from the first.
   EXPECT_EQ(reused, 5u + 10u);
   EXPECT_EQ(cache.size(), 10u);
+}
+
+// Of all that is generated, an edit at step k changes what plain passes say
+// that are edited at that position.
+TEST(Generate, StepsArePositionsOfTheText) {
+  const auto model = tiny_model();
+  const auto push = add_vector(mx::multiply(vector_of(24, 5), mx::array(3.0f)));
+  const std::vector<int> prompt = {5, 6, 7, 8};
+  const int length = static_cast<int>(prompt.size());
+  const auto edited = [&](int first, int last) {
+    std::vector<int> positions;
+    for (int i = first; i <= last; ++i)
+      positions.push_back(i);
+    return Edit{"layers.1.resid_post", at_positions(positions, push)};
+  };
+  struct Time {
+    When when;
+    int first, last;  // positions of the text
+  };
+  const std::vector<Time> times = {
+      {When::prompt(), 0, length - 1},
+      {When::generated(), length, length + new_tokens - 2},
+      {When::step(1), length, length},
+      {When::step(3), length + 2, length + 2},
+      {{2, 5}, length + 1, length + 4},
+      {{0, 2}, 0, length + 1},
+      {{6, When::always}, length + 5, length + new_tokens - 2}};
+  Largest largest;
+  for (const auto& [when, first, last] : times) {
+    const auto made =
+        run(model,
+            {prompt},
+            {.edits = {{"layers.1.resid_post", during(when, push)}}});
+    auto ids = prompt;
+    ids.insert(ids.end(), made.ids[0].begin(), made.ids[0].end() - 1);
+    const auto wanted = model.run(
+        ids, {.save = {"logits"}, .edits = {edited(first, last)}})["logits"];
+    expect_same(
+        made,
+        {made.ids, {wanted}},
+        fmt::format("steps {} to {}", when.first, when.last),
+        largest);
+    // It does something, so that the comparison tells.
+    const auto plain = model.run(ids, {.save = {"logits"}})["logits"];
+    EXPECT_GT(
+        mx::max(mx::abs(mx::subtract(plain, wanted))).item<float>(), 0.1f);
+  }
+  EXPECT_EQ(largest.compared, times.size() * (4 + new_tokens - 1) * 97);
+}
+
+// Each step draws anew, by its own number.
+TEST(Generate, EveryStepDrawsByItsNumber) {
+  const auto model = tiny_model();
+  GenerateOptions options;
+  options.sampling = {.temperature = 1.5f, .seed = 11};
+  const Inputs::Rows prompts = {{5, 6, 7}, {9}};
+  options.seeds = {11, 12};
+  const auto made = run(model, prompts, options);
+  for (size_t i = 0; i < prompts.size(); ++i)
+    for (int k = 0; k < new_tokens; ++k) {
+      const int at = static_cast<int>(prompts[i].size()) - 1 + k;
+      const auto logits = mx::squeeze(
+          mx::slice(made.logits[i], {0, at, 0}, {1, at + 1, 97}), 0);
+      auto drawn = sample(logits, {}, options.sampling, {options.seeds[i]}, k);
+      EXPECT_EQ(drawn.item<int>(), made.ids[i][static_cast<size_t>(k)])
+          << i << ", step " << k;
+    }
+  // Of equal logits each step draws another token.
+  std::set<int> seen;
+  const auto flat = mx::zeros({1, 97});
+  for (int k = 0; k < 20; ++k) {
+    auto drawn = sample(flat, {}, options.sampling, {11}, k);
+    seen.insert(drawn.item<int>());
+  }
+  EXPECT_GT(seen.size(), 10u);
 }
 
 TEST(Generate, EveryFamily) {

@@ -83,7 +83,7 @@ class Hub : public ::testing::Test {
          {"README.md",
           "pytorch_model.bin",
           "onnx/model.onnx",
-          "generation_config.json",
+          "training_args.json",
           "a.gguf"})
       put(name, "not asked for");
   }
@@ -235,12 +235,52 @@ TEST_F(Hub, FreshDownloadInTheSharedLayout) {
   EXPECT_EQ(asked("GET", "README"), 0u);
 }
 
-TEST_F(Hub, AChatTemplateComesAlong) {
+TEST_F(Hub, WhatLoadingReadsComesAlong) {
   put_model();
-  put("chat_template.jinja", "{{ messages }}");
+  for (const std::string name :
+       {"chat_template.jinja",
+        "generation_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "additional_chat_templates/tool_use.jinja",
+        "additional_chat_templates/rag.jinja"})
+    put(name, "the text of " + name);
+  put("additional_chat_templates/notes.txt", "not asked for");
+  put("additional_chat_templates/more/x.jinja", "not asked for");
+  get();
+  size_t files = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(snapshot())) {
+    if (entry.is_directory()) continue;
+    ++files;
+    const auto name = entry.path().lexically_relative(snapshot()).string();
+    const auto text = testing::read_file(entry.path());
+    EXPECT_NE(text, "not asked for") << name;
+    if (text.starts_with("the text of ")) {
+      EXPECT_EQ(text, "the text of " + name);
+    }
+  }
+  EXPECT_EQ(files, 4u + 8);
+  EXPECT_EQ(
+      testing::read_file(
+          snapshot() / "additional_chat_templates/tool_use.jinja"),
+      "the text of additional_chat_templates/tool_use.jinja");
+  EXPECT_EQ(
+      fs::read_symlink(snapshot() / "additional_chat_templates/tool_use.jinja")
+          .parent_path(),
+      fs::path("../../../blobs"));
+}
+
+// Whoever has a model from before gets them at the next call.
+TEST_F(Hub, WhatWasMissingIsFetchedLater) {
+  put_model();
+  get();
+  put("generation_config.json", R"({"temperature": 0.5})");
   get();
   EXPECT_EQ(
-      testing::read_file(snapshot() / "chat_template.jinja"), "{{ messages }}");
+      testing::read_file(snapshot() / "generation_config.json"),
+      R"({"temperature": 0.5})");
 }
 
 TEST_F(Hub, ASecondCallDownloadsNothing) {

@@ -131,3 +131,29 @@ def test_what_is_wrong_is_said(tokenizer, conversation, options, says):
 def test_unknown_template(tokenizer):
     with pytest.raises(UnknownNameError, match="it has: default"):
         tokenizer.apply_chat_template(MESSAGES, chat_template="tools")
+
+
+def test_the_template_marks_what_the_assistant_wrote(tokenizer):
+    marked = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n"
+        "{% endfor %}"
+    )
+    said = [
+        {"role": "user", "content": "One two"},
+        {"role": "assistant", "content": "three four"},
+    ]
+    options = {"chat_template": marked, "return_assistant_tokens_mask": True}
+    out = tokenizer.apply_chat_template(said, return_dict=True, **options)
+    prompt = tokenizer.chat_prompt(said, **options)
+    assert out["input_ids"] == prompt.ids == tokenizer.apply_chat_template(
+        said, chat_template=marked
+    )
+    assert out["assistant_masks"] == prompt.assistant_mask
+    ones = [i for i, one in zip(prompt.ids, prompt.assistant_mask) if one]
+    assert tokenizer.decode(ones) == "three four"
+    assert tokenizer.chat_prompt(said).assistant_mask == []
+    with pytest.raises(UsageError, match="generation"):
+        tokenizer.chat_prompt(said, return_assistant_tokens_mask=True)
+    with pytest.raises(UsageError, match="return_dict"):
+        tokenizer.apply_chat_template(said, **options)

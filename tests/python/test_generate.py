@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxterp import InterpretableModel, PromptCache, UsageError
+from mlxterp import InterpretableModel, PromptCache, UsageError, train_probe
 from mlxterp import interventions as iv
 from mlxterp.errors import UnknownNameError
 
@@ -147,6 +147,11 @@ def test_what_cannot_be_is_refused(model):
         model.generate([PROMPTS[0]], top_k=3)
     with pytest.raises(UsageError, match="2 seeds for 1"):
         model.generate([PROMPTS[0]], seed=[1, 2])
+    for seed in (-1, 2**64, [-1], 0.5):
+        with pytest.raises(UsageError, match="seed is"):
+            model.generate([PROMPTS[0]], temperature=1, seed=seed)
+    with pytest.raises(UsageError, match="no continuation"):
+        model.generate([PROMPTS[0]], forced=[])
     with pytest.raises(UsageError, match="give some"):
         model.generate([PROMPTS[0]], 2, when="prompt")
     with pytest.raises(UsageError, match="not one of prompt"):
@@ -198,3 +203,30 @@ def test_a_forced_text_runs_on_behind_its_ends():
 def test_a_forced_text_beyond_the_context_is_refused(model):
     with pytest.raises(UsageError, match="more than the model's context"):
         model.generate([PROMPTS[0]], forced=[[1] * 100_000])
+
+
+def test_probes_read_what_is_generated(model):
+    rng = np.random.default_rng(3)
+    with model.trace([PROMPTS[0]]):
+        width = model["layers.1.resid_post"].save()
+    rows = mx.array(rng.normal(size=(40, width.shape[-1])).astype(np.float32))
+    site = "layers.1.resid_post"
+    probe = train_probe(rows, np.arange(40) % 2, folds=0, site=site).probe
+    g = model.generate(PROMPTS, 5, ends=False, probes=[probe])
+    steps = [step.probes[0] for step in g]
+    assert [it.shape for it in steps] == [(2, 5), *[(2, 1)] * 4]
+    (said,) = g.probes
+    assert said.shape == (2, 9) and g.lengths == [9, 6]
+    for i, prompt in enumerate(PROMPTS):
+        ids = prompt + g.ids[i][:-1]
+        with model.trace([ids]):
+            x = model[site].save()
+        np.testing.assert_allclose(said[i, : len(ids)], probe(x)[0], atol=1e-4)
+    assert np.isnan(np.array(said[1, 6:])).all()
+    np.testing.assert_allclose(steps[2][:, 0], [said[0, 6], said[1, 3]], atol=1e-6)
+    narrow = train_probe(rows[:, :5], np.arange(40) % 2, folds=0, site=site).probe
+    with pytest.raises(UsageError, match="5 numbers"):
+        model.generate(PROMPTS, 5, probes=[narrow])
+    nowhere = train_probe(rows, np.arange(40) % 2, folds=0).probe
+    with pytest.raises(UsageError, match="site"):
+        model.generate(PROMPTS, 5, probes=[nowhere])

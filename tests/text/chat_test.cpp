@@ -197,6 +197,74 @@ TEST(Chat, ExpressionsAreJinjas) {
   EXPECT_GE(values, 60);
 }
 
+// Which tokens a template marks as the assistant's (make_chat_masks.py).
+TEST(Chat, MasksAreThoseOfTransformers) {
+  const auto all = json::parse(read(fixtures / "chat_masks.json"));
+  const auto tokenizer = tokenizer_of("llama3", all["controls"]);
+  int cases = 0, runs = 0;
+  for (const auto& oracle : all["cases"]) {
+    const std::string name = oracle["template"],
+                      conversation = oracle["conversation"];
+    SCOPED_TRACE(name + ", " + conversation);
+    ChatOptions options;
+    options.chat_template = all["templates"][name];
+    options.add_generation_prompt = oracle["prompt"];
+    const auto messages = chats()["conversations"][conversation].dump();
+    const auto plain = tokenizer.apply_chat_template(messages, options);
+    EXPECT_EQ(plain.text, oracle["text"].get<std::string>());
+    EXPECT_TRUE(plain.assistant_mask.empty());
+    options.assistant_mask = true;
+    const auto made = tokenizer.apply_chat_template(messages, options);
+    EXPECT_EQ(made.text, plain.text);
+    EXPECT_EQ(made.ids, plain.ids);
+    ASSERT_EQ(made.ids.size(), oracle["count"].get<size_t>());
+    std::vector<int> wanted(made.ids.size(), 0);
+    for (const auto& run : oracle["ones"]) {
+      std::fill(
+          wanted.begin() + run[0].get<int>(),
+          wanted.begin() + run[1].get<int>(),
+          1);
+      ++runs;
+    }
+    EXPECT_EQ(made.assistant_mask, wanted);
+    ++cases;
+  }
+  EXPECT_EQ(cases, 60);
+  EXPECT_GE(runs, 60);
+}
+
+TEST(Chat, AMaskOfWhatIsGoneOnWithAndOfATemplateThatMarksNothing) {
+  const auto all = json::parse(read(fixtures / "chat_masks.json"));
+  const auto tokenizer = tokenizer_of("llama3", all["controls"]);
+  ChatOptions options;
+  options.assistant_mask = true;
+  options.chat_template = all["templates"]["content"];
+  options.continue_final_message = true;
+  const auto made = tokenizer.apply_chat_template(
+      {{"user", "Hello", ""}, {"assistant", "Hi the", ""}}, options);
+  ASSERT_TRUE(made.text.ends_with("Hi the"));
+  const auto& content = *made.turns[1].content;
+  ASSERT_EQ(content.end, static_cast<int>(made.ids.size()));
+  for (int i = 0; i < static_cast<int>(made.ids.size()); ++i)
+    EXPECT_EQ(made.assistant_mask[static_cast<size_t>(i)], i >= content.begin);
+
+  const auto& chatml = shape("chatml");
+  auto plain = options_of(chatml);
+  plain.assistant_mask = true;
+  const auto message = error_of(
+      [&] {
+        tokenizer_of(chatml).apply_chat_template({{"user", "x", ""}}, plain);
+      },
+      ErrorKind::usage);
+  EXPECT_NE(message.find("{% generation %}"), message.npos) << message;
+  EXPECT_NE(message.find("chat_template"), message.npos) << message;
+  // One that is never reached marks nothing, and is no error.
+  options.continue_final_message = false;
+  const auto none =
+      tokenizer.apply_chat_template({{"user", "Hello", ""}}, options);
+  EXPECT_EQ(none.assistant_mask, std::vector<int>(none.ids.size(), 0));
+}
+
 // Where the contents are, in every template and conversation.
 TEST(Chat, SpansHoldTheirContents) {
   int whole = 0;
@@ -639,6 +707,8 @@ TEST(Chat, WhatIsWrongIsSaid) {
         R"(["text"])",
         R"([[]])",
         R"([{"role": "user", "role": "user"}])",
+        R"([{"content": "x"}])",
+        R"([{"role": 7, "content": "x"}])",
         "[\"\xFF\"]"})
     refused(bad, ErrorKind::usage);
   for (const auto member :

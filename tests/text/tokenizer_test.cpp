@@ -240,6 +240,54 @@ TEST(Tokenizer, GgufSentencePieceGivesTheIdsOfLlamaCpp) {
   }
 }
 
+// Of the published tokenizer.json and of llama.cpp's rules, which agree
+// (make_gemma4.py).
+TEST(Tokenizer, Gemma4OfGgufGivesThePublishedIds) {
+  const auto gguf = Gguf::open(fixtures / "gemma4.gguf");
+  const auto tokenizer = Tokenizer::from_gguf(gguf);
+  expect_ids(tokenizer, "gemma4");
+  size_t decoded = 0;
+  for (const auto& text : strings()) {
+    if (text.find("\xE2\x96\x81") != text.npos) continue;  // a space's spelling
+    EXPECT_EQ(
+        tokenizer.decode(tokenizer.encode(
+            text, {.parse_special = false, .add_special = false})),
+        text);
+    ++decoded;
+  }
+  EXPECT_GT(decoded, 490u);
+  // Of two tokens that are the same the later one counts, here alone.
+  auto twice = gguf.metadata();
+  auto& tokens =
+      std::get<std::vector<std::string>>(twice.at("tokenizer.ggml.tokens"));
+  auto& types =
+      std::get<std::vector<int64_t>>(twice.at("tokenizer.ggml.token_type"));
+  const auto twin = tokenizer.single_token("he");
+  tokens.emplace_back("he");
+  types.push_back(1);
+  twice.erase("tokenizer.ggml.scores");
+  const auto other =
+      Tokenizer::from_json(gguf_vocabulary(twice).tokenizer_json);
+  EXPECT_NE(other.single_token("he"), twin);
+  EXPECT_EQ(other.single_token("he"), static_cast<int>(tokens.size()) - 1);
+  EXPECT_EQ(other.vocab_size(), static_cast<int>(tokens.size()));
+  twice["tokenizer.ggml.model"] = std::string("gpt2");
+  EXPECT_THROW(gguf_vocabulary(twice), Error);
+  // Its merges are needed.
+  auto metadata = gguf.metadata();
+  metadata.erase("tokenizer.ggml.merges");
+  try {
+    gguf_vocabulary(metadata);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), ErrorKind::bad_data);
+    EXPECT_NE(
+        std::string(error.what()).find("tokenizer.ggml.merges is missing"),
+        std::string::npos)
+        << error.what();
+  }
+}
+
 TEST(Tokenizer, JsonGivesTheIdsOfTransformers) {
   for (const std::string name :
        {"llama3", "qwen2", "sentencepiece", "metaspace"}) {

@@ -13,6 +13,7 @@
 #include "mlx/array.h"
 #include "mlxterp/analysis/collect.h"
 #include "mlxterp/core/progress.h"
+#include "mlxterp/generate/generate.h"
 #include "mlxterp/trace/model.h"
 
 namespace mlxterp {
@@ -41,6 +42,11 @@ struct Probe {
 
   /** [..., d] to float32 [...]. Lazy. Throws usage for another width. */
   mlx::core::array operator()(const mlx::core::array& x) const;
+
+  /** Throws usage where it names no site, or reads another number of values
+   * there than the model has; unknown_name. `warn` hears where it was trained
+   * on another model. */
+  void check_fits(const InterpretableModel& model, const Warn& warn = {}) const;
 
   /** A steering vector, float32 [d]: along `weight`, as long as one standard
    * deviation of the training rows along it (Li et al., 2023,
@@ -151,5 +157,12 @@ mlx::core::array apply_probe(
     const Probe& probe,
     const std::vector<int>& prompt,
     const Warn& warn = {});
+
+/** What it says at each token that was generated, by prompt: at the position
+ * whose input is the token, so of the last token, which does not run, nothing.
+ * Its site is among those that `generator` saves (GenerateOptions::save).
+ * Throws unknown_name where it is not. Evaluates. */
+std::vector<std::vector<float>> probe_values(
+    const Generator& generator, const Probe& probe);
 
 }  // namespace mlxterp

@@ -45,9 +45,13 @@ enum class SteeringOperation {
   add,          ///< It is added.
   project_out,  ///< What lies along it is taken away.
   clamp,        ///< The coordinate along it is set.
+  /** What lies in the space of all layers' directions is taken out of the
+   * residual stream wherever something is written to it, in every layer
+   * (Arditi et al., 2024). */
+  ablate,
 };
 
-/** "mean", "pca", "logistic"; "add", "project_out", "clamp". */
+/** "mean", "pca", "logistic"; "add", "project_out", "clamp", "ablate". */
 const char* name(SteeringMethod method);
 const char* name(SteeringOperation operation);
 
@@ -182,21 +186,33 @@ SteeringTraining steer_train(
     const InterpretableModel& model, const SteerTrainOptions& options);
 
 struct SteerOptions {
-  /** Has to be what the vector is meant for. */
+  /** Has to be what the vector is meant for; project_out and ablate may stand
+   * for each other. */
   SteeringOperation operation = SteeringOperation::add;
   /** add: the length added along the direction; clamp: the coordinate set; both
-   * in units of the residual stream's mean length there. project_out has none.
-   */
+   * in units of the residual stream's mean length there. project_out and ablate
+   * have none. */
   float strength = 0;
-  std::vector<int> layers = {};  ///< Negative: from the end. Empty: all.
-  bool any_model = false;        ///< See SteeringVector::check_fits.
+  /** Whose directions are used. Negative: from the end. Empty: all. */
+  std::vector<int> layers = {};
+  bool any_model = false;  ///< See SteeringVector::check_fits.
 };
 
 struct Steering {
+  /** One layer's direction. */
+  struct Layer {
+    int layer = 0;
+    /** The residual stream's mean length there, one unit of strength; NaN: not
+     * known. */
+    float residual_norm = std::numeric_limits<float>::quiet_NaN();
+    /** The strength in the stream's own units; NaN: there is none. */
+    float length = std::numeric_limits<float>::quiet_NaN();
+  };
   std::vector<Edit> edits;
-  /** What each of them does, with the strength both ways: "layers.3.resid_post:
-   * adds 0.2 x 41.3, the residual's mean length, = 8.26". */
+  /** What they do, with the strength both ways: "layers.3.resid_post: adds 0.2
+   * x 41.3, the residual's mean length, = 8.26". */
   std::vector<std::string> told;
+  std::vector<Layer> layers = {};
 };
 
 /** The vector as edits, for a handle or a pass. Evaluates directions. Throws as

@@ -6,10 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "mlxterp/analysis/probe.h"
 #include "mlxterp/generate/generate.h"
 #include "mlxterp/report/trace.h"
 
 namespace mlxterp::report {
+
+/** A probe, and what it says. */
+struct ShownProbe {
+  std::string file = {};
+  Probe probe = {};
+  /** At each token of each text that ran, as probe_values has it. */
+  std::vector<std::vector<float>> values = {};
+};
 
 /** A value. */
 struct GenerateReport {
@@ -22,6 +31,7 @@ struct GenerateReport {
   std::vector<GeneratedText> texts = {};
   /** Labels of each one's tokens. */
   std::vector<std::vector<std::string>> labels = {};
+  std::vector<ShownProbe> probes = {};
   std::vector<SiteStatistics> saved = {};
   std::optional<std::string> output = {};  ///< The file written.
   double prefill_seconds = 0, decode_seconds = 0;

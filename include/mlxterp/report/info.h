@@ -34,9 +34,10 @@ struct WeightInfo {
   double quantized = 0;     ///< How many of the parameters.
   double packed_bytes = 0;  ///< Of those in the file.
   bool packed = false;      ///< Whether they stay so in memory.
-  /** What a pass takes beside them: a token, and the largest matrix that it
-   * unpacks in flight. */
-  double bytes_a_token = 0, in_flight_bytes = 0;
+  /** The largest matrix that a pass unpacks in flight. */
+  double in_flight_bytes = 0;
+  int pass_tokens = 0;    ///< Of a prompt that people have.
+  double pass_bytes = 0;  ///< About what a pass over it takes beside them.
   std::map<std::string, int> types = {};  ///< Tensors of each type.
   /** Quantised ones that are unpacked though others stay packed. */
   std::map<std::string, int> unpacked = {};

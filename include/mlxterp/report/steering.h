@@ -9,6 +9,7 @@
 
 #include "mlxterp/analysis/steer_sweep.h"
 #include "mlxterp/analysis/steering.h"
+#include "mlxterp/generate/generate.h"
 #include "mlxterp/report/heatmap.h"
 
 namespace mlxterp::report {
@@ -37,6 +38,27 @@ struct SteerReport {
 
 /** The answer of `mlxterp steer sweep` (docs/json.md). */
 std::string to_json(const SteerReport& report);
+
+/** Texts without a vector and with it. A value. */
+struct SteerApplyReport {
+  std::string model = {};
+  std::vector<std::string> edits = {};  ///< Of both, as written.
+  std::string vector = {};              ///< Its file.
+  SteeringOperation operation = SteeringOperation::add;
+  std::optional<float> strength = {};  ///< Of add and clamp.
+  std::string when = {};               ///< When it acts.
+  Sampling sampling = {};
+  /** Which of its numbers generation_config.json gave. */
+  std::vector<std::string> from_model = {};
+  Steering steering = {};
+  std::vector<GeneratedText> unsteered = {}, steered = {};  ///< By prompt.
+  std::vector<std::vector<std::string>> unsteered_labels = {},
+                                        steered_labels = {};  ///< Of tokens.
+  double seconds = 0;  ///< That both took.
+};
+
+/** The answer of `mlxterp steer apply` (docs/json.md). */
+std::string to_json(const SteerApplyReport& report);
 
 /** The mean change of the metric, layers by strengths. */
 Heatmap heatmap(const SteerReport& report);

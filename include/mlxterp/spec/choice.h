@@ -57,7 +57,7 @@ mlx::core::Dtype parse_dtype(
 SteeringMethod parse_steering_method(
     std::string_view text, std::string_view name = "method");
 
-/** "add", "project_out" or "clamp". */
+/** "add", "project_out", "clamp" or "ablate". */
 SteeringOperation parse_steering_operation(
     std::string_view text, std::string_view name = "operation");
 

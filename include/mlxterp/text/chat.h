@@ -28,6 +28,9 @@ struct ChatOptions {
   /** Read control tokens in contents as themselves, as transformers does. Off:
    * only those that the template wrote control. */
   bool parse_special = false;
+  /** Tell which tokens the template marks as the assistant's
+   * ({% generation %}). */
+  bool assistant_mask = false;
   /** JSON: the list of tools and of documents, and an object of further
    * variables, such as {"enable_thinking": false}; empty: none. */
   std::string tools;
@@ -83,6 +86,10 @@ struct ChatPrompt {
   std::vector<ChatTurn> turns;
   /** What add_generation_prompt wrote; empty without it. */
   TokenSpan generation_prompt;
+  /** With ChatOptions::assistant_mask 1 for each token that a {% generation %}
+   * of the template wrote, 0 for others, as transformers'
+   * return_assistant_tokens_mask has it; else empty. */
+  std::vector<int> assistant_mask;
 
   /** The turn of that role, counted from 0, or from the end by -1 and below.
    * Throws unknown_name with the roles that are there. */

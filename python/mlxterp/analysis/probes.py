@@ -4,6 +4,7 @@ whole, with controls."""
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import mlx.core as mx
 
 from .. import _core
 from ..errors import UsageError
-from ._native import Bar
+from ._native import Bar, native
 
 
 class Probe:
@@ -41,6 +42,14 @@ class Probe:
     coordinates = property(lambda self: list(self._native.coordinates))
     site = property(lambda self: self._native.site)
     facts = property(lambda self: dict(self._native.facts))
+
+    def check_fits(self, model) -> None:
+        """Raises UsageError where it names no site, or reads another number of
+        values there than the model has; UnknownNameError. Warns where it was
+        trained on another model."""
+        self._native.check_fits(
+            native(model, "check_fits()"), lambda text: warnings.warn(text, stacklevel=3)
+        )
 
     def direction(self) -> mx.array:
         """A steering vector, float32 [d]: along `weight`, as long as one standard

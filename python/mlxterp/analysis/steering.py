@@ -75,7 +75,8 @@ def steer_train(
             latter two have length 1.
         layers: Negative ones count from the end; all without.
         positions: Read of each prompt; the last without.
-        operation: What the vector is for: "add", "project_out" or "clamp".
+        operation: What the vector is for: "add", "project_out", "clamp" or
+            "ablate".
 
     Returns `vector`, a SteeringVector, and `layers`, of each layer the direction's
     `norm`, the stream's `residual_norm`, the mean `cosine` of the pairs' differences
@@ -125,8 +126,10 @@ def steer(
     Args:
         strength: "add" adds so much of the residual stream's mean length there;
             "clamp" sets the coordinate along the direction to that; "project_out"
-            takes all of it away and has no strength.
-        operation: Has to be what the vector is meant for.
+            takes all of it away, "ablate" what lies in the space of all the layers'
+            directions out of every layer; both have no strength.
+        operation: Has to be what the vector is meant for; "project_out" and
+            "ablate" may stand for each other.
         any_model: Takes a vector of another model, if only its width fits.
 
     Raises UsageError for another operation, a vector of another model or width, or

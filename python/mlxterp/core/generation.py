@@ -35,6 +35,11 @@ class Step:
         ran."""
         return self._generation._value(self, site)
 
+    @property
+    def probes(self) -> list[mx.array]:
+        """What each probe says at those positions, float32 [prompt, pos]."""
+        return [probe(self[probe.site]) for probe in self._generation._probes]
+
     def __repr__(self) -> str:
         return f"Step({self.number}, ids={self.ids}, text={self.text})"
 
@@ -54,9 +59,15 @@ class Generation:
     the end of a `with`, unless it is left by an exception.
     """
 
-    def __init__(self, generator: _core.Generator, resolve: Callable[[str], str]):
+    def __init__(
+        self,
+        generator: _core.Generator,
+        resolve: Callable[[str], str],
+        probes: Sequence[Any] = (),
+    ):
         self._generator = generator
         self._resolve = resolve
+        self._probes = list(probes)
         self._last: Step | None = None
 
     def step(self) -> Step | None:
@@ -124,6 +135,18 @@ class Generation:
         return self._begun().saved()[0]
 
     @property
+    def probes(self) -> list[mx.array]:
+        """What each probe of `probes` says at each position that ran, float32
+        [prompt, pos]: NaN behind the end of shorter prompts (`lengths`)."""
+        saved, lengths = self._begun().saved()
+        out = []
+        for probe in self._probes:
+            said = probe(saved[self._resolve(probe.site)])
+            behind = mx.arange(said.shape[1]) >= mx.array(lengths)[:, None]
+            out.append(mx.where(behind, mx.nan, said))
+        return out
+
+    @property
     def lengths(self) -> list[int]:
         """How many positions of each prompt ran."""
         return self._begun().saved()[1]
@@ -187,12 +210,20 @@ def generation(
     save: str | Sequence[str],
     stop: str | Sequence[str],
     seed: int | Sequence[int] | None,
+    probes: Sequence[Any] = (),
     **options: Any,
 ) -> Generation:
     """Of a native model, `inner`, with the edits at resolved sites."""
     patterns = [save] if isinstance(save, str) else list(save)
+    for probe in probes:
+        probe.check_fits(inner)
+        patterns.append(probe.site)
     sites = [site for pattern in patterns for site in model.engine.match(pattern)]
     how = {name: value for name, value in options.items() if value is not None}
+    seeds = seed if isinstance(seed, Sequence) else [] if seed is None else [seed]
+    for it in seeds:
+        if not isinstance(it, int) or not 0 <= it < 2**64:
+            raise UsageError(f"seed is {it!r}; give an int from 0 to 2**64 - 1")
     if isinstance(seed, Sequence):
         how["seeds"] = list(seed)
     elif seed is not None:
@@ -205,14 +236,16 @@ def generation(
         stop=[stop] if isinstance(stop, str) else list(stop),
         **how,
     )
-    return Generation(generator, model.engine.resolve)
+    return Generation(generator, model.engine.resolve, probes)
 
 
 def forced_rows(forced, tokenizer) -> list[list[int]]:
     """Continuations as rows of ids: texts as they stand, or ids."""
     if isinstance(forced, str):
         forced = [forced]
-    elif len(forced) and isinstance(forced[0], int):
+    elif not len(forced):
+        raise UsageError("forced has no continuation; give one for each prompt")
+    elif isinstance(forced[0], int):
         forced = [forced]
     return [
         list(tokenizer.encode(it, add_special_tokens=False))

@@ -47,6 +47,7 @@ class ChatMethods:
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
         parse_special: bool = False,
+        return_assistant_tokens_mask: bool = False,
         now: datetime | None = None,
         **variables: Any,
     ) -> _core.ChatPrompt:
@@ -62,11 +63,14 @@ class ChatMethods:
         parse_special: read control tokens in contents, tools and documents as
             themselves, as transformers does; otherwise they are text, and only
             those that the template wrote control.
+        return_assistant_tokens_mask: `assistant_mask` has 1 for each token that
+            the template marks as the assistant's, between {% generation %} and
+            {% endgeneration %}, as transformers has it.
         now: the local time that `strftime_now` tells.
         variables: more of what the template reads, such as `enable_thinking`.
 
         Raises UsageError where the model has no template, the template refuses
-        the conversation or something is not JSON, BadDataError for a template
+        the conversation or marks no assistant, or something is not JSON, BadDataError for a template
         that does not work or does not end.
         """
         return _core.apply_chat_template(
@@ -79,6 +83,7 @@ class ChatMethods:
                 add_generation_prompt,
                 continue_final_message,
                 parse_special,
+                return_assistant_tokens_mask,
                 now,
                 variables,
             ),
@@ -95,12 +100,18 @@ class ChatMethods:
         tokenize: bool = True,
         return_dict: bool = False,
         parse_special: bool = False,
+        return_assistant_tokens_mask: bool = False,
         now: datetime | None = None,
         **variables: Any,
     ) -> list[int] | str | dict[str, list[int]]:
         """`chat_prompt` as transformers has it: ids, the text where `tokenize`
         is false, a dict of `input_ids` and `attention_mask` where `return_dict`
-        is true."""
+        is true, and of `assistant_masks` where they are asked for."""
+        if return_assistant_tokens_mask and not (tokenize and return_dict):
+            raise UsageError(
+                "return_assistant_tokens_mask needs return_dict=True and "
+                "tokenize=True; or read `assistant_mask` of chat_prompt()"
+            )
         arguments = self._arguments(
             conversation,
             tools,
@@ -109,15 +120,19 @@ class ChatMethods:
             add_generation_prompt,
             continue_final_message,
             parse_special,
+            return_assistant_tokens_mask,
             now,
             variables,
         )
         if not tokenize:
             return _core.render_chat(self.model, *arguments)
-        ids = _core.apply_chat_template(self.model, *arguments).ids
-        if return_dict:
-            return {"input_ids": ids, "attention_mask": [1] * len(ids)}
-        return ids
+        prompt = _core.apply_chat_template(self.model, *arguments)
+        if not return_dict:
+            return prompt.ids
+        out = {"input_ids": prompt.ids, "attention_mask": [1] * len(prompt.ids)}
+        if return_assistant_tokens_mask:
+            out["assistant_masks"] = prompt.assistant_mask
+        return out
 
     @staticmethod
     def _arguments(
@@ -128,6 +143,7 @@ class ChatMethods:
         add_generation_prompt,
         continue_final_message,
         parse_special,
+        assistant_mask,
         now,
         variables,
     ):
@@ -143,6 +159,7 @@ class ChatMethods:
             add_generation_prompt,
             continue_final_message,
             parse_special,
+            assistant_mask,
             "" if tools is None else _json(list(tools), "the tools"),
             "" if documents is None else _json(list(documents), "the documents"),
             _json(variables, "the variables") if variables else "",

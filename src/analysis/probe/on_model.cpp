@@ -70,26 +70,61 @@ std::vector<ProbeResult> train_probes(
   return out;
 }
 
+void Probe::check_fits(
+    const InterpretableModel& model, const Warn& warn) const {
+  constexpr const char* function = "Probe";
+  if (site.empty())
+    fail(ErrorKind::usage, "[{}] it does not say its site; set it", function);
+  const auto& at = model.sites()[model.sites().find(site)];
+  if (at.width > 0 && at.width != static_cast<int>(weight.size()))
+    fail(
+        ErrorKind::usage,
+        "[{}] it reads {} numbers of '{}', where this model has {}; it was "
+        "trained on another model",
+        function,
+        weight.size(),
+        at.name,
+        at.width);
+  const auto made = facts.find(weights_key);
+  if (const auto own = weights_digest(model); warn && !own.empty() &&
+                                              made != facts.end() &&
+                                              made->second != json_of(own))
+    warn(
+        "the probe was trained on other weights, or in another precision, than "
+        "this model's; what it says here means little if they differ much");
+}
+
 mx::array apply_probe(
     const InterpretableModel& model,
     const Probe& probe,
     const std::vector<int>& prompt,
     const Warn& warn) {
-  const auto made = probe.facts.find(weights_key);
-  if (const auto own = weights_digest(model); warn && !own.empty() &&
-                                              made != probe.facts.end() &&
-                                              made->second != json_of(own))
-    warn(
-        "the probe was trained on other weights, or in another precision, than "
-        "this model's; what it says here means little if they differ much");
-  if (probe.site.empty())
-    fail(
-        ErrorKind::usage,
-        "[apply_probe] the probe does not say its site; set it");
+  probe.check_fits(model, warn);
   const auto values = collect_activations(model, prompt, {probe.site});
   auto said = probe(values.entries()[0].second);
   said.eval();
   return said;
+}
+
+std::vector<std::vector<float>> probe_values(
+    const Generator& generator, const Probe& probe) {
+  std::vector<std::vector<float>> out(generator.texts().size());
+  if (generator.steps() == 0) return out;
+  const auto saved = generator.saved();
+  auto said = mx::contiguous(probe(saved[probe.site]));  // [prompt, pos]
+  if (said.ndim() != 2)
+    fail(
+        ErrorKind::usage,
+        "[Probe] site '{}' has more than one vector a position",
+        probe.site);
+  said.eval();
+  for (size_t i = 0; i < out.size(); ++i) {
+    const auto* row =
+        said.data<float>() + i * static_cast<size_t>(said.shape(1));
+    out[i].assign(
+        row + generator.texts()[i].prompt.size(), row + saved.lengths()[i]);
+  }
+  return out;
 }
 
 }  // namespace mlxterp

@@ -1,6 +1,6 @@
 //! Hugging Face's Jinja environment: its filters, tests, functions and settings.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, Write};
 
@@ -29,6 +29,19 @@ impl std::error::Error for Raised {}
 thread_local! {
     /// Of the one rendering on this thread.
     static NOW: Cell<Option<TkcTime>> = const { Cell::new(None) };
+    /// Bytes of its text so far.
+    static WRITTEN: Cell<usize> = const { Cell::new(0) };
+    /// What `{% generation %}` wrote: first bytes and those behind the last.
+    static GENERATED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The text of a `{% generation %}`, which is written next; of one in a macro
+/// or another capture the place of the whole of that, as in transformers.
+fn generation(text: Value) -> Value {
+    let begin = WRITTEN.get();
+    let end = begin + text.as_str().map_or(0, str::len);
+    GENERATED.with_borrow_mut(|found| found.extend([begin as u32, end as u32]));
+    text
 }
 
 fn raise(message: Value) -> Result<Value, Error> {
@@ -348,8 +361,13 @@ fn namespace(args: Rest<Value>) -> Result<Value, Error> {
     minijinja::functions::namespace(args.first().cloned())
 }
 
-pub fn of(text: &str, limits: &TkcChatLimits) -> Result<Environment<'static>, Error> {
-    let (text, raw) = source::rewritten(text)?;
+/// The environment with a template, and whether that has `{% generation %}`.
+pub fn of(
+    text: &str,
+    limits: &TkcChatLimits,
+    told: bool,
+) -> Result<(Environment<'static>, bool), Error> {
+    let made = source::rewritten(text, told)?;
     let mut environment = Environment::new();
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
@@ -377,10 +395,11 @@ pub fn of(text: &str, limits: &TkcChatLimits) -> Result<Environment<'static>, Er
     environment.add_function("__add", operators::add);
     environment.add_function("__mul", operators::mul);
     environment.add_function("__rem", operators::rem);
-    environment.add_global("__raw", Value::from(raw));
+    environment.add_function("__generation", generation);
+    environment.add_global("__raw", Value::from(made.raw));
     environment.remove_global("debug");
-    environment.add_template_owned("chat", text)?;
-    Ok(environment)
+    environment.add_template_owned("chat", made.source)?;
+    Ok((environment, made.generates))
 }
 
 /// Takes so many bytes and no more.
@@ -395,6 +414,7 @@ impl Write for Bounded {
             return Err(io::Error::other(Exceeded));
         }
         self.text.extend_from_slice(bytes);
+        WRITTEN.set(self.text.len());
         Ok(bytes.len())
     }
 
@@ -403,13 +423,16 @@ impl Write for Bounded {
     }
 }
 
+/// The text, and where it holds what `{% generation %}` wrote.
 pub fn render(
     environment: &Environment<'static>,
     context: Value,
     now: TkcTime,
     most: usize,
-) -> Result<String, Error> {
+) -> Result<(String, Vec<u32>), Error> {
     NOW.set(Some(now));
+    WRITTEN.set(0);
+    GENERATED.take();
     let mut out = Bounded {
         text: Vec::new(),
         most,
@@ -425,5 +448,6 @@ pub fn render(
         }
         return Err(error);
     }
-    String::from_utf8(out.text).map_err(|_| wrong("the text is not UTF-8"))
+    let text = String::from_utf8(out.text).map_err(|_| wrong("the text is not UTF-8"))?;
+    Ok((text, GENERATED.take()))
 }

@@ -15,7 +15,7 @@ use std::thread;
 
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use crate::{bytes, guarded, panic_text, prepare, Fallible, TkcText};
+use crate::{bytes, guarded, panic_text, prepare, Fallible, TkcIds, TkcText};
 use budget::{Exceeded, TkcChatLimits};
 use clock::TkcTime;
 use environment::Raised;
@@ -26,6 +26,7 @@ type Cause = i32;
 
 pub struct TkcTemplate {
     environment: Environment<'static>,
+    generates: bool,
     limits: TkcChatLimits,
 }
 
@@ -51,7 +52,7 @@ fn apart<T: Send>(limits: &TkcChatLimits, work: impl FnOnce() -> T + Send) -> Fa
 }
 
 /// In one line: what, and where.
-fn told(error: &Error) -> (String, Cause) {
+fn words(error: &Error) -> (String, Cause) {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(raised) = inner.downcast_ref::<Raised>() {
@@ -61,7 +62,7 @@ fn told(error: &Error) -> (String, Cause) {
             return (error.detail().unwrap_or("over a limit").into(), 2);
         }
         if let Some(deeper) = inner.downcast_ref::<Error>() {
-            let (text, cause) = told(deeper);
+            let (text, cause) = words(deeper);
             if cause != 0 {
                 return (text, cause);
             }
@@ -97,7 +98,7 @@ fn told(error: &Error) -> (String, Cause) {
 }
 
 impl TkcTemplate {
-    fn new(source: &[u8], limits: TkcChatLimits) -> Fallible<Self> {
+    fn new(source: &[u8], limits: TkcChatLimits, told: bool) -> Fallible<Self> {
         if source.len() > limits.source_bytes {
             return Err(format!(
                 "it has {} bytes, the limit is {}",
@@ -107,20 +108,21 @@ impl TkcTemplate {
             .into());
         }
         let source = std::str::from_utf8(source).map_err(|_| "it is not UTF-8")?;
-        let environment = apart(&limits, || environment::of(source, &limits))?;
-        let environment = environment.map_err(|error| told(&error).0)?;
+        let environment = apart(&limits, || environment::of(source, &limits, told))?;
+        let (environment, generates) = environment.map_err(|error| words(&error).0)?;
         Ok(Self {
             environment,
+            generates,
             limits,
         })
     }
 
-    fn render(&self, context: &[u8], now: TkcTime) -> Result<String, (String, Cause)> {
+    fn render(&self, context: &[u8], now: TkcTime) -> Result<(String, Vec<u32>), (String, Cause)> {
         let text = apart(&self.limits, || {
             let context: Value = serde_json::from_slice(context)
                 .map_err(|error| (format!("the conversation is not JSON: {error}"), 1))?;
             environment::render(&self.environment, context, now, self.limits.text_bytes)
-                .map_err(|error| told(&error))
+                .map_err(|error| words(&error))
         });
         text.unwrap_or_else(|error| Err((error.to_string(), 0)))
     }
@@ -133,11 +135,12 @@ pub unsafe extern "C" fn tkc_template_new(
     source: *const u8,
     length: usize,
     limits: TkcChatLimits,
+    told: bool,
     out: *mut *mut TkcTemplate,
 ) -> *mut c_char {
     guarded(|| {
         prepare();
-        let template = TkcTemplate::new(bytes(source, length), limits)?;
+        let template = TkcTemplate::new(bytes(source, length), limits, told)?;
         *out = Box::into_raw(Box::new(template));
         Ok(())
     })
@@ -156,8 +159,15 @@ pub unsafe extern "C" fn tkc_template_free(template: *mut TkcTemplate) {
 }
 
 /// # Safety
-/// `template` is alive; `context` holds `length` bytes; `cause` and `out` are
-/// writable.
+/// `template` is alive.
+#[no_mangle]
+pub unsafe extern "C" fn tkc_template_generates(template: *const TkcTemplate) -> bool {
+    (*template).generates
+}
+
+/// # Safety
+/// `template` is alive; `context` holds `length` bytes; `cause`, `out` and
+/// `generated` are writable.
 #[no_mangle]
 pub unsafe extern "C" fn tkc_template_render(
     template: *const TkcTemplate,
@@ -166,14 +176,17 @@ pub unsafe extern "C" fn tkc_template_render(
     now: TkcTime,
     cause: *mut i32,
     out: *mut TkcText,
+    generated: *mut TkcIds,
 ) -> *mut c_char {
     *cause = 0;
     guarded(|| {
-        let text = (*template).render(bytes(context, length), now);
-        *out = TkcText::of(text.map_err(|(message, why)| {
+        let made = (*template).render(bytes(context, length), now);
+        let (text, places) = made.map_err(|(message, why)| {
             *cause = why;
             message
-        })?);
+        })?;
+        *out = TkcText::of(text);
+        *generated = TkcIds::of(places);
         Ok(())
     })
 }

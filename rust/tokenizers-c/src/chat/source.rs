@@ -1,6 +1,6 @@
 //! The source of a template as minijinja gets it. Three things are Jinja's or
 //! Python's that it has otherwise, and all are spelt in its own words here:
-//! `{% generation %}` is a scope, `~ + * %` are calls of functions with Python's
+//! `{% generation %}` is a scope, or one whose text is told, `~ + * %` are calls of functions with Python's
 //! meaning, and long text between tags is a variable, so that all of it that is
 //! written is counted.
 
@@ -75,15 +75,33 @@ fn edited(source: &str, edits: Vec<(Range<usize>, String)>) -> String {
     out + &source[at..]
 }
 
-/// `{% generation %}`, and text between tags put into `raw`.
-fn without_tags(source: &str, raw: &mut Vec<String>) -> Result<String, Error> {
+/// What stands for `{% generation %}` and its end.
+fn scope(told: bool) -> (&'static str, &'static str) {
+    if told {
+        (
+            "with %}{% set __generated",
+            "endset %}{{ __generation(__generated) }}{% endwith",
+        )
+    } else {
+        ("with", "endwith")
+    }
+}
+
+/// `{% generation %}`, and text between tags put into `raw`. Also whether there
+/// was such a tag.
+fn without_tags(source: &str, told: bool, raw: &mut Vec<String>) -> Result<(String, bool), Error> {
     let mut edits = Vec::new();
     let mut behind = 0;
     let mut opens = false;
+    let mut generates = false;
+    let (begin, end) = scope(told);
     for (token, range) in tokens(source)? {
         match token {
-            Token::Ident("generation") if opens => edits.push((range.clone(), "with".into())),
-            Token::Ident("endgeneration") if opens => edits.push((range.clone(), "endwith".into())),
+            Token::Ident("generation") if opens => {
+                generates = true;
+                edits.push((range.clone(), begin.into()));
+            }
+            Token::Ident("endgeneration") if opens => edits.push((range.clone(), end.into())),
             Token::TemplateData(data) if data.len() > SHORT => {
                 let start = data.as_ptr() as usize - source.as_ptr() as usize;
                 // In a raw block a variable would be text.
@@ -105,7 +123,7 @@ fn without_tags(source: &str, raw: &mut Vec<String>) -> Result<String, Error> {
         opens = matches!(token, Token::BlockStart);
         behind = range.end;
     }
-    Ok(edited(source, edits))
+    Ok((edited(source, edits), generates))
 }
 
 fn pieces(source: &str) -> Result<Vec<Piece>, Error> {
@@ -343,11 +361,20 @@ impl Rewriter<'_> {
     }
 }
 
-/// The source for minijinja, and the texts of `__raw`.
-pub fn rewritten(source: &str) -> Result<(String, Vec<String>), Error> {
+pub struct Rewritten {
+    pub source: String,
+    /// The texts of `__raw`.
+    pub raw: Vec<String>,
+    /// Whether it has `{% generation %}`.
+    pub generates: bool,
+}
+
+/// The source for minijinja. `told`: `__generation` is called with what each
+/// `{% generation %}` holds.
+pub fn rewritten(source: &str, told: bool) -> Result<Rewritten, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut raw = Vec::new();
-    let source = without_tags(&source, &mut raw)?;
+    let (source, generates) = without_tags(&source, told, &mut raw)?;
     let mut walk = Walk::default();
     walk.stmt(&parse(
         &source,
@@ -364,5 +391,9 @@ pub fn rewritten(source: &str) -> Result<(String, Vec<String>), Error> {
     };
     let mut out = String::with_capacity(source.len() * 2);
     rewriter.write(0..source.len(), &mut out);
-    Ok((out, raw))
+    Ok(Rewritten {
+        source: out,
+        raw,
+        generates,
+    })
 }
