@@ -8,19 +8,12 @@
 
 #include "core/fail.h"
 #include "core/glob.h"
+#include "trace/lens_names.h"
 #include "trace/site_suggestions.h"
 
 namespace mlxterp {
 
 namespace {
-
-// TransformerLens' words for ours; its names lose every "hook_" first.
-constexpr Rename lens_renames[] = {
-    {"blocks", "layers"},
-    {"attn_scores", "scores"},
-    {"hook_in", "input"},
-    {"hook_out", "output"},
-};
 
 // Words of Llama's checkpoints that people use for any model.
 constexpr Rename common_renames[] = {
@@ -310,10 +303,7 @@ std::vector<std::string> SiteCatalog::spellings(std::string_view name) const {
   };
   add(plain, renames_);
   add(from_nnterp(plain), common_renames);
-  auto lens = rename(plain, lens_renames);
-  for (size_t at; (at = lens.find("hook_")) != std::string::npos;)
-    lens.erase(at, 5);
-  all.push_back(rename(lens, lens_renames));
+  all.push_back(from_lens(plain));
   // A module's path means its output.
   for (size_t i = 0, n = all.size(); i < n; ++i)
     all.push_back(join(all[i], "output"));
@@ -403,10 +393,8 @@ std::string SiteCatalog::nearest(const std::string& name) const {
     names.insert(names.end(), site.aliases.begin(), site.aliases.end());
   }
   // As it would be called here: spellings of one kind are compared.
-  auto asked =
-      rename(rename(from_nnterp(without_model(name)), renames_), lens_renames);
-  for (size_t at; (at = asked.find("hook_")) != std::string::npos;)
-    asked.erase(at, 5);
+  const auto asked =
+      from_lens(rename(from_nnterp(without_model(name)), renames_));
   return suggest_sites(asked, names);
 }
 
