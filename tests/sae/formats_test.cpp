@@ -6,8 +6,10 @@
 #include <map>
 
 #include "mlx/transforms.h"
+#include "mlxterp/core/error.h"
 #include "mlxterp/io/safetensors.h"
 #include "mlxterp/sae/load.h"
+#include "mlxterp/sae/set.h"
 #include "tests/compare.h"
 
 namespace mx = mlx::core;
@@ -54,6 +56,8 @@ TEST_P(Format, GivesWhatItsOwnerComputes) {
 }
 
 const char* const gpt2 = "gpt2-small";
+const char* const pythia = "EleutherAI/pythia-70m-deduped";
+const char* const llama = "meta-llama/Llama-3.1-8B";
 
 INSTANTIATE_TEST_SUITE_P(
     Saelens,
@@ -176,6 +180,241 @@ INSTANTIATE_TEST_SUITE_P(
             gpt2,
             SaeKind::transcoder}),
     [](const auto& given) { return given.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    Others,
+    Format,
+    testing::Values(
+        Case{
+            "sparsify_topk",
+            "layers.5",
+            "sparsify",
+            "layers.5.resid_post",
+            "layers.5.resid_post",
+            ""},
+        Case{
+            "sparsify_groupmax",
+            "layers.3.mlp",
+            "sparsify",
+            "layers.3.mlp.output",
+            "layers.3.mlp.output",
+            ""},
+        Case{
+            "sparsify_transcoder",
+            "layers.2.mlp",
+            "sparsify",
+            "layers.2.mlp.input",
+            "layers.2.mlp.output",
+            "",
+            SaeKind::transcoder},
+        Case{
+            "dl_standard",
+            "trainer_0",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_legacy",
+            "trainer_0/ae.pt",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_new",
+            "trainer_0",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_gated",
+            "trainer_0",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_jumprelu",
+            "trainer_0",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_topk",
+            "trainer_0",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_batchtopk",
+            "trainer_0",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "dl_matryoshka",
+            "trainer_0/config.json",
+            "dictionary_learning",
+            "layers.3.resid_post",
+            "layers.3.resid_post",
+            pythia},
+        Case{
+            "gemma_scope",
+            "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71",
+            "gemma_scope",
+            "layers.20.resid_post",
+            "layers.20.resid_post",
+            "google/gemma-2-2b"},
+        Case{
+            "gemma_scope_transcoder",
+            "gemma-scope-2b-pt-transcoders/layer_3/width_16k/average_l0_54",
+            "gemma_scope",
+            "layers.3.ln2.normalized",
+            "layers.3.mlp_out",
+            "google/gemma-2-2b",
+            SaeKind::transcoder},
+        Case{
+            "gemma_scope_embedding",
+            "gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6",
+            "gemma_scope",
+            "embed",
+            "embed",
+            "google/gemma-2-2b"},
+        Case{
+            "gemma_scope_2",
+            "gemma-scope-2-1b-pt/attn_out/layer_12_width_16k_l0_medium",
+            "gemma_scope_2",
+            "layers.12.attn.z",
+            "layers.12.attn.z",
+            "google/gemma-3-1b-pt"},
+        Case{
+            "gemma_scope_2_affine",
+            "gemma-scope-2-270m-it/transcoder_all/"
+            "layer_7_width_16k_l0_small_affine",
+            "gemma_scope_2",
+            "layers.7.ln2.output",
+            "layers.7.mlp_out",
+            "google/gemma-3-270m-it",
+            SaeKind::transcoder},
+        Case{
+            "gemma_scope_2_clt",
+            "gemma-scope-2-270m-pt/clt/width_262k_l0_medium/"
+            "params_layer_1.safetensors",
+            "gemma_scope_2",
+            "layers.1.ln2.output",
+            "layers.1.mlp_out",
+            "google/gemma-3-270m",
+            SaeKind::cross_layer}),
+    [](const auto& given) { return given.param.name; });
+
+INSTANTIATE_TEST_SUITE_P(
+    More,
+    Format,
+    testing::Values(
+        Case{
+            "llama_scope",
+            "Llama3_1-8B-Base-L15R-8x",
+            "llama_scope",
+            "layers.15.resid_post",
+            "layers.15.resid_post",
+            llama},
+        Case{
+            "llama_scope_r1",
+            "L15R",
+            "llama_scope",
+            "layers.15.resid_post",
+            "layers.15.resid_post",
+            llama},
+        Case{
+            "qwen_scope",
+            "SAE-Res-Qwen3-1.7B-Base-W32K-L0_5",
+            "qwen_scope",
+            "layers.7.resid_post",
+            "layers.7.resid_post",
+            "Qwen/Qwen3-1.7B-Base"},
+        Case{
+            "goodfire",
+            "",
+            "goodfire",
+            "layers.19.resid_post",
+            "layers.19.resid_post",
+            "meta-llama/Llama-3.1-8B-Instruct"},
+        Case{
+            "deepseek",
+            "",
+            "deepseek",
+            "layers.19.resid_post",
+            "layers.19.resid_post",
+            "deepseek-ai/DeepSeek-R1-Distill-Llama-8B"},
+        Case{
+            "connor_rob",
+            "",
+            "connor_rob",
+            "layers.5.attn.z",
+            "layers.5.attn.z",
+            "gpt2"},
+        Case{"openai_topk", "", "openai", "", "", ""},
+        Case{"openai_relu", "", "openai", "", "", ""}),
+    [](const auto& given) { return given.param.name; });
+
+// Each layer of a set, and all of them together.
+class Set : public testing::TestWithParam<std::string> {};
+
+TEST_P(Set, GivesWhatItsOwnerComputes) {
+  const auto& name = GetParam();
+  const auto x = tensors(fixtures / "x.safetensors").at("x");
+  const auto expected =
+      tensors(fixtures / "expected" / (name + ".safetensors"));
+  const auto place = (fixtures / name).string();
+  const auto set = SaeSet::open(place);
+  ASSERT_TRUE(SaeSet::is_set(place));
+  ASSERT_EQ(set.layers(), 3);
+  const auto& acts = expected.at("acts");    // [layers, n, d_sae]
+  const auto& recon = expected.at("recon");  // [layers, n, d_out]
+  for (int i = 0; i < 3; ++i) {
+    const auto sae = set.layer(i);
+    EXPECT_EQ(sae.source.layer, i);
+    const auto own = mx::take(acts, i, 0);
+    test::expect_close(
+        encode(sae, x), own, 1e-5, own.size(), fmt::format("{} {}", name, i));
+  }
+  const auto all = set.reconstruct({x, x, x});
+  ASSERT_EQ(all.size(), 3u);
+  test::expect_close(
+      mx::stack(all), recon, 1e-5, recon.size(), name + " recon");
+  EXPECT_THROW(set.layer(3), Error);
+  EXPECT_THROW(load_sae(place), Error);  // which layer?
+  EXPECT_EQ(load_sae(place, {.layer = 2}).source.layer, 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    CircuitTracer,
+    Set,
+    testing::Values(
+        "circuit_tracer_jump", "circuit_tracer_topk", "circuit_tracer_clt"),
+    [](const auto& given) { return given.param; });
+
+TEST(Set, SitesOfItsConfiguration) {
+  const auto plt = SaeSet::open((fixtures / "circuit_tracer_jump").string());
+  const auto sae = plt.layer(1);
+  EXPECT_EQ(sae.source.site_in, "layers.1.mlp.input");
+  EXPECT_EQ(sae.source.site_out, "layers.1.mlp.output");
+  EXPECT_EQ(sae.source.model, "meta-llama/Llama-3.2-1B");
+  EXPECT_EQ(plt.scan(), "test/set");
+  const auto clt = SaeSet::open((fixtures / "circuit_tracer_clt").string());
+  EXPECT_EQ(clt.kind(), SaeKind::cross_layer);
+  EXPECT_EQ(clt.hook_in(), "hook_resid_mid");
+  EXPECT_EQ(clt.hook_out(), "hook_mlp_out");
+  const auto second = clt.layer(1);
+  EXPECT_EQ(second.source.site_in, "layers.1.resid_mid");
+  EXPECT_EQ(second.source.site_out, "layers.1.mlp_out");
+  EXPECT_EQ(second.targets(), 2);
+}
 
 }  // namespace
 }  // namespace mlxterp
