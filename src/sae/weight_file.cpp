@@ -99,6 +99,10 @@ std::optional<std::vector<StoredArray>> stored_arrays(
   } catch (const OtherZip&) {
     return {};  // load_npz says what is wrong with it
   }
+  uint64_t total = 0;  // an entry may not be read again and again
+  for (const auto& [name, entry] : entries)
+    total += entry.bytes;
+  if (total > file->size()) return {};
   std::vector<StoredArray> out;
   for (const auto& [name, entry] : entries) {
     if (!name.ends_with(suffix)) return {};
