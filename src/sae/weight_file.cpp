@@ -104,7 +104,9 @@ std::optional<std::vector<StoredArray>> stored_arrays(
     total += entry.bytes;
   if (total > file->size()) return {};
   std::vector<StoredArray> out;
-  for (const auto& [name, entry] : entries) {
+  for (const auto& stored : entries) {
+    const auto& name = stored.first;
+    const auto& entry = stored.second;
     if (!name.ends_with(suffix)) return {};
     const auto own = name.substr(0, name.size() - suffix.size());
     if (const auto info = plain_npy(*file, own, entry)) {
