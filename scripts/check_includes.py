@@ -12,10 +12,10 @@ import re
 import sys
 from pathlib import Path
 
-# sae, circuits, service and web have their places, but no files yet.
+# circuits, service and web have their places, but no files yet.
 ORDER = [
     "core", "io", "text", "nn", "models", "trace",
-    "generate", "sae", "analysis", "circuits",
+    "generate", "analysis", "sae", "circuits",
     "spec", "report", "view", "service", "web",
 ]
 SUFFIXES = {".h", ".cpp"}

@@ -12,6 +12,7 @@
 #include "io/hub_download.h"
 #include "io/input_file.h"
 #include "io/shard_index.h"
+#include "mlxterp/core/limits.h"
 #include "mlxterp/core/paths.h"
 
 namespace mlxterp {
@@ -44,6 +45,20 @@ bool is_chat_template(std::string_view name) {
 bool there(const fs::path& path) {
   std::error_code error;
   return fs::exists(path, error);
+}
+
+// The names of the files below a folder, as a listing has them.
+std::set<std::string> files_below(const fs::path& folder) {
+  std::set<std::string> names;
+  std::error_code error;
+  fs::recursive_directory_iterator at(folder, error);
+  for (; !error && at != fs::recursive_directory_iterator();
+       at.increment(error)) {
+    std::error_code ignored;
+    if (!at->is_directory(ignored) && names.size() < limits::hub_files)
+      names.insert(at->path().lexically_relative(folder).generic_string());
+  }
+  return names;
 }
 
 std::set<std::string> shards_of(const fs::path& snapshot) {
@@ -212,6 +227,52 @@ fs::path hub_snapshot(std::string_view text, const HubOptions& options) {
   if (!is_commit(options.revision))
     cache.set_commit(options.revision, listing.commit);
   return found(cache, id, listing.commit);
+}
+
+fs::path hub_files(
+    std::string_view repository,
+    const HubChoice& choose,
+    const HubOptions& options) {
+  const auto id = HubId::parse(repository);
+  if (!id.file.empty())
+    fail(
+        ErrorKind::usage,
+        "[{}] '{}' is a file of a repository; name the repository, org/name",
+        hub_caller,
+        printable(repository));
+  const auto settings = HubSettings::read();
+  const HubCache cache(settings.cache, id.repo);
+  const auto known = cache.commit_of(options.revision);
+  const auto from_cache = [&] {
+    const auto snapshot = cache.snapshot(*known);
+    for (const auto& name : choose(files_below(snapshot)))
+      if (!there(snapshot / name)) fail_offline(settings, id, name);
+    return snapshot;
+  };
+  if (settings.offline && !known) fail_offline(settings, id, "");
+  if (settings.offline) return from_cache();
+
+  HubDownload download(settings, options, cache, id.repo);
+  HubListing listing;
+  try {
+    listing = download.list(/*patient=*/!known);
+  } catch (const Error&) {
+    if (!known) throw;
+    return from_cache();
+  }
+  const auto names = choose(listing.files);
+  for (const auto& name : names)
+    if (!listing.files.contains(name))
+      fail(
+          ErrorKind::environment,
+          "[{}] {} has no file {}; check its name",
+          hub_caller,
+          id.repo,
+          printable(name));
+  download.fetch(listing.commit, names);
+  if (!is_commit(options.revision))
+    cache.set_commit(options.revision, listing.commit);
+  return cache.snapshot(listing.commit);
 }
 
 fs::path find_model(const std::string& model, const HubOptions& options) {

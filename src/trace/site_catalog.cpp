@@ -8,19 +8,12 @@
 
 #include "core/fail.h"
 #include "core/glob.h"
+#include "trace/lens_names.h"
 #include "trace/site_suggestions.h"
 
 namespace mlxterp {
 
 namespace {
-
-// TransformerLens' words for ours; its names lose every "hook_" first.
-constexpr Rename lens_renames[] = {
-    {"blocks", "layers"},
-    {"attn_scores", "scores"},
-    {"hook_in", "input"},
-    {"hook_out", "output"},
-};
 
 // Words of Llama's checkpoints that people use for any model.
 constexpr Rename common_renames[] = {
@@ -131,27 +124,6 @@ int layer_of(std::string_view name) {
   int layer = -1;
   const auto [rest, error] = std::from_chars(begin, end, layer);
   return error == std::errc() && rest != end && *rest == '.' ? layer : -1;
-}
-
-// The last part of what TransformerLens has names for.
-constexpr std::string_view lens_parts[] = {
-    "embed",    "pos_embed", "resid_pre", "resid_mid",  "resid_post",
-    "attn_out", "mlp_out",   "scale",     "normalized", "q",
-    "k",        "v",         "z",         "rot_q",      "rot_k",
-    "scores",   "pattern",   "result",    "pre",        "pre_linear",
-    "post"};
-
-// What TransformerLens would call a canonical name, if it has such a value.
-std::string to_lens(std::string name) {
-  const auto dot = name.rfind('.');
-  const auto last = dot == std::string::npos ? 0 : dot + 1;
-  const auto part = name.substr(last);
-  if (std::ranges::find(lens_parts, part) == std::end(lens_parts)) return "";
-  name.replace(last, part.size(), "hook_");
-  name += part == "scores" ? "attn_scores" : part;
-  if (name.starts_with(layers_prefix))
-    name.replace(0, layers_prefix.size() - 1, "blocks");
-  return name;
 }
 
 }  // namespace
@@ -310,10 +282,7 @@ std::vector<std::string> SiteCatalog::spellings(std::string_view name) const {
   };
   add(plain, renames_);
   add(from_nnterp(plain), common_renames);
-  auto lens = rename(plain, lens_renames);
-  for (size_t at; (at = lens.find("hook_")) != std::string::npos;)
-    lens.erase(at, 5);
-  all.push_back(rename(lens, lens_renames));
+  all.push_back(from_lens(plain));
   // A module's path means its output.
   for (size_t i = 0, n = all.size(); i < n; ++i)
     all.push_back(join(all[i], "output"));
@@ -403,10 +372,8 @@ std::string SiteCatalog::nearest(const std::string& name) const {
     names.insert(names.end(), site.aliases.begin(), site.aliases.end());
   }
   // As it would be called here: spellings of one kind are compared.
-  auto asked =
-      rename(rename(from_nnterp(without_model(name)), renames_), lens_renames);
-  for (size_t at; (at = asked.find("hook_")) != std::string::npos;)
-    asked.erase(at, 5);
+  const auto asked =
+      from_lens(rename(from_nnterp(without_model(name)), renames_));
   return suggest_sites(asked, names);
 }
 

@@ -24,6 +24,12 @@ inline constexpr size_t npy_header_bytes = 65'536;
 inline constexpr uint64_t npz_ratio = 3;
 inline constexpr uint64_t npz_more_bytes = 512ull << 20;
 
+// pickles of torch.save
+inline constexpr uint64_t pickle_bytes = 16ull << 20;
+inline constexpr size_t pickle_values = 1 << 18;  // also when written out
+inline constexpr int pickle_depth = 64;
+inline constexpr uint64_t torch_entries = 200'000;  // of the zip
+
 // GGUF
 inline constexpr uint64_t gguf_metadata = 65'536;
 inline constexpr uint64_t gguf_tensors = 65'536;

@@ -5,8 +5,11 @@
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
+#include <set>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "mlxterp/core/progress.h"
 
@@ -40,6 +43,22 @@ struct HubOptions {
  */
 std::filesystem::path hub_snapshot(
     std::string_view id, const HubOptions& options = {});
+
+/** Of the names of a repository's files, "folder/file", those that are wanted;
+ * may throw where it finds none. */
+using HubChoice =
+    std::function<std::vector<std::string>(const std::set<std::string>& names)>;
+
+/**
+ * The folder of the repository "org/name" in the cache, with those of its files
+ * in it that `choose` wants: anything that is no model. What is there already
+ * is not downloaded again. Where the hub cannot be asked, `choose` gets the
+ * names of what the cache has. Throws as hub_snapshot.
+ */
+std::filesystem::path hub_files(
+    std::string_view repository,
+    const HubChoice& choose,
+    const HubOptions& options = {});
 
 /** Where a model lies that a user names: "demo", a path that exists, or else a
  * hub id (see hub_snapshot). */
