@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlx/transforms.h"
 #include "mlxterp/sae/attach.h"

@@ -43,6 +43,7 @@ from .analysis import (
 )
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
+from .analysis.features import SAE, feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
@@ -106,6 +107,7 @@ __all__ = [
     "OutOfRangeError",
     "Probe",
     "PromptCache",
+    "SAE",
     "SiteView",
     "SteeringVector",
     "TunedLens",
@@ -124,6 +126,7 @@ __all__ = [
     "collect_activations",
     "compare",
     "during",
+    "feature_contexts",
     "get_activations",
     "head_circuits",
     "head_scores",
