@@ -14,7 +14,6 @@ namespace mlxterp {
 
 namespace {
 
-constexpr double l0_factor = 3;  // that is taken for another site's
 constexpr double clearly = 0.1;  // EV of a guess worth telling
 
 // Rows of the two sites.
@@ -41,13 +40,6 @@ SaeFit fit_of(const Sae& sae, const Values& values) {
   else
     fitter.add(values.target, decode(sae, acts, values.x), acts);
   return fitter.fit();
-}
-
-bool fits(const Sae& sae, const SaeFit& fit) {
-  if (!(fit.explained_variance >= 0)) return false;
-  if (!sae.source.l0 || !(*sae.source.l0 > 0)) return true;
-  return fit.l0 <= l0_factor * *sae.source.l0 &&
-         fit.l0 >= *sae.source.l0 / l0_factor;
 }
 
 struct Guess {
@@ -165,7 +157,12 @@ void check_fit(
     const Inputs& prompts,
     const SaeSites& sites) {
   const auto fit = sae_fit(model, sae, prompts, sites);
-  if (fits(sae, fit)) return;
+  if (fit.rows < 2)
+    fail(
+        ErrorKind::usage,
+        "[sae] whether it fits cannot be told from so few tokens; give 3 at "
+        "least, better a paragraph");
+  if (doubt(sae, fit).empty() && !std::isnan(fit.explained_variance)) return;
   auto found = fmt::format(
       "[sae] {} explains {:.2f} of the variance at '{}' ({} positions), with "
       "{:.1f} active features{}",

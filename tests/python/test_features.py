@@ -50,7 +50,7 @@ def test_features_are_sites(model, sae):
     acts = f"{SITE}.sae.acts"
     plain, same = model(IDS), exact(IDS)
     assert mx.allclose(plain, same, atol=1e-5)
-    cut = exact.edited({acts: iv.on_neurons([47], iv.zero_out())})
+    cut = exact.edited({acts: iv.on_neurons([47], iv.zero_out)})
     assert not mx.allclose(plain, cut(IDS), atol=1e-4)
     reading = model.features(IDS, sae, top=2)
     assert [len(it.top) for it in reading.positions] == [2] * 7

@@ -25,8 +25,8 @@ model = InterpretableModel("demo")
 cities = [" Paris", " Rome", " London", " Berlin", " Madrid"]
 layer = 25
 
-rows = model.parameters()["embed.weight"][mx.array([model.encode(it)[-1] for it in cities])]
-rows = rows.astype(mx.float32)
+ids = mx.array([model.encode(city)[0] for city in cities])
+rows = model.model.embed.weight[ids].astype(mx.float32)  # tied to the unembedding
 rows = rows - rows.mean(axis=0)
 rows = rows / mx.linalg.norm(rows, axis=1, keepdims=True)
 folder = Path(tempfile.mkdtemp()) / "cities"
@@ -94,7 +94,7 @@ for factor in (1, 50):
 # %%
 exact = model.attach_sae(sae, mode="replace_with_error")
 acts = f"{site}.sae.acts"
-without = exact.edited({acts: iv.on_neurons([0], iv.zero_out())})
+without = exact.edited({acts: iv.on_neurons([0], iv.zero_out)})
 for name, handle in (("as it is", exact), ("without Paris", without)):
     found = lens(handle, "The capital of France is", layers=[29], positions=[-1], track=" Paris")
     print(f"{name:14} P( Paris) {found.track_probabilities[0, 0].item():.3f}")
@@ -119,8 +119,8 @@ print(f"error {parts.error:+.2f}, all {parts.total:+.2f}")
 # ## How good is it?
 #
 # By SAELens' definitions: how much of the variance it explains, and how much of the loss that
-# zeros in the site's place would cost its reconstruction recovers. Five directions explain
-# next to nothing, of course.
+# zeros in the site's place would cost its reconstruction recovers. Five directions cannot
+# stand for the whole stream: less than nothing is explained, and zeros would do better.
 
 # %%
 texts = [text, "In the morning fishermen mend their nets, and boats bring timber and salt."]
