@@ -43,11 +43,12 @@ from .analysis import (
 )
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
-from .analysis.features import SAE, feature_contexts
+from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
+from .analysis.saes import SAE
 from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
     ablate,
@@ -92,7 +93,7 @@ check_blas()
 
 __version__ = _core.version
 
-_NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
+_NOT_YET = ("SAEConfig", "SAETrainer")
 
 __all__ = [
     "ActivationCache",

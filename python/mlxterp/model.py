@@ -15,9 +15,9 @@ import mlx.nn as nn
 
 from . import _core
 from .analysis._native import native
-from .analysis.features import SAE
 from .analysis.features import attach_sae as attached_sae
 from .analysis.features import features as read_features
+from .analysis.saes import SAE
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin

@@ -2,6 +2,7 @@
 // a few classes; what users see of it is written in Python.
 
 #include "bind.h"
+#include "sae.h"
 
 namespace nb = nanobind;
 
@@ -19,10 +20,11 @@ NB_MODULE(_core, m) {
   bind_readings(m);
   bind_stores(m);
   bind_probes(m);
-  bind_saes(m);
   bind_specs(m);
   bind_steering(m);
   bind_reports(m);
   bind_generate(m);
+  bind_saes(m);
+  bind_features(m);
   bind_blas(m);
 }

@@ -43,7 +43,7 @@ mx.save_safetensors(
 
 sae = SAE.load(folder)
 print(sae)
-print(sae.source["hook_in"], "is", sae.source["site_in"], "here")
+print(sae.info["hook_in"], "is", sae.info["site_in"], "here")
 
 # %% [markdown]
 # ## What is active

@@ -1,133 +1,15 @@
-// Sparse autoencoders and transcoders: their files, their features as sites,
-// what these say and how good they are.
+// Features of sparse autoencoders and transcoders as sites, what they say and
+// how good these are.
 
+#include "mlxterp/sae/features.h"
 #include "bind.h"
 #include "mlxterp/sae/attach.h"
 #include "mlxterp/sae/evaluate.h"
-#include "mlxterp/sae/features.h"
-#include "mlxterp/sae/load.h"
 #include "mlxterp/spec/sae.h"
 
 namespace mlxterp::python {
 
 namespace {
-
-void bind_sae(nb::module_& m) {
-  nb::class_<Sae>(m, "Sae")
-      .def_ro("W_enc", &Sae::W_enc)
-      .def_ro("b_enc", &Sae::b_enc)
-      .def_ro("W_dec", &Sae::W_dec)
-      .def_ro("b_dec", &Sae::b_dec)
-      .def_ro("threshold", &Sae::threshold)
-      .def_ro("W_skip", &Sae::W_skip)
-      .def_ro("k", &Sae::k)
-      .def_prop_ro("d_in", &Sae::d_in)
-      .def_prop_ro("d_sae", &Sae::d_sae)
-      .def_prop_ro("d_out", &Sae::d_out)
-      .def_prop_ro(
-          "kind",
-          [](const Sae& self) { return std::string(name_of(self.kind)); })
-      .def_prop_ro(
-          "activation",
-          [](const Sae& self) { return std::string(name_of(self.activation)); })
-      .def_prop_ro(
-          "source",
-          [](const Sae& self) {
-            const auto& it = self.source;
-            nb::dict out;
-            out["format"] = it.format;
-            out["architecture"] = it.architecture;
-            out["file"] = it.file;
-            out["model"] = it.model;
-            out["hook_in"] = it.hook_in;
-            out["hook_out"] = it.hook_out;
-            out["site_in"] = it.site_in;
-            out["site_out"] = it.site_out;
-            out["layer"] = it.layer;
-            out["l0"] = it.l0;
-            return out;
-          })
-      .def(
-          "encode",
-          [](const Sae& self, const mx::array& x) { return encode(self, x); })
-      .def(
-          "decode",
-          [](const Sae& self,
-             const mx::array& acts,
-             const std::optional<mx::array>& x) {
-            return decode(self, acts, x);
-          },
-          nb::arg("acts"),
-          nb::arg("x") = nb::none())
-      .def_static(
-          "of",
-          [](const mx::array& W_enc,
-             const mx::array& b_enc,
-             const mx::array& W_dec,
-             const mx::array& b_dec,
-             const std::optional<mx::array>& threshold,
-             const std::optional<mx::array>& W_skip,
-             const std::string& activation,
-             int k,
-             const std::string& site,
-             const std::string& reads) {
-            Sae out{
-                .W_enc = W_enc,
-                .b_enc = b_enc,
-                .W_dec = W_dec,
-                .b_dec = b_dec,
-                .threshold = threshold,
-                .W_skip = W_skip,
-                .k = k};
-            const auto word = !activation.empty() ? activation
-                              : threshold         ? "jump_relu"
-                              : k > 0             ? "topk"
-                                                  : "relu";
-            out.activation = spec::parse_sae_activation(word, "activation");
-            const bool other = W_enc.ndim() == 2 && W_dec.ndim() == 2 &&
-                               W_enc.shape(0) != W_dec.shape(1);
-            if (W_skip || other || (!reads.empty() && reads != site))
-              out.kind = SaeKind::transcoder;
-            out.source.site_out = site;
-            out.source.site_in = reads.empty() ? site : reads;
-            check(out);
-            return out;
-          },
-          nb::arg("W_enc"),
-          nb::arg("b_enc"),
-          nb::arg("W_dec"),
-          nb::arg("b_dec"),
-          nb::arg("threshold").none(),
-          nb::arg("W_skip").none(),
-          nb::arg("activation"),
-          nb::arg("k"),
-          nb::arg("site"),
-          nb::arg("reads"))
-      .def_static(
-          "load",
-          [](const std::string& name,
-             const std::string& format,
-             int layer,
-             std::optional<float> activation_scale,
-             std::optional<int> k,
-             const std::string& revision) {
-            SaeLoadOptions options{
-                .format = format,
-                .layer = layer,
-                .activation_scale = activation_scale,
-                .k = k,
-                .revision = revision,
-                .progress = progress_of({})};
-            nb::gil_scoped_release no_gil;
-            return load_sae(checked_path(name), options);
-          },
-          nb::arg("name"),
-          nb::arg("format") = "",
-          nb::arg("layer") = -1,
-          nb::arg("activation_scale") = nb::none(),
-          nb::arg("k") = nb::none(),
-          nb::arg("revision") = "main");
-}
 
 void bind_results(nb::module_& m) {
   bind_result<FeatureToken>(
@@ -249,8 +131,51 @@ void bind_results(nb::module_& m) {
 
 }  // namespace
 
-void bind_saes(nb::module_& m) {
-  bind_sae(m);
+void bind_features(nb::module_& m) {
+  m.def(
+      "sae_of",
+      [](const mx::array& W_enc,
+         const mx::array& b_enc,
+         const mx::array& W_dec,
+         const mx::array& b_dec,
+         const std::optional<mx::array>& threshold,
+         const std::optional<mx::array>& W_skip,
+         const std::string& activation,
+         int k,
+         const std::string& site,
+         const std::string& reads) {
+        Sae out{
+            .W_enc = W_enc,
+            .b_enc = b_enc,
+            .W_dec = W_dec,
+            .b_dec = b_dec,
+            .threshold = threshold,
+            .W_skip = W_skip,
+            .k = k};
+        const auto word = !activation.empty() ? activation
+                          : threshold         ? "jump_relu"
+                          : k > 0             ? "topk"
+                                              : "relu";
+        out.activation = spec::parse_sae_activation(word, "activation");
+        const bool other = W_enc.ndim() == 2 && W_dec.ndim() == 2 &&
+                           W_enc.shape(0) != W_dec.shape(1);
+        if (W_skip || other || (!reads.empty() && reads != site))
+          out.kind = SaeKind::transcoder;
+        out.source.site_out = site;
+        out.source.site_in = reads.empty() ? site : reads;
+        check(out);
+        return out;
+      },
+      nb::arg("W_enc"),
+      nb::arg("b_enc"),
+      nb::arg("W_dec"),
+      nb::arg("b_dec"),
+      nb::arg("threshold").none(),
+      nb::arg("W_skip").none(),
+      nb::arg("activation"),
+      nb::arg("k"),
+      nb::arg("site"),
+      nb::arg("reads"));
   bind_results(m);
   m.def(
       "attach_sae",
