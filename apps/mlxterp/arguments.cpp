@@ -6,15 +6,20 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 #include <sstream>
 
 #include "mlx/utils.h"
+#include "mlxterp/analysis/steering.h"
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/hub.h"
+#include "mlxterp/sae/attach.h"
+#include "mlxterp/sae/load.h"
 #include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/head.h"
 #include "mlxterp/spec/range.h"
+#include "mlxterp/spec/sae.h"
 #include "mlxterp/view/terminal.h"
 #include "progress.h"
 
@@ -83,10 +88,30 @@ void ModelArguments::add_run_to(CLI::App& app) {
       edits,
       "Edit every pass: SITE=EDIT, as in 'layers.4.mlp_out=scale(0)'; repeat "
       "for more edits (mlxterp trace --help lists them)");
+  add_list(
+      app,
+      "--sae",
+      saes,
+      "Attach a sparse autoencoder or transcoder: a folder, a file, or a hub "
+      "id with a path; or SITE=FILE. Its sites are SITE.sae.acts, and of more "
+      "at one site SITE.sae2.acts");
+  app.add_option(
+         "--sae-mode",
+         sae_mode,
+         "replace_with_error: edits of features act, nothing else changes; "
+         "replace: its reconstruction takes the site's place; read")
+      ->capture_default_str();
+  app.add_flag(
+      "--no-sae-check",
+      no_sae_check,
+      "Attach it even if it explains nothing of a short English text");
 }
 
 void ModelArguments::check() const {
   static_cast<void>(options());
+  static_cast<void>(spec::parse_attach_mode(sae_mode, "--sae-mode"));
+  for (const auto& text : saes)
+    static_cast<void>(spec::parse_sae(text, "--sae"));
 }
 
 LoadOptions ModelArguments::options() const {
@@ -126,6 +151,49 @@ InterpretableModel ModelArguments::load() const {
 }
 
 InterpretableModel ModelArguments::load_unedited() const {
+  const auto found = load_saes();  // before any weights of the model
+  return attached(load_plain(), found);
+}
+
+std::vector<LoadedSae> ModelArguments::load_saes() const {
+  std::vector<LoadedSae> out;
+  std::map<std::string, int> at;  // by site
+  for (const auto& text : saes) {
+    auto place = spec::parse_sae(text, "--sae");
+    auto sae = load_sae(place.file, {.progress = progress()});
+    end_progress();
+    const auto site = place.site.empty() ? sae.source.site_out : place.site;
+    const int n = ++at[site];
+    out.push_back(
+        {std::move(sae),
+         std::move(place.file),
+         std::move(place.site),
+         n == 1 ? "sae" : fmt::format("sae{}", n)});
+  }
+  return out;
+}
+
+InterpretableModel ModelArguments::attached(
+    InterpretableModel plain, const std::vector<LoadedSae>& loaded) const {
+  for (const auto& it : loaded) {
+    SaeAttachOptions how{
+        .mode = spec::parse_attach_mode(sae_mode, "--sae-mode"),
+        .name = it.name,
+        .site = it.site};
+    if (!no_sae_check && plain.has_tokenizer()) {
+      show_progress("Checking the SAE");
+      auto ids = plain.tokenizer().encode(neutral_text);
+      const auto most = static_cast<size_t>(plain.decoder().config().context);
+      ids.resize(std::min(ids.size(), most));
+      how.check_on = std::move(ids);
+    }
+    plain = attach_sae(plain, it.sae, how);
+    end_progress();
+  }
+  return plain;
+}
+
+InterpretableModel ModelArguments::load_plain() const {
   const auto found = blas();
   if (found.slow && mx::default_device() == mx::Device::cpu)
     warn(fmt::format(

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "mlxterp/core/error.h"
+#include "mlxterp/sae/sae.h"
 #include "mlxterp/spec/edit.h"
 #include "mlxterp/spec/metric.h"
 #include "mlxterp/trace/model.h"
@@ -19,16 +20,24 @@ namespace mlxterp::cli {
 /** Throws Error(usage). */
 [[noreturn]] void usage(const std::string& message);
 
+/** An SAE that stands in the model, and by which name. */
+struct LoadedSae {
+  Sae sae;
+  std::string file, site, name;
+};
+
 /** MODEL, --revision, --dtype, --weights, --allow-nan and --json; of verbs that
- * run the model also --edit. */
+ * run the model also --edit and --sae. */
 struct ModelArguments {
   std::string model, revision, dtype, weights;
-  std::vector<std::string> edits;
+  std::vector<std::string> edits, saes;
+  std::string sae_mode = "replace_with_error";
+  bool no_sae_check = false;
   bool allow_nan = false;
   bool json = false;
 
   void add_to(CLI::App& app);
-  /** All of it, and --edit. */
+  /** All of it, --edit and --sae. */
   void add_run_to(CLI::App& app);
   /** Throws usage for what can be checked without the model. */
   void check() const;
@@ -39,8 +48,15 @@ struct ModelArguments {
   /** Loads it, showing progress; says so where the BLAS is the slow one. With
    * --edit every pass of it is edited. */
   InterpretableModel load() const;
-  /** Without the edits. */
+  /** Without the edits, but with its SAEs attached. */
   InterpretableModel load_unedited() const;
+  /** Nothing but the model. */
+  InterpretableModel load_plain() const;
+  /** What --sae names, showing progress. */
+  std::vector<LoadedSae> load_saes() const;
+  /** With these attached, each found to fit on a text of its own. */
+  InterpretableModel attached(
+      InterpretableModel plain, const std::vector<LoadedSae>& saes) const;
 };
 
 /** --special and --no-special, one switch. */

@@ -291,6 +291,8 @@ Run add_sae(CLI::App& app) {
       app.add_subcommand("convert", "Write it for SAELens or circuit-tracer");
   auto* encoded = app.add_subcommand(
       "encode", "Features and reconstructions of activations in a file");
+  auto* evaluated = app.add_subcommand("eval", "How good it is on a text");
+  const auto evaluate = add_sae_eval(*evaluated);
   const char* which =
       "A folder, a file, or a hub id with the path in it (org/name/folder)";
   told->add_option("SAE", a.name, which)->required();
@@ -332,9 +334,10 @@ Run add_sae(CLI::App& app) {
     add_loading(*command, a);
   for (auto* command : {&app, told, converted, encoded})
     command->footer(example);
-  return [arguments, told, converted] {
+  return [arguments, told, converted, evaluated, evaluate] {
     told->parsed()        ? info(*arguments)
     : converted->parsed() ? convert(*arguments)
+    : evaluated->parsed() ? evaluate()
                           : encode_file(*arguments);
   };
 }

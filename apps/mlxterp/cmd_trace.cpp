@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <set>
@@ -41,28 +42,36 @@ std::string saved_text(
     const view::Terminal& terminal) {
   if (saved.empty()) return "";
   using enum view::Align;
-  view::Table table(
-      {{"site"},
-       {"shape"},
-       {"dtype"},
-       {"mean", right},
-       {"std", right},
-       {"norm", right},
-       {"min", right},
-       {"max", right}});
+  // Long names stand at the end, where a line may be broken.
+  constexpr size_t longest = 24;
+  const bool last = std::ranges::any_of(
+      saved, [](const auto& s) { return s.site.size() > longest; });
+  const auto ordered = [last](auto cells) {
+    if (last) std::ranges::rotate(cells, cells.begin() + 1);
+    return cells;
+  };
+  view::Table table(ordered(std::vector<view::Table::Column>{
+      {"site"},
+      {"shape"},
+      {"dtype"},
+      {"mean", right},
+      {"std", right},
+      {"norm", right},
+      {"min", right},
+      {"max", right}}));
   int64_t not_finite = 0;
   for (const auto& s : saved) {
     not_finite += s.not_finite;
     const auto cell = [](double x) { return fmt::format("{:.3g}", x); };
-    table.add(
-        {s.site,
-         fmt::format("[{}]", fmt::join(s.shape, ", ")),
-         s.dtype,
-         cell(s.mean),
-         cell(s.std),
-         cell(s.norm),
-         cell(static_cast<double>(s.min)),
-         cell(static_cast<double>(s.max))});
+    table.add(ordered(std::vector{
+        s.site,
+        fmt::format("[{}]", fmt::join(s.shape, ", ")),
+        s.dtype,
+        cell(s.mean),
+        cell(s.std),
+        cell(s.norm),
+        cell(static_cast<double>(s.min)),
+        cell(static_cast<double>(s.max))}));
   }
   auto text = table.text(terminal);
   if (not_finite)

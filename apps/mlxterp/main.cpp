@@ -79,6 +79,7 @@ int run(int argc, char** argv) {
       {"heads", cli::add_heads},
       {"steer", cli::add_steer},
       {"sae", cli::add_sae},
+      {"features", cli::add_features},
       {"tasks", cli::add_tasks},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;

@@ -28,10 +28,14 @@ Run add_path_patch(CLI::App& app);
 Run add_attribute(CLI::App& app);
 Run add_dla(CLI::App& app);
 Run add_heads(CLI::App& app);
+Run add_features(CLI::App& app);
 Run add_steer(CLI::App& app);
 Run add_steer_apply(CLI::App& app);  // one of add_steer's own
 Run add_sae(CLI::App& app);
 Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
+
+/** `mlxterp sae eval`. */
+Run add_sae_eval(CLI::App& app);
 
 }  // namespace mlxterp::cli

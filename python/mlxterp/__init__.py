@@ -43,6 +43,7 @@ from .analysis import (
 )
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
+from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
@@ -126,6 +127,7 @@ __all__ = [
     "collect_activations",
     "compare",
     "during",
+    "feature_contexts",
     "get_activations",
     "head_circuits",
     "head_scores",

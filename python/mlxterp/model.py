@@ -15,6 +15,9 @@ import mlx.nn as nn
 
 from . import _core
 from .analysis._native import native
+from .analysis.features import attach_sae as attached_sae
+from .analysis.features import features as read_features
+from .analysis.saes import SAE
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
@@ -263,6 +266,63 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             site, module, mode, name, by_position, self.standing
         )
         return self._handle(engine=engine, standing=[])
+
+    def attach_sae(
+        self,
+        sae: SAE,
+        mode: str = "read",
+        name: str = "sae",
+        site: str = "",
+        reads: str = "",
+        check_on=None,
+    ) -> InterpretableModel:
+        """A handle on the same model, which mlxterp loaded itself, with a sparse
+        autoencoder or transcoder at its site: its features are the site
+        `<site>.<name>.acts` [batch, pos, feature], beside `pre`, `recon` and, with
+        "replace_with_error", `error`; to read, edit and sweep like all others.
+        Until a feature is edited the model's values then stay the same bit by bit.
+        A transcoder stands where it writes and reads its own site. Raises
+        UsageError for another width or where it does not fit, UnknownNameError.
+
+        mode: "read", "replace" or "replace_with_error", as in `attach`.
+        site, reads: where it belongs, if its file does not say or is wrong.
+        check_on: a prompt or several on which it has to explain something, and
+            have about as many active features as its file says; else UsageError
+            guesses the cause.
+        """
+        return attached_sae(self, sae, mode, name, site, reads, check_on)
+
+    def features(
+        self,
+        prompt,
+        sae: SAE,
+        top: int = 5,
+        *,
+        features: int | Sequence[int] | None = None,
+        tokens: int = 5,
+        site: str = "",
+        reads: str = "",
+        name: str = "sae",
+    ) -> _core.FeatureReading:
+        """The features of an SAE in one prompt. Raises UsageError,
+        OutOfRangeError.
+
+        Returns `positions`, each with `top`, the most active features there as
+        `feature` and `value`, and how many are `active`; `logits`, the tokens that
+        each of these features promotes and suppresses; `fit`, how much of the
+        site's variance the SAE explains behind the first position; `ids`, `sites`.
+
+        top: features of a position.
+        features: only these, at every position, in this order; the others are not
+            computed where features do not compete.
+        tokens: that a feature promotes; 0 leaves `logits` empty.
+        name: under which it is attached to this handle, if it is: what edits leave
+            of its activations is read then.
+        """
+        more = {"site": site, "reads": reads, "name": name}
+        return read_features(
+            self, prompt, sae, top, features=features, tokens=tokens, **more
+        )
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))

@@ -296,6 +296,7 @@ void bind_sweeps(nb::module_& m);
 void bind_readings(nb::module_& m);
 void bind_stores(nb::module_& m);
 void bind_probes(nb::module_& m);
+void bind_features(nb::module_& m);
 void bind_specs(nb::module_& m);
 void bind_steering(nb::module_& m);
 void bind_reports(nb::module_& m);

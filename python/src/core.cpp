@@ -25,5 +25,6 @@ NB_MODULE(_core, m) {
   bind_reports(m);
   bind_generate(m);
   bind_saes(m);
+  bind_features(m);
   bind_blas(m);
 }

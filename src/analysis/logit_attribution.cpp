@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 
+#include "analysis/logit_direction.h"
 #include "analysis/readout.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -70,7 +71,7 @@ class Decomposition {
           columns.size() == 1 ? first : mx::subtract(first, one(columns[1]));
       return mx::multiply(y, mx::array(config_.logit_scale));
     };
-    const auto normed = tokens(decoder_.unembed.weight().numbers());
+    const auto normed = logit_direction(decoder_, columns);
     const auto stream = before(decoder_.ln_final, normed, of("ln_final.scale"));
 
     scale_back(stream);
@@ -202,12 +203,7 @@ class Decomposition {
       const nn::Norm& norm,
       const mx::array& direction,
       const mx::array& scale) const {
-    auto gain = wide(norm.weight);
-    if (config_.norm.plus_one) gain = mx::add(gain, mx::array(1.0f));
-    auto out = mx::multiply(gain, direction);
-    if (config_.norm.kind == nn::NormConfig::Kind::layer)
-      out = mx::subtract(out, mx::mean(out));
-    return mx::divide(out, scale);
+    return mx::divide(before_gain(norm, config_.norm, direction), scale);
   }
 
   // Before a factor of the residual stream and a norm, where there is one.

@@ -63,6 +63,32 @@ void check_same_angles(
           longest);
 }
 
+// The number of the site that a module at `at` reads; -1: that one.
+SiteId site_read(
+    const SiteCatalog& sites, SiteId at, const AttachOptions& options) {
+  if (options.reads.empty()) return -1;
+  const auto reads = sites.find(options.reads);
+  if (reads == at) return -1;
+  if (!options.by_position)
+    fail(
+        ErrorKind::usage,
+        "[attach] a module that reads '{}' and is attached to '{}' must say "
+        "that it takes positions one by one (by_position)",
+        sites[reads].name,
+        sites[at].name);
+  if (sites[reads].layer != sites[at].layer ||
+      sites[reads].stage != sites[at].stage)
+    fail(
+        ErrorKind::usage,
+        "[attach] a module attached to '{}' cannot read '{}', which stands in "
+        "another layer or on the other side of attention; read an input of the "
+        "same part, such as layers.{}.mlp.input",
+        sites[at].name,
+        sites[reads].name,
+        std::max(sites[at].layer, 0));
+  return reads;
+}
+
 }  // namespace
 
 InterpretableModel InterpretableModel::load(
@@ -189,6 +215,7 @@ InterpretableModel InterpretableModel::attach(
   const auto at = sites_->find(site);
   const bool error = options.mode == Mode::replace_with_error;
   const SiteCatalog own(*module);
+  const auto reads = site_read(*sites_, at, options);
   auto out = *this;
   out.sites_ = std::make_shared<SiteCatalog>(
       sites_->extended(at, options.name, own, error));
@@ -201,6 +228,8 @@ InterpretableModel InterpretableModel::attach(
           .mode = options.mode,
           .first = first,
           .error = error ? first + static_cast<SiteId>(own.size()) : -1,
+          .reads = reads,
+          .sites = static_cast<SiteId>(own.size()) + (error ? 1 : 0),
           .reach = options.by_position ? Intervention::Reach::value
                                        : Intervention::Reach::sequence});
   return out;

@@ -89,6 +89,7 @@ Overlay::Overlay(
 Overlay::Overlay(const Overlay* base, SiteId site, Attached attached) {
   if (base) *this = *base;
   reach_ = std::max(reach_, attached.reach);
+  if (attached.reads >= 0) reads_.insert(attached.reads);
   steps_[site].emplace_back(std::move(attached));
 }
 
@@ -114,7 +115,29 @@ mx::array Standing::at(SiteId site, mx::array value) {
       value = stepped(step, site, value);
     if (inner_) inner_->edited(site, before, value);
   }
-  return inner_ ? inner_->at(site, std::move(value)) : value;
+  if (inner_) value = inner_->at(site, std::move(value));
+  if (overlay_.reads(site)) read_.insert_or_assign(site, value);
+  return value;
+}
+
+const mx::array& Standing::read_by(
+    const Overlay::Attached& it, SiteId site, const mx::array& value) const {
+  if (it.reads < 0) return value;
+  const auto found = read_.find(it.reads);
+  if (found == read_.end())
+    fail(
+        ErrorKind::usage,
+        "[attach] the module at site '{}' reads '{}', which the pass has not "
+        "reached by then; name one that stands before it",
+        sites_[site].name,
+        sites_[it.reads].name);
+  return found->second;
+}
+
+bool Standing::edits_within(const Overlay::Attached& it) const {
+  for (SiteId i = 0; i < it.sites; ++i)
+    if (edits(it.first + i)) return true;
+  return false;
 }
 
 mx::array Standing::stepped(
@@ -150,7 +173,8 @@ mx::array Standing::through(
   Shifted shifted(*this, it.first);
   const auto run = [&](const mx::array& x) {
     Pass pass(shifted);
-    auto y = (*it.module)(x, pass);
+    const auto& given = read_by(it, site, x);
+    auto y = (*it.module)(given, pass);
     if (it.mode != AttachOptions::Mode::read && y.shape() != x.shape())
       fail(
           ErrorKind::usage,
@@ -160,8 +184,13 @@ mx::array Standing::through(
           shown(y),
           shown(x));
     if (it.error < 0) return y;
+    if (!edits_within(it)) {
+      at(it.error, mx::subtract(x, y));
+      return x;
+    }
     Pass plain;
-    return mx::add(y, at(it.error, mx::subtract(x, (*it.module)(x, plain))));
+    return mx::add(
+        y, at(it.error, mx::subtract(x, (*it.module)(given, plain))));
   };
   if (rows_.packed.empty() || it.reach != Overlay::Reach::sequence)
     return run(value);

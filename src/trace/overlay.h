@@ -34,6 +34,8 @@ class Overlay {
     AttachOptions::Mode mode;
     SiteId first;  ///< Its own first site, in the extended catalog.
     SiteId error;  ///< -1: none.
+    SiteId reads;  ///< -1: the site it is attached to.
+    SiteId sites;  ///< How many it has, the error among them.
     Reach reach;
   };
   using Step = std::variant<Intervention, Attached>;
@@ -48,11 +50,15 @@ class Overlay {
     return steps_;
   }
 
+  /** Whether a module elsewhere reads this site's value. */
+  bool reads(SiteId site) const { return reads_.contains(site); }
+
   /** The furthest of any step. */
   Reach reach() const { return reach_; }
 
  private:
   std::unordered_map<SiteId, std::vector<Step>> steps_;
+  std::set<SiteId> reads_;
   Reach reach_ = Reach::value;
 };
 
@@ -90,6 +96,7 @@ class Standing final : public Observer {
     return overlay_.edits(site) || (inner_ && inner_->edits(site));
   }
   void offer(SiteId site, std::function<mlx::core::array()> make) override {
+    if (overlay_.reads(site)) read_.insert_or_assign(site, make());
     if (inner_) inner_->offer(site, std::move(make));
   }
 
@@ -98,6 +105,12 @@ class Standing final : public Observer {
       const Overlay::Step& step, SiteId site, const mlx::core::array& value);
   mlx::core::array through(
       const Overlay::Attached& it, SiteId site, const mlx::core::array& value);
+  // What it reads where it is attached to `value`.
+  const mlx::core::array& read_by(
+      const Overlay::Attached& it,
+      SiteId site,
+      const mlx::core::array& value) const;
+  bool edits_within(const Overlay::Attached& it) const;
   SiteView view(SiteId site, const mlx::core::array& value);
 
   const Overlay& overlay_;
@@ -105,6 +118,7 @@ class Standing final : public Observer {
   Observer* inner_;
   PassRows rows_;
   std::set<SiteId> reached_;
+  std::unordered_map<SiteId, mlx::core::array> read_;
   std::vector<PackedRows> scores_;  // of the sequence whose scores are seen
   std::vector<PackedRows> one_;     // the sequence seen by itself
 };

@@ -154,6 +154,8 @@ def runs(model, worded, family, folder):
     again = os.path.join(folder, "again.safetensors")
     saes = os.path.join(os.path.dirname(__file__), "../sae/fixtures")
     edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
+    sae = ["--sae", os.path.join(os.path.dirname(__file__), "../sae/fixtures/eval"),
+           "--no-sae-check"]
     return [
         ("info", ["info", model]),
         ("info", ["info", worded]),
@@ -249,6 +251,13 @@ def runs(model, worded, family, folder):
         ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
                    "--ablate", "1", "--draws", "1"]),
         ("tasks", ["tasks", worded, "induction", "--n", "2"]),
+        ("sae-eval", ["sae", "eval", worded, *sae, "--text", data, "--length", "16",
+                      "--tokens", "64"]),
+        ("features", ["features", worded, "one two three", *sae, "--text", data,
+                      "--length", "16", "--top", "2"]),
+        ("features", ["features", model, "--ids", "3,4,5", "--sae",
+                      f"layers.1.mlp_out={sae[1]}", "--feature", "3,7..9",
+                      "--edit", "layers.1.mlp_out.sae.acts=on_neurons(3, zero_out)"]),
         ("verify", ["verify", family, "--ids", "3,4,5"]),
     ]
 

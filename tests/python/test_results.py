@@ -17,7 +17,7 @@ DIFF = metrics.logit_diff(5, 9)
 
 
 @pytest.fixture(scope="module")
-def results():
+def results(tmp_path_factory):
     """One at least of each class."""
     model = InterpretableModel(FOLDERS / "llama-gqa")
     wrapped, demo = InterpretableModel(build("llama")), InterpretableModel("demo")
@@ -56,6 +56,25 @@ def results():
         wrapped.run_with_cache(ids(), "hook_embed")[1],
         viz.HeadScore(1, 2, 0.5, "custom"),
         DIFF,
+        *of_features(model, demo, tmp_path_factory.mktemp("text")),
+    ]
+
+
+def of_features(model, demo, folder):
+    sae = mlxterp.SAE.load(FOLDERS.parents[1] / "sae" / "fixtures" / "eval")
+    found = model.features(CLEAN, sae, top=2)
+    sums = sae.attribution(model, CLEAN, DIFF)
+    quality = sae.evaluate(model, CLEAN)
+    eye = mx.eye(576)
+    own = mlxterp.SAE.from_arrays(
+        eye, mx.zeros(576), eye, mx.zeros(576), site="layers.0.resid_post"
+    )
+    (folder / "text.txt").write_text("One, two, three and four.")
+    text = mlxterp.feature_contexts(demo, own, folder / "text.txt", [3, 4])
+    return [
+        found, found.sites, found.fit, found.positions[0], found.positions[0].top[0],
+        found.logits[0], found.logits[0].promoted[0], sums, sums.parts[0],
+        quality, quality.density[0], text, text.features[0], text.features[0].top[0],
     ]
 
 

@@ -19,6 +19,7 @@ import threading
 import unicodedata
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,22 @@ def width(text: str) -> int:
     )
 
 
+def write_sae(folder: Path, d: int = 576, layer: int = 12):
+    """An SAE of one's own for the demo model: both sides of each coordinate."""
+    folder.mkdir()
+    both = mx.concatenate([mx.eye(d), -mx.eye(d)])
+    mx.save_safetensors(
+        str(folder / "sae_weights.safetensors"),
+        {"W_enc": mx.contiguous(both.T), "b_enc": mx.full((2 * d,), -0.01),
+         "W_dec": both, "b_dec": mx.zeros(d)},
+    )
+    about = {"hook_name": f"blocks.{layer}.hook_resid_post", "model_name": "demo"}
+    config = {"architecture": "standard", "d_in": d, "d_sae": 2 * d, "metadata": about}
+    config |= {"dtype": "float32", "apply_b_dec_to_input": False,
+               "normalize_activations": "none", "reshape_activations": "none"}
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+
 def test_what_a_page_holds(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(
@@ -171,6 +188,7 @@ def test_every_command_of_a_page_runs(page, tmp_path):
     shutil.copytree(saes / "dl_gated" / "trainer_0", tmp_path / "trainer_0")
     shutil.copytree(saes / "circuit_tracer_clt", tmp_path / "clt")
     shutil.copy(saes / "x.safetensors", tmp_path)
+    write_sae(tmp_path / "my_sae")
     for line, command in commands(page):
         assert " ..." not in command, f"{page.name}:{line}: cannot be pasted: {command}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -10,9 +10,9 @@ struct AttachOptions {
   enum class Mode {
     read,     ///< Runs alongside; the site keeps its value.
     replace,  ///< The site takes the module's output.
-    /** The same plus the module's error, the value minus its unedited output:
-     * nothing changes until something inside is edited. The error is a site of
-     * its own, `error`. */
+    /** The same plus the module's error, the value minus its unedited output.
+     * The error is a site of its own, `error`. Until something inside is edited
+     * the site keeps its value, bit by bit. */
     replace_with_error,
   };
   Mode mode = Mode::read;
@@ -22,6 +22,10 @@ struct AttachOptions {
    * of a sparse autoencoder does. Sweeps then compute only what changes;
    * otherwise they run whole sequences. */
   bool by_position = false;
+  /** The site whose value the module reads, as a transcoder does: of the same
+   * layer and, where that has attention, on the same side of it; reached
+   * before. Empty: the site it is attached to. Needs `by_position`. */
+  std::string reads = {};
 };
 
 }  // namespace mlxterp

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
 
 from .. import _core
+from ..errors import UsageError
+from ._native import asked, inputs, native
+from .metrics import as_metric
+from .steering import SteeringVector
 
 
 class SAE:
@@ -67,6 +72,29 @@ class SAE:
             _core.load_sae(name, format, layer, activation_scale, k, revision), name
         )
 
+    @classmethod
+    def from_arrays(
+        cls,
+        W_enc: mx.array,
+        b_enc: mx.array,
+        W_dec: mx.array,
+        b_dec: mx.array,
+        *,
+        threshold: mx.array | None = None,
+        W_skip: mx.array | None = None,
+        activation: str = "",
+        k: int = 0,
+        site: str = "",
+        reads: str = "",
+    ) -> SAE:
+        """One of your own, of float32 arrays of the shapes above. `activation`:
+        "relu", "topk", "signed_topk", "abs_topk", "group_max" or "jump_relu"; left
+        out it is jump_relu with a threshold, topk with k, else relu. `site`: where
+        it belongs; `reads`: what a transcoder reads. Raises BadDataError where
+        the arrays do not fit together, UsageError."""
+        given = (W_enc, b_enc, W_dec, b_dec, threshold, W_skip)
+        return cls(_core.sae_of(*given, activation, k, site, reads))
+
     @staticmethod
     def formats() -> dict[str, str]:
         """The layouts that are read, and what each is."""
@@ -107,6 +135,73 @@ class SAE:
     def __call__(self, x: mx.array) -> mx.array:
         """decode(encode(x), x)"""
         return self.decode(self.encode(x), x)
+
+    def evaluate(
+        self,
+        model,
+        prompts=None,
+        *,
+        text: str | os.PathLike[str] | None = None,
+        length: int | None = None,
+        tokens: int | None = None,
+        first: bool = False,
+        site: str = "",
+        reads: str = "",
+        progress=None,
+    ) -> _core.SaeEvaluation:
+        """How good it is on prompts, a window each, or on a text (a file or a
+        folder, cut into windows of `length` tokens), by SAELens' definitions:
+        `explained_variance`, `fvu`, `mse`, `cosine`, `l2_ratio`, `l0`, `l1`; `ce`,
+        `ce_sae` and `ce_zero`, the cross-entropy of the model, with the
+        reconstruction and with zeros in the site's place, and `ce_score`; `kl_sae`,
+        `kl_zero` and `kl_score`; `active` positions of each feature, `dead`
+        features, and `density`, a histogram of log10 shares with `low`, `high`,
+        `features`. Raises UsageError, OutOfRangeError, BadDataError, IoError.
+
+        tokens: read so many of the text only.
+        first: whether the first position of each window counts and is replaced.
+        site, reads: as in `model.attach_sae`.
+        """
+        if (prompts is None) == (text is None):
+            raise UsageError("evaluate() needs prompts or a text: give one of them")
+        given = {"model": model, "length": length, "tokens": tokens, "first": first}
+        given |= {"site": site, "reads": reads, "progress": progress}
+        inner, options = asked("SAE.evaluate()", _core.SaeEvalOptions, given)
+        rows = None if prompts is None else inputs(model, prompts)
+        path = "" if text is None else os.fspath(text)
+        return _core.evaluate_sae(inner, self._native, rows, path, options)
+
+    def logits(
+        self, model, features: int | Sequence[int], top: int = 10, site: str = ""
+    ) -> list[_core.FeatureLogits]:
+        """The tokens that features promote and suppress: decoder rows through the
+        final norm's gain and the unembedding. Each has `feature`, `promoted` and
+        `suppressed`, whose entries have `id` and `logit`. Raises UsageError where
+        it writes no part of the residual stream, OutOfRangeError."""
+        inner = native(model, "SAE.logits()")
+        features = [features] if isinstance(features, int) else list(features)
+        sites = _core.sae_sites(inner, self._native, site, "")
+        return _core.feature_logits(inner, self._native, features, top, sites)
+
+    def attribution(
+        self, model, prompt, metric, site: str = "", reads: str = ""
+    ) -> _core.FeatureAttribution:
+        """Direct logit attribution by feature: `parts` with `feature`,
+        `activation` and `value`, the largest first; `bias`, `error` (what the SAE
+        misses) and their `total`, what the site's value adds to the metric, a
+        logit or logit_diff. The final norm's divisor is that of the run. Raises
+        UsageError."""
+        inner, rows = native(model, "SAE.attribution()"), inputs(model, prompt)
+        sites = _core.sae_sites(inner, self._native, site, reads)
+        measured = as_metric(metric, inner, rows)
+        return _core.feature_attribution(inner, self._native, rows, measured, sites)
+
+    def direction(self, model, feature: int, site: str = "") -> SteeringVector:
+        """A feature's decoder row as a SteeringVector. Raises UsageError where
+        adding it is not adding it at a resid_post, OutOfRangeError."""
+        inner = native(model, "SAE.direction()")
+        sites = _core.sae_sites(inner, self._native, site, "")
+        return _core.feature_direction(inner, self._native, feature, sites)
 
     def save_saelens(
         self, path: str | os.PathLike[str], overwrite: bool = False

@@ -263,6 +263,14 @@ class NativeEngine:
         other.resolve = lru_cache(maxsize=4096)(other._resolve)
         return other
 
+    def attach_sae(self, sae, mode, name, site, reads, check_on, standing=()):
+        """The same with a `_core.Sae`, which C++ runs by itself."""
+        model = self.model.edited(list(standing)) if standing else self.model
+        other = copy(self)
+        other.model = _core.attach_sae(model, sae, mode, name, site, reads, check_on)
+        other.resolve = lru_cache(maxsize=4096)(other._resolve)
+        return other
+
     def named_modules(self) -> list[tuple[str, object]]:
         return [(path, NativeModule(self.model, path)) for path in self.model.paths]
 

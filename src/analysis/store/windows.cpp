@@ -40,6 +40,14 @@ NextDocument documents_of(const Inputs::Rows& prompts) {
   };
 }
 
+std::optional<int> beginning(const InterpretableModel& model) {
+  const auto ids = model.tokenizer().encode("a");
+  const auto bare = model.tokenizer().encode("a", {.add_special = false});
+  const bool added =
+      ids.size() > bare.size() && !bare.empty() && ids.front() != bare.front();
+  return added ? std::optional(ids.front()) : std::nullopt;
+}
+
 std::string WindowPlace::to_json() const {
   return nlohmann::ordered_json({{"file", document.file},
                                  {"offset", document.offset},
