@@ -66,6 +66,7 @@ int run(int argc, char** argv) {
       {"dla", cli::add_dla},
       {"heads", cli::add_heads},
       {"steer", cli::add_steer},
+      {"sae", cli::add_sae},
       {"tasks", cli::add_tasks},
       {"verify", cli::add_verify}};
   std::vector<std::pair<CLI::App*, cli::Run>> commands;

@@ -29,6 +29,7 @@ Run add_attribute(CLI::App& app);
 Run add_dla(CLI::App& app);
 Run add_heads(CLI::App& app);
 Run add_steer(CLI::App& app);
+Run add_sae(CLI::App& app);
 Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
 

@@ -240,11 +240,13 @@ void HubCache::link(
     const std::string& commit,
     const std::string& name,
     const std::string& etag) const {
-  const auto folder = snapshot(commit);
+  const auto file = snapshot(commit) / name;
+  const auto folder = file.parent_path();
   make_folders(folder);
-  const auto target = fs::path("../../blobs") / etag;
+  // Relative, so that the cache may be moved.
+  const auto target = blob(etag).lexically_relative(folder);
   std::error_code error;
-  if (fs::read_symlink(folder / name, error) == target) return;
+  if (fs::read_symlink(file, error) == target) return;
   // Made beside it and renamed, so that a link that leads nowhere is replaced
   // and nobody ever finds none.
   std::random_device random;
@@ -252,8 +254,8 @@ void HubCache::link(
       folder / fmt::format(".{:08x}{:08x}.tmp", random(), random());
   fs::create_symlink(target, temporary, error);
   // A disk without links gets the file itself, as from Hugging Face's tools.
-  fs::rename(error ? blob(etag) : temporary, folder / name, error);
-  if (error) fail_write(folder / name, error.message());
+  fs::rename(error ? blob(etag) : temporary, file, error);
+  if (error) fail_write(file, error.message());
 }
 
 bool is_commit(std::string_view text) {

@@ -72,6 +72,18 @@ bool escapes(const std::string& name) {
   return std::find(path.begin(), path.end(), "..") != path.end();
 }
 
+// The hub knows a file in a folder by its slashes.
+std::string escaped_path(const std::string& name) {
+  std::string out;
+  for (size_t i = 0; i <= name.size();) {
+    const auto end = std::min(name.find('/', i), name.size());
+    out += url_escape(name.substr(i, end - i));
+    if (end < name.size()) out += '/';
+    i = end + 1;
+  }
+  return out;
+}
+
 double megabytes(uint64_t bytes) {
   return static_cast<double>(bytes) / 1e6;
 }
@@ -435,7 +447,7 @@ std::string HubDownload::url_of(
       settings_.endpoint,
       repo_,
       commit,
-      url_escape(name));
+      escaped_path(name));
 }
 
 HubDownload::File HubDownload::look_up(

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <utility>
 
 #include "mlxterp/models/family.h"
 #include "trace/lens_names.h"
@@ -49,6 +50,22 @@ bool is_lens(std::string_view hook) {
   return hook.starts_with("blocks.") || hook.find("hook_") != hook.npos;
 }
 
+// "resid_post_layer_3" of dictionary_learning.
+std::string from_dictionary(std::string_view hook) {
+  constexpr std::string_view layer = "_layer_";
+  const auto at = hook.find(layer);
+  if (at == hook.npos) return "";
+  const auto site = hook.substr(0, at), number = hook.substr(at + layer.size());
+  for (const auto& [own, ours] :
+       {std::pair<std::string_view, std::string_view>{
+            "resid_post", "resid_post"},
+        {"mlp_out", "mlp_out"},
+        {"attn_out", "attn_out"},
+        {"attention_out", "attn_out"}})
+    if (site == own) return fmt::format("{}{}.{}", layers, number, ours);
+  return "";
+}
+
 std::string_view behind_layer(std::string_view site) {
   if (layer_of_site(site) < 0) return "";
   const auto dot = site.find('.', layers.size());
@@ -69,7 +86,9 @@ int layer_of_site(std::string_view site) {
 std::string site_of_hook(std::string_view hook, std::string_view side) {
   if (hook.empty()) return "";
   std::string site;
-  if (is_lens(hook)) {
+  if (auto known = from_dictionary(hook); layer_of_site(known) >= 0) {
+    site = std::move(known);
+  } else if (is_lens(hook)) {
     site = from_lens(std::string(hook));
   } else {
     for (bool found = true; found;) {

@@ -335,4 +335,27 @@ SaeFit SaeFitter::fit() const {
   return out;
 }
 
+std::string doubt(const Sae& sae, const SaeFit& fit) {
+  if (fit.rows == 0) return "";
+  std::string what;
+  if (fit.explained_variance < 0) {
+    what =
+        fmt::format("the explained variance is {:.3g}", fit.explained_variance);
+  } else if (const auto said = sae.source.l0; said && *said > 0) {
+    constexpr double times = 3;
+    if (fit.l0 > times * *said || fit.l0 < *said / times)
+      what = fmt::format(
+          "{:.3g} features are active, and its file says {:.3g}",
+          fit.l0,
+          *said);
+  }
+  if (what.empty()) return "";
+  return fmt::format(
+      "{}: are these the activations of {}{}? Another site, the next or the "
+      "last layer, a missing scale or another model would look like this",
+      what,
+      sae.source.site_in.empty() ? "its site" : sae.source.site_in,
+      sae.source.model.empty() ? "" : " in " + sae.source.model);
+}
+
 }  // namespace mlxterp

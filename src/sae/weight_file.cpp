@@ -1,11 +1,15 @@
 #include "sae/weight_file.h"
 
 #include <algorithm>
-#include <cmath>
+#include <bit>
+#include <regex>
+#include <span>
 
 #include "core/fail.h"
 #include "io/decode.h"
 #include "io/input_file.h"
+#include "io/npy.h"
+#include "io/zip_entries.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/io/npz.h"
@@ -35,12 +39,104 @@ void check_finite(
 
 uint64_t count_not_finite(const mx::array& values) {
   if (!mx::issubdtype(values.dtype(), mx::floating)) return 0;
-  const auto wide = mx::astype(values, mx::float32);
-  const auto whole = mx::contiguous(wide);
-  mx::eval(whole);
-  const auto* at = whole.data<float>();
-  return static_cast<uint64_t>(std::count_if(
-      at, at + whole.size(), [](float x) { return !std::isfinite(x); }));
+  const auto wide = mx::contiguous(mx::astype(values, mx::float32));
+  mx::eval(wide);
+  const auto* at = wide.data<float>();
+  constexpr uint32_t exponent = 0x7F800000;
+  uint64_t count = 0;
+  for (size_t i = 0; i < wide.size(); ++i)  // a loop that is vectorised
+    count += (std::bit_cast<uint32_t>(at[i]) & exponent) == exponent;
+  return count;
+}
+
+struct StoredArray {
+  std::string name;
+  mx::array values;
+  bool checked;  // has neither NaN nor Inf
+};
+
+// Where the numbers of a .npy of floats in rows lie, the usual one; its header
+// is Python, a dict. Absent: some other .npy.
+std::optional<TensorInfo> plain_npy(
+    const InputFile& file, const std::string& name, const ZipEntry& entry) {
+  constexpr uint64_t before = 10;  // magic, version 1.0, length
+  constexpr uint64_t longest = 256;
+  const auto start =
+      file.text(entry.offset, std::min(entry.bytes, before + longest), caller);
+  if (start.size() < before || !start.starts_with(npy_magic) || start[6] != 1)
+    return {};
+  const uint64_t length = static_cast<unsigned char>(start[8]) |
+                          static_cast<unsigned char>(start[9]) << 8;
+  if (before + length > start.size()) return {};
+  static const std::regex header(
+      R"(\{'descr': '<f([24])', 'fortran_order': False, )"
+      R"('shape': \(([0-9]{1,9}),(?: ([0-9]{1,9}))?\), \} *\n)");
+  std::smatch found;
+  const auto text = start.substr(before, length);
+  if (!std::regex_match(text, found, header)) return {};
+  TensorInfo out;
+  out.name = name;
+  out.type = found[1] == "4" ? "F32" : "F16";
+  out.shape.push_back(std::stoll(found[2]));
+  if (found[3].matched) out.shape.push_back(std::stoll(found[3]));
+  out.offset = entry.offset + before + length;
+  out.bytes = entry.bytes - before - length;
+  if (count_bytes(out.shape, *find_encoding(out.type)) != out.bytes) return {};
+  return out;
+}
+
+// As load_npz, but of entries that are stored as they are and without their
+// checksums, which take longer than all the rest. Absent: some are compressed.
+std::optional<std::vector<StoredArray>> stored_arrays(
+    const std::filesystem::path& path) {
+  constexpr std::string_view suffix = ".npy";
+  const auto file = InputFile::open(path, caller);
+  struct OtherZip {};
+  std::map<std::string, ZipEntry> entries;
+  try {
+    entries =
+        stored_entries(*file, caller, [](const auto&) { throw OtherZip(); });
+  } catch (const OtherZip&) {
+    return {};  // load_npz says what is wrong with it
+  }
+  std::vector<StoredArray> out;
+  for (const auto& [name, entry] : entries) {
+    if (!name.ends_with(suffix)) return {};
+    const auto own = name.substr(0, name.size() - suffix.size());
+    if (const auto info = plain_npy(*file, own, entry)) {
+      auto [values, not_finite] =
+          decode(*file, *info, {.caller = caller, .dtype = mx::float32});
+      check_finite(not_finite, own, path);
+      out.push_back({own, std::move(values), true});
+      continue;
+    }
+    uint64_t at = entry.offset;
+    const uint64_t end = entry.offset + entry.bytes;
+    const auto bad = [&](std::string_view why) {
+      return Error(
+          ErrorKind::bad_data,
+          fmt::format(
+              "[{}] '{}' of {} {}; is it a whole .npz of numbers?",
+              caller,
+              printable(name),
+              quoted(path),
+              why));
+    };
+    const NpySource source{
+        .caller = caller,
+        .size = entry.bytes,
+        .error = bad,
+        .fill =
+            [&](std::span<std::byte> to) {
+              if (to.size() > end - at) throw bad("breaks off");
+              file->read(at, to, caller);
+              at += to.size();
+            },
+        .shown = quoted(path)};
+    out.push_back({own, read_npy(source), false});
+  }
+  file->check_unchanged(caller);
+  return out;
 }
 
 }  // namespace
@@ -57,9 +153,16 @@ WeightFile WeightFile::open(const std::filesystem::path& path) {
   const auto suffix = path.extension().string();
   if (zip && suffix == ".npz") {
     out.kind_ = Kind::npz;
-    for (auto& [name, array] : load_npz(path)) {
+    auto arrays = stored_arrays(path);
+    if (!arrays) {
+      arrays.emplace();
+      for (auto& [name, array] : load_npz(path))
+        arrays->push_back({name, std::move(array), false});
+    }
+    for (auto& [name, values, checked] : *arrays) {
       out.names_.push_back(name);
-      out.arrays_.emplace(name, std::move(array));
+      if (checked) out.checked_.insert(name);
+      out.arrays_.emplace(name, std::move(values));
     }
   } else if (zip || start.starts_with("\x80\x02\x8a\x0a")) {
     out.kind_ = Kind::torch;
@@ -144,7 +247,8 @@ mx::array WeightFile::read(std::string_view name) const {
     return mx::astype(values, mx::float32);
   }
   if (const auto found = arrays_.find(name); found != arrays_.end()) {
-    check_finite(count_not_finite(found->second), name, path_);
+    if (!checked_.contains(name))
+      check_finite(count_not_finite(found->second), name, path_);
     return mx::astype(found->second, mx::float32);
   }
   const auto* found = value(name);

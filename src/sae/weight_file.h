@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -50,6 +51,7 @@ class WeightFile {
   std::shared_ptr<const Safetensors> safetensors_;
   std::map<std::string, TensorInfo, std::less<>> tensors_;
   std::map<std::string, mlx::core::array, std::less<>> arrays_;
+  std::set<std::string, std::less<>> checked_;  // arrays without NaN and Inf
   std::shared_ptr<const TorchFile> torch_;
   std::map<std::string, const TorchValue*, std::less<>> values_;
 };

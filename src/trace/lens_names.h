@@ -10,4 +10,8 @@ namespace mlxterp {
  * TransformerLens' comes back as it is. */
 std::string from_lens(std::string name);
 
+/** The other way: "blocks.3.attn.hook_z" of the canonical "layers.3.attn.z";
+ * empty: TransformerLens has no such value. */
+std::string to_lens(std::string name);
+
 }  // namespace mlxterp

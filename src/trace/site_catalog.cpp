@@ -126,27 +126,6 @@ int layer_of(std::string_view name) {
   return error == std::errc() && rest != end && *rest == '.' ? layer : -1;
 }
 
-// The last part of what TransformerLens has names for.
-constexpr std::string_view lens_parts[] = {
-    "embed",    "pos_embed", "resid_pre", "resid_mid",  "resid_post",
-    "attn_out", "mlp_out",   "scale",     "normalized", "q",
-    "k",        "v",         "z",         "rot_q",      "rot_k",
-    "scores",   "pattern",   "result",    "pre",        "pre_linear",
-    "post"};
-
-// What TransformerLens would call a canonical name, if it has such a value.
-std::string to_lens(std::string name) {
-  const auto dot = name.rfind('.');
-  const auto last = dot == std::string::npos ? 0 : dot + 1;
-  const auto part = name.substr(last);
-  if (std::ranges::find(lens_parts, part) == std::end(lens_parts)) return "";
-  name.replace(last, part.size(), "hook_");
-  name += part == "scores" ? "attn_scores" : part;
-  if (name.starts_with(layers_prefix))
-    name.replace(0, layers_prefix.size() - 1, "blocks");
-  return name;
-}
-
 }  // namespace
 
 SiteCatalog::SiteCatalog(nn::Module& root, std::span<const Rename> renames)

@@ -150,6 +150,7 @@ def runs(model, worded, family, folder):
     vector = os.path.join(folder, "vector.safetensors")
     control = os.path.join(folder, "vector.gguf")
     again = os.path.join(folder, "again.safetensors")
+    saes = os.path.join(os.path.dirname(__file__), "../sae/fixtures")
     edit = ["--edit", "layers.0.mlp_out=scale(0.5)"]
     return [
         ("info", ["info", model]),
@@ -216,6 +217,20 @@ def runs(model, worded, family, folder):
                          *by_id, "--random", "0", "--no-neutral"]),
         ("steer-export", ["steer", "export", vector, control]),
         ("steer-import", ["steer", "import", worded, control, "-o", again]),
+        ("sae-info", ["sae", "info", os.path.join(saes, "saelens_jumprelu")]),
+        ("sae-info", ["sae", "info", os.path.join(saes, "circuit_tracer_clt")]),
+        ("sae-encode", ["sae", "encode", "--sae", os.path.join(saes, "openai_topk"),
+                        "--input", os.path.join(saes, "x.safetensors"), "-o",
+                        os.path.join(folder, "acts.safetensors")]),
+        ("sae-encode", ["sae", "encode", "--sae",
+                        os.path.join(saes, "saelens_transcoder"), "--input",
+                        os.path.join(saes, "x.safetensors"), "-o",
+                        os.path.join(folder, "transcoded.safetensors")]),
+        ("sae-convert", ["sae", "convert", os.path.join(saes, "dl_gated/trainer_0"),
+                         "-o", os.path.join(folder, "saelens")]),
+        ("sae-convert", ["sae", "convert", os.path.join(saes, "circuit_tracer_topk"),
+                         "-o", os.path.join(folder, "tracer"), "--to",
+                         "circuit-tracer"]),
         ("heads", ["heads", model, "--ids", "3,4,5", "--circuits"]),
         ("heads", ["heads", worded, "--period", "8", "--sequences", "2",
                    "--ablate", "1", "--draws", "1"]),

@@ -11,6 +11,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import termios
@@ -24,7 +25,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PROGRAM = ROOT / "build" / "bin" / "mlxterp"
 COLUMNS = 80
-#: What the pages take as given: a book, prompts and labelled texts of one's own.
+#: What the pages take as given: a book, prompts and labelled texts of one's own
+#: (and small SAEs with activations, below).
 BOOK = "It was the best of times, it was the worst of times. " * 40
 PROMPTS = """The Louvre stands by the river, right in the middle of
 The Colosseum was built long ago in the great city of
@@ -164,6 +166,11 @@ def test_every_command_of_a_page_runs(page, tmp_path):
     (tmp_path / "prompts.txt").write_text(PROMPTS)
     (tmp_path / "labelled.jsonl").write_text(LABELLED)
     (tmp_path / "pairs.jsonl").write_text(PAIRS)
+    saes = ROOT / "tests" / "sae" / "fixtures"
+    shutil.copytree(saes / "saelens_jumprelu", tmp_path / "jumprelu")
+    shutil.copytree(saes / "dl_gated" / "trainer_0", tmp_path / "trainer_0")
+    shutil.copytree(saes / "circuit_tracer_clt", tmp_path / "clt")
+    shutil.copy(saes / "x.safetensors", tmp_path)
     for line, command in commands(page):
         assert " ..." not in command, f"{page.name}:{line}: cannot be pasted: {command}"
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

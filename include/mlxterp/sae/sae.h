@@ -185,4 +185,9 @@ class SaeFitter {
   std::vector<double> sums_;
 };
 
+/** What speaks against `sae` being the one of these activations, in a sentence
+ * with what it may be: an explained variance below 0, an L0 three times off the
+ * file's own. Empty: nothing. */
+std::string doubt(const Sae& sae, const SaeFit& fit);
+
 }  // namespace mlxterp

@@ -133,22 +133,15 @@ Sae of_class(const Input& input, const std::string& name) {
       printable(name)));
 }
 
-// "resid_post_layer_3" as TransformerLens would say it; else as it is.
+// "resid_post_layer_3"; files without it are of the residual stream.
 std::string hook_of(const Input& input) {
   const auto name = trainer_text(input, "submodule_name");
+  if (!name.empty()) return name;
   const auto* trainer = trainer_of(input);
-  auto layer = matched(name, "layer_?([0-9]+)");
-  if (layer.empty() && trainer && trainer->contains("layer") &&
-      (*trainer)["layer"].is_number_integer())
-    layer = std::to_string((*trainer)["layer"].get<int64_t>());
-  if (layer.empty()) return name;
-  const auto holds = [&](const char* part) {
-    return name.find(part) != name.npos;
-  };
-  const char* site = holds("mlp")   ? "mlp_out"
-                     : holds("att") ? "attn_out"
-                                    : "resid_post";
-  return fmt::format("blocks.{}.hook_{}", layer, site);
+  if (!trainer || !trainer->contains("layer") ||
+      !(*trainer)["layer"].is_number_integer())
+    return "";
+  return fmt::format("resid_post_layer_{}", (*trainer)["layer"].get<int64_t>());
 }
 
 Sae read(const Input& input) {
@@ -157,8 +150,6 @@ Sae read(const Input& input) {
   const auto hook = hook_of(input);
   sae.source = source_of(
       input, "dictionary_learning", name, trainer_text(input, "lm_name"), hook);
-  if (const auto own = trainer_text(input, "submodule_name"); !own.empty())
-    sae.source.hook_in = sae.source.hook_out = own;
   return sae;
 }
 

@@ -42,10 +42,11 @@ std::string model_of(const Input& input, const std::string& where) {
     if (!rest.empty()) name = "gemma-3-" + rest;
   }
   if (const auto at = name.find("-v3"); at != name.npos)
-    name.replace(at, 3, "-3");
+    name = name.substr(0, at) + "-" + name.substr(at + 2);
   // The smallest one has no suffix on the hub.
   if (name.find("270m") != name.npos)
-    if (const auto at = name.find("-pt"); at != name.npos) name.erase(at, 3);
+    if (const auto at = name.find("-pt"); at != name.npos)
+      name = name.substr(0, at) + name.substr(at + 3);
   return name.empty() || name.find('/') != name.npos ? name : "google/" + name;
 }
 
