@@ -326,6 +326,8 @@ Run add_sae(CLI::App& app) {
       ->required();
   for (auto* command : {converted, encoded})
     command->add_flag("--force", a.force, "Replace what exists");
+  const auto train =
+      add_sae_train(*app.add_subcommand("train", "Train one on a text"));
   const char* example =
       "Example:\n  mlxterp sae info "
       "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71\n  "
@@ -335,10 +337,11 @@ Run add_sae(CLI::App& app) {
     add_loading(*command, a);
   for (auto* command : {&app, told, converted, encoded})
     command->footer(example);
-  return [arguments, told, converted] {
+  return [arguments, told, converted, encoded, train] {
     told->parsed()        ? info(*arguments)
     : converted->parsed() ? convert(*arguments)
-                          : encode_file(*arguments);
+    : encoded->parsed()   ? encode_file(*arguments)
+                          : train();
   };
 }
 

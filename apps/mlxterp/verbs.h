@@ -30,6 +30,7 @@ Run add_dla(CLI::App& app);
 Run add_heads(CLI::App& app);
 Run add_steer(CLI::App& app);
 Run add_sae(CLI::App& app);
+Run add_sae_train(CLI::App& app);
 Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
 

@@ -79,8 +79,9 @@ SaePenalty parse_sae_penalty(std::string_view name);
 
 struct SaeTrainOptions {
   SaeRecipe recipe = SaeRecipe::topk;
-  int features = 0;  ///< d_sae; 0: eight times the input's width.
-  int k = 32;        ///< topk and its kin.
+  int features = 0;  ///< d_sae; 0: `expansion` times the input's width.
+  int expansion = 8;
+  int k = 32;  ///< topk and its kin.
   /** matryoshka: ascending, the last is `features`; empty: a sixteenth, a
    * quarter and all. */
   std::vector<int> widths = {};
@@ -127,7 +128,9 @@ struct SaeTrainOptions {
 
 /** The options that a peer trains by, as far as losses, normalisation and
  * initialisation go: "saelens", "dictionary_learning", "sparsify", "openai".
- * sparsify's and OpenAI's are of topk alone. Throws usage. */
+ * sparsify's and OpenAI's are of topk alone. "mlxterp": SAELens' losses for
+ * runs of less than some million rows: b_dec begins as the data's mean, and
+ * steps are smaller and rates higher. Throws usage. */
 SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe);
 std::span<const std::string_view> sae_presets();
 

@@ -21,6 +21,9 @@ NextDocument documents_of(const InterpretableModel& model, TextFiles& files);
 /** `prompts` outlives it. */
 NextDocument documents_of(const Inputs::Rows& prompts);
 
+/** The token that the tokenizer puts before a text, such as BOS. */
+std::optional<int> first_token_of(const InterpretableModel& model);
+
 /** A prompt. */
 struct Window {
   std::vector<int> ids;

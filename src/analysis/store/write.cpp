@@ -61,15 +61,6 @@ void check(const StoreOptions& options) {
         function);
 }
 
-// The token that the tokenizer puts before a text, such as BOS.
-std::optional<int> beginning(const InterpretableModel& model) {
-  const auto ids = model.tokenizer().encode("a");
-  const auto bare = model.tokenizer().encode("a", {.add_special = false});
-  const bool added =
-      ids.size() > bare.size() && !bare.empty() && ids.front() != bare.front();
-  return added ? std::optional(ids.front()) : std::nullopt;
-}
-
 struct Block {
   Inputs::Rows prompts = {};
   std::vector<int> documents = {};
@@ -403,7 +394,7 @@ StoreSummary store_text_activations(
   source.windows.length =
       options.length > 0 ? options.length : std::min(default_length, context);
   source.windows.tokens = options.tokens;
-  source.windows.bos = beginning(model);
+  source.windows.bos = first_token_of(model);
   if (const int least = source.windows.bos ? 2 : 1;
       source.windows.length < least || source.windows.length > context)
     fail(

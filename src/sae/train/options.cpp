@@ -1,11 +1,13 @@
 // What can be chosen in training, its names, and what peers choose.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
 #include "core/fail.h"
-#include "fmt/ranges.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/sae/train.h"
 
@@ -44,8 +46,8 @@ constexpr Named<SaeInputScale> input_scales[] = {
     {SaeInputScale::none, "none"},
     {SaeInputScale::root_d, "root_d"},
     {SaeInputScale::unit, "unit"}};
-constexpr std::array<std::string_view, 4> presets = {
-    "saelens", "dictionary_learning", "sparsify", "openai"};
+constexpr std::array<std::string_view, 5> presets = {
+    "mlxterp", "saelens", "dictionary_learning", "sparsify", "openai"};
 
 template <typename Choice, size_t n>
 std::string_view name_in(const Named<Choice> (&all)[n], Choice value) {
@@ -154,8 +156,14 @@ SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe) {
           peer,
           name_of(recipe));
   };
-  if (peer == "saelens") {
+  if (peer == "saelens" || peer == "mlxterp") {
     o.scale = SaeInputScale::root_d;
+    if (peer == "mlxterp") {
+      // A stream's mean is most of its length: learning it takes long.
+      o.mean_bias = true;
+      o.batch_size = 512;
+      o.learning_rate = 1e-3;
+    }
     if (recipe == SaeRecipe::jump_relu) o.subtract_b_dec = false;
   } else if (peer == "dictionary_learning") {
     o.scale = SaeInputScale::unit;
@@ -208,16 +216,18 @@ SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe) {
 
 SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   constexpr double many = 1e9;
-  constexpr int default_expansion = 8;
-  if (o.features == 0) o.features = default_expansion * d_in;
+  if (o.features == 0 && o.expansion > 0 &&
+      o.expansion < std::numeric_limits<int>::max() / d_in)
+    o.features = o.expansion * d_in;
   if (o.features < 1 ||
       static_cast<uint64_t>(o.features) * static_cast<uint64_t>(d_in) >
           limits::dim)
     fail(
         ErrorKind::usage,
-        "[{}] {} features of {} numbers; give 1 to {}",
+        "[{}] {} features (or {} times as many) of {} numbers; give 1 to {}",
         who,
         o.features,
+        o.expansion,
         d_in,
         limits::dim / static_cast<uint64_t>(d_in));
   if (chooses_k(o.recipe) && (o.k < 1 || o.k > o.features))
