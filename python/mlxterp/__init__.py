@@ -47,6 +47,7 @@ from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
+from .analysis.sae_training import SAEConfig, train_sae
 from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
     ablate,
@@ -91,7 +92,7 @@ check_blas()
 
 __version__ = _core.version
 
-_NOT_YET = ("SAE", "SAEConfig", "SAETrainer")
+_NOT_YET = ("SAE", "SAETrainer")
 
 __all__ = [
     "ActivationCache",
@@ -106,6 +107,7 @@ __all__ = [
     "OutOfRangeError",
     "Probe",
     "PromptCache",
+    "SAEConfig",
     "SiteView",
     "SteeringVector",
     "TunedLens",
@@ -147,6 +149,7 @@ __all__ = [
     "steer_sweep",
     "steer_train",
     "train_probe",
+    "train_sae",
     "train_tuned_lens",
     "verify",
     "visualization",

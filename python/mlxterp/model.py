@@ -15,6 +15,7 @@ import mlx.nn as nn
 
 from . import _core
 from .analysis._native import native
+from .analysis.sae_training import SAEConfig, train_on_dataset
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
@@ -259,6 +260,29 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
             site, module, mode, name, by_position, self.standing
         )
         return self._handle(engine=engine, standing=[])
+
+    def train_sae(
+        self,
+        layer: int,
+        dataset,
+        component: str = "mlp",
+        save_path="sae",
+        config: SAEConfig | None = None,
+        **options,
+    ) -> dict:
+        """Trains a sparse autoencoder on this model's activations and writes it
+        to the folder `save_path`, which SAELens loads, too. Returns what was
+        measured, as mlxterp.train_sae does, whose options it takes. Raises what
+        that raises.
+
+        layer, component: "mlp", "attn" or "residual" of a layer; or the last part
+            of a site's name, "resid_mid".
+        dataset: texts, or a path: a text file, JSONL or a folder of them.
+        config: an SAEConfig; without one give `tokens` and other options.
+        """
+        return train_on_dataset(
+            self, layer, dataset, component, save_path, config, **options
+        )
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))
