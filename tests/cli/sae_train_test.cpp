@@ -129,7 +129,7 @@ class SaeTrain : public test::Program {
 
 TEST_F(SaeTrain, KilledAtAnyPointGoesOnToTheSameBytes) {
   const auto whole = folder / "whole", to = folder / "killed";
-  kill_often(from_store(whole), from_store(to), whole, to, 20);
+  kill_often(from_store(whole), from_store(to), whole, to, 12);
 }
 
 TEST_F(SaeTrain, KilledWhileReadingATextGoesOnToTheSameBytes) {

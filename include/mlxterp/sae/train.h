@@ -100,8 +100,8 @@ struct SaeTrainOptions {
   SaeAuxLoss aux = SaeAuxLoss::saelens;
   double aux_weight = 1;
   int aux_k = 0;  ///< 0: half the input's width.
-  /** Rows without firing after which a feature is dead; 0: a tenth of all, at
-   * most a million. */
+  /** Rows without firing after which a feature is dead; 0: a tenth of all,
+   * 10,000 at least and a million at most. */
   int64_t dead_after = 0;
   /** topk and its kin choose by activation x |W_dec,i|. */
   bool rank_by_norm = true;

@@ -31,8 +31,8 @@ struct SaeRunOptions {
    * may be a thousand times as long, and it is the same in every prompt.
    * 0: none are. */
   double longest = 10;
-  int64_t buffer_rows = 0;  ///< From which rows are drawn; 0: 8 batches' and
-                            ///< at least 65536 of a store.
+  int64_t buffer_rows = 0;  ///< From which rows are drawn; 0: 8 batches', at
+                            ///< least 65536 of a store, 16384 of a text.
   /** Trains a topk SAE of the same k beside it, to compare with. */
   bool baseline = false;
 

@@ -251,9 +251,9 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
         o.dead_after,
         o.aux_k,
         1 << 20);
-  constexpr int64_t dead_rows = 1'000'000, parts = 10;
+  constexpr int64_t least_rows = 10'000, most_rows = 1'000'000, parts = 10;
   if (o.dead_after == 0)
-    o.dead_after = std::clamp<int64_t>(o.tokens / parts, 1, dead_rows);
+    o.dead_after = std::clamp(o.tokens / parts, least_rows, most_rows);
   if (o.aux_k == 0) o.aux_k = std::max(1, d_in / 2);
   if (!chooses_k(o.recipe)) o.aux = SaeAuxLoss::none;
   check_number("sparsity", o.sparsity, 0, many, false);

@@ -116,25 +116,23 @@ class Training {
   bool done() const { return trainer_->steps() >= train_.steps(); }
 
   SaeTrainOptions of_baseline() const {
-    auto out = sae_preset("saelens", SaeRecipe::topk);
-    out.features = train_.features;
-    out.k = train_.k;
-    out.batch_size = train_.batch_size;
-    out.tokens = train_.tokens;
-    out.learning_rate = train_.learning_rate;
-    out.seed = train_.seed;
-    out.dead_after = train_.dead_after;
+    auto out = train_;
+    out.recipe = SaeRecipe::topk;
+    out.aux = sae_preset("saelens", SaeRecipe::topk).aux;
+    out.subtract_b_dec = true;
     return out;
   }
 
   void begin(const std::optional<FoundState>& found) {
     // Of a resumed one everything comes from the state.
+    const auto at = Clock::now();
     const auto first = [&]() -> Rows {
       if (!found) return source_.sample();
       Rows out{mx::ones({1, source_.d_in()}, mx::float32)};
       if (train_.transcoder) out.y = mx::ones({1, source_.d_out()});
       return out;
     }();
+    model_seconds_ += seconds_since(at);
     trainer_.emplace(train_, first.x, first.y);
     if (options_.baseline) baseline_.emplace(of_baseline(), first.x);
     if (!found) return;

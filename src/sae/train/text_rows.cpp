@@ -50,11 +50,15 @@ class TextRowSource : public RowSource {
           windows_.length,
           least,
           context);
-    constexpr int batches = 8;
-    round_rows_ = std::max<int64_t>(
-        options.buffer_rows > 0 ? options.buffer_rows
-                                : int64_t{batches} * options.train.batch_size,
-        options.train.batch_size);
+    constexpr int64_t batches = 8, least = 16384;
+    const int64_t n = options.train.batch_size;
+    // No more than there is to train on, and whole batches of it.
+    round_rows_ = options.buffer_rows > 0
+                      ? options.buffer_rows
+                      : std::min(
+                            std::max(batches * n, least),
+                            std::max(options.train.tokens, n));
+    round_rows_ = std::max<int64_t>(round_rows_ / n, 1) * n;
     facts_["text"] = text.filename().string();
     facts_["bytes"] = files_.bytes();
     facts_["sha256"] = files_.digest(options.progress);
@@ -141,7 +145,11 @@ class TextRowSource : public RowSource {
     auto windows =
         std::make_unique<Windows>(documents_of(model_, files_), windows_, at);
     bool anew = false;
-    while (tokens < round_rows_) {
+    // Each prompt's first row is likely to be too long.
+    const auto wanted =
+        round_rows_ +
+        (options_.longest > 0 ? 2 * round_rows_ / windows_.length : 0);
+    while (tokens < wanted) {
       auto window = windows->next();
       if (!window) {
         if (anew && tokens < options_.train.batch_size) fail_short(tokens);
