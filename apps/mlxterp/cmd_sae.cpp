@@ -5,8 +5,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <map>
 #include <memory>
+#include <optional>
 
 #include "arguments.h"
 #include "interrupt.h"
@@ -34,15 +34,11 @@ struct Arguments {
   std::vector<std::string> names;
   std::string name;
   SaeLoadOptions load;
-  float scale = 0;
-  int k = 0;
   std::string input, output, to = "saelens";
   bool force = false, json = false;
 
   SaeLoadOptions options() const {
     auto out = load;
-    if (scale != 0) out.activation_scale = scale;
-    if (k != 0) out.k = k;
     out.progress = progress();
     return out;
   }
@@ -271,10 +267,11 @@ void add_loading(CLI::App& app, Arguments& a) {
   app.add_option("--layer", a.load.layer, "Of a set of transcoders, which");
   app.add_option(
       "--activation-scale",
-      a.scale,
+      a.load.activation_scale,
       "What activations were multiplied by, where its files do not say; 1: it "
       "is folded in");
-  app.add_option("--k", a.k, "Active features, where its files do not say");
+  app.add_option(
+      "--k", a.load.k, "Active features, where its files do not say");
   app.add_option("--revision", a.load.revision, "Of a hub id")
       ->capture_default_str();
   app.add_flag("--json", a.json, "Answer in JSON (docs/json.md)");

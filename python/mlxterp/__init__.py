@@ -48,6 +48,7 @@ from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
 from .analysis.sae_training import SAEConfig, train_sae
+from .analysis.saes import SAE
 from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
     ablate,
@@ -92,7 +93,7 @@ check_blas()
 
 __version__ = _core.version
 
-_NOT_YET = ("SAE", "SAETrainer")
+_NOT_YET = ("SAETrainer",)
 
 __all__ = [
     "ActivationCache",
@@ -107,6 +108,7 @@ __all__ = [
     "OutOfRangeError",
     "Probe",
     "PromptCache",
+    "SAE",
     "SAEConfig",
     "SiteView",
     "SteeringVector",

@@ -16,6 +16,7 @@ import mlx.nn as nn
 from . import _core
 from .analysis._native import native
 from .analysis.sae_training import SAEConfig, train_on_dataset
+from .analysis.saes import SAE
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
@@ -269,11 +270,11 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         save_path="sae",
         config: SAEConfig | None = None,
         **options,
-    ) -> dict:
+    ) -> SAE:
         """Trains a sparse autoencoder on this model's activations and writes it
-        to the folder `save_path`, which SAELens loads, too. Returns what was
-        measured, as mlxterp.train_sae does, whose options it takes. Raises what
-        that raises.
+        to the folder `save_path`, which SAELens loads, too. What was measured is
+        the `training` of the SAE that comes back; options are those of
+        mlxterp.train_sae. Raises what that raises.
 
         layer, component: "mlp", "attn" or "residual" of a layer; or the last part
             of a site's name, "resid_mid".
@@ -283,6 +284,10 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return train_on_dataset(
             self, layer, dataset, component, save_path, config, **options
         )
+
+    def load_sae(self, path) -> SAE:
+        """The same as SAE.load(path)."""
+        return SAE.load(os.fspath(path))
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))

@@ -2,6 +2,7 @@
 // a few classes; what users see of it is written in Python.
 
 #include "bind.h"
+#include "sae.h"
 
 namespace nb = nanobind;
 
@@ -24,5 +25,6 @@ NB_MODULE(_core, m) {
   bind_steering(m);
   bind_reports(m);
   bind_generate(m);
+  bind_saes(m);
   bind_blas(m);
 }

@@ -381,8 +381,8 @@ TorchValue Pickle::walk(
         if (key.text.size() > limits::tensor_name_bytes)
           bad_("it has a name of too many bytes");
         budget.text += key.text.size();
-        to.members.emplace_back(
-            key.text, walk(from.items[i + 1], depth + 1, budget, place));
+        to.members.push_back(
+            {key.text, walk(from.items[i + 1], depth + 1, budget, place)});
       }
       break;
     case Node::Kind::tensor:

@@ -9,7 +9,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "mlx/array.h"
@@ -26,6 +25,8 @@ struct TorchTensor {
   uint64_t offset = 0;           ///< Of its first number in the file, in bytes.
   uint64_t numbers = 0;          ///< From there on in its storage.
 };
+
+struct TorchMember;
 
 /** One value of a pickle. */
 struct TorchValue {
@@ -45,12 +46,17 @@ struct TorchValue {
   int64_t integer = 0;
   double real = 0;
   std::string text;
-  std::vector<TorchValue> items;                            ///< list
-  std::vector<std::pair<std::string, TorchValue>> members;  ///< dict
+  std::vector<TorchValue> items;     ///< list
+  std::vector<TorchMember> members;  ///< dict
   TorchTensor tensor;
 
   /** The member of that name, or nullptr. */
   const TorchValue* find(std::string_view name) const;
+};
+
+struct TorchMember {
+  std::string name;
+  TorchValue value;
 };
 
 /**

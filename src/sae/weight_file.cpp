@@ -99,8 +99,14 @@ std::optional<std::vector<StoredArray>> stored_arrays(
   } catch (const OtherZip&) {
     return {};  // load_npz says what is wrong with it
   }
+  uint64_t total = 0;  // an entry may not be read again and again
+  for (const auto& [name, entry] : entries)
+    total += entry.bytes;
+  if (total > file->size()) return {};
   std::vector<StoredArray> out;
-  for (const auto& [name, entry] : entries) {
+  for (const auto& stored : entries) {
+    const auto& name = stored.first;
+    const auto& entry = stored.second;
     if (!name.ends_with(suffix)) return {};
     const auto own = name.substr(0, name.size() - suffix.size());
     if (const auto info = plain_npy(*file, own, entry)) {

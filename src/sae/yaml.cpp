@@ -116,9 +116,10 @@ class Reader {
 
 }  // namespace
 
-std::string FlatYaml::text(const std::string& key, std::string or_else) const {
+std::string FlatYaml::text(
+    const std::string& key, const std::string& or_else) const {
   const auto found = values.find(key);
-  return found == values.end() ? std::move(or_else) : found->second;
+  return found == values.end() ? or_else : found->second;
 }
 
 FlatYaml parse_flat_yaml(std::string_view text, std::string_view what) {

@@ -17,7 +17,8 @@ struct FlatYaml {
   std::map<std::string, std::vector<Item>> lists;
 
   /** The value of a key, or `or_else`. */
-  std::string text(const std::string& key, std::string or_else = "") const;
+  std::string text(
+      const std::string& key, const std::string& or_else = "") const;
 };
 
 /** Throws bad_data for what is nested deeper, anchors, blocks of text, flows;

@@ -50,9 +50,11 @@ def test_texts_in_01s_words(demo, tmp_path):
         save_path=tmp_path / "sae",
         config=config,
     )
-    assert made["site"] == "layers.1.mlp_out"
-    assert made["features"] == 576 and made["k"] == 4
-    assert made["complete"]
+    assert made.training["site"] == "layers.1.mlp_out"
+    assert made.training["features"] == 576 and made.training["k"] == 4
+    assert made.training["complete"]
+    x = mx.random.normal((3, 576))
+    assert demo.load_sae(tmp_path / "sae").encode(x).tolist() == made.encode(x).tolist()
 
 
 def test_what_cannot_be_is_refused(demo, store, tmp_path):

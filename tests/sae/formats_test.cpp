@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <ostream>
 
 #include "mlx/transforms.h"
 #include "mlxterp/core/error.h"
@@ -32,6 +33,10 @@ struct Case {
   std::string name, place, format, site_in, site_out, model;
   SaeKind kind = SaeKind::sae;
 };
+
+void PrintTo(const Case& it, std::ostream* out) {
+  *out << it.name;
+}
 
 class Format : public testing::TestWithParam<Case> {};
 

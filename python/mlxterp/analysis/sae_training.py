@@ -18,6 +18,7 @@ from .. import _core
 from ..errors import UsageError
 from ._native import Bar, asked
 from .activation_store import ActivationStore
+from .saes import SAE
 
 
 def train_sae(
@@ -151,9 +152,10 @@ def train_on_dataset(
     save_path: str | os.PathLike[str],
     config: SAEConfig | None,
     **options: Any,
-) -> dict:
+) -> SAE:
     """What `model.train_sae` does: `dataset` is a list of texts, or a file or a
-    folder of them; the SAE stands in `save_path`."""
+    folder of them; the SAE stands in `save_path`, what was measured in its
+    `training`."""
     part = _COMPONENTS.get(component, component)
     options.setdefault("site", f"layers.{layer}.{part}")
     with tempfile.TemporaryDirectory() as place:
@@ -164,7 +166,10 @@ def train_on_dataset(
             dataset = path
         if config is not None:
             options = _of_config(model, config, dataset) | options
-        return train_sae(model, save_path, text=dataset, **options)
+        made = train_sae(model, save_path, text=dataset, **options)
+    sae = SAE.load(os.fspath(save_path))
+    sae.training = made
+    return sae
 
 
 def _of_config(model, config: SAEConfig, dataset) -> dict:

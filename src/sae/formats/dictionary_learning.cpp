@@ -27,7 +27,7 @@ std::string trainer_text(const Input& input, const char* key) {
 
 // What the class must be where config.json does not say: its tensors tell.
 std::string class_of(const Input& input) {
-  const auto name = trainer_text(input, "dict_class");
+  auto name = trainer_text(input, "dict_class");
   if (!name.empty()) return name;
   const auto& weights = input.weights;
   if (weights.has_all({"gate_bias", "mag_bias"})) return "GatedAutoEncoder";
@@ -135,7 +135,7 @@ Sae of_class(const Input& input, const std::string& name) {
 
 // "resid_post_layer_3"; files without it are of the residual stream.
 std::string hook_of(const Input& input) {
-  const auto name = trainer_text(input, "submodule_name");
+  auto name = trainer_text(input, "submodule_name");
   if (!name.empty()) return name;
   const auto* trainer = trainer_of(input);
   if (!trainer || !trainer->contains("layer") ||

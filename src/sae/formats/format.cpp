@@ -78,9 +78,9 @@ SaeSource source_of(
       .format = std::string(format),
       .architecture = std::move(architecture),
       .file = input.weights.path().string(),
-      .model = std::move(model),
-      .hook_in = hook_in,
-      .hook_out = one ? hook_in : hook_out};
+      .model = std::move(model)};
+  out.hook_out = one ? hook_in : std::move(hook_out);
+  out.hook_in = std::move(hook_in);
   out.site_in = site_of_hook(out.hook_in, one ? "output" : "input");
   out.site_out = site_of_hook(out.hook_out);
   out.layer = layer_of_site(out.site_in);

@@ -2,11 +2,8 @@
 // transcoders with and without an affine skip, layers of cross-layer
 // transcoders: config.json, which may be missing, and params.safetensors.
 
-#include "mlx/ops.h"
 #include "sae/formats/format.h"
 #include "sae/hooks.h"
-
-namespace mx = mlx::core;
 
 namespace mlxterp::sae_format {
 

@@ -2,10 +2,7 @@
 // github.com/openai/sparse_autoencoder): a state dict with what its activation
 // is.
 
-#include "mlx/ops.h"
 #include "sae/formats/format.h"
-
-namespace mx = mlx::core;
 
 namespace mlxterp::sae_format {
 

@@ -2,10 +2,7 @@
 // two matrices and two biases: Qwen Scope, Goodfire's, those of DeepSeek R1
 // distilled, and Kissane and Krzyzanowski's of attention.
 
-#include "mlx/ops.h"
 #include "sae/formats/format.h"
-
-namespace mx = mlx::core;
 
 namespace mlxterp::sae_format {
 

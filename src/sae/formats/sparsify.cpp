@@ -3,11 +3,8 @@
 
 #include "io/input_file.h"
 #include "io/json.h"
-#include "mlx/ops.h"
 #include "mlxterp/core/limits.h"
 #include "sae/formats/format.h"
-
-namespace mx = mlx::core;
 
 namespace mlxterp::sae_format {
 
