@@ -325,6 +325,8 @@ Run add_sae(CLI::App& app) {
       ->required();
   for (auto* command : {converted, encoded})
     command->add_flag("--force", a.force, "Replace what exists");
+  const auto train =
+      add_sae_train(*app.add_subcommand("train", "Train one on a text"));
   const char* example =
       "Example:\n  mlxterp sae info "
       "google/gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71\n  "
@@ -334,11 +336,12 @@ Run add_sae(CLI::App& app) {
     add_loading(*command, a);
   for (auto* command : {&app, told, converted, encoded})
     command->footer(example);
-  return [arguments, told, converted, evaluated, evaluate] {
+  return [arguments, told, converted, encoded, evaluated, evaluate, train] {
     told->parsed()        ? info(*arguments)
     : converted->parsed() ? convert(*arguments)
+    : encoded->parsed()   ? encode_file(*arguments)
     : evaluated->parsed() ? evaluate()
-                          : encode_file(*arguments);
+                          : train();
   };
 }
 

@@ -32,6 +32,7 @@ Run add_features(CLI::App& app);
 Run add_steer(CLI::App& app);
 Run add_steer_apply(CLI::App& app);  // one of add_steer's own
 Run add_sae(CLI::App& app);
+Run add_sae_train(CLI::App& app);
 Run add_tasks(CLI::App& app);
 Run add_verify(CLI::App& app);
 

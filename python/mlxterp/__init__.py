@@ -48,6 +48,7 @@ from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
+from .analysis.sae_training import SAEConfig, train_sae
 from .analysis.saes import SAE
 from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
@@ -93,7 +94,7 @@ check_blas()
 
 __version__ = _core.version
 
-_NOT_YET = ("SAEConfig", "SAETrainer")
+_NOT_YET = ("SAETrainer",)
 
 __all__ = [
     "ActivationCache",
@@ -109,6 +110,7 @@ __all__ = [
     "Probe",
     "PromptCache",
     "SAE",
+    "SAEConfig",
     "SiteView",
     "SteeringVector",
     "TunedLens",
@@ -151,6 +153,7 @@ __all__ = [
     "steer_sweep",
     "steer_train",
     "train_probe",
+    "train_sae",
     "train_tuned_lens",
     "verify",
     "visualization",

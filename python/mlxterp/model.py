@@ -17,6 +17,7 @@ from . import _core
 from .analysis._native import native
 from .analysis.features import attach_sae as attached_sae
 from .analysis.features import features as read_features
+from .analysis.sae_training import SAEConfig, train_on_dataset
 from .analysis.saes import SAE
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
@@ -323,6 +324,33 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return read_features(
             self, prompt, sae, top, features=features, tokens=tokens, **more
         )
+
+    def train_sae(
+        self,
+        layer: int,
+        dataset,
+        component: str = "mlp",
+        save_path="sae",
+        config: SAEConfig | None = None,
+        **options,
+    ) -> SAE:
+        """Trains a sparse autoencoder on this model's activations and writes it
+        to the folder `save_path`, which SAELens loads, too. What was measured is
+        the `training` of the SAE that comes back; options are those of
+        mlxterp.train_sae. Raises what that raises.
+
+        layer, component: "mlp", "attn" or "residual" of a layer; or the last part
+            of a site's name, "resid_mid".
+        dataset: texts, or a path: a text file, JSONL or a folder of them.
+        config: an SAEConfig; without one give `tokens` and other options.
+        """
+        return train_on_dataset(
+            self, layer, dataset, component, save_path, config, **options
+        )
+
+    def load_sae(self, path) -> SAE:
+        """The same as SAE.load(path)."""
+        return SAE.load(os.fspath(path))
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))

@@ -295,6 +295,7 @@ void bind_metrics(nb::module_& m);
 void bind_sweeps(nb::module_& m);
 void bind_readings(nb::module_& m);
 void bind_stores(nb::module_& m);
+void bind_sae_training(nb::module_& m);
 void bind_probes(nb::module_& m);
 void bind_features(nb::module_& m);
 void bind_specs(nb::module_& m);

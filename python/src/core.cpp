@@ -19,6 +19,7 @@ NB_MODULE(_core, m) {
   bind_sweeps(m);
   bind_readings(m);
   bind_stores(m);
+  bind_sae_training(m);
   bind_probes(m);
   bind_specs(m);
   bind_steering(m);

@@ -119,7 +119,7 @@ FeatureText feature_contexts(
   Windows windows(
       documents_of(model, files),
       {.length = options.length,
-       .bos = beginning(model),
+       .bos = first_token_of(model),
        .tokens = options.tokens},
       {});
   Best best(options);

@@ -278,7 +278,9 @@ SaeEvaluation evaluate_sae_on_text(
   TextFiles files(text, options.warn);
   Windows windows(
       documents_of(model, files),
-      {.length = length, .bos = beginning(model), .tokens = options.tokens},
+      {.length = length,
+       .bos = first_token_of(model),
+       .tokens = options.tokens},
       {});
   while (const auto window = windows.next()) {
     evaluator.add(window->ids);

@@ -14,6 +14,14 @@ constexpr const char* function = "activation_store";
 
 }  // namespace
 
+std::optional<int> first_token_of(const InterpretableModel& model) {
+  const auto ids = model.tokenizer().encode("a");
+  const auto bare = model.tokenizer().encode("a", {.add_special = false});
+  const bool added =
+      ids.size() > bare.size() && !bare.empty() && ids.front() != bare.front();
+  return added ? std::optional(ids.front()) : std::nullopt;
+}
+
 NextDocument documents_of(const InterpretableModel& model, TextFiles& files) {
   return [&model, &files](Place& at) -> std::optional<std::vector<int>> {
     const auto document = at.document;
@@ -38,14 +46,6 @@ NextDocument documents_of(const Inputs::Rows& prompts) {
     ++at.document;
     return prompts[static_cast<size_t>(at.offset++)];
   };
-}
-
-std::optional<int> beginning(const InterpretableModel& model) {
-  const auto ids = model.tokenizer().encode("a");
-  const auto bare = model.tokenizer().encode("a", {.add_special = false});
-  const bool added =
-      ids.size() > bare.size() && !bare.empty() && ids.front() != bare.front();
-  return added ? std::optional(ids.front()) : std::nullopt;
 }
 
 std::string WindowPlace::to_json() const {

@@ -22,7 +22,7 @@ NextDocument documents_of(const InterpretableModel& model, TextFiles& files);
 NextDocument documents_of(const Inputs::Rows& prompts);
 
 /** The token that the tokenizer puts before a text, such as BOS. */
-std::optional<int> beginning(const InterpretableModel& model);
+std::optional<int> first_token_of(const InterpretableModel& model);
 
 /** A prompt. */
 struct Window {

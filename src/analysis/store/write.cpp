@@ -394,7 +394,7 @@ StoreSummary store_text_activations(
   source.windows.length =
       options.length > 0 ? options.length : std::min(default_length, context);
   source.windows.tokens = options.tokens;
-  source.windows.bos = beginning(model);
+  source.windows.bos = first_token_of(model);
   if (const int least = source.windows.bos ? 2 : 1;
       source.windows.length < least || source.windows.length > context)
     fail(

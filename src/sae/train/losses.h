@@ -1,0 +1,73 @@
+// sae/train/losses.h: forward, loss and gradients of each recipe, by hand.
+
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mlx/array.h"
+#include "mlxterp/sae/train.h"
+#include "sae/train/sparse.h"
+
+namespace mlxterp::sae_train {
+
+using Tensors = SaeTrainer::Tensors;
+
+/** What a step's loss depends on. */
+struct Problem {
+  const SaeTrainOptions& options;
+  const Tensors& p;            ///< The parameters, as SaeTrainer has them.
+  mlx::core::array x, y;       ///< float32 [rows, d_in], [rows, d_out], scaled.
+  double sparsity = 0;         ///< The coefficient now.
+  std::vector<int> dead = {};  ///< Features, ascending.
+  Engine engine = Engine::loops;
+
+  int rows() const { return x.shape(0); }
+  int features() const { return p.at("W_enc").shape(0); }
+  /** What the encoder reads. */
+  mlx::core::array x_in() const;
+  /** mx::array of b_dec [+ x W_skip], broadcast over rows. */
+  mlx::core::array offset() const;
+  /** |W_dec,i|, [features], 1e-8 at least. */
+  mlx::core::array norms() const;
+};
+
+/** Scalars are float32 arrays, lazy with `ops`. */
+struct Slopes {
+  Tensors gradients = {};
+  mlx::core::array errors;    ///< sum |recon - y|^2
+  mlx::core::array variance;  ///< sum |y - mean y|^2
+  mlx::core::array loss, sparsity, aux;
+  mlx::core::array fired;  ///< float32 [features], above 0 where it did
+  mlx::core::array l0;     ///< mean over rows
+  /** batch_topk and its kin: the least activation above 0; 0: there is none. */
+  std::optional<mlx::core::array> least = {};
+  double choice = 0, sparse = 0;  ///< Seconds, of the loops.
+};
+
+Slopes slopes_of(const Problem& problem);
+
+/** Of topk, batch_topk and matryoshka; of the others. */
+Slopes sparse_slopes(const Problem& problem);
+Slopes dense_slopes(const Problem& problem);
+
+/** sum |y - mean y|^2 over rows. */
+mlx::core::array variance_of(const mlx::core::array& y);
+/** Sum of all, rows first. */
+mlx::core::array total(const mlx::core::array& x);
+/** What a sum of squared errors is multiplied by, and a mean over rows. */
+mlx::core::array error_weight(
+    const Problem& problem, const mlx::core::array& variance);
+
+/** Adds the gradients of b_dec and W_skip, of the gradient G [rows, d_out] of
+ * what is added to the decoder's product and the gradient [features] of
+ * b_enc's kind, which goes back through what b_dec is subtracted from. */
+void add_bias_gradients(
+    const Problem& problem,
+    const mlx::core::array& G,
+    const mlx::core::array& pre_sums,
+    Tensors& gradients);
+
+}  // namespace mlxterp::sae_train

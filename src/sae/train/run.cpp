@@ -1,0 +1,376 @@
+// A training from beginning to end.
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "analysis/row_sites.h"
+#include "core/fail.h"
+#include "io/json.h"
+#include "mlx/ops.h"
+#include "mlxterp/sae/load.h"
+#include "mlxterp/sae/train_run.h"
+#include "sae/hooks.h"
+#include "sae/train/rows.h"
+#include "sae/train/training_folder.h"
+#include "trace/lens_names.h"
+
+namespace fs = std::filesystem;
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+using namespace sae_train;  // NOLINT(google-build-using-namespace): its parts
+
+namespace {
+
+constexpr const char* who = "train_sae";
+constexpr const char* baseline_prefix = "baseline.";
+constexpr int chunk_rows = 1024;
+
+// TransformerLens' name of a site, as other tools write it; else the site's
+// own.
+std::string hook_of(const std::string& site) {
+  const auto hook = to_lens(site);
+  return hook.empty() ? site : hook;
+}
+
+SaeTrained trained_on(const Sae& sae, const Rows& rows) {
+  SaeFitter fitter;
+  auto fired = mx::zeros({sae.d_sae()}, mx::bool_);
+  for (int begin = 0; begin < rows.size(); begin += chunk_rows) {
+    const auto part =
+        part_of(rows, begin, std::min(rows.size(), begin + chunk_rows));
+    const auto acts = encode(sae, part.x);
+    fitter.add(part.y.value_or(part.x), decode(sae, acts, part.x), acts);
+    fired =
+        mx::logical_or(fired, mx::any(mx::not_equal(acts, mx::array(0.0f)), 0));
+    fired.eval();
+  }
+  auto share = mx::mean(mx::astype(fired, mx::float32));
+  return {
+      .fit = fitter.fit(),
+      .dead_share = 1 - static_cast<double>(share.item<float>())};
+}
+
+Json to_json(const SaeTrained& it) {
+  return {
+      {"rows", it.fit.rows},
+      {"explained_variance", it.fit.explained_variance},
+      {"l0", it.fit.l0},
+      {"dead_share", it.dead_share}};
+}
+
+SaeTrained trained_of(const nlohmann::json& json) {
+  SaeTrained out;
+  out.fit.rows = static_cast<size_t>(count_in(json, "rows"));
+  out.fit.explained_variance = number_in(json, "explained_variance");
+  out.fit.fvu = 1 - out.fit.explained_variance;
+  out.fit.l0 = number_in(json, "l0");
+  out.dead_share = number_in(json, "dead_share");
+  return out;
+}
+
+class Training {
+ public:
+  Training(
+      RowSource& source, const fs::path& folder, const SaeRunOptions& options)
+      : source_(source),
+        options_(options),
+        folder_(folder, options.resume),
+        train_(checked(options.train, source.d_in(), source.d_out())) {
+    settings_["format"] = "mlxterp-sae-training-1";
+    settings_["model"] = options.model;
+    settings_["site"] = options.site;
+    settings_["site_out"] = options.site_out;
+    settings_["d_in"] = source.d_in();
+    settings_["d_out"] = source.d_out();
+    settings_["rows"] = source.facts();
+    settings_["longest"] = options.longest;
+    settings_["buffer_rows"] = options.buffer_rows;
+    settings_["baseline"] = options.baseline;
+    settings_["options"] = sae_train::to_json(train_);
+  }
+
+  SaeRunSummary run() {
+    const auto found = folder_.find(settings_);
+    begin(found);
+    bool stopped = false;
+    while (!done() && !stopped) {
+      step();
+      const bool late = seconds_since(saved_) >= options_.checkpoint_seconds;
+      stopped = options_.stop && options_.stop();
+      if (!done() && (late || stopped)) save();
+    }
+    if (done() && !complete_) finish();
+    return summary();
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  static double seconds_since(Clock::time_point at) {
+    return std::chrono::duration<double>(Clock::now() - at).count();
+  }
+
+  bool done() const { return trainer_->steps() >= train_.steps(); }
+
+  SaeTrainOptions of_baseline() const {
+    auto out = train_;
+    out.recipe = SaeRecipe::topk;
+    out.aux = sae_preset("saelens", SaeRecipe::topk).aux;
+    out.subtract_b_dec = true;
+    return out;
+  }
+
+  void begin(const std::optional<FoundState>& found) {
+    // Of a resumed one everything comes from the state.
+    const auto at = Clock::now();
+    const auto first = [&]() -> Rows {
+      if (!found) return source_.sample();
+      Rows out{mx::ones({1, source_.d_in()}, mx::float32)};
+      if (train_.transcoder) out.y = mx::ones({1, source_.d_out()});
+      return out;
+    }();
+    model_seconds_ += seconds_since(at);
+    trainer_.emplace(train_, first.x, first.y);
+    if (options_.baseline) baseline_.emplace(of_baseline(), first.x);
+    if (!found) return;
+    trainer_->restore(found->tensors);
+    if (baseline_) {
+      SaeTrainer::Tensors own;
+      for (const auto& [name, value] : found->tensors)
+        if (name.starts_with(baseline_prefix))
+          own.insert_or_assign(
+              name.substr(std::string_view(baseline_prefix).size()), value);
+      baseline_->restore(own);
+    }
+    kept_ = trainer_->steps();
+    complete_ = found->progress.contains("trained");
+    if (complete_) {
+      trained_ = trained_of(found->progress["trained"]);
+      if (baseline_) of_baseline_ = trained_of(found->progress["baseline"]);
+    } else {
+      tell("Going back to where it was");
+      source_.go_to(found->progress.value("place", nlohmann::json()));
+    }
+  }
+
+  void step() {
+    const auto begin = Clock::now();
+    const auto rows = source_.next();
+    model_seconds_ += seconds_since(begin);
+    last_ = trainer_->step(rows.x, rows.y);
+    if (baseline_) baseline_->step(rows.x);
+    if (options_.on_step) options_.on_step(trainer_->steps() - 1, *last_);
+    tell(fmt::format(
+        "Loss {:.4g}, EV {:.3f}, L0 {:.4g}, dead {:.1f} %, {:.0f} tokens/s",
+        last_->loss,
+        last_->explained,
+        last_->l0,
+        1e2 * last_->dead_share,
+        rate()));
+  }
+
+  int64_t rows_now() const {
+    return (trainer_->steps() - kept_) * train_.batch_size;
+  }
+
+  double rate() const {
+    return static_cast<double>(rows_now()) / seconds_since(begin_);
+  }
+
+  void tell(std::string_view what) const {
+    if (options_.progress)
+      options_.progress(
+          what,
+          static_cast<double>(trainer_->steps()) /
+              static_cast<double>(train_.steps()));
+  }
+
+  Sae sae_of(const SaeTrainer& trainer) const {
+    auto out = trainer.sae();
+    out.source = {
+        .format = "saelens",
+        .model = options_.model,
+        .hook_in = hook_of(options_.site),
+        .hook_out = hook_of(
+            options_.site_out.empty() ? options_.site : options_.site_out),
+        .site_in = options_.site,
+        .site_out =
+            options_.site_out.empty() ? options_.site : options_.site_out,
+        .layer = layer_of_site(options_.site)};
+    return out;
+  }
+
+  void save() {
+    auto state = trainer_->state();
+    auto sae = sae_of(*trainer_);
+    if (trained_) sae.source.l0 = trained_->fit.l0;
+    std::optional<Sae> other;
+    if (baseline_) {
+      other = sae_of(*baseline_);
+      if (of_baseline_) other->source.l0 = of_baseline_->fit.l0;
+      for (const auto& [name, value] : baseline_->state())
+        state.insert_or_assign(baseline_prefix + name, value);
+    }
+    Json progress;
+    progress["steps"] = trainer_->steps();
+    progress["place"] = source_.place();
+    if (trained_) progress["trained"] = to_json(*trained_);
+    if (of_baseline_) progress["baseline"] = to_json(*of_baseline_);
+    folder_.save(sae, other, state, settings_, progress);
+    saved_ = Clock::now();
+  }
+
+  void finish() {
+    tell("Measuring what was trained");
+    const auto rows = source_.sample();
+    trained_ = trained_on(sae_of(*trainer_), rows);
+    if (baseline_) of_baseline_ = trained_on(sae_of(*baseline_), rows);
+    complete_ = true;
+    save();
+  }
+
+  SaeRunSummary summary() const {
+    SaeRunSummary out;
+    out.complete = complete_;
+    out.steps = trainer_->steps();
+    out.kept = kept_;
+    out.rows = out.steps * train_.batch_size;
+    out.left_out = source_.left_out();
+    out.d_in = source_.d_in();
+    out.d_out = source_.d_out();
+    out.options = train_;
+    out.site = options_.site;
+    out.site_out = options_.site_out;
+    out.last = last_;
+    out.trained = trained_;
+    out.baseline = of_baseline_;
+    out.times = trainer_->times();
+    out.seconds = seconds_since(begin_);
+    out.rows_per_second = rate();
+    out.model_seconds = model_seconds_;
+    return out;
+  }
+
+  RowSource& source_;
+  const SaeRunOptions& options_;
+  TrainingFolder folder_;
+  SaeTrainOptions train_;
+  Json settings_;
+  std::optional<SaeTrainer> trainer_, baseline_;
+  std::optional<SaeStep> last_;
+  std::optional<SaeTrained> trained_, of_baseline_;
+  bool complete_ = false;
+  int64_t kept_ = 0;
+  double model_seconds_ = 0;
+  Clock::time_point begin_ = Clock::now(), saved_ = begin_;
+};
+
+void check(const SaeRunOptions& options) {
+  const auto& train = options.train;
+  if (train.transcoder == options.site_out.empty())
+    fail(
+        ErrorKind::usage,
+        "[{}] {}",
+        who,
+        train.transcoder
+            ? "a transcoder needs the site that it predicts"
+            : "a site to predict is given, and this is no transcoder; ask for "
+              "one, or leave the site out");
+  if (train.transcoder && train.recipe == SaeRecipe::topk)
+    fail(
+        ErrorKind::usage,
+        "[{}] no tool reads a transcoder of topk from SAELens' files; train "
+        "batch_topk, whose threshold takes its place",
+        who);
+  if (options.baseline && (train.transcoder || train.recipe == SaeRecipe::topk))
+    fail(
+        ErrorKind::usage,
+        "[{}] the baseline is a topk SAE; what is trained is {}",
+        who,
+        train.transcoder ? "a transcoder" : "one itself");
+  if (!(options.longest >= 0) || !(options.checkpoint_seconds >= 0) ||
+      options.buffer_rows < 0 || options.batch_size < 1 || options.length < 0)
+    fail(
+        ErrorKind::usage,
+        "[{}] longest {}, checkpoint_seconds {}, buffer_rows {}, batch_size "
+        "{}, length {}; give no negative numbers, and at least one prompt",
+        who,
+        options.longest,
+        options.checkpoint_seconds,
+        options.buffer_rows,
+        options.batch_size,
+        options.length);
+  constexpr int64_t most_buffer = int64_t{1} << 31;
+  if (options.buffer_rows > most_buffer)
+    fail(
+        ErrorKind::usage,
+        "[{}] a buffer of {} rows; give at most {}",
+        who,
+        options.buffer_rows,
+        most_buffer);
+}
+
+}  // namespace
+
+SaeRunSummary train_sae(
+    const ActivationStore& store,
+    const fs::path& folder,
+    const SaeRunOptions& given) {
+  auto options = given;
+  check(options);
+  if (options.site.empty()) {
+    std::vector<std::string> sites;
+    for (const auto& tensor : store.tensors())
+      if (mx::issubdtype(tensor.dtype, mx::floating))
+        sites.push_back(tensor.name);
+    if (sites.size() != 1)
+      fail(
+          ErrorKind::usage,
+          "[{}] the store has {} sites; name the one to train on",
+          who,
+          sites.size());
+    options.site = sites.front();
+  }
+  if (options.model.empty()) {
+    const auto manifest =
+        parse_json(store.manifest(), who, "the store's manifest");
+    options.model = manifest.value("model", "");
+  }
+  if (options.train.tokens == 0) options.train.tokens = store.rows();
+  const auto source = rows_of_store(store, options);
+  return Training(*source, folder, options).run();
+}
+
+SaeRunSummary train_sae(
+    const InterpretableModel& model,
+    const fs::path& text,
+    const fs::path& folder,
+    const SaeRunOptions& given) {
+  auto options = given;
+  check(options);
+  if (options.train.tokens < 1)
+    fail(
+        ErrorKind::usage,
+        "[{}] give how many tokens to train on: rates fall over the last of "
+        "them",
+        who);
+  for (auto* name : {&options.site, &options.site_out}) {
+    if (name->empty() && name == &options.site_out) continue;
+    const auto sites = row_sites(model, {*name}, who);
+    if (sites.size() != 1)
+      fail(
+          ErrorKind::usage,
+          "[{}] '{}' means {} sites; name one",
+          who,
+          printable(*name),
+          sites.size());
+    *name = model.sites()[sites.front()].name;
+  }
+  const auto source = rows_of_text(model, text, options);
+  return Training(*source, folder, options).run();
+}
+
+}  // namespace mlxterp
