@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "analysis/any_model.h"
@@ -43,7 +44,7 @@ SaeFit fit_of(const Sae& sae, const Values& values) {
 }
 
 struct Guess {
-  double explained = -INFINITY;
+  double explained = -std::numeric_limits<double>::infinity();
   std::string cause = {};
 };
 

@@ -201,7 +201,7 @@ class Evaluator {
     const int n = static_cast<int>(ids.size());
     const int first = options_.first ? 0 : 1;
     if (n < first + 2) return;  // nothing is predicted
-    const auto& [reads, writes] = out_.sites;
+    const auto &reads = out_.sites.reads, &writes = out_.sites.writes;
     const auto run = model_.run(ids, {.save = {reads, writes, "logits"}});
     const auto rows = [&](const std::string& site) {
       return mx::reshape(mx::astype(run[site], mx::float32), {n, -1});
