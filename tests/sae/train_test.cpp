@@ -132,7 +132,9 @@ TEST(SaeTraining, LossesAreTorchs) {
     }
     if (o.recipe == SaeRecipe::batch_topk && !o.rank_by_norm) {
       const auto threshold = *trainer.sae().threshold;
-      const double want = item.at("threshold");
+      // Without what its average remembers of its beginning at 0.
+      const double want =
+          item.at("threshold").get<double>() / (1 - std::pow(0.99, steps));
       EXPECT_NEAR(mx::max(threshold).item<float>(), want, 1e-4 * want);
     }
     largest = std::max(largest, worst);

@@ -25,6 +25,7 @@ using namespace sae_train;  // NOLINT(google-build-using-namespace): its parts
 namespace {
 
 constexpr const char* who = "train_sae";
+constexpr double threshold_weight = 0.01;  // of SAELens' moving average
 
 mx::array scalar(double value) {
   return mx::array(static_cast<float>(value));
@@ -245,9 +246,8 @@ SaeStep SaeTrainer::step(
   const auto* fired = slopes.fired.data<float>();
   for (size_t f = 0; f < since_.size(); ++f)
     since_[f] = fired[f] > 0 ? 0 : since_[f] + in.shape(0);
-  constexpr double weight = 0.01;  // SAELens' moving average
   if (slopes.least && number(*slopes.least) > 0)
-    threshold_ += weight * (number(*slopes.least) - threshold_);
+    threshold_ += threshold_weight * (number(*slopes.least) - threshold_);
   move(std::move(slopes.gradients));
   ++steps_;
   result.dead_share = dead_share();
@@ -340,7 +340,11 @@ Sae SaeTrainer::sae() const {
     // It is of activations as they were ranked.
     if (o.rank_by_norm && !o.unit_decoder)
       out = fold_decoder_norm(std::move(out));
-    out.threshold = mx::full({o.features}, scalar(threshold_), mx::float32);
+    // It began at 0, which a short run would remember.
+    const double known =
+        1 - std::pow(1 - threshold_weight, static_cast<double>(steps_));
+    out.threshold = mx::full(
+        {o.features}, scalar(known > 0 ? threshold_ / known : 0), mx::float32);
   }
   out = fold_scale(
       std::move(out),

@@ -59,7 +59,7 @@ void differences(
     differences(
         stored.value(key, nlohmann::json()),
         asked.value(key, nlohmann::json()),
-        name.empty() ? key : name + "." + key,
+        name.empty() ? key : fmt::format("{}.{}", name, key),
         out);
 }
 
