@@ -50,10 +50,7 @@ void run(const ModelArguments& arguments) {
       report::model_info(checkpoint, arguments.model, arguments.options());
   if (!info.no_tokenizer.empty()) warn(info.no_tokenizer);
   const bool on_cpu = mx::default_device() == mx::Device::cpu;
-  if (on_cpu) {  // as loading does
-    choose_blas_kernels();
-    bound_blas_threads();
-  }
+  if (on_cpu) bound_blas_threads();  // as loading does
   info.matmul_gflops = matmul_speed();
   if (arguments.json) {
     print(report::to_json(info) + "\n");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <cstdio>
@@ -136,6 +137,19 @@ void check_address_space() {
             needed >> 20));
 }
 
+// OpenBLAS chooses its kernels while it is loaded: another choice takes another
+// start.
+void start_with_better_kernels(char** argv) {
+#ifdef __linux__
+  const auto better = better_kernels(blas());
+  if (better.empty()) return;
+  setenv("OPENBLAS_CORETYPE", better.c_str(), 1);
+  execv("/proc/self/exe", argv);  // comes back only where it cannot
+#else
+  static_cast<void>(argv);
+#endif
+}
+
 int answer(int argc, char** argv) {
   try {
     check_address_space();
@@ -152,6 +166,7 @@ int answer(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  start_with_better_kernels(argv);
   // A closed pipe ends us quietly, whatever our parent process ignores.
   std::signal(SIGPIPE, SIG_DFL);
   // An answer beyond `ulimit -f` is an error like a full disk.

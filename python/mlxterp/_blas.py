@@ -26,3 +26,10 @@ def check_blas() -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+    if kernels := _core.better_kernels():
+        warnings.warn(
+            f"{name} is older than this processor and took kernels two to three "
+            f"times as slow as others: start Python with OPENBLAS_CORETYPE={kernels}",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -70,9 +70,9 @@ void bind_blas(nb::module_& m) {
     const auto found = answering();
     return std::pair{found.name, found.slow};
   });
+  m.def("better_kernels", [] { return better_kernels(answering()); });
   m.def("require_right_products", [] {
     if (mx::default_device() != mx::Device::cpu) return;
-    choose_blas_kernels();
     require_right_products(answering());
     bound_blas_threads();
   });

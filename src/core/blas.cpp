@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
-#include <mutex>
 #include <vector>
 
 #include "core/fail.h"
@@ -87,22 +86,6 @@ std::string remedy(const Blas& blas) {
       "environment, or install another build of OpenBLAS",
       plainer);
 }
-
-#if defined(__x86_64__) && !defined(__APPLE__)
-// OpenBLAS reads the name when it starts, and again when it is started again.
-void choose_kernels(const char* name) {
-  const auto call = [](const char* function) {
-    return reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, function));
-  };
-  const auto stop = call("gotoblas_dynamic_quit");
-  const auto start = call("gotoblas_dynamic_init");
-  if (!stop || !start) return;
-  setenv("OPENBLAS_CORETYPE", name, 1);
-  stop();
-  start();
-  unsetenv("OPENBLAS_CORETYPE");
-}
-#endif
 
 }  // namespace
 
@@ -213,28 +196,24 @@ int blas_threads() {
 #endif
 }
 
-void choose_blas_kernels() {
+std::string better_kernels(const Blas& blas) {
 #if defined(__x86_64__) && !defined(__APPLE__)
-  static std::once_flag once;
-  std::call_once(once, [] {
-    if (std::getenv("OPENBLAS_CORETYPE")) return;
-    // The kernels of processors without AVX.
-    const auto name = blas().name;
-    const bool old = std::ranges::any_of(
-        std::array{"Prescott", "Core2", "Penryn", "Dunnington", "Nehalem"},
-        [&](const char* kernel) {
-          return name.find(kernel) != std::string::npos;
-        });
-    if (!old || !__builtin_cpu_supports("avx2") ||
-        !__builtin_cpu_supports("fma"))
-      return;
-    const bool wide = __builtin_cpu_supports("avx512f") &&
-                      __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl");
-    choose_kernels(wide ? "SkylakeX" : "Haswell");
-  });
+  // The kernels of processors without AVX.
+  const bool old = std::ranges::any_of(
+      std::array{"Prescott", "Core2", "Penryn", "Dunnington", "Nehalem"},
+      [&](const char* kernel) {
+        return blas.name.find(kernel) != std::string::npos;
+      });
+  if (!old || std::getenv("OPENBLAS_CORETYPE")) return "";
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return "SkylakeX";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return "Haswell";
+#else
+  static_cast<void>(blas);
 #endif
+  return "";
 }
 
 void bound_blas_threads(std::optional<int> most) {

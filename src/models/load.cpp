@@ -519,7 +519,6 @@ std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options) {
   check_loadable(checkpoint, options);
   if (mx::default_device() == mx::Device::cpu) {
-    choose_blas_kernels();
     require_right_products(blas());
     bound_blas_threads();
   }

@@ -22,6 +22,18 @@ bool has(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
+// The same tokens, as probable, up to one that two continue equally well: the
+// passes of two commands add in other orders.
+void expect_same(const json& a, const json& b) {
+  ASSERT_EQ(a.size(), b.size());
+  ASSERT_GT(a.size(), 0u);
+  for (size_t i = 0; i < a.size(); ++i) {
+    EXPECT_NEAR(
+        a[i]["log_prob"].get<double>(), b[i]["log_prob"].get<double>(), 1e-3);
+    if (a[i]["id"] != b[i]["id"]) break;
+  }
+}
+
 class Generating : public test::Program {
  protected:
   void SetUp() override {
@@ -144,10 +156,8 @@ TEST_F(Generating, SteersAndShowsTheSameWithout) {
   size_t differ = 0;
   for (size_t i = 0; i < 2; ++i) {
     const auto& text = all["texts"][i];
-    EXPECT_EQ(
-        ids(text["unsteered"]["tokens"]), ids(unsteered["texts"][i]["tokens"]));
-    EXPECT_EQ(
-        ids(text["steered"]["tokens"]), ids(steered["texts"][i]["tokens"]));
+    expect_same(text["unsteered"]["tokens"], unsteered["texts"][i]["tokens"]);
+    expect_same(text["steered"]["tokens"], steered["texts"][i]["tokens"]);
     differ +=
         ids(text["steered"]["tokens"]) != ids(text["unsteered"]["tokens"]);
   }

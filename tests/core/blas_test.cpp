@@ -3,6 +3,7 @@
 #include "mlxterp/core/blas.h"
 
 #include <dlfcn.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
@@ -156,34 +157,29 @@ TEST(Blas, AWrongProductIsAnErrorWithARemedy) {
   EXPECT_NE(said.find("install OpenBLAS"), std::string::npos) << said;
 }
 
-#if defined(__x86_64__) && !defined(__APPLE__)
 // An OpenBLAS older than the processor takes kernels without AVX.
-TEST(Blas, KernelsOfOldProcessorsAreNotUsedOnNewOnes) {
-  const auto call = [](const char* name) {
-    return reinterpret_cast<void (*)()>(dlsym(RTLD_DEFAULT, name));
-  };
-  const auto stop = call("gotoblas_dynamic_quit");
-  const auto start = call("gotoblas_dynamic_init");
-  ASSERT_TRUE(stop && start) << blas().name;
-  stop();
-  {
-    const testing::Environment before = {"OPENBLAS_CORETYPE"};
-    testing::Environment::set("OPENBLAS_CORETYPE", "Prescott");
-    start();
-  }
-  ASSERT_NE(blas().name.find("Prescott"), std::string::npos) << blas().name;
-  {
-    const testing::Environment none = {"OPENBLAS_CORETYPE"};
-    choose_blas_kernels();
-    EXPECT_EQ(std::getenv("OPENBLAS_CORETYPE"), nullptr);
-  }
+TEST(Blas, KernelsOfOldProcessorsAreNoticed) {
+  const testing::Environment none = {"OPENBLAS_CORETYPE"};
+#if defined(__x86_64__) && !defined(__APPLE__)
   const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  EXPECT_EQ(blas().name.find("Prescott") == std::string::npos, avx2)
-      << blas().name;
-  EXPECT_EQ(wrong_product(blas()), "");
-}
+#else
+  const bool avx2 = false;
 #endif
+  for (const auto* old : {"Prescott", "Nehalem"}) {
+    Blas blas;
+    blas.name = fmt::format("OpenBLAS 0.3.21 ({})", old);
+    EXPECT_EQ(better_kernels(blas) != "", avx2) << blas.name;
+    testing::Environment::set("OPENBLAS_CORETYPE", old);
+    EXPECT_EQ(better_kernels(blas), "") << "the user has chosen";
+    unsetenv("OPENBLAS_CORETYPE");
+  }
+  for (const auto* fitting : {"Haswell", "SkylakeX", "Zen", "Cooperlake"}) {
+    Blas blas;
+    blas.name = fmt::format("OpenBLAS 0.3.21 ({})", fitting);
+    EXPECT_EQ(better_kernels(blas), "") << fitting;
+  }
+}
 
 }  // namespace
 }  // namespace mlxterp

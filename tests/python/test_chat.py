@@ -136,8 +136,8 @@ def test_unknown_template(tokenizer):
 def test_the_template_marks_what_the_assistant_wrote(tokenizer):
     marked = (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
-        "{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n"
-        "{% endfor %}"
+        "{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}"
+        "{{ '\\n' }}{% endfor %}"
     )
     said = [
         {"role": "user", "content": "One two"},

@@ -254,7 +254,7 @@ def test_circuits(model):
 
 
 def test_what_is_not_there(model):
-    with pytest.raises(UsageError, match="mlx_lm"):
+    with pytest.raises(UsageError, match=r"InterpretableModel\(path\).generate"):
         model.generate("w5", max_new_tokens=3)
     with pytest.raises(UsageError, match="resid_pre"):
         model(mx.zeros((1, 2, 24)), start_at_layer=1)

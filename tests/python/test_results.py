@@ -57,6 +57,22 @@ def results(tmp_path_factory):
         viz.HeadScore(1, 2, 0.5, "custom"),
         DIFF,
         *of_features(model, demo, tmp_path_factory.mktemp("text")),
+        *of_text_and_steering(demo),
+    ]
+
+
+def of_text_and_steering(demo):
+    chat = demo.tokenizer.chat_prompt([{"role": "user", "content": "Hi"}])
+    trained = mlxterp.steer_train(demo, ["so good", "fine"], ["so bad", "poor"], layers=[9])
+    sweep = mlxterp.steer_sweep(
+        demo, trained.vector, ["It was"], DIFF, layers=[9], strengths=[0, 0.1], random=1
+    )
+    rows = mx.random.normal((12, 4), key=mx.random.key(0))
+    probe = mlxterp.train_probe(rows, [0, 1] * 6, list("abcdef") * 2, folds=3)
+    return [
+        chat, chat.turns[0], chat.turns[0].content,
+        trained, trained.vector, trained.layers[0], sweep, sweep._inner,
+        sweep.layers[0], probe.held_out,
     ]
 
 

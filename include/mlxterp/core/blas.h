@@ -37,13 +37,13 @@ struct Blas {
 Blas blas();
 
 /**
- * Gives OpenBLAS the kernels that this processor has the instructions for,
- * where it took those of 2004 because it is older than the processor: a product
- * then takes a third of the time. Does nothing where the user has chosen
- * (OPENBLAS_CORETYPE), a second time, and with other libraries. No product may
- * run meanwhile.
+ * "SkylakeX" or "Haswell" where OpenBLAS is older than this processor and took
+ * kernels without AVX, by which a product takes two to three times as long; ""
+ * where those it has fit, the user has chosen, and with other libraries. It
+ * reads OPENBLAS_CORETYPE while it is loaded, so that only a process started
+ * with that gets others.
  */
-void choose_blas_kernels();
+std::string better_kernels(const Blas& blas);
 
 /**
  * Leaves OpenBLAS at most so many threads, as many as cores are free now where

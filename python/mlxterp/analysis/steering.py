@@ -161,6 +161,13 @@ class SteerSweep(Reported):
         self.strengths: list[float] = inner.strengths
         self.neutral_perplexity: float = inner.neutral_perplexity
 
+    def __repr__(self) -> str:
+        best = max(self.layers, key=lambda it: abs(it.slope))
+        return (
+            f"SteerSweep(layer {len(self.layers)}, strength {len(self.strengths)}; "
+            f"steepest at layer {best.layer}: slope {best.slope:.4g})"
+        )
+
     def _array(self, values, *last: int) -> mx.array:
         return mx.array(values, mx.float32).reshape(len(self.layers), *last)
 

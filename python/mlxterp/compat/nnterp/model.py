@@ -18,7 +18,9 @@ from ...model import InterpretableModel
 from ..transformer_lens.config import Config, config_of
 
 _INSTEAD = {
-    "generate": "text is not generated here: mlx_lm.generate(*mlx_lm.load(...))",
+    "generate": "an InterpretableModel of the same path generates text: "
+    "InterpretableModel(path).generate(prompt, max_tokens=20), its hooks as "
+    "interventions=",
     "session": "traces run here, one after the other: write them so",
     "edit": "edits that stay are a handle: edited = model.edited({'layers.3.mlp': fn})",
 }
@@ -257,6 +259,12 @@ class StandardizedTransformer(InterpretableModel):
         if trace is None:
             raise UsageError("there is an input only inside `with model.trace(...)`")
         return trace
+
+    @property
+    def generate(self):
+        """Not here, where other arguments and kept hooks would have to mean what
+        they mean elsewhere. Raises UsageError, which says what to write."""
+        return self.__getattr__("generate")
 
     def __getattr__(self, name: str):
         if name in _INSTEAD:

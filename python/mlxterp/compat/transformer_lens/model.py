@@ -25,7 +25,9 @@ from .tokens import TokensMixin
 from .utils import lm_cross_entropy_loss
 
 _INSTEAD = {
-    "generate": "text is not generated here: mlx_lm.generate(*mlx_lm.load(...))",
+    "generate": "an InterpretableModel of the same path generates text: "
+    "InterpretableModel(path).generate(prompt, max_tokens=20), its hooks as "
+    "interventions=",
     "backward": "gradients are run_with_cache(..., incl_bwd=True, return_type=metric)",
     "state_dict": "parameters are model.parameters(), or tl_named_parameters()",
     "load_state_dict": "load a checkpoint by its path",
@@ -306,6 +308,12 @@ class HookedTransformer(TokensMixin, KeptHooksMixin, InterpretableModel):
     def _handle(self, **changes) -> HookedTransformer:
         own = dict(_added=list(self._added), _points={}, _cfg=None)
         return super()._handle(**{**own, **changes})
+
+    @property
+    def generate(self):
+        """Not here, where other arguments and kept hooks would have to mean what
+        they mean elsewhere. Raises UsageError, which says what to write."""
+        return self.__getattr__("generate")
 
     def __getattr__(self, name: str):
         if name in _INSTEAD:
