@@ -104,8 +104,8 @@ TEST(TorchSaved, UnsignedOfToday) {
 
 std::string little(uint64_t value, int bytes) {
   std::string out;
-  for (int i = 0; i < bytes; ++i)
-    out += static_cast<char>(value >> (8 * i) & 0xff);
+  for (int i = 0; i < bytes; ++i, value >>= 8)
+    out += static_cast<char>(value & 0xff);
   return out;
 }
 
