@@ -144,10 +144,21 @@ TEST_F(Collect, WithoutRoomItSaysSoAndGoesOnLater) {
       shell("ulimit -f 100; " + binary() + command);  // 512-byte blocks or 1024
   EXPECT_EQ(outcome.code, 4) << outcome.err;
   EXPECT_NE(outcome.err.find("resum"), std::string::npos) << outcome.err;
-  EXPECT_TRUE(files(to).empty());
+  EXPECT_FALSE(fs::exists(to)) << "a folder of nothing is left";
   const auto rest = run(given);
   EXPECT_EQ(rest.code, 0) << rest.err;
   EXPECT_EQ(ActivationStore::open(to).shard_rows(), 1000);
+}
+
+TEST_F(Collect, WhatCannotBeLeavesNoFolder) {
+  const auto to = folder / "nothing";
+  auto given = arguments(to);
+  given[5] = "layers.99.resid_post";
+  EXPECT_EQ(run(given).code, 2);
+  EXPECT_FALSE(fs::exists(to));
+  fs::create_directories(to);
+  EXPECT_EQ(run(given).code, 2);
+  EXPECT_TRUE(fs::is_empty(to)) << "a folder of the user's stays, empty";
 }
 
 TEST_F(Collect, TwoAtOnceAreRefused) {

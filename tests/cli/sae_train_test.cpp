@@ -212,6 +212,7 @@ TEST_F(SaeTrain, RefusesWhatCannotBe) {
   auto brief = from_text(folder / "brief");
   brief[4] = little;
   refused(brief, "give more text");
+  EXPECT_FALSE(fs::exists(folder / "brief")) << "a folder of nothing is left";
   refused({"sae", "train", "-o", to.string()}, "give one of the two");
   refused(
       {"sae", "train", model, "--text", text, "--layer", "1", "-o", "x"},
@@ -232,6 +233,7 @@ TEST_F(SaeTrain, RefusesWhatCannotBe) {
   other = from_store(folder / "k");
   other[7] = "65";
   refused(other, "k is 65 of 64");
+  EXPECT_FALSE(fs::exists(folder / "k"));
 }
 
 TEST_F(SaeTrain, WithoutRoomItSaysSoAndGoesOnLater) {

@@ -2,7 +2,7 @@
 from the formulas that SAELens 6, dictionary_learning, sparsify and OpenAI's
 sparse_autoencoder train by. Writes tests/sae/fixtures/training.{json,safetensors}.
 
-    /tmp/oracle/bin/python tests/parity/make_sae_training.py
+    python tests/parity/make_sae_training.py    (needs torch and safetensors)
 """
 
 import json

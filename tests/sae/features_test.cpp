@@ -35,6 +35,13 @@ TEST(ReadFeatures, AreTheLargestOfEachPosition) {
   const auto x = model.run(
       prompt, {.save = {"layers.1.resid_post"}})["layers.1.resid_post"];
   const auto acts = floats(encode(sae, x));
+  const auto pre = floats(pre_activations(sae, x));
+  const auto below = [&](size_t p, float most) {
+    return static_cast<int>(std::count_if(
+        pre.begin() + static_cast<long>(p) * 32,
+        pre.begin() + static_cast<long>(p + 1) * 32,
+        [&](float it) { return it < most; }));
+  };
   const auto reading = read_features(model, sae, prompt, {.top = 3});
   EXPECT_EQ(reading.ids, prompt);
   EXPECT_EQ(reading.d_sae, 32);
@@ -47,11 +54,21 @@ TEST(ReadFeatures, AreTheLargestOfEachPosition) {
         all.emplace_back(-a, f);
     std::ranges::sort(all);
     const auto& position = reading.positions[p];
-    EXPECT_EQ(position.active, static_cast<int>(all.size()));
-    ASSERT_EQ(position.top.size(), std::min<size_t>(3, all.size()));
+    // Of two passes: what is 0 in one may be a rounding error in the other, and
+    // equal ones may change places.
+    const auto above = [&](float least) {
+      return static_cast<int>(std::ranges::count_if(
+          all, [&](const auto& it) { return -it.first > least; }));
+    };
+    EXPECT_GE(position.active, above(1e-5f));
+    EXPECT_LE(position.active, 32 - below(p, -1e-5f));
+    ASSERT_GE(position.top.size(), std::min<size_t>(3, above(1e-5f)));
+    ASSERT_LE(position.top.size(), 3u);
     for (size_t i = 0; i < position.top.size(); ++i, ++compared) {
-      EXPECT_EQ(position.top[i].feature, all[i].second);
-      EXPECT_NEAR(position.top[i].value, -all[i].first, 1e-5);
+      const auto f = static_cast<size_t>(position.top[i].feature);
+      EXPECT_NEAR(position.top[i].value, acts[p * 32 + f], 1e-5);
+      const float at = i < all.size() ? -all[i].first : 0;
+      EXPECT_NEAR(position.top[i].value, at, 1e-5);
     }
   }
   EXPECT_GT(compared, 10u);

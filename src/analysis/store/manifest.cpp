@@ -141,7 +141,7 @@ void check_same(
 
 Folder::Folder(const fs::path& path, bool resume) : path_(path) {
   std::error_code error;
-  fs::create_directories(path, error);
+  made_ = fs::create_directories(path, error);
   if (error || !fs::is_directory(path, error))
     fail(
         ErrorKind::environment,
@@ -184,6 +184,7 @@ Folder::Folder(const fs::path& path, bool resume) : path_(path) {
 Folder::~Folder() {
   std::error_code ignored;
   fs::remove(path_ / lock_name, ignored);
+  if (made_) fs::remove(path_, ignored);  // where nothing came into it
 }
 
 Found Folder::find(const nlohmann::json& settings) const {

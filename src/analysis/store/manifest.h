@@ -69,6 +69,7 @@ class Folder {
 
  private:
   std::filesystem::path path_;
+  bool made_ = false;  // the folder, by this run
   std::shared_ptr<void> lock_;
 };
 

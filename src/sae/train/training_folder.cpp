@@ -109,7 +109,7 @@ Json to_json(const SaeTrainOptions& o) {
 TrainingFolder::TrainingFolder(fs::path path, bool resume)
     : path_(std::move(path)) {
   std::error_code error;
-  fs::create_directories(path_, error);
+  made_ = fs::create_directories(path_, error);
   if (!fs::is_directory(path_))
     fail(
         error ? ErrorKind::environment : ErrorKind::usage,
@@ -157,6 +157,7 @@ TrainingFolder::TrainingFolder(fs::path path, bool resume)
 TrainingFolder::~TrainingFolder() {
   std::error_code ignored;
   fs::remove(path_ / lock_name, ignored);
+  if (made_) fs::remove(path_, ignored);  // where nothing came into it
 }
 
 std::optional<FoundState> TrainingFolder::find(const Json& settings) const {

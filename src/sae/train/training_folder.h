@@ -51,6 +51,7 @@ class TrainingFolder {
 
  private:
   std::filesystem::path path_;
+  bool made_ = false;  // the folder, by this run
   std::shared_ptr<void> lock_;
 };
 
