@@ -230,3 +230,22 @@ def test_probes_read_what_is_generated(model):
     nowhere = train_probe(rows, np.arange(40) % 2, folds=0).probe
     with pytest.raises(UsageError, match="site"):
         model.generate(PROMPTS, 5, probes=[nowhere])
+
+
+def test_a_row_that_ends_keeps_its_own_values():
+    # The next step of both is on its way by then.
+    demo, site = InterpretableModel("demo"), "layers.29.resid_post"
+    prompts = ["The capital of France is", "One, two, three,"]
+    g = demo.generate(prompts, max_tokens=6, stop=[" Paris"], save=[site])
+    assert [len(ids) for ids in g.ids] == [1, 6]
+    saved, compared = np.array(g.saved[site]), 0
+    for row, (prompt, ids) in enumerate(zip(prompts, g.ids)):
+        whole = [*demo.encode(prompt), *ids[:-1]]
+        with demo.trace([whole]):
+            value = demo[site].save()
+        n = len(whole)
+        largest = float(mx.abs(value).max().item())
+        np.testing.assert_allclose(saved[row, :n], value[0], atol=1e-5 * largest)
+        assert not saved[row, n:].any()
+        compared += n
+    assert compared == 5 + saved.shape[1]
