@@ -59,15 +59,15 @@ class SaeTrain : public test::Program {
             "64",         "--batch",    "64",
             "--tokens",   "12800",      "--recipe",
             "batch_topk", "--baseline", "--checkpoint",
-            "0.1",        "--resume",   "-o",
+            "0.02",       "--resume",   "-o",
             to.string()};
   }
 
   Words from_text(const fs::path& to) const {
-    return {"sae", "train",    model,  "--text",     text, "--layer",
-            "1",   "--k",      "4",    "--features", "64", "--batch",
-            "64",  "--tokens", "4096", "--length",   "16", "--checkpoint",
-            "0.1", "--resume", "-o",   to.string()};
+    return {"sae",  "train",    model,  "--text",     text, "--layer",
+            "1",    "--k",      "4",    "--features", "64", "--batch",
+            "64",   "--tokens", "4096", "--length",   "16", "--checkpoint",
+            "0.02", "--resume", "-o",   to.string()};
   }
 
   static std::map<std::string, std::string> files(const fs::path& at) {
@@ -100,8 +100,15 @@ class SaeTrain : public test::Program {
       for (int here = 0; here < 100; ++here) {
         const auto child = start(words);
         if (killed < kills) {
+          // Every other one has a checkpoint, however fast the machine is.
+          const bool late = killed % 2 == 1;
+          const auto deadline = Clock::now() + std::chrono::seconds(60);
+          while (late && !fs::exists(to / "trainer_state.safetensors") &&
+                 Clock::now() < deadline)
+            std::this_thread::sleep_for(std::chrono::milliseconds(1));
           std::this_thread::sleep_for(std::chrono::duration<double>(
-              took * static_cast<double>(random() % 1000) / 1000));
+              (late ? 0.1 : 1.0) * took * static_cast<double>(random() % 1000) /
+              1000));
           ::kill(child, SIGKILL);
         }
         const int code = wait(child);

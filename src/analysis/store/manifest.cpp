@@ -6,7 +6,6 @@
 #include <system_error>
 
 #include "core/fail.h"
-#include "io/hub_cache.h"
 #include "io/json.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/safetensors.h"
@@ -17,8 +16,6 @@ namespace mx = mlx::core;
 namespace mlxterp::store {
 
 namespace {
-
-constexpr const char* lock_name = ".lock";
 
 const std::pair<const char*, mx::Dtype> dtypes[] = {
     {"float32", mx::float32},
@@ -33,38 +30,6 @@ const std::pair<const char*, mx::Dtype> dtypes[] = {
     {"uint32", mx::uint32},
     {"uint64", mx::uint64},
     {"bool", mx::bool_}};
-
-bool is_temporary(const std::string& name) {
-  return name.starts_with(".mlxterp-") && name.ends_with(".tmp");
-}
-
-// "length 128, and 256 are asked for", of each setting that differs.
-void differences(
-    const nlohmann::json& store,
-    const nlohmann::json& asked,
-    const std::string& name,
-    std::vector<std::string>& out) {
-  if (store == asked) return;
-  if (!store.is_object() || !asked.is_object()) {
-    const auto shown = [](const nlohmann::json& value) {
-      return printable(
-          value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
-    };
-    out.push_back(
-        fmt::format("{} {}, asked for {}", name, shown(store), shown(asked)));
-    return;
-  }
-  std::set<std::string> keys;
-  for (const auto* object : {&store, &asked})
-    for (const auto& [key, value] : object->items())
-      keys.insert(key);
-  for (const auto& key : keys)
-    differences(
-        store.value(key, nlohmann::json()),
-        asked.value(key, nlohmann::json()),
-        name.empty() ? key : name + "." + key,
-        out);
-}
 
 [[noreturn]] void fail_broken(const fs::path& file, const std::string& what) {
   fail(
@@ -127,8 +92,7 @@ void check_same(
   asked["tensors"] = store.value("tensors", nlohmann::json());
   if (!asked.value("weights_sha256", nlohmann::json()).is_null())
     asked["model"] = store.value("model", nlohmann::json());
-  std::vector<std::string> found;
-  differences(store, asked, "", found);
+  const auto found = differing_settings(store, asked);
   if (found.empty()) return;
   fail(
       ErrorKind::usage,
@@ -139,65 +103,25 @@ void check_same(
       fmt::join(found, "; "));
 }
 
-Folder::Folder(const fs::path& path, bool resume) : path_(path) {
-  std::error_code error;
-  made_ = fs::create_directories(path, error);
-  if (error || !fs::is_directory(path, error))
-    fail(
-        ErrorKind::environment,
-        "[{}] cannot make the folder {}{}; check the path and its permissions",
-        function,
-        quoted(path),
-        error ? fmt::format(" ({})", error.message()) : "");
-  bool store = false, other = false;
-  for (fs::directory_iterator it(path, error), end; !error && it != end;
-       it.increment(error)) {
-    const auto name = it->path().filename().string();
-    if (name == manifest_name || name == shard_name(0))
-      store = true;
-    else if (
-        name != lock_name && !is_temporary(name) && !name.starts_with("shard-"))
-      other = true;
-  }
-  if (store && !resume)
-    fail(
-        ErrorKind::usage,
-        "[{}] {} holds a store; ask to resume it, or name another folder",
-        function,
-        quoted(path));
-  if (other && !store)
-    fail(
-        ErrorKind::usage,
-        "[{}] {} holds other files and no store; name an empty or a new folder",
-        function,
-        quoted(path));
-  lock_ = std::make_shared<FileLock>(path / lock_name, [&] {
-    fail(
-        ErrorKind::environment,
-        "[{}] another process writes to {}; wait for it, or name another "
-        "folder",
-        function,
-        quoted(path));
-  });
-}
-
-Folder::~Folder() {
-  std::error_code ignored;
-  fs::remove(path_ / lock_name, ignored);
-  if (made_) fs::remove(path_, ignored);  // where nothing came into it
-}
+Folder::Folder(const fs::path& path, bool resume)
+    : folder_(
+          path,
+          {.caller = function,
+           .what = "store",
+           .entry =
+               [](const std::string& name) {
+                 using enum ResumableFolder::Entry;
+                 if (name == manifest_name || name == shard_name(0)) return own;
+                 return name.starts_with("shard-") ? part : foreign;
+               }},
+          resume) {}
 
 Found Folder::find(const nlohmann::json& settings) const {
   std::error_code ignored;
   std::set<std::string> names;
-  for (fs::directory_iterator it(path_, ignored), end; it != end;
-       it.increment(ignored)) {
-    const auto name = it->path().filename().string();
-    if (is_temporary(name))
-      fs::remove(it->path(), ignored);
-    else
-      names.insert(name);
-  }
+  for (fs::directory_iterator it(folder_.path(), ignored), end; it != end;
+       it.increment(ignored))
+    names.insert(it->path().filename().string());
   Found found;
   found.complete = names.contains(manifest_name);
   while (names.contains(shard_name(found.shards)))
@@ -205,12 +129,12 @@ Found Folder::find(const nlohmann::json& settings) const {
   for (const auto& name : names)
     if (name.starts_with("shard-") && name >= shard_name(found.shards))
       fail_broken(
-          path_ / shard_name(found.shards),
+          folder_.path() / shard_name(found.shards),
           fmt::format("is missing, and '{}' is there", printable(name)));
   if (found.shards == 0 && found.complete)
-    fail_broken(path_ / shard_name(0), "is missing");
+    fail_broken(folder_.path() / shard_name(0), "is missing");
   if (found.shards == 0) return found;
-  const auto last = path_ / shard_name(found.shards - 1);
+  const auto last = folder_.path() / shard_name(found.shards - 1);
   const auto file = Safetensors::open(last);
   const auto& metadata = file.metadata();
   for (const auto* key : {settings_key, place_key, skip_key})
@@ -222,7 +146,7 @@ Found Folder::find(const nlohmann::json& settings) const {
       !stored.value("shard_rows", Json()).is_number_unsigned() ||
       stored["shard_rows"] < 1 || stored["shard_rows"] > limits::dim)
     fail_broken(last, "does not say how it was made");
-  check_same(path_, stored, settings);
+  check_same(folder_.path(), stored, settings);
   found.shard_rows = stored["shard_rows"].get<int64_t>();
   for (const auto& tensor : stored["tensors"])
     found.tensors.push_back(tensor_of(tensor, where));

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "analysis/store/windows.h"
+#include "io/resumable_folder.h"
 #include "mlxterp/analysis/activation_store.h"
 
 namespace mlxterp::store {
@@ -58,9 +59,6 @@ class Folder {
    * something else, or one and `resume` is false; environment where another
    * process has it. */
   Folder(const std::filesystem::path& path, bool resume);
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder();
 
   /** What is there, of the same settings; removes what a killed process left
    * half-written. Throws usage where they differ, bad_data where a file is
@@ -68,9 +66,7 @@ class Folder {
   Found find(const nlohmann::json& settings) const;
 
  private:
-  std::filesystem::path path_;
-  bool made_ = false;  // the folder, by this run
-  std::shared_ptr<void> lock_;
+  ResumableFolder folder_;
 };
 
 }  // namespace mlxterp::store

@@ -2,11 +2,9 @@
 
 #include <fmt/ranges.h>
 
-#include <set>
 #include <system_error>
 
 #include "core/fail.h"
-#include "io/hub_cache.h"
 #include "io/input_file.h"
 #include "io/json.h"
 #include "mlxterp/io/safetensors.h"
@@ -19,49 +17,9 @@ namespace mlxterp::sae_train {
 namespace {
 
 constexpr const char* who = "train_sae";
-constexpr const char* lock_name = ".lock";
 constexpr const char* settings_key = "mlxterp_sae_training";
 constexpr const char* progress_key = "progress";
 constexpr const char* baseline_name = "baseline";
-
-bool is_temporary(const std::string& name) {
-  return name.starts_with(".mlxterp-") && name.ends_with(".tmp");
-}
-
-void remove_temporaries(const fs::path& folder) {
-  std::error_code ignored;
-  for (fs::directory_iterator it(folder, ignored), end; it != end;
-       it.increment(ignored))
-    if (is_temporary(it->path().filename().string()))
-      fs::remove(it->path(), ignored);
-}
-
-void differences(
-    const nlohmann::json& stored,
-    const nlohmann::json& asked,
-    const std::string& name,
-    std::vector<std::string>& out) {
-  if (stored == asked) return;
-  if (!stored.is_object() || !asked.is_object()) {
-    const auto shown = [](const nlohmann::json& value) {
-      return printable(
-          value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace));
-    };
-    out.push_back(
-        fmt::format("{} {}, asked for {}", name, shown(stored), shown(asked)));
-    return;
-  }
-  std::set<std::string> keys;
-  for (const auto* object : {&stored, &asked})
-    for (const auto& [key, value] : object->items())
-      keys.insert(key);
-  for (const auto& key : keys)
-    differences(
-        stored.value(key, nlohmann::json()),
-        asked.value(key, nlohmann::json()),
-        name.empty() ? key : fmt::format("{}.{}", name, key),
-        out);
-}
 
 }  // namespace
 
@@ -106,62 +64,26 @@ Json to_json(const SaeTrainOptions& o) {
   return out;
 }
 
-TrainingFolder::TrainingFolder(fs::path path, bool resume)
-    : path_(std::move(path)) {
-  std::error_code error;
-  made_ = fs::create_directories(path_, error);
-  if (!fs::is_directory(path_))
-    fail(
-        error ? ErrorKind::environment : ErrorKind::usage,
-        "[{}] {} is no folder and cannot become one{}; name another",
-        who,
-        quoted(path_),
-        error ? fmt::format(" ({})", error.message()) : "");
-  bool training = false, other = false;
-  for (fs::directory_iterator it(path_, error), end; !error && it != end;
-       it.increment(error)) {
-    const auto name = it->path().filename().string();
-    if (name == state_name)
-      training = true;
-    else if (name != lock_name && !is_temporary(name))
-      other = true;
-  }
-  // What a run leaves that was killed before its first state.
-  if (other && !training && resume && fs::exists(path_ / lock_name))
-    other = false;
-  if (training && !resume)
-    fail(
-        ErrorKind::usage,
-        "[{}] {} holds a training; ask to resume it, or name another folder",
-        who,
-        quoted(path_));
-  if (other && !training)
-    fail(
-        ErrorKind::usage,
-        "[{}] {} holds other files and no training; name an empty or a new "
-        "folder",
-        who,
-        quoted(path_));
-  lock_ = std::make_shared<FileLock>(path_ / lock_name, [&] {
-    fail(
-        ErrorKind::environment,
-        "[{}] another process trains in {}; wait for it, or name another "
-        "folder",
-        who,
-        quoted(path_));
-  });
-  remove_temporaries(path_);
-  remove_temporaries(path_ / baseline_name);
-}
-
-TrainingFolder::~TrainingFolder() {
-  std::error_code ignored;
-  fs::remove(path_ / lock_name, ignored);
-  if (made_) fs::remove(path_, ignored);  // where nothing came into it
+TrainingFolder::TrainingFolder(const fs::path& path, bool resume)
+    : folder_(
+          path,
+          {.caller = who,
+           .what = "training",
+           // Without a state: what a run leaves that was killed before its
+           // first.
+           .entry =
+               [left = resume && ResumableFolder::was_held(path)](
+                   const std::string& name) {
+                 using enum ResumableFolder::Entry;
+                 if (name == state_name) return own;
+                 return left ? part : foreign;
+               }},
+          resume) {
+  remove_temporaries(folder_.path() / baseline_name);
 }
 
 std::optional<FoundState> TrainingFolder::find(const Json& settings) const {
-  const auto path = path_ / state_name;
+  const auto path = folder_.path() / state_name;
   std::error_code ignored;
   if (!fs::exists(path, ignored)) return {};
   const auto file = Safetensors::open(path);
@@ -177,16 +99,15 @@ std::optional<FoundState> TrainingFolder::find(const Json& settings) const {
           key);
     return parse_json(found->second, who, quoted(path));
   };
-  std::vector<std::string> all;
-  differences(
-      part(settings_key), nlohmann::json::parse(settings.dump()), "", all);
+  const auto all = differing_settings(
+      part(settings_key), nlohmann::json::parse(settings.dump()));
   if (!all.empty())
     fail(
         ErrorKind::usage,
         "[{}] the training in {} has other settings: {}; give the same, or "
         "name another folder",
         who,
-        quoted(path_),
+        quoted(folder_.path()),
         fmt::join(all, "; "));
   FoundState out;
   out.progress = part(progress_key);
@@ -202,11 +123,12 @@ void TrainingFolder::save(
     const Json& settings,
     const Json& progress) const {
   try {
-    save_saelens(sae, path_, /*overwrite=*/true);
+    save_saelens(sae, folder_.path(), /*overwrite=*/true);
     if (baseline)
-      save_saelens(*baseline, path_ / baseline_name, /*overwrite=*/true);
+      save_saelens(
+          *baseline, folder_.path() / baseline_name, /*overwrite=*/true);
     save_safetensors(
-        path_ / state_name,
+        folder_.path() / state_name,
         {state.begin(), state.end()},
         {{settings_key, settings.dump()}, {progress_key, progress.dump()}},
         /*overwrite=*/true);

@@ -4,10 +4,10 @@
 #pragma once
 
 #include <filesystem>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "io/resumable_folder.h"
 #include "mlxterp/sae/train.h"
 
 namespace mlxterp::sae_train {
@@ -31,10 +31,7 @@ class TrainingFolder {
   /** Makes it where it is not. Throws usage where it holds a training and
    * `resume` is false, or something else; environment where another process
    * trains there. */
-  TrainingFolder(std::filesystem::path path, bool resume);
-  TrainingFolder(const TrainingFolder&) = delete;
-  TrainingFolder& operator=(const TrainingFolder&) = delete;
-  ~TrainingFolder();
+  TrainingFolder(const std::filesystem::path& path, bool resume);
 
   /** What stands there, if anything. Throws usage, with each setting that
    * differs, where it is of others; bad_data where it is broken. */
@@ -50,9 +47,7 @@ class TrainingFolder {
       const Json& progress) const;
 
  private:
-  std::filesystem::path path_;
-  bool made_ = false;  // the folder, by this run
-  std::shared_ptr<void> lock_;
+  ResumableFolder folder_;
 };
 
 }  // namespace mlxterp::sae_train
