@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from . import _core
-from .analysis._native import native
+from .analysis._native import generating
 from .analysis.features import attach_sae as attached_sae
 from .analysis.features import features as read_features
 from .analysis.sae_training import SAEConfig, train_on_dataset
@@ -182,7 +182,8 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         probes: Sequence[Any] = (),
     ) -> Generation:
         """Continues a prompt, or several of any lengths side by side; runs when the
-        result is read or iterated over (see `Generation`). Needs a native model.
+        result is read or iterated over (see `Generation`). A wrapped module runs
+        all positions again for every token; it has no `reuse`.
 
         prompts: whatever `trace` takes.
         max_tokens: at most so many.
@@ -213,7 +214,7 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         edits = timed(planned(self, interventions or {}), when, intervention_tokens)
         return generation(
             self,
-            native(self, "generate"),
+            generating,
             to_rows(prompts, self.tokenizer),
             edits,
             save,

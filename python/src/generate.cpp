@@ -18,6 +18,7 @@ GenerateOptions options_of(
     std::vector<uint64_t> seeds,
     std::vector<std::string> stop,
     bool ends,
+    std::vector<int> end_ids,
     const std::vector<PyEdit>& edits,
     std::vector<std::string> save,
     std::vector<std::vector<int>> forced,
@@ -32,6 +33,7 @@ GenerateOptions options_of(
   for (const auto& text : stop)
     out.stop.push_back(checked_text(text));
   out.ends = ends;
+  out.end_ids = std::move(end_ids);
   out.edits = edits_of(edits);
   out.save = std::move(save);
   out.forced = std::move(forced);
@@ -151,6 +153,7 @@ void bind_generate(nb::module_& m) {
              std::vector<uint64_t> seeds,
              std::vector<std::string> stop,
              bool ends,
+             std::vector<int> end_ids,
              const std::vector<PyEdit>& edits,
              std::vector<std::string> save,
              std::vector<std::vector<int>> forced,
@@ -175,6 +178,7 @@ void bind_generate(nb::module_& m) {
                     std::move(seeds),
                     std::move(stop),
                     ends,
+                    std::move(end_ids),
                     edits,
                     std::move(save),
                     std::move(forced),
@@ -195,6 +199,7 @@ void bind_generate(nb::module_& m) {
           nb::arg("seeds") = std::vector<uint64_t>{},
           nb::arg("stop") = std::vector<std::string>{},
           nb::arg("ends") = true,
+          nb::arg("end_ids") = std::vector<int>{},
           nb::arg("edits") = std::vector<PyEdit>{},
           nb::arg("save") = std::vector<std::string>{},
           nb::arg("forced") = std::vector<std::vector<int>>{},

@@ -36,9 +36,11 @@ mx::array padded(const mx::array& x, int axis, int to, bool hidden = false) {
 }
 
 void check_forced(
-    const std::vector<int>& ids, size_t prompt, const DecoderConfig& config) {
+    const std::vector<int>& ids, size_t prompt, const Decoder* decoder) {
   if (ids.empty())
     fail(ErrorKind::usage, "[generate] a forced continuation has no tokens");
+  if (!decoder) return;
+  const auto& config = decoder->config();
   // The last token is not run.
   if (prompt + ids.size() - 1 > static_cast<size_t>(config.context))
     fail(
@@ -61,7 +63,7 @@ void check_forced(
 void check(
     const GenerateOptions& options,
     const Inputs::Rows& prompts,
-    const DecoderConfig& config) {
+    const Decoder* decoder) {
   check(options.sampling);
   const auto wrong = [](const std::string& what) {
     fail(ErrorKind::usage, "[generate] {}", what);
@@ -79,6 +81,10 @@ void check(
         "{} seeds for {} prompts; give one for each, or none",
         options.seeds.size(),
         prompts.size()));
+  if (!decoder && options.reuse)
+    wrong(
+        "this model keeps no cache, so there is nothing to reuse; load it with "
+        "InterpretableModel(path), or leave `reuse` out");
   for (const auto& stop : options.stop)
     if (stop.empty()) wrong("an empty stop would end every text at once");
   if (options.forced.empty()) return;
@@ -90,7 +96,7 @@ void check(
         options.forced.size(),
         prompts.size()));
   for (size_t i = 0; i < prompts.size(); ++i)
-    check_forced(options.forced[i], prompts[i].size(), config);
+    check_forced(options.forced[i], prompts[i].size(), decoder);
 }
 
 }  // namespace
@@ -136,19 +142,23 @@ struct Generator::Impl {
     }
     if (!options.ends || !options.forced.empty()) return;
     if (model.has_tokenizer()) ends = model.tokenizer().ends();
-    const auto& more = model.generation_config().ends;
-    ends.insert(ends.end(), more.begin(), more.end());
+    for (const auto& more : {model.generation_config().ends, options.end_ids})
+      ends.insert(ends.end(), more.begin(), more.end());
   }
 
   Inputs::Rows checked_ids(const Inputs& prompts) const {
     auto all = model.token_ids(prompts);
-    check(options, all, model.decoder().config());
+    check(options, all, decoder());
     if (!options.stop.empty() && !model.has_tokenizer())
       fail(
           ErrorKind::usage,
           "[generate] a stop is a text, and this model has no tokenizer; give "
           "max_tokens");
     return all;
+  }
+
+  const Decoder* decoder() const {
+    return dynamic_cast<const Decoder*>(&model.module());
   }
 
   bool live(size_t i) const { return texts[i].finish == Finish::unfinished; }
@@ -235,18 +245,24 @@ struct Generator::Impl {
     if (options.on_token) options.on_token(i, token, piece);
   }
 
+  // Whether a site is scores before the softmax, where -inf hides a source.
+  bool hides(SiteId id) const {
+    const auto& site = model.sites()[id];
+    const auto* own = decoder();
+    if (!own) return std::string_view(site.name).ends_with(".scores");
+    if (site.layer < 0) return false;
+    const auto* attention =
+        own->layers[static_cast<size_t>(site.layer)]->attention();
+    return attention && id == attention->scores_site();
+  }
+
   // One site of the rows given, from some of their values on.
   mx::array joined(
       size_t site, const std::vector<size_t>& some, bool last_only) const {
     const SiteId id = steps.saved()[site];
     const int axis = steps.axis_of(id);
     const bool scores = model.sites()[id].layout == Layout::scores;
-    const int layer = model.sites()[id].layer;
-    const auto* attention =
-        scores && layer >= 0
-            ? model.decoder().layers[static_cast<size_t>(layer)]->attention()
-            : nullptr;
-    const bool hidden = attention && id == attention->scores_site();
+    const bool hidden = scores && hides(id);
     std::vector<std::vector<mx::array>> all;
     int longest = 0, sources = 0;
     for (const size_t i : some) {

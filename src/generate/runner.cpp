@@ -1,7 +1,10 @@
 #include "generate/runner.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
+#include "core/fail.h"
 #include "mlx/ops.h"
 
 namespace mx = mlx::core;
@@ -54,11 +57,17 @@ struct Rows {
 Runner::Runner(
     const InterpretableModel& model, std::vector<SiteId> saved, int batch)
     : model_(model),
-      decoder_(model.decoder()),
+      decoder_(dynamic_cast<const Decoder*>(&model.module())),
       saved_(std::move(saved)),
       batch_(batch) {
+  if (const auto* overlay = model.overlay())
+    by_position_ = overlay->reach() != Intervention::Reach::sequence;
+  if (!decoder_) {
+    together_ = false;
+    return;
+  }
   const auto& sites = model.sites();
-  const auto& config = decoder_.config();
+  const auto& config = decoder_->config();
   // Of the last layer, what its mixer reads and does not hand on runs of all
   // positions in any case.
   const auto is_late = [&](const SiteCatalog::Site& site) {
@@ -75,12 +84,10 @@ Runner::Runner(
   };
   for (const auto site : saved_)
     look(site);
-  if (const auto* overlay = model.overlay()) {
-    by_position_ = overlay->reach() != Intervention::Reach::sequence;
+  if (const auto* overlay = model.overlay())
     for (const auto& [site, steps] : overlay->steps())
       look(site);
-  }
-  for (const auto& layer : decoder_.layers)
+  for (const auto& layer : decoder_->layers)
     if (!layer->attention()) together_ = false;
   if (!config.kv_layers.empty()) together_ = false;
 }
@@ -91,6 +98,38 @@ mx::array Runner::part(
   from[1] = row;
   to[1] = row + it.length;
   return mx::slice(value, from, to);
+}
+
+std::optional<mx::array> Runner::logits_of(
+    const mx::array& ids,
+    const std::vector<int>& rows,
+    Pass& pass,
+    bool wanted) const {
+  auto x = decoder_->embedded(pass.tap(decoder_->input_site(), ids), pass);
+  const auto last = ints(rows);
+  const bool cut = !head_ && x.shape(1) > last.shape(0);
+  for (const auto& layer : decoder_->layers) {
+    if (cut && &layer == &decoder_->layers.back()) pass.keep(last);
+    x = (*layer)(x, pass);
+  }
+  if (!wanted && !head_) return std::nullopt;
+  auto logits = decoder_->unembed(decoder_->ln_final(x, pass), pass);
+  if (!cut && logits.shape(1) > last.shape(0))
+    logits = mx::take(logits, last, 1);
+  return logits;
+}
+
+mx::array Runner::logits_of_module(const mx::array& ids, Pass& pass) const {
+  const auto logits = model_.module()(ids, pass);
+  const int n = ids.shape(1);
+  if (logits.ndim() != 3 || logits.shape(0) != 1 || logits.shape(1) != n)
+    fail(
+        ErrorKind::usage,
+        "[generate] the model returns {} for 1 row of {} tokens; text is "
+        "generated from logits [batch, pos, vocab]",
+        fmt::format("[{}]", fmt::join(logits.shape(), ", ")),
+        n);
+  return mx::slice(logits, {0, n - 1, 0}, logits.shape());
 }
 
 Ran Runner::run(
@@ -119,19 +158,12 @@ Ran Runner::run(
   for (const auto& it : parts)
     ids.push_back(it.ids);
   const auto given = alone ? ids[0] : mx::concatenate(std::move(ids), 1);
-  auto x = decoder_.embedded(pass.tap(decoder_.input_site(), given), pass);
-  const auto last = ints(rows.last);
-  const bool cut = !head_ && x.shape(1) > last.shape(0);
-  for (const auto& layer : decoder_.layers) {
-    if (cut && &layer == &decoder_.layers.back()) pass.keep(last);
-    x = (*layer)(x, pass);
-  }
-  if (with_logits || head_) {
-    auto logits = decoder_.unembed(decoder_.ln_final(x, pass), pass);
-    if (!cut && logits.shape(1) > last.shape(0))
-      logits = mx::take(logits, last, 1);
+  auto logits = decoder_ ? logits_of(given, rows.last, pass, with_logits)
+                         : std::optional(logits_of_module(given, pass));
+  if (logits) {
+    const int stretches = static_cast<int>(parts.size());
     out.logits = mx::astype(
-        mx::reshape(logits, {last.shape(0), logits.shape(2)}), mx::float32);
+        mx::reshape(*logits, {stretches, logits->shape(2)}), mx::float32);
     if (standing) standing->check_reached();
   }
   for (const auto site : saved_) {

@@ -42,6 +42,9 @@ class Runner {
  public:
   Runner(const InterpretableModel& model, std::vector<SiteId> saved, int batch);
 
+  /** The Decoder inside; null: a module that runs whole sequences, one at a
+   * time, and keeps no cache. */
+  const Decoder* decoder() const { return decoder_; }
   /** Whether stretches may share a pass. */
   bool together() const { return together_; }
   /** Whether what runs at once makes no difference. */
@@ -53,12 +56,19 @@ class Runner {
   Ran run(const std::vector<Stretch>& parts, int step, bool with_logits) const;
 
  private:
-  bool looked_at(SiteId site) const;
+  /** Logits of each stretch's last position, in the model's dtype. */
+  std::optional<mlx::core::array> logits_of(
+      const mlx::core::array& ids,
+      const std::vector<int>& last,
+      Pass& pass,
+      bool wanted) const;
+  mlx::core::array logits_of_module(
+      const mlx::core::array& ids, Pass& pass) const;
   mlx::core::array part(
       const mlx::core::array& value, int row, const Stretch& it) const;
 
   const InterpretableModel& model_;
-  const Decoder& decoder_;
+  const Decoder* decoder_;
   std::vector<SiteId> saved_;
   int batch_;
   bool together_ = true, by_position_ = true, scores_ = false;

@@ -38,7 +38,8 @@ Steps::Steps(
     : model_(model),
       options_(options),
       runner_(
-          model, sites_of(model, options.save), static_cast<int>(ids.size())) {
+          model, sites_of(model, options.save), static_cast<int>(ids.size())),
+      cached_(options.cache && runner_.decoder()) {
   for (size_t i = 0; i < ids.size(); ++i)
     rows_.push_back(row_of(i, ids[i]));
   if (reuses())
@@ -48,12 +49,13 @@ Steps::Steps(
       row.cache.forgets = runner_.forgets();
       row.ran = row.reused = row.cache.positions();
     }
-  if (options.sampling.repetition_penalty == 1) return;
-  const int vocab = model.decoder().config().vocab;
-  const int n = static_cast<int>(ids.size());
+}
+
+void Steps::see_prompts(int vocab) {
+  const int n = static_cast<int>(rows_.size());
   std::vector<uint8_t> all(static_cast<size_t>(n) * static_cast<size_t>(vocab));
-  for (size_t i = 0; i < ids.size(); ++i)
-    for (const int id : ids[i])
+  for (size_t i = 0; i < rows_.size(); ++i)
+    for (const int id : rows_[i].ids)
       all[i * static_cast<size_t>(vocab) + static_cast<size_t>(id)] = 1;
   seen_ = mx::array(all.data(), {n, vocab}, mx::bool_);
 }
@@ -65,8 +67,9 @@ Row Steps::row_of(size_t i, const std::vector<int>& ids) const {
                        ? options_.max_tokens
                        : static_cast<int>(options_.forced[i].size());
   // The last token of a text is not run.
-  row.steps =
-      std::min(most, model_.decoder().config().context - row.prompt + 1);
+  row.steps = most;
+  if (const auto* decoder = runner_.decoder())
+    row.steps = std::min(most, decoder->config().context - row.prompt + 1);
   row.total = row.prompt + row.steps - 1;
   row.seed =
       options_.seeds.empty() ? options_.sampling.seed : options_.seeds[i];
@@ -76,7 +79,7 @@ Row Steps::row_of(size_t i, const std::vector<int>& ids) const {
 }
 
 bool Steps::reuses() const {
-  return options_.reuse && options_.cache && runner_.saved().empty() &&
+  return options_.reuse && cached_ && runner_.saved().empty() &&
          PromptCache::serves(model_);
 }
 
@@ -102,13 +105,12 @@ bool Steps::same_angles(const std::vector<Stretch>& parts) const {
 }
 
 bool Steps::ahead() const {
-  return options_.cache && options_.forced.empty() && runner_.by_position();
+  return cached_ && options_.forced.empty() && runner_.by_position();
 }
 
 Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
   auto& row = rows_[i];
-  const bool kept =
-      options_.cache && (row.ran == 0 || same_angles(row.ran, to));
+  const bool kept = cached_ && (row.ran == 0 || same_angles(row.ran, to));
   if (!kept) row.cache = empty_cache();
   const int first = kept ? row.ran : 0;
   return {
@@ -120,7 +122,7 @@ Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
       .ids =
           lazy ? *lazy
                : mx::array(row.ids.data() + first, {1, to - first}, mx::int32),
-      .cache = options_.cache ? &row.cache : nullptr};
+      .cache = cached_ ? &row.cache : nullptr};
 }
 
 void Steps::keep_saved(
@@ -175,7 +177,7 @@ void Steps::finish_chunk(Step& step) const {
 }
 
 int Steps::chunk_of(const Row& row) const {
-  return runner_.by_position() && options_.cache ? options_.chunk : row.prompt;
+  return runner_.by_position() && cached_ ? options_.chunk : row.prompt;
 }
 
 void Steps::run_to(size_t i, int to, Step& step) {
@@ -238,7 +240,7 @@ Step Steps::prefill() {
   const auto* overlay = model_.overlay();
   const bool anew = std::ranges::all_of(
       rows_, [](const Row& row) { return row.reused == 0; });
-  if (options_.cache && anew &&
+  if (cached_ && anew &&
       (!overlay || overlay->reach() == Intervention::Reach::value))
     share(step.rows, 0, step);
   std::vector<mx::array> logits;
@@ -282,6 +284,8 @@ void Steps::choose(Step& step, std::vector<mx::array> rows_of_logits) {
   const auto logits = rows_of_logits.size() == 1
                           ? rows_of_logits[0]
                           : mx::concatenate(std::move(rows_of_logits), 0);
+  if (options_.sampling.repetition_penalty != 1 && !seen_)
+    see_prompts(logits.shape(1));
   if (options_.forced.empty()) {
     std::vector<uint64_t> seeds;
     std::vector<mx::array> seen;

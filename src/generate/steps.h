@@ -82,9 +82,12 @@ class Steps {
  private:
   Row row_of(size_t i, const std::vector<int>& ids) const;
   bool reuses() const;
+  /** Starts `seen_` from the prompts. */
+  void see_prompts(int vocab);
   nn::KvCache empty_cache() const;
   bool same_angles(int length, int other) const {
-    return model_.decoder().config().same_angles(length, other);
+    const auto* decoder = runner_.decoder();
+    return !decoder || decoder->config().same_angles(length, other);
   }
   bool same_angles(const std::vector<Stretch>& parts) const;
 
@@ -111,6 +114,7 @@ class Steps {
   const InterpretableModel& model_;
   const GenerateOptions& options_;
   Runner runner_;
+  bool cached_;  // whether positions that ran are kept
   std::vector<Row> rows_;
   /** Which tokens each prompt holds, bool [prompt, vocab]; where there is a
    * penalty. */

@@ -24,6 +24,16 @@ size_t whole_characters(std::string_view text) {
   return text.size();
 }
 
+// The same where another program decodes, which writes U+FFFD in place of a
+// character's first bytes.
+size_t final_characters(std::string_view text) {
+  constexpr std::string_view replaced = "\xEF\xBF\xBD";
+  text = text.substr(0, whole_characters(text));
+  while (text.ends_with(replaced))
+    text.remove_suffix(replaced.size());
+  return text.size();
+}
+
 // How many bytes at the end of text might be the beginning of a stop.
 size_t begun(std::string_view text, const std::vector<std::string>& stops) {
   size_t most = 0;
@@ -48,7 +58,8 @@ TextStream::TextStream(
 std::string TextStream::add(int id) {
   if (!tokenizer_) return "";
   ids_.push_back(id);
-  all_ = tokenizer_->decode(ids_).substr(skipped_);
+  all_ = tokenizer_->decode(ids_);
+  all_.erase(0, skipped_);
   size_t end = std::string::npos;
   for (const auto& stop : stops_)
     end = std::min(end, all_.find(stop));
@@ -57,7 +68,7 @@ std::string TextStream::add(int id) {
     all_.resize(end);
     return given(end);
   }
-  const size_t whole = whole_characters(all_);
+  const size_t whole = final_characters(all_);
   return given(
       whole -
       std::min(whole, begun(std::string_view(all_).substr(0, whole), stops_)));

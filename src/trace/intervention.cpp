@@ -287,7 +287,15 @@ mx::array on_rows(
   for (const auto& it : at.packed)
     rows += it.length;
   if (static_cast<int>(flat.size()) == rows) return inner(x, at);
-  return on_part(inner, Axis::position, flat, x, at);
+  // These rows are sequences still, whose positions count from their prompt's
+  // beginning; those that a selector took would count anew.
+  const Intervention by_sequence(
+      [&inner](const mx::array& part, const SiteView& of) {
+        auto own = of;
+        own.positions = {};
+        return inner(part, own);
+      });
+  return on_part(by_sequence, Axis::position, flat, x, at);
 }
 
 // How far a selection of rows reaches.

@@ -77,6 +77,24 @@ def test_when_is_the_same_with_a_cache_and_without(model, when):
     assert (moved > 1e-3) == (when in ("prompt", "all"))
 
 
+@pytest.mark.parametrize("when", ["prompt", "generated", "all", "step:2"])
+@pytest.mark.parametrize("prompts", [[0], [1], [0, 1], None])
+def test_selectors_inside_each_other_mean_the_same(model, when, prompts):
+    rows = [*PROMPTS, [5, 5, 1]]
+    inner = iv.at_positions([0, -1, 6], iv.compose(iv.scale(-1.5), iv.noise(0.2, seed=3)))
+    edit = inner if prompts is None else iv.on_prompts(prompts, inner)
+    how = {"when": when, "ends": False, "save": "logits"}
+    edits = {"layers.1.mlp_out": edit}
+    made = [model.generate(rows, 6, edits, cache=cache, **how) for cache in (True, False)]
+    assert made[0].ids == made[1].ids
+    a, b = (np.array(it.saved["logits"]) for it in made)
+    assert a.shape == b.shape == (3, 10, a.shape[2]) and np.abs(a - b).max() < 1e-4
+    for i, row in enumerate(rows):
+        own = inner if prompts is None or i in prompts else iv.scale(1)
+        alone = model.generate([row], 6, {"layers.1.mlp_out": own}, **how)
+        assert alone.ids == made[0].ids[i]
+
+
 def test_intervention_tokens_are_steps(model):
     edit = {"layers.1.mlp_out": iv.scale(-1.0)}
     a = model.generate(PROMPTS, 6, edit, intervention_tokens=[1, 2], ends=False)

@@ -52,6 +52,8 @@ struct GenerateOptions {
   std::vector<std::string> stop = {};
   /** Whether a token that ends a text does. */
   bool ends = true;
+  /** Such tokens beside those that the model and its tokenizer name. */
+  std::vector<int> end_ids = {};
   /** In the order they act, behind the handle's. Where they act is said in
    * positions and steps: at_positions, during, on_prompts. */
   std::vector<Edit> edits = {};
@@ -61,7 +63,8 @@ struct GenerateOptions {
    * whatever they mean; as many as there are, whatever max_tokens says. Empty:
    * its own. */
   Inputs::Rows forced = {};
-  /** Off: every step runs all positions again. */
+  /** Off: every step runs all positions again, as it does of a module that is
+   * no Decoder. */
   bool cache = true;
   /** Positions of a prompt that run at once. A function of one's own may look
    * at all of a prompt (Intervention::Reach): then all do. */

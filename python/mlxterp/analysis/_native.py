@@ -15,7 +15,7 @@ from ..core.inputs import to_rows
 from ..engine._threads import leave_clean
 from ..errors import UsageError
 from ..view.page import HtmlPage
-from .engine_model import engine_model
+from .engine_model import end_ids, engine_model, generating_model
 from .metrics import as_metric
 
 
@@ -43,6 +43,17 @@ def by_passes(
     if _inner(model) is not None or not hasattr(model, "engine"):
         return native(model, what, edits)
     return engine_model(model.edited(edits) if edits else model, sites)
+
+
+def generating(
+    model, asked: Sequence[str]
+) -> tuple[_core.Model, dict[str, str], list[int]]:
+    """What generates the text of a model, what the sites `asked` are called there,
+    and the ids that end a text beside those it knows."""
+    if _inner(model) is not None:
+        return native(model, "generate"), {site: site for site in asked}, []
+    leave_clean()
+    return *generating_model(model, asked), end_ids(model.tokenizer)
 
 
 def _inner(model) -> _core.Model | None:

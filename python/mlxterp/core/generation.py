@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -63,10 +63,12 @@ class Generation:
         self,
         generator: _core.Generator,
         resolve: Callable[[str], str],
+        names: Mapping[str, str],
         probes: Sequence[Any] = (),
     ):
         self._generator = generator
         self._resolve = resolve
+        self._names = names  # of the model's sites in the generator
         self._probes = list(probes)
         self._last: Step | None = None
 
@@ -132,13 +134,13 @@ class Generation:
         """Every saved site's value, [prompt, pos, ...], of all positions that
         ran, shorter prompts padded with zeros behind their end (`lengths`). The
         last token of a text was not run."""
-        return self._begun().saved()[0]
+        return self._saved()[0]
 
     @property
     def probes(self) -> list[mx.array]:
         """What each probe of `probes` says at each position that ran, float32
         [prompt, pos]: NaN behind the end of shorter prompts (`lengths`)."""
-        saved, lengths = self._begun().saved()
+        saved, lengths = self._saved()
         out = []
         for probe in self._probes:
             said = probe(saved[self._resolve(probe.site)])
@@ -157,6 +159,11 @@ class Generation:
         made = self._begun()
         return {"prefill": made.prefill_seconds, "decode": made.decode_seconds}
 
+    def _saved(self) -> tuple[dict[str, mx.array], list[int]]:
+        values, lengths = self._begun().saved()
+        own = {name: site for site, name in self._names.items()}
+        return {own.get(name, name): it for name, it in values.items()}, lengths
+
     def _begun(self) -> _core.Generator:
         if self._generator.steps == 0:
             self.run()
@@ -171,7 +178,8 @@ class Generation:
                 f"step {step.number} is over; read its values before the next one "
                 "runs, or all of them in `saved`"
             )
-        return self._generator.value(self._resolve(site))
+        own = self._resolve(site)
+        return self._generator.value(self._names.get(own, own))
 
     def __str__(self) -> str:
         text = self.text
@@ -204,7 +212,7 @@ def timed(
 
 def generation(
     model,
-    inner: _core.Model,
+    generating: Callable,
     rows,
     edits: Sequence[tuple[str, Callable]],
     save: str | Sequence[str],
@@ -213,12 +221,14 @@ def generation(
     probes: Sequence[Any] = (),
     **options: Any,
 ) -> Generation:
-    """Of a native model, `inner`, with the edits at resolved sites."""
+    """With the edits at resolved sites. `generating` gives what generates of a
+    model, given the sites that it is asked for."""
     patterns = [save] if isinstance(save, str) else list(save)
     for probe in probes:
-        probe.check_fits(inner)
+        probe.check_fits(generating(model, ())[0])
         patterns.append(probe.site)
     sites = [site for pattern in patterns for site in model.engine.match(pattern)]
+    inner, names, ends = generating(model, [*sites, *(site for site, _ in edits)])
     how = {name: value for name, value in options.items() if value is not None}
     seeds = seed if isinstance(seed, Sequence) else [] if seed is None else [seed]
     for it in seeds:
@@ -231,12 +241,13 @@ def generation(
     generator = _core.Generator(
         inner,
         rows,
-        edits=list(edits),
-        save=sites,
+        end_ids=ends,
+        edits=[(names[site], fn) for site, fn in edits],
+        save=[names[site] for site in sites],
         stop=[stop] if isinstance(stop, str) else list(stop),
         **how,
     )
-    return Generation(generator, model.engine.resolve, probes)
+    return Generation(generator, model.engine.resolve, names, probes)
 
 
 def forced_rows(forced, tokenizer) -> list[list[int]]:
