@@ -43,6 +43,7 @@ from .analysis import (
 )
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
+from .analysis.dashboards import FeatureDashboards, feature_dashboards
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
@@ -100,6 +101,7 @@ __all__ = [
     "ActivationCache",
     "ActivationStore",
     "BadDataError",
+    "FeatureDashboards",
     "InterpretableModel",
     "Intervention",
     "InterventionComposer",
@@ -130,6 +132,7 @@ __all__ = [
     "compare",
     "during",
     "feature_contexts",
+    "feature_dashboards",
     "get_activations",
     "head_circuits",
     "head_scores",
