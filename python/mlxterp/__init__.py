@@ -51,6 +51,7 @@ from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
 from .analysis.sae_training import SAEConfig, train_sae
 from .analysis.saes import SAE
+from .compat.v01.sae import SAETrainer
 from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
     ablate,
@@ -95,8 +96,6 @@ check_blas()
 
 __version__ = _core.version
 
-_NOT_YET = ("SAETrainer",)
-
 __all__ = [
     "ActivationCache",
     "ActivationStore",
@@ -113,6 +112,7 @@ __all__ = [
     "PromptCache",
     "SAE",
     "SAEConfig",
+    "SAETrainer",
     "SiteView",
     "SteeringVector",
     "TunedLens",
@@ -162,12 +162,3 @@ __all__ = [
     "visualization",
     "zero_out",
 ]
-
-
-def __getattr__(name: str):
-    if name in _NOT_YET:
-        raise ImportError(
-            f"mlxterp.{name} is not built yet; an autoencoder of your own runs in a "
-            "model by model.attach(site, module)"
-        )
-    raise AttributeError(f"module 'mlxterp' has no attribute '{name}'")
