@@ -293,6 +293,9 @@ Run add_sae(CLI::App& app) {
       "encode", "Features and reconstructions of activations in a file");
   auto* evaluated = app.add_subcommand("eval", "How good it is on a text");
   const auto evaluate = add_sae_eval(*evaluated);
+  auto* shown = app.add_subcommand(
+      "dashboards", "What its features are: examples, tokens, neighbours");
+  const auto show = add_sae_dashboards(*shown);
   const char* which =
       "A folder, a file, or a hub id with the path in it (org/name/folder)";
   told->add_option("SAE", a.name, which)->required();
@@ -336,11 +339,12 @@ Run add_sae(CLI::App& app) {
     add_loading(*command, a);
   for (auto* command : {&app, told, converted, encoded})
     command->footer(example);
-  return [arguments, told, converted, encoded, evaluated, evaluate, train] {
+  return [=] {
     told->parsed()        ? info(*arguments)
     : converted->parsed() ? convert(*arguments)
     : encoded->parsed()   ? encode_file(*arguments)
     : evaluated->parsed() ? evaluate()
+    : shown->parsed()     ? show()
                           : train();
   };
 }

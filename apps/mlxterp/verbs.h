@@ -38,5 +38,7 @@ Run add_verify(CLI::App& app);
 
 /** `mlxterp sae eval`. */
 Run add_sae_eval(CLI::App& app);
+/** `mlxterp sae dashboards`. */
+Run add_sae_dashboards(CLI::App& app);
 
 }  // namespace mlxterp::cli

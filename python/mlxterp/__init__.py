@@ -43,6 +43,7 @@ from .analysis import (
 )
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
+from .analysis.dashboards import FeatureDashboards, feature_dashboards
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
@@ -50,6 +51,7 @@ from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
 from .analysis.sae_training import SAEConfig, train_sae
 from .analysis.saes import SAE
+from .compat.v01.sae import SAETrainer
 from .analysis.steering import SteeringVector, steer, steer_sweep, steer_train
 from .analysis.sweeps import (
     ablate,
@@ -94,12 +96,11 @@ check_blas()
 
 __version__ = _core.version
 
-_NOT_YET = ("SAETrainer",)
-
 __all__ = [
     "ActivationCache",
     "ActivationStore",
     "BadDataError",
+    "FeatureDashboards",
     "InterpretableModel",
     "Intervention",
     "InterventionComposer",
@@ -111,6 +112,7 @@ __all__ = [
     "PromptCache",
     "SAE",
     "SAEConfig",
+    "SAETrainer",
     "SiteView",
     "SteeringVector",
     "TunedLens",
@@ -130,6 +132,7 @@ __all__ = [
     "compare",
     "during",
     "feature_contexts",
+    "feature_dashboards",
     "get_activations",
     "head_circuits",
     "head_scores",
@@ -159,12 +162,3 @@ __all__ = [
     "visualization",
     "zero_out",
 ]
-
-
-def __getattr__(name: str):
-    if name in _NOT_YET:
-        raise ImportError(
-            f"mlxterp.{name} is not built yet; an autoencoder of your own runs in a "
-            "model by model.attach(site, module)"
-        )
-    raise AttributeError(f"module 'mlxterp' has no attribute '{name}'")

@@ -17,13 +17,13 @@ from . import _core
 from .analysis._native import generating
 from .analysis.features import attach_sae as attached_sae
 from .analysis.features import features as read_features
-from .analysis.sae_training import SAEConfig, train_on_dataset
 from .analysis.saes import SAE
 from .compat import elsewhere
 from .compat.nnterp import LayerMixin
 from .compat.transformer_lens import HookMixin
 from .compat.v01.analysis import AnalysisMixin
 from .compat.v01.habits import Lax
+from .compat.v01.sae import SAEMixin
 from .core import LayerListProxy, ModuleResolver, OutputProxy, Trace, TraceContext
 from .core.generation import Generation, forced_rows, generation, timed
 from .core.habits import Strict
@@ -38,7 +38,9 @@ from .engine.wrapped import WrappedEngine
 from .errors import UnknownNameError, UsageError
 
 
-class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
+class InterpretableModel(
+    TokenizerMixin, AnalysisMixin, SAEMixin, HookMixin, LayerMixin
+):
     """A model, opened for reading and editing.
 
         model = InterpretableModel(module, tokenizer)
@@ -325,33 +327,6 @@ class InterpretableModel(TokenizerMixin, AnalysisMixin, HookMixin, LayerMixin):
         return read_features(
             self, prompt, sae, top, features=features, tokens=tokens, **more
         )
-
-    def train_sae(
-        self,
-        layer: int,
-        dataset,
-        component: str = "mlp",
-        save_path="sae",
-        config: SAEConfig | None = None,
-        **options,
-    ) -> SAE:
-        """Trains a sparse autoencoder on this model's activations and writes it
-        to the folder `save_path`, which SAELens loads, too. What was measured is
-        the `training` of the SAE that comes back; options are those of
-        mlxterp.train_sae. Raises what that raises.
-
-        layer, component: "mlp", "attn" or "residual" of a layer; or the last part
-            of a site's name, "resid_mid".
-        dataset: texts, or a path: a text file, JSONL or a folder of them.
-        config: an SAEConfig; without one give `tokens` and other options.
-        """
-        return train_on_dataset(
-            self, layer, dataset, component, save_path, config, **options
-        )
-
-    def load_sae(self, path) -> SAE:
-        """The same as SAE.load(path)."""
-        return SAE.load(os.fspath(path))
 
     def _handle(self, **changes) -> InterpretableModel:
         other = object.__new__(type(self))

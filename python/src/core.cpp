@@ -27,5 +27,6 @@ NB_MODULE(_core, m) {
   bind_generate(m);
   bind_saes(m);
   bind_features(m);
+  bind_dashboards(m);
   bind_blas(m);
 }

@@ -7,5 +7,6 @@
 namespace mlxterp::python {
 
 void bind_saes(nanobind::module_& m);
+void bind_dashboards(nanobind::module_& m);
 
 }  // namespace mlxterp::python

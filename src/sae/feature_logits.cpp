@@ -86,20 +86,18 @@ mx::array decoder_rows(const Sae& sae, const std::vector<int>& features) {
       0);
 }
 
-std::vector<FeatureLogits> feature_logits(
+void for_each_logits(
     const InterpretableModel& model,
     const Sae& sae,
     const std::vector<int>& features,
-    int top,
-    const SaeSites& sites) {
+    const SaeSites& sites,
+    const std::function<void(int feature, std::span<const float>)>& tell) {
   need_logits(model, sae, sites);
   const auto& decoder = model.decoder();
   const auto& unembed = decoder.unembed.weight();
-  top = std::clamp(top, 0, decoder.config().vocab);
-  std::vector<FeatureLogits> out;
   // A few rows of the vocabulary's size at a time.
   constexpr size_t step = 64;
-  for (size_t from = 0; from < features.size() && top > 0; from += step) {
+  for (size_t from = 0; from < features.size(); from += step) {
     const std::vector<int> some(
         features.begin() + static_cast<long>(from),
         features.begin() +
@@ -112,27 +110,51 @@ std::vector<FeatureLogits> feature_logits(
         mx::array(decoder.config().logit_scale)));
     logits.eval();
     const auto vocab = static_cast<size_t>(logits.shape(-1));
-    std::vector<int> order(vocab);
-    for (size_t i = 0; i < some.size(); ++i) {
-      const auto* row = logits.data<float>() + i * vocab;
-      FeatureLogits one{.feature = some[i]};
-      const auto furthest = [&](auto before) {
-        for (size_t t = 0; t < vocab; ++t)
-          order[t] = static_cast<int>(t);
-        std::ranges::partial_sort(
-            order, order.begin() + top, [&](int a, int b) {
-              return before(row[a], row[b]) || (row[a] == row[b] && a < b);
-            });
-        std::vector<FeatureToken> tokens;
-        for (int t = 0; t < top; ++t)
-          tokens.push_back({order[static_cast<size_t>(t)], row[order[t]]});
-        return tokens;
-      };
-      one.promoted = furthest(std::greater<>());
-      one.suppressed = furthest(std::less<>());
-      out.push_back(std::move(one));
-    }
+    for (size_t i = 0; i < some.size(); ++i)
+      tell(some[i], {logits.data<float>() + i * vocab, vocab});
   }
+}
+
+FeatureLogits furthest_logits(
+    int feature, std::span<const float> logits, int top) {
+  top = std::clamp(top, 0, static_cast<int>(logits.size()));
+  std::vector<int> order(logits.size());
+  const auto furthest = [&](auto before) {
+    for (size_t t = 0; t < order.size(); ++t)
+      order[t] = static_cast<int>(t);
+    const auto at = [&](int t) { return logits[static_cast<size_t>(t)]; };
+    std::ranges::partial_sort(order, order.begin() + top, [&](int a, int b) {
+      return before(at(a), at(b)) || (at(a) == at(b) && a < b);
+    });
+    std::vector<FeatureToken> tokens;
+    for (int t = 0; t < top; ++t)
+      tokens.push_back(
+          {order[static_cast<size_t>(t)], at(order[static_cast<size_t>(t)])});
+    return tokens;
+  };
+  return {
+      .feature = feature,
+      .promoted = furthest(std::greater<>()),
+      .suppressed = furthest(std::less<>())};
+}
+
+std::vector<FeatureLogits> feature_logits(
+    const InterpretableModel& model,
+    const Sae& sae,
+    const std::vector<int>& features,
+    int top,
+    const SaeSites& sites) {
+  need_logits(model, sae, sites);
+  std::vector<FeatureLogits> out;
+  if (top <= 0) return out;
+  for_each_logits(
+      model,
+      sae,
+      features,
+      sites,
+      [&](int feature, std::span<const float> logits) {
+        out.push_back(furthest_logits(feature, logits, top));
+      });
   return out;
 }
 

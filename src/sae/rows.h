@@ -2,10 +2,12 @@
 
 #pragma once
 
+#include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
-#include "mlxterp/sae/attach.h"
+#include "mlxterp/sae/features.h"
 
 namespace mlxterp {
 
@@ -24,6 +26,20 @@ mlx::core::array in_stream(
     const InterpretableModel& model,
     const SaeSites& sites,
     const mlx::core::array& rows);
+
+/** Tells each of the features' logits (see feature_logits), the whole
+ * vocabulary's, one feature after the other in their order. Evaluates. Throws
+ * as feature_logits. */
+void for_each_logits(
+    const InterpretableModel& model,
+    const Sae& sae,
+    const std::vector<int>& features,
+    const SaeSites& sites,
+    const std::function<void(int feature, std::span<const float>)>& tell);
+
+/** The `top` largest of a row of logits and the `top` smallest. */
+FeatureLogits furthest_logits(
+    int feature, std::span<const float> logits, int top);
 
 /** [feature, d_out]; throws out_of_range. */
 mlx::core::array decoder_rows(const Sae& sae, const std::vector<int>& features);

@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#include "mlxterp/sae/dashboard.h"
+#include "mlxterp/spec/range.h"
 #include "spec/text.h"
 
 namespace mlxterp::spec {
@@ -52,6 +54,36 @@ SaeActivation parse_sae_activation(
       "jump_relu",
       name,
       printable(text));
+}
+
+std::vector<int> parse_features(
+    const std::vector<std::string>& texts,
+    const Sae& sae,
+    uint64_t seed,
+    std::string_view name) {
+  constexpr std::string_view random = "random:";
+  const auto only = texts.size() == 1 ? trimmed(texts[0]) : std::string_view();
+  if (only == "all") return random_features(sae, sae.d_sae(), seed);
+  if (only.starts_with(random)) {
+    const auto n = whole_number<int>(only.substr(random.size()));
+    if (!n || *n < 1)
+      fail(
+          ErrorKind::usage,
+          "{} '{}': expected random:N with N at least 1",
+          name,
+          printable(only));
+    return random_features(sae, *n, seed);
+  }
+  auto features = parse_numbers(texts, name);
+  for (const int feature : features)
+    if (feature < 0 || feature >= sae.d_sae())
+      fail(
+          ErrorKind::out_of_range,
+          "{} {} is out of range; the SAE has {} features, numbered from 0",
+          name,
+          feature,
+          sae.d_sae());
+  return features;
 }
 
 }  // namespace mlxterp::spec

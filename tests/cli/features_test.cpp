@@ -190,5 +190,97 @@ TEST_F(Features, WhatDoesNotFitIsSaid) {
   }
 }
 
+TEST_F(Features, HaveDashboards) {
+  const auto text = (place / "text.txt").string();
+  std::ofstream(text) << "The first line of it\nthe second, and a third\n";
+  const auto page = (place / "page.html").string();
+  const auto pages = (place / "pages").string();
+  const auto exports = (place / "exports").string();
+  const std::vector<std::string> asked = {
+      "sae",
+      "dashboards",
+      model,
+      "--sae",
+      sae,
+      "--no-sae-check",
+      "--text",
+      text,
+      "--length",
+      "16",
+      "--features",
+      "3,47,11"};
+  const auto with = [&](const std::vector<std::string>& more) {
+    auto all = asked;
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  const auto outcome = with(
+      {"-o", page, "--neuronpedia", exports, "--neuronpedia-model", "tiny"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const auto* word : {"density", "promotes", "3 of 52 features"})
+    EXPECT_NE(outcome.out.find(word), std::string::npos) << outcome.out;
+  std::istringstream lines(outcome.out);
+  for (std::string line; std::getline(lines, line);)
+    EXPECT_LE(line.size(), 80u) << line;
+  const auto checked = [&](const std::string& file) {
+    const auto found = shell(
+        "python3 " +
+        test::quoted(MLXTERP_SOURCE_DIR "/tests/view/check_page.py") + " " +
+        test::quoted(file) + " dashboards");
+    EXPECT_EQ(found.code, 0) << file << ": " << found.out << found.err;
+  };
+  checked(page);
+  const auto source =
+      std::filesystem::path(exports) / "tiny" / "0-mlxterp-res-52";
+  for (const auto* file :
+       {"release.jsonl",
+        "model.jsonl",
+        "sourceset.jsonl",
+        "source.jsonl",
+        "features/batch-0.jsonl.gz",
+        "activations/batch-0.jsonl.gz",
+        "saedashboard/batch-0.json"})
+    EXPECT_TRUE(std::filesystem::exists(source / file)) << file;
+  ASSERT_EQ(with({"-o", pages}).code, 0);
+  for (const auto* file : {"index.html", "feature-3.html", "feature-47.html"})
+    checked(pages + "/" + file);
+
+  const auto fails = [&](int code,
+                         const std::string& words,
+                         const std::vector<std::string>& more) {
+    const auto failed = with(more);
+    EXPECT_EQ(failed.code, code) << failed.err;
+    EXPECT_NE(failed.err.find(words), std::string::npos) << failed.err;
+  };
+  fails(2, "exists", {"-o", page});
+  fails(2, "holds something", {"-o", pages});
+  fails(2, "is a file", {"-o", text});
+  fails(2, "exists", {"--neuronpedia", exports, "--neuronpedia-model", "tiny"});
+  fails(
+      2,
+      "no model id",
+      {"--neuronpedia", exports, "--neuronpedia-model", "a/b"});
+  fails(2, "bins", {"--bins", "0"});
+  EXPECT_EQ(with({"-o", pages, "--force"}).code, 0);
+  const auto other = [&](const std::string& features) {
+    return run(
+        {"sae",
+         "dashboards",
+         model,
+         "--sae",
+         sae,
+         "--no-sae-check",
+         "--text",
+         text,
+         "--features",
+         features});
+  };
+  EXPECT_EQ(other("52").code, 2);
+  EXPECT_NE(other("52").err.find("52 features"), std::string::npos);
+  EXPECT_EQ(other("random:0").code, 2);
+  std::ofstream(text, std::ios::trunc) << "";
+  fails(2, "is empty", {});
+}
+
 }  // namespace
 }  // namespace mlxterp

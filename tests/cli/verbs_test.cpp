@@ -655,7 +655,8 @@ TEST_F(Verbs, HelpFitsInEightyColumns) {
     expect_narrow(run({"tuned-lens", verb, "--help"}).out, verb);
   for (const auto* verb : {"train", "sweep", "apply", "export", "import"})
     expect_narrow(run({"steer", verb, "--help"}).out, verb);
-  for (const auto* verb : {"info", "convert", "encode", "train"})
+  for (const auto* verb :
+       {"info", "convert", "encode", "eval", "dashboards", "train"})
     expect_narrow(run({"sae", verb, "--help"}).out, verb);
 }
 

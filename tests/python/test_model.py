@@ -305,8 +305,6 @@ def test_what_is_no_model_or_not_there_is_told():
 
     with pytest.raises(UsageError, match="with a star"):
         InterpretableModel((build("llama"), None))
-    with pytest.raises(ImportError, match="SAETrainer is not built yet"):
-        from mlxterp import SAETrainer  # noqa: F401
     with pytest.raises(ValueError, match="no/such"):
         InterpretableModel("/no/such")
     with pytest.raises(UsageError) as error:

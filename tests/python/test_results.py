@@ -87,7 +87,11 @@ def of_features(model, demo, folder):
     )
     (folder / "text.txt").write_text("One, two, three and four.")
     text = mlxterp.feature_contexts(demo, own, folder / "text.txt", [3, 4])
+    many = mlxterp.feature_dashboards(model, sae, prompts=[list(range(30))], features=[3, 47, 8])
+    one = many.features[0]
     return [
+        many, many._inner, one, one.activations, one.top[0], one.intervals[0],
+        one.similar[0], one.correlated[0],
         found, found.sites, found.fit, found.positions[0], found.positions[0].top[0],
         found.logits[0], found.logits[0].promoted[0], sums, sums.parts[0],
         quality, quality.density[0], text, text.features[0], text.features[0].top[0],

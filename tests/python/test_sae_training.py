@@ -6,7 +6,15 @@ import mlx.core as mx
 import mlxterp
 import pytest
 from mlxterp import InterpretableModel, SAEConfig, train_sae
-from mlxterp.errors import UsageError
+from mlxterp.errors import OutOfRangeError, UsageError
+from mlxterp.sae import (
+    BatchTopKSAE,
+    SAETrainer,
+    TranscoderConfig,
+    get_feature_activations_by_token,
+    get_top_activating_tokens,
+    visualize_feature_activations,
+)
 
 TEXTS = [f"The number {i} follows the number {i - 1}." for i in range(40)]
 
@@ -55,6 +63,87 @@ def test_texts_in_01s_words(demo, tmp_path):
     assert made.training["complete"]
     x = mx.random.normal((3, 576))
     assert demo.load_sae(tmp_path / "sae").encode(x).tolist() == made.encode(x).tolist()
+
+
+def test_01s_trainer_and_what_it_made(demo, tmp_path, capsys):
+    config = SAEConfig(
+        expansion_factor=1, k=4, batch_size=64, num_epochs=1, validation_split=0.1,
+        lr_scheduler="constant", sae_type="batchtopk",
+    )  # fmt: skip
+    sae = SAETrainer(config).train(
+        demo, layer=1, component="mlp", dataset=TEXTS[:20], save_path=tmp_path / "sae", verbose=False
+    )
+    # As the same of model.train_sae, but that nothing is kept.
+    same = demo.train_sae(1, TEXTS[:20], config=config, verbose=False)
+    assert mx.array_equal(sae.W_enc, same.W_enc) and same.training["complete"]
+    assert sae.training["validation"]["l0"] > 0
+    assert (sae.d_model, sae.d_hidden) == (576, 576)
+    assert sae.metadata["layer"] == 1 and sae.metadata["component"] == "mlp_out"
+    assert sae.is_compatible(demo, layer=1, component="mlp")
+    assert not sae.is_compatible(demo, layer=2) and not sae.is_compatible(demo, 1, "attn")
+    sae.save(tmp_path / "again")
+    again = BatchTopKSAE.load(tmp_path / "again")
+    x = mx.random.normal((2, 5, 576), key=mx.random.key(0))
+    z = sae.encode(x)
+    assert mx.array_equal(again.encode(x), z)
+    stats = sae.get_activation_stats(z)
+    assert stats["l0"] == pytest.approx((z != 0).sum(-1).mean().item())
+    assert stats["dead_features"] == 576 - len({f for r in z.reshape(-1, 576).tolist() for f, v in enumerate(r) if v})
+
+    text = TEXTS[7]
+    tokens, acts, chosen = get_feature_activations_by_token(
+        demo, text, sae, 1, top_k_features=3
+    )
+    with demo.trace(text):
+        value = demo["layers.1.mlp_out"].save()
+    wanted = sae.encode(value)[0]
+    assert tokens == demo.to_str_tokens(text) and acts.shape == (len(tokens), 3)
+    assert mx.allclose(acts, wanted[:, mx.array(chosen)], atol=1e-5)
+    most = mx.abs(wanted).max(axis=0)
+    top = demo.get_top_features_for_text(text, sae, layer=1, top_k=3)
+    assert [f for f, _ in top] == chosen
+    assert all(abs(v - most[f].item()) < 1e-4 for f, v in top)
+    feature = chosen[0]
+    found = get_top_activating_tokens(demo, text, sae, 1, feature, top_k=2)
+    assert found[0][1] == pytest.approx(most[feature].item(), abs=1e-4)
+    assert found[0][0] == tokens[found[0][2]]
+    texts = demo.get_top_texts_for_feature(feature, tmp_path / "sae", TEXTS[:9], 1, top_k=4)
+    assert len(texts) <= 4 and texts[0][1] >= texts[-1][1] >= 0
+    visualize_feature_activations(demo, text, sae, 1, feature_ids=[feature], show_values=True)
+    assert str(feature) in capsys.readouterr().out
+    with pytest.raises(OutOfRangeError, match="576"):
+        get_top_activating_tokens(demo, text, sae, 1, 576)
+    with pytest.raises(UsageError):
+        get_top_activating_tokens(demo, text, sae, 1, 3, component="mlp.pre")
+
+
+def test_01s_transcoder(demo):
+    config = TranscoderConfig(expansion_factor=1, k=4, batch_size=64, num_epochs=1)
+    made = demo.train_transcoder(
+        1, 1, TEXTS[:20], from_component="ln2", to_component="mlp", config=config, verbose=False
+    )
+    assert made.info["kind"] == "transcoder" and made.training["complete"]
+    assert (made.info["site_in"], made.info["site_out"]) == (
+        "layers.1.ln2.output",
+        "layers.1.mlp_out",
+    )
+    with pytest.raises(UsageError, match="crosscoders"):
+        demo.train_crosscoder(layers=[1, 2], dataset=TEXTS)
+
+
+def test_01s_options_are_read_or_refused():
+    import mlxterp.sae
+
+    for wrong in (
+        dict(k=0), dict(learning_rate=0), dict(validation_split=1), dict(lambda_sparse=0.1),
+        dict(tied_weights=True), dict(use_wandb=True), dict(lr_scheduler="step"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=next(iter(wrong))):
+            SAEConfig(**wrong)
+    with pytest.raises(ImportError, match="crosscoders"):
+        mlxterp.sae.CrosscoderConfig  # noqa: B018
+    with pytest.raises(UsageError, match="train_sae"):
+        mlxterp.sae.SAE(d_model=64, d_hidden=128, k=4)
 
 
 def test_what_cannot_be_is_refused(demo, store, tmp_path):

@@ -1,4 +1,4 @@
-"""usage: check_page.py FILE lens|map [ROWS]: fails where a page holds an
+"""usage: check_page.py FILE lens|map|dashboards [ROWS]: fails where a page holds an
 element, attribute, script or address that is not the program's own, where its
 data is not JSON, or where the table's rows are not ROWS ("a 1 2/b 3 4")."""
 
@@ -22,6 +22,13 @@ ALLOWED = {
     "polygon": {"class", "points"}, "polyline": {"class", "points"},
     "circle": {"class", "cx", "cy", "r"},
 }
+DASHBOARDS = {
+    "nav": set(), "a": {"href"}, "h3": set(), "details": set(), "summary": set(),
+    "section": {"id"}, "i": {"class", "title"}, "p": {"class"},
+    "rect": {"class", "x", "y", "width", "height"},
+}
+if sys.argv[2] == "dashboards":
+    ALLOWED |= DASHBOARDS
 VOID = {"meta"}
 
 
@@ -36,6 +43,10 @@ class Page(HTMLParser):
             self.wrong.append(f"element {tag}")
         elif names - ALLOWED[tag]:
             self.wrong.append(f"{tag} has {names - ALLOWED[tag]}")
+        for name, value in attributes:
+            if name == "href" and not re.fullmatch(
+                    r"#f\d+|feature-\d+\.html|index\.html", value):
+                self.wrong.append(f"a link to {value}")
         if tag not in VOID:
             self.open.append(tag)
         if tag == "script":
@@ -80,6 +91,11 @@ for bad in "\u2028\u2029\u202e\x1b":
     if bad in text:
         wrong.append(f"a raw {bad!r}")
 kind = sys.argv[2]
+if kind == "dashboards":
+    if page.scripts[0].strip():
+        wrong.append("a script")
+    print("\n".join(wrong), end="")
+    sys.exit(1 if wrong else 0)
 data = re.search(r"^const %s = (\{.*?\]\});$" % kind, page.scripts[0], re.S | re.M)
 try:
     shown = json.loads(data[1])

@@ -2,8 +2,10 @@
 
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "mlxterp/sae/sae.h"
 #include "mlxterp/trace/attach.h"
@@ -29,5 +31,14 @@ AttachOptions::Mode parse_attach_mode(
  * Throws usage. */
 SaeActivation parse_sae_activation(
     std::string_view text, std::string_view name = "activation");
+
+/** Which of an SAE's features: "all", "random:20", or numbers and ranges from 0
+ * (see parse_numbers), "3,17,40..49". `seed` draws the random ones. Throws
+ * usage; out_of_range for a feature that there is not. */
+std::vector<int> parse_features(
+    const std::vector<std::string>& texts,
+    const Sae& sae,
+    uint64_t seed,
+    std::string_view name = "features");
 
 }  // namespace mlxterp::spec

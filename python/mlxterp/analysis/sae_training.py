@@ -109,9 +109,11 @@ def train_sae(
 
 @dataclass
 class SAEConfig:
-    """How `model.train_sae` trains, by the names of mlxterp 0.1. What is done
-    otherwise here: the rate decays linearly over the last fifth of the steps,
-    dead features learn by SAELens' auxiliary loss.
+    """How `model.train_sae` and `SAETrainer` train, by the names of mlxterp 0.1. What
+    is done otherwise here: dead features learn by SAELens' auxiliary loss
+    (`use_ghost_grads`; False: not at all), "cosine" and "linear" decay linearly, and
+    what a run checks and keeps of itself goes by seconds (`checkpoint_every`,
+    `feature_sampling_window` and `dead_neuron_threshold` are not read).
 
     Attributes:
         expansion_factor: Features for each number of what is read.
@@ -119,11 +121,18 @@ class SAEConfig:
         sae_type: "topk" or "batchtopk", or a recipe of train_sae.
         learning_rate: Of Adam.
         batch_size: Rows of a step.
-        num_epochs: How often the text is read.
-        warmup_steps: Over which the rate grows.
-        gradient_clip: Of the gradients' norm; None: none.
+        num_epochs: How often the texts are read.
+        lambda_sparse: 0: topk and its kin pay nothing for active features.
         normalize_input: Whether inputs are scaled to a mean length of sqrt(d).
+        tied_weights: False: encoder and decoder learn apart.
         dead_feature_window: Steps without firing after which one is dead.
+        warmup_steps: Over which the rate grows.
+        lr_decay_steps: Over which it falls at the end; None: a fifth of all.
+        lr_scheduler: "cosine" or "linear", or "constant" for no decay.
+        gradient_clip: Of the gradients' norm; None: none.
+        validation_split: Of the texts, the share that is not trained on; the SAE is
+            evaluated on the first of them (`training["validation"]`).
+        text_batch_size: Prompts in one pass.
         seed: Of the weights and the order.
     """
 
@@ -133,15 +142,79 @@ class SAEConfig:
     learning_rate: float = 3e-4
     batch_size: int = 256
     num_epochs: int = 10
-    warmup_steps: int = 1000
-    gradient_clip: float | None = 1.0
+    lambda_sparse: float = 0.0
     normalize_input: bool = True
+    tied_weights: bool = False
+    dead_neuron_threshold: float = 1e-6
+    use_ghost_grads: bool = True
+    feature_sampling_window: int = 1000
     dead_feature_window: int = 1000
+    warmup_steps: int = 1000
+    lr_decay_steps: int | None = None
+    lr_scheduler: str = "cosine"
+    gradient_clip: float | None = 1.0
+    sparsity_warm_up_steps: int | None = None
+    checkpoint_every: int = 5000
+    validation_split: float = 0.05
     seed: int = 42
+    text_batch_size: int = 32
+    use_wandb: bool = False
+    wandb_project: str | None = None
+    wandb_entity: str | None = None
+    wandb_name: str | None = None
+    wandb_tags: list | None = None
+
+    def __post_init__(self):
+        """Raises UsageError for what cannot be."""
+        for name in ("expansion_factor", "k", "batch_size", "num_epochs", "text_batch_size"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "must be at least 1")
+        if not self.learning_rate > 0:
+            self._refuse("learning_rate", "must be above 0")
+        if not 0 <= self.validation_split < 1:
+            self._refuse("validation_split", "must be in [0, 1)")
+        if self.lambda_sparse:
+            self._refuse("lambda_sparse", "is a penalty, which topk has none of; "
+                         "mlxterp.train_sae(..., recipe='relu_l1', sparsity=...) has")  # fmt: skip
+        if self.tied_weights:
+            self._refuse("tied_weights", "is not trained here: encoder and decoder learn apart")
+        if self.lr_scheduler not in ("cosine", "linear", "constant"):
+            self._refuse("lr_scheduler", "is 'cosine', 'linear' or 'constant'")
+        if self.use_wandb:
+            self._refuse("use_wandb", "would send numbers elsewhere; they are in `training`")
+
+    def _refuse(self, name: str, why: str):
+        raise UsageError(f"{type(self).__name__}: {name}={getattr(self, name)!r} {why}")
 
 
-_COMPONENTS = {"mlp": "mlp_out", "attn": "attn_out", "residual": "resid_post"}
+@dataclass
+class TranscoderConfig(SAEConfig):
+    """An SAEConfig with the defaults of 0.1's transcoders; topk transcoders have no
+    file that tools read, so these are "batchtopk". `resample_dead_every` is not
+    read."""
+
+    expansion_factor: int = 8
+    k: int = 50
+    sae_type: str = "batchtopk"
+    learning_rate: float = 5e-5
+    num_epochs: int = 15
+    resample_dead_every: int = 10000
+
+
+_COMPONENTS = {
+    "mlp": "mlp_out",
+    "attn": "attn_out",
+    "self_attn": "attn_out",
+    "residual": "resid_post",
+    "output": "resid_post",
+}
 _RECIPES = {"batchtopk": "batch_topk"}
+_VALIDATED = 10_000  # tokens at most
+
+
+def site_of(layer: int, component: str) -> str:
+    """The site of a layer's component in 0.1's words: "mlp", "attn", "residual"."""
+    return f"layers.{layer}.{_COMPONENTS.get(component, component)}"
 
 
 def train_on_dataset(
@@ -149,32 +222,65 @@ def train_on_dataset(
     layer: int,
     dataset: Sequence[str] | str | os.PathLike[str],
     component: str,
-    save_path: str | os.PathLike[str],
+    save_path: str | os.PathLike[str] | None,
     config: SAEConfig | None,
+    verbose: bool = True,
     **options: Any,
 ) -> SAE:
     """What `model.train_sae` does: `dataset` is a list of texts, or a file or a
-    folder of them; the SAE stands in `save_path`, what was measured in its
-    `training`."""
-    part = _COMPONENTS.get(component, component)
-    options.setdefault("site", f"layers.{layer}.{part}")
+    folder of them; the SAE stands in `save_path`, if there is one, what was measured
+    in its `training`."""
+    options.setdefault("site", site_of(layer, component))
+    if not verbose:
+        options.setdefault("progress", lambda what, done: None)
+    held_out: list[str] = []
     with tempfile.TemporaryDirectory() as place:
         if not isinstance(dataset, (str, os.PathLike)):
+            texts = list(dataset)
+            if config is not None:
+                kept = len(texts) - int(len(texts) * config.validation_split)
+                texts, held_out = texts[:kept], texts[kept:]
             # The same name and bytes for the same texts: resuming asks.
             path = Path(place) / "dataset.jsonl"
-            path.write_text("".join(json.dumps({"text": it}) + "\n" for it in dataset))
+            path.write_text("".join(json.dumps({"text": it}) + "\n" for it in texts))
             dataset = path
         if config is not None:
             options = _of_config(model, config, dataset) | options
-        made = train_sae(model, save_path, text=dataset, **options)
-    sae = SAE.load(os.fspath(save_path))
+        folder = os.path.join(place, "sae") if save_path is None else os.fspath(save_path)
+        made = train_sae(model, folder, text=dataset, **options)
+        sae = SAE.load(folder)
     sae.training = made
+    if held_out and made.get("complete", True):
+        sae.training["validation"] = _validated(model, sae, held_out, options)
     return sae
+
+
+def _validated(model, sae: SAE, texts: list[str], options: dict) -> dict:
+    """What `SAE.evaluate` says of texts that were not trained on, up to so many
+    tokens."""
+    site = options.get("site_out") or options["site"]
+    reads = options["site"] if options.get("site_out") else ""
+    rows, tokens = [], 0
+    for text in texts:
+        row = model.tokenizer.encode(text)[:256]
+        if len(row) > 2 and tokens < _VALIDATED:
+            rows.append(row)
+            tokens += len(row)
+    if not rows:
+        return {}
+    it = sae.evaluate(model, rows, site=site, reads=reads)
+    return {"explained_variance": it.explained_variance, "l0": it.l0, "ce_score": it.ce_score}
 
 
 def _of_config(model, config: SAEConfig, dataset) -> dict:
     tokens = config.num_epochs * _count_tokens(model, Path(dataset))
     steps = max(1, tokens // config.batch_size)
+    warm_up = min(1.0, config.warmup_steps / steps)
+    decay = None  # a fifth
+    if config.lr_scheduler == "constant":
+        decay = 0.0
+    elif config.lr_decay_steps is not None:
+        decay = min(1.0 - warm_up, config.lr_decay_steps / steps)
     return {
         "recipe": _RECIPES.get(config.sae_type, config.sae_type),
         "expansion": config.expansion_factor,
@@ -182,10 +288,13 @@ def _of_config(model, config: SAEConfig, dataset) -> dict:
         "learning_rate": config.learning_rate,
         "rows_per_step": config.batch_size,
         "tokens": tokens,
-        "warm_up": min(1.0, config.warmup_steps / steps),
+        "warm_up": warm_up,
+        "decay": decay,
         "clip": config.gradient_clip or 0.0,
         "scaled": config.normalize_input,
         "dead_after": config.dead_feature_window * config.batch_size,
+        "aux_weight": None if config.use_ghost_grads else 0.0,
+        "batch_size": config.text_batch_size,
         "seed": config.seed,
     }
 

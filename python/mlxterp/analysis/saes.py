@@ -35,10 +35,19 @@ class SAE:
         threshold: [d_sae] of a jump ReLU, else None; W_skip: [d_in, d_out] or None.
     """
 
-    def __init__(self, native: _core.Sae, name: str = ""):
+    def __init__(self, native: _core.Sae | None = None, name: str = "", **shape: Any):
+        if not isinstance(native, _core.Sae) or shape:
+            raise UsageError(
+                "SAE(...): one of random weights is not made by itself; train one by "
+                "model.train_sae or mlxterp.train_sae, load one by SAE.load, or give its "
+                "arrays to SAE.from_arrays"
+            )
         self._native = native
         self._name = name
         self._info: dict[str, Any] | None = None
+        #: What mlxterp.train_sae says of its training, where it was trained by
+        #: `model.train_sae`.
+        self.training: dict[str, Any] = {}
 
     @classmethod
     def load(
@@ -202,6 +211,59 @@ class SAE:
         inner = native(model, "SAE.direction()")
         sites = _core.sae_sites(inner, self._native, site, "")
         return _core.feature_direction(inner, self._native, feature, sites)
+
+    # In mlxterp 0.1's words.
+    d_model = property(lambda self: self.W_enc.shape[0])
+    d_hidden = property(lambda self: self.W_enc.shape[1])
+    k = property(lambda self: self.info["k"])
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """`layer`, `component`, `model_name`, as far as it is known of them."""
+        info = self.info
+        layer, _, component = (info.get("site_in") or "").removeprefix("layers.").partition(".")
+        return {
+            "layer": int(layer) if layer.isdigit() else None,
+            "component": component or None,
+            "model_name": info.get("model"),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """The same as `save_saelens`, over what is there."""
+        self.save_saelens(path, overwrite=True)
+
+    def is_compatible(self, model, layer: int, component: str = "mlp") -> bool:
+        """Whether it fits there: its file says nothing else, and it is as wide."""
+        from .sae_training import site_of
+
+        site = site_of(layer, component)
+        known = self.info.get("site_out")
+        if known and known != site:
+            return False
+        try:
+            _core.sae_sites(native(model, "is_compatible()"), self._native, site, "")
+        except (UsageError, KeyError):
+            return False
+        return True
+
+    def get_activation_stats(self, z: mx.array) -> dict[str, float]:
+        """Of activations [..., d_sae]: `l0`, the mean number that are not 0, and its
+        share `l0_sparsity`; `l1_magnitude`, the mean magnitude of all; features that
+        are 0 in every row, `dead_features`, and their share. Evaluates."""
+        self.in_range([z.shape[-1] - 1])
+        on = (z != 0).reshape(-1, z.shape[-1])
+        l0, dead = on.sum(-1).mean().item(), int((~on.any(0)).sum().item())
+        return {
+            "l0": l0,
+            "l0_sparsity": l0 / self.d_hidden,
+            "l1_magnitude": mx.abs(z).mean().item(),
+            "dead_features": dead,
+            "dead_fraction": dead / self.d_hidden,
+        }
+
+    def in_range(self, features: Sequence[int]) -> list[int]:
+        """The same; raises OutOfRangeError for a feature that there is not."""
+        return _core.parse_features([",".join(map(str, features))], self._native, 0)
 
     def save_saelens(
         self, path: str | os.PathLike[str], overwrite: bool = False
