@@ -195,7 +195,7 @@ HubDownload::HubDownload(
     : settings_(settings), options_(options), cache_(cache), repo_(repo) {
   host_ = origin_of(settings.endpoint);
   for (const std::string_view port : {":443", ":80"})
-    if (host_.ends_with(port)) host_.resize(host_.size() - port.size());
+    if (host_.ends_with(port)) host_.erase(host_.size() - port.size());
 }
 
 // ---- threads ----
