@@ -90,6 +90,13 @@ TEST(JacobianLens, IsTheGradientThroughTheWholeModelInEveryFamily) {
     if (n < 2) continue;
     const auto error = apart(fit.lens.at(0), plainly(model, ids, 0));
     EXPECT_LE(error, 1e-5f) << variant;
+    // Few rows take other products than many.
+    auto lowest = options_of();
+    lowest.layers = {0};
+    const auto two = lens_directions(model, {1, 2}, {ids}, lowest);
+    EXPECT_LE(
+        apart(two.directions[0], fit.lens.directions(model, {1, 2}, 0)), 1e-5f)
+        << variant;
     if (error > worst) at = variant;
     worst = std::max(worst, error);
     ++compared;

@@ -47,7 +47,7 @@ std::vector<mx::array> means_of_rows(
       [&](int layer, int, const mx::array& x) {
         const auto found = std::ranges::find(layers, layer);
         if (found == layers.end()) return;
-        auto mean = mx::mean(x, 1);
+        auto mean = mx::mean(x, 0);
         mean.eval();
         pieces[static_cast<size_t>(found - layers.begin())].push_back(
             std::move(mean));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "analysis/int_array.h"
+#include "analysis/linear/plain_layer.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "trace/stepper.h"
@@ -54,6 +55,21 @@ LinearRun::LinearRun(
 }
 
 Stream LinearRun::transport(int layer, const Stream& rows, int from) const {
+  const int to = from + rows.x.shape(0);
+  if (held_.rule() == LinearRule::full && rows.carried.empty() &&
+      PlainLayer::knows(model_, layer)) {
+    const auto& in = entering_[static_cast<size_t>(layer)];
+    return {PlainLayer(model_, layer, in.x, from, to).transport(rows.x)};
+  }
+  auto below =
+      differentiated(layer, {mx::swapaxes(rows.x, 0, 1), rows.carried}, from);
+  below.x = mx::contiguous(mx::swapaxes(below.x, 0, 1));
+  below.x.eval();
+  return below;
+}
+
+Stream LinearRun::differentiated(
+    int layer, const Stream& rows, int from) const {
   const int n = rows.x.shape(0);
   const int at_once = std::max(1, positions_that_pay / positions_);
   std::vector<mx::array> parts;

@@ -30,11 +30,14 @@ class LinearRun {
   int layers() const { return static_cast<int>(entering_.size()); }
 
   /** Rows of cotangents of what leaves a layer at positions `from` and later,
-   * [row, pos, d_model] in float32, to those of what enters it. Those that are
-   * behind the rows' last position are zero. Evaluated. */
+   * [pos, row, d_model] in float32 (of what travels beside it [row, pos, ...]),
+   * to those of what enters it. Those that are behind the rows' last position
+   * are zero. Evaluated. */
   Stream transport(int layer, const Stream& rows, int from) const;
 
  private:
+  // By MLX's derivative, some rows at a time.
+  Stream differentiated(int layer, const Stream& rows, int from) const;
   Stream chunk(int layer, const Stream& rows, int from) const;
 
   const InterpretableModel& model_;

@@ -25,7 +25,7 @@ void walk_down(
     const int last = std::min(n, first + most);
     const auto some = mx::slice(rows, {first, 0}, {last, d});
     Stream stream{
-        mx::broadcast_to(mx::expand_dims(some, 1), {last - first, length, d})};
+        mx::broadcast_to(mx::expand_dims(some, 0), {length, last - first, d})};
     for (int layer = run.layers() - 1; layer > lowest; --layer) {
       stream = run.transport(layer, stream, at.from);
       read(layer - 1, first, stream.x);

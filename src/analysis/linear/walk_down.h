@@ -18,7 +18,7 @@ struct PositionRange {
  * Rows that say at every position of `at` what of the last layer's output is
  * differentiated, [row, d_model] float32, and no other position: behind each
  * layer, from the last but one down to `lowest`, `read` gets what they have
- * become, [row, pos, d_model] at those positions: the gradient by what leaves
+ * become, [pos, row, d_model] at those positions: the gradient by what leaves
  * the layer. Rows of the same walk come in pieces where all take more than
  * `memory` bytes; `read` is told where the piece begins.
  */
