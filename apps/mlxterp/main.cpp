@@ -69,6 +69,7 @@ int run(int argc, char** argv) {
       {"lens", cli::add_lens},
       {"attention", cli::add_attention},
       {"tuned-lens", cli::add_tuned_lens},
+      {"jlens", cli::add_jlens},
       {"collect", cli::add_collect},
       {"probe", cli::add_probe},
       {"patch", cli::add_patch},

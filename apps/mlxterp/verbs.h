@@ -19,6 +19,7 @@ Run add_generate(CLI::App& app);
 Run add_lens(CLI::App& app);
 Run add_attention(CLI::App& app);
 Run add_tuned_lens(CLI::App& app);
+Run add_jlens(CLI::App& app);
 Run add_collect(CLI::App& app);
 Run add_probe(CLI::App& app);
 Run add_patch(CLI::App& app);

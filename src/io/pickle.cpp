@@ -377,12 +377,14 @@ TorchValue Pickle::walk(
       to.kind = Kind::dict;
       for (size_t i = 0; i + 1 < from.items.size(); i += 2) {
         const auto& key = node(from.items[i]);
-        if (key.kind != Node::Kind::text) continue;
-        if (key.text.size() > limits::tensor_name_bytes)
+        const bool number = key.kind == Node::Kind::integer;
+        if (key.kind != Node::Kind::text && !number) continue;
+        const auto name = number ? fmt::format("{}", key.integer) : key.text;
+        if (name.size() > limits::tensor_name_bytes)
           bad_("it has a name of too many bytes");
-        budget.text += key.text.size();
+        budget.text += name.size();
         to.members.push_back(
-            {key.text, walk(from.items[i + 1], depth + 1, budget, place)});
+            {name, walk(from.items[i + 1], depth + 1, budget, place)});
       }
       break;
     case Node::Kind::tensor:

@@ -37,7 +37,9 @@ struct TorchValue {
     real,
     text,
     list,  ///< A tuple or a torch.Size, too.
-    dict,  ///< An OrderedDict, too; keys that are no text are left out.
+    /** An OrderedDict, too. A key that is an integer is named as it is written;
+     * others that are no text are left out. */
+    dict,
     tensor,
     other,  ///< A dtype, a device: known, and of no use here.
   };

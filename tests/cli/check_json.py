@@ -135,6 +135,7 @@ def runs(model, worded, family, folder):
                               "answers": [5], "foils": [{"id": 9}]}]}, file)
     lens = os.path.join(folder, "lens")
     probe = os.path.join(folder, "probe.safetensors")
+    jlens = os.path.join(folder, "jlens.safetensors")
     ridge = os.path.join(folder, "ridge.safetensors")
     labelled, numbers = (os.path.join(folder, it) for it in ("l.jsonl", "n.jsonl"))
     with open(labelled, "w") as words, open(numbers, "w") as scores:
@@ -205,6 +206,11 @@ def runs(model, worded, family, folder):
                               "--eval", data, "--eval-length", "32"]),
         ("tuned-lens-eval", ["tuned-lens", "eval", worded, "--text", data,
                              "--lens", lens, "--eval-length", "32"]),
+        ("jlens", ["jlens", "fit", worded, "--text", data, "--length", "8",
+                   "--skip", "2", "--prompts", "2", "-o", jlens]),
+        ("jlens-directions", ["jlens", "directions", worded, "--text", data,
+                              "--length", "8", "--skip", "2", "--prompts", "2",
+                              "--tokens", "id:3", "id:4", "-o", jlens, "--force"]),
         ("collect", ["collect", worded, "--text", data, "--save", "embed,ln_final",
                      "--length", "16", "--store-dtype", "float16", *edit,
                      "-o", os.path.join(folder, "store")]),

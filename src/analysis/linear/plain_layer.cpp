@@ -1,0 +1,493 @@
+#include "analysis/linear/plain_layer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <typeinfo>
+
+#include "mlx/device.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "trace/stepper.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// Numbers of what is between queries and keys that are in work at a time.
+constexpr size_t numbers_at_once = size_t{4} << 20;
+// Positions whose MLP's Jacobians are there at a time.
+constexpr int positions_at_once = 4;
+
+mx::array wide(const mx::array& x) {
+  return mx::astype(x, mx::float32);
+}
+
+mx::array part(const mx::array& x, int axis, int from, int to) {
+  if (axis < 0) axis += static_cast<int>(x.ndim());
+  auto first = mx::Shape(x.ndim(), 0), last = x.shape();
+  first[static_cast<size_t>(axis)] = from;
+  last[static_cast<size_t>(axis)] = to;
+  return mx::slice(x, first, last);
+}
+
+// Keeps every value that passes or is offered.
+class Keeper final : public Observer {
+ public:
+  mx::array at(SiteId site, mx::array value) override {
+    kept_.insert_or_assign(site, value);
+    return value;
+  }
+  bool edits(SiteId) const override { return false; }
+  void offer(SiteId site, std::function<mx::array()> make) override {
+    offered_.insert_or_assign(site, std::move(make));
+  }
+  mx::array operator[](SiteId site) const {
+    const auto found = kept_.find(site);
+    return found != kept_.end() ? found->second : offered_.at(site)();
+  }
+
+ private:
+  std::map<SiteId, mx::array> kept_;
+  std::map<SiteId, std::function<mx::array()>> offered_;
+};
+
+mx::array gain_of(const nn::Norm& norm, const nn::NormConfig& config) {
+  const auto weight = wide(norm.weight);
+  return config.plus_one ? mx::add(weight, mx::array(1.0f)) : weight;
+}
+
+// Of x [..., d].
+NormSlope slope_of(
+    const nn::Norm& norm, const nn::NormConfig& config, const mx::array& x) {
+  const bool centred = config.kind == nn::NormConfig::Kind::layer;
+  auto in = wide(x);
+  if (centred) in = mx::subtract(in, mx::mean(in, -1, true));
+  const auto inverse = mx::rsqrt(
+      mx::add(mx::mean(mx::square(in), -1, true), mx::array(config.eps)));
+  return {
+      .gain = gain_of(norm, config),
+      .normalized = mx::multiply(in, inverse),
+      .inverse = inverse,
+      .centred = centred};
+}
+
+// Rows [pos, row, d] of what leaves a norm [pos, d] to what enters it.
+mx::array back(const NormSlope& it, const mx::array& rows) {
+  const auto normalized = mx::expand_dims(it.normalized, -2);
+  const auto t = mx::multiply(rows, it.gain);
+  auto out = mx::subtract(
+      t,
+      mx::multiply(
+          normalized, mx::mean(mx::multiply(t, normalized), -1, true)));
+  if (it.centred) out = mx::subtract(out, mx::mean(t, -1, true));
+  return mx::multiply(out, mx::expand_dims(it.inverse, -2));
+}
+
+// The columns that a norm's derivative takes away, [pos, d, k] with k 1 or 2,
+// and they again / -d, [pos, k, d]: t - t c c^T / d.
+struct Columns {
+  mx::array c, away;
+};
+
+Columns columns_of(const NormSlope& it) {
+  auto c = mx::expand_dims(it.normalized, -1);
+  if (it.centred) c = mx::concatenate({c, mx::ones_like(c)}, -1);
+  const auto d = static_cast<float>(it.normalized.shape(-1));
+  return {c, mx::multiply(mx::swapaxes(c, -1, -2), mx::array(-1.0f / d))};
+}
+
+bool vanilla(const nn::Attention& attention) {
+  using QkNorm = nn::AttentionConfig::QkNorm;
+  const auto& config = attention.config();
+  return config.own_kv && config.kv_layer < 0 && !config.gate &&
+         !config.k_eq_v && !config.v_norm && config.clip_qkv == 0 &&
+         config.rope_from == 0 && config.qk_norm != QkNorm::together &&
+         (config.softcap == 0 || config.alibi.slopes.empty());
+}
+
+}  // namespace
+
+bool PlainLayer::knows(const InterpretableModel& model, int number) {
+  const auto& decoder = model.decoder();
+  const auto& layer = *decoder.layers[static_cast<size_t>(number)];
+  if (model.overlay() || mx::default_device() != mx::Device::cpu ||
+      typeid(*layer.mixer) != typeid(nn::Attention))
+    return false;
+  const auto& attention = *layer.attention();
+  return vanilla(attention) && layer.mlp && !layer.moe && !layer.ple &&
+         attention.o_proj.weight.dtype() == mx::float32 &&
+         decoder.embed.weight.dtype() == mx::float32;
+}
+
+PlainLayer::PlainLayer(
+    const InterpretableModel& model,
+    int number,
+    const mx::array& x,
+    int from,
+    int to)
+    : from_(from), to_(to) {
+  const auto& decoder = model.decoder();
+  const auto& config = decoder.config();
+  const auto& layer = *decoder.layers[static_cast<size_t>(number)];
+  const auto& attention = *layer.attention();
+  const auto& own = attention.config();
+  Keeper kept;
+  Stepper stepper(model, &kept, {.lengths = {x.shape(1)}});
+  static_cast<void>(stepper.layer(number, x));
+
+  parallel_ = config.parallel;
+  written_ = config.residual_scale;
+  if (layer.layer_scalar) whole_ = wide(*layer.layer_scalar);
+  const auto counted = [&](const mx::array& value) {
+    return mx::squeeze(part(value, 1, from, to), 0);
+  };
+  const auto slope = [&](const std::optional<nn::Norm>& norm) {
+    return norm ? std::optional(slope_of(
+                      *norm, config.norm, counted(kept[norm->input_site()])))
+                : std::nullopt;
+  };
+  ln1_ = slope(layer.ln1);
+  ln1_post_ = slope(layer.ln1_post);
+  ln2_ = slope(layer.ln2);
+  // One norm for both, of one value.
+  if (parallel_ && !layer.ln2) ln2_ = ln1_;
+
+  // ---- MLP ----
+  const auto& mlp = *layer.mlp;
+  const auto pre = wide(counted(
+      kept[(mlp.gate_proj ? *mlp.gate_proj : mlp.up_proj).output_site()]));
+  const auto act = [&](const std::vector<mx::array>& in) {
+    Pass plain;
+    return std::vector{
+        mlp.act_fn ? (*mlp.act_fn)(in[0], plain)
+                   : nn::activate(config.activation, in[0])};
+  };
+  const auto [value, derivative] = mx::vjp(act, {pre}, {mx::ones_like(pre)});
+  const auto by_gain = [](const mx::array& w,
+                          const std::optional<NormSlope>& norm) {
+    const auto numbers = wide(w);
+    return norm ? mx::multiply(numbers, norm->gain) : numbers;
+  };
+  const auto over_scale = [](const mx::array& by,
+                             const std::optional<NormSlope>& norm) {
+    return norm ? mx::multiply(by, norm->inverse) : by;
+  };
+  const mx::array written(written_);
+  const auto up = by_gain(mlp.up_proj.weight.numbers(), ln2_);
+  const auto slope_up = mlp.gate_proj ? value[0] : derivative[0];
+  mlp_ =
+      Mlp{.down = mx::multiply(wide(mlp.down_proj.weight.numbers()), written),
+          .up = up,
+          .by_up = over_scale(slope_up, ln2_),
+          .gate = {},
+          .by_gate = {},
+          .post = slope(layer.ln2_post)};
+  if (mlp.gate_proj) {
+    mlp_->gate = by_gain(mlp.gate_proj->weight.numbers(), ln2_);
+    mlp_->by_gate = over_scale(
+        mx::multiply(
+            derivative[0], wide(counted(kept[mlp.up_proj.output_site()]))),
+        ln2_);
+  }
+
+  // ---- attention ----
+  const int kv = own.n_kv_heads, group = own.n_heads / kv, n = to - from;
+  const int d = own.d_head, d_value = own.d_value;
+  const auto by_head = [&](const mx::array& value_of) {  // [head, pos, d]
+    return mx::squeeze(mx::swapaxes(part(wide(value_of), 1, 0, to), 1, 2), 0);
+  };
+  const auto rot_q = part(by_head(kept[attention.rot_q_site()]), 1, from, to);
+  const auto rot_k = by_head(kept[attention.rot_k_site()]);
+  const auto v = by_head(kept[attention.values_site()]);
+  const auto pattern = part(
+      part(mx::squeeze(wide(kept[attention.pattern_site()]), 0), 1, from, to),
+      2,
+      0,
+      to);
+  const auto z = part(by_head(kept[attention.z_site()]), 1, from, to);
+  auto behind_cap = pattern;
+  if (own.softcap > 0) {
+    const auto scores = part(
+        part(mx::squeeze(wide(kept[attention.scores_site()]), 0), 1, from, to),
+        2,
+        0,
+        to);
+    const auto share = mx::divide(scores, mx::array(own.softcap));
+    behind_cap = mx::where(
+        mx::greater(pattern, mx::array(0.0f)),
+        mx::multiply(pattern, mx::subtract(mx::array(1.0f), mx::square(share))),
+        mx::array(0.0f));
+  }
+  // Jacobians of the way from a projection to what meets the other side, of
+  // each head and position [head, pos, d_head, d_head]: norm, rotation, scale.
+  const auto turn =
+      [&](const std::optional<nn::Norm>& norm, int heads, bool scaled) {
+        const auto& rope = own.rope;
+        const auto turned = [&](const std::vector<mx::array>& in) {
+          return std::vector{rope.dims == 0 ? in[0] : rope(in[0], 0)};
+        };
+        const int length = x.shape(1);
+        // [d_head, head, pos, d_head]
+        auto rows = mx::broadcast_to(
+            mx::reshape(mx::eye(d), {d, 1, 1, d}), {d, heads, length, d});
+        if (scaled) {
+          const auto by = wide(kept[model.sites().find(
+              fmt::format("layers.{}.attn.q_scale", number))]);  // [1, pos, 1]
+          rows = mx::multiply(rows, mx::expand_dims(by, 1));
+        }
+        const auto unrotated = [&] {
+          rows = mx::vjp(turned, {mx::zeros_like(rows)}, {rows}).second[0];
+        };
+        const auto unnormed = [&](const mx::array& in) {  // [head, pos, d_head]
+          auto it = slope_of(*norm, config.qk_norm_config, in);
+          if (it.gain.ndim() == 2) it.gain = mx::expand_dims(it.gain, 1);
+          const auto t = mx::multiply(rows, it.gain);
+          auto out = mx::subtract(
+              t,
+              mx::multiply(
+                  it.normalized,
+                  mx::mean(mx::multiply(t, it.normalized), -1, true)));
+          if (it.centred) out = mx::subtract(out, mx::mean(t, -1, true));
+          rows = mx::multiply(out, it.inverse);
+        };
+        const auto heads_first = [&](const mx::array& value_of) {
+          return mx::squeeze(mx::swapaxes(wide(value_of), 1, 2), 0);
+        };
+        const auto in = [&] { return heads_first(kept[norm->input_site()]); };
+        if (norm && own.norm_rotated) unnormed(in());
+        unrotated();
+        if (norm && !own.norm_rotated) unnormed(in());
+        return part(mx::transpose(rows, {1, 2, 0, 3}), 1, from, to);
+      };
+  const auto turn_q =
+      turn(attention.q_norm, own.n_heads, own.q_scale.has_value());
+  const mx::array scale(own.scale);
+  const auto grouped = [&](const mx::array& it) {
+    auto shape = it.shape();
+    shape[0] = group;
+    shape.insert(shape.begin(), kv);
+    return mx::reshape(it, shape);
+  };
+  // [kv_head, 1, 1, source, d_head] by [kv_head, group, pos, d_head, d_head]
+  auto keys = mx::matmul(
+      mx::reshape(mx::multiply(rot_k, scale), {kv, 1, 1, to, d}),
+      grouped(turn_q));
+  auto late = mx::swapaxes(
+      mx::reshape(part(grouped(pattern), -1, from, to), {kv, group * n, n}),
+      1,
+      2);
+  auto turn_k = turn(attention.k_norm, kv, false);
+  if (ln1_) {
+    const auto by = ln1_->inverse;  // [pos, 1]
+    keys = mx::multiply(keys, mx::reshape(by, {n, 1, 1}));
+    late = mx::multiply(late, mx::reshape(by, {n, 1}));
+    turn_k = mx::multiply(turn_k, mx::reshape(by, {n, 1, 1}));
+  }
+  attention_ = Attention{
+      .w_o = mx::multiply(wide(attention.o_proj.weight.numbers()), written),
+      .w_in = mx::concatenate(
+          {by_gain(attention.q_proj->weight.numbers(), ln1_),
+           by_gain(attention.k_proj->weight.numbers(), ln1_),
+           by_gain(attention.v_proj->weight.numbers(), ln1_)},
+          0),
+      .slope = mx::expand_dims(grouped(behind_cap), 3),
+      .late = mx::contiguous(late),
+      .values = mx::contiguous(mx::swapaxes(v, 1, 2)),
+      .z = mx::expand_dims(grouped(z), -1),
+      .keys = keys,
+      .queries =
+          mx::reshape(mx::multiply(grouped(rot_q), scale), {kv, group * n, d}),
+      .turn = turn_k,
+      .kv_heads = kv,
+      .group = group,
+      .d_head = d,
+      .d_value = d_value};
+  auto& a = *attention_;
+  for (auto* it :
+       {&a.w_o,
+        &a.w_in,
+        &a.slope,
+        &a.late,
+        &a.values,
+        &a.z,
+        &a.keys,
+        &a.queries,
+        &a.turn,
+        &mlp_->down,
+        &mlp_->up,
+        &mlp_->by_up})
+    *it = mx::contiguous(*it);
+  std::vector<mx::array> made = {
+      a.w_o,
+      a.w_in,
+      a.slope,
+      a.late,
+      a.values,
+      a.z,
+      a.keys,
+      a.queries,
+      a.turn,
+      mlp_->down,
+      mlp_->up,
+      mlp_->by_up};
+  if (mlp_->gate) {
+    made.push_back(*mlp_->gate);
+    made.push_back(*mlp_->by_gate);
+  }
+  for (const auto* it : {&ln1_, &ln1_post_, &ln2_, &mlp_->post})
+    if (*it) {
+      made.push_back((*it)->normalized);
+      made.push_back((*it)->inverse);
+    }
+  mx::eval(std::move(made));
+}
+
+mx::array PlainLayer::transport(mx::array rows) const {
+  if (whole_) rows = mx::multiply(rows, *whole_);
+  if (parallel_) {
+    auto beside = through_mlp(rows);
+    return through_attention(rows, beside);
+  }
+  rows = through_mlp(rows);
+  return through_attention(rows, rows);
+}
+
+// The rows and what the MLP adds to them.
+mx::array PlainLayer::through_mlp(const mx::array& rows) const {
+  const auto& it = *mlp_;
+  const int n = rows.shape(0), count = rows.shape(1), d = rows.shape(2);
+  const int f = it.down.shape(1);
+  // One product of matrices for all rows pays from here on.
+  const bool many =
+      static_cast<int64_t>(count) * (3 * f - d) > static_cast<int64_t>(d) * f;
+  if (!many) {
+    auto out = mx::add(rows, added_by_mlp(rows));
+    out.eval();
+    return out;
+  }
+  std::optional<Columns> taken;
+  if (ln2_) taken = columns_of(*ln2_);
+  const auto identity = mx::eye(d);
+  std::vector<mx::array> parts;
+  for (int p = 0; p < n; p += positions_at_once) {
+    const int to = std::min(n, p + positions_at_once);
+    const auto some = [&](const mx::array& x) { return part(x, 0, p, to); };
+    auto inner = mx::multiply(mx::expand_dims(some(it.by_up), -1), it.up);
+    if (it.gate)
+      inner = mx::add(
+          inner,
+          mx::multiply(mx::expand_dims(some(*it.by_gate), -1), *it.gate));
+    auto jacobian = mx::matmul(it.down, inner);
+    if (it.post) {
+      // Its derivative from the left: rows of what leaves it.
+      const auto x = mx::expand_dims(some(it.post->normalized), -1);
+      const mx::array by(1.0f / static_cast<float>(d));
+      auto out = mx::subtract(
+          jacobian,
+          mx::multiply(
+              x,
+              mx::multiply(mx::matmul(mx::swapaxes(x, -1, -2), jacobian), by)));
+      if (it.post->centred)
+        out = mx::subtract(out, mx::mean(jacobian, -2, true));
+      jacobian = mx::multiply(
+          out,
+          mx::multiply(
+              mx::expand_dims(it.post->gain, -1),
+              mx::expand_dims(some(it.post->inverse), -1)));
+    }
+    if (taken)
+      jacobian = mx::addmm(
+          jacobian, mx::matmul(jacobian, some(taken->c)), some(taken->away));
+    auto moved = mx::matmul(some(rows), mx::add(jacobian, identity));
+    moved.eval();
+    parts.push_back(std::move(moved));
+  }
+  auto out = mx::concatenate(std::move(parts), 0);
+  out.eval();
+  return out;
+}
+
+mx::array PlainLayer::added_by_mlp(const mx::array& rows) const {
+  const auto& it = *mlp_;
+  const auto leaving = it.post ? back(*it.post, rows) : rows;
+  const auto inner = mx::matmul(leaving, it.down);
+  auto out =
+      mx::matmul(mx::multiply(inner, mx::expand_dims(it.by_up, 1)), it.up);
+  if (it.gate)
+    out = mx::add(
+        out,
+        mx::matmul(
+            mx::multiply(inner, mx::expand_dims(*it.by_gate, 1)), *it.gate));
+  if (!ln2_) return out;
+  const auto taken = columns_of(*ln2_);
+  return mx::addmm(out, mx::matmul(out, taken.c), taken.away);
+}
+
+mx::array PlainLayer::through_attention(
+    const mx::array& rows, const mx::array& onto) const {
+  const auto& it = *attention_;
+  const int count = rows.shape(1);
+  const size_t per_row =
+      static_cast<size_t>(it.kv_heads) * static_cast<size_t>(it.group) *
+      static_cast<size_t>(to_ - from_) * static_cast<size_t>(to_);
+  const int most = static_cast<int>(std::clamp<size_t>(
+      numbers_at_once / per_row, 1, static_cast<size_t>(count)));
+  std::vector<mx::array> parts;
+  for (int r = 0; r < count; r += most) {
+    const int to = std::min(count, r + most);
+    auto moved = attention_chunk(part(rows, 1, r, to), part(onto, 1, r, to));
+    moved.eval();
+    parts.push_back(std::move(moved));
+  }
+  if (parts.size() == 1) return parts[0];
+  auto out = mx::concatenate(std::move(parts), 1);
+  out.eval();
+  return out;
+}
+
+mx::array PlainLayer::attention_chunk(
+    const mx::array& rows, const mx::array& onto) const {
+  const auto& it = *attention_;
+  const int n = rows.shape(0), count = rows.shape(1);
+  const int kv = it.kv_heads, group = it.group, d = it.d_head,
+            d_value = it.d_value;
+  const auto leaving = ln1_post_ ? back(*ln1_post_, rows) : rows;
+  // [kv_head, group, pos, row, d_value]
+  const auto dz = mx::contiguous(mx::transpose(
+      mx::reshape(mx::matmul(leaving, it.w_o), {n, count, kv, group, d_value}),
+      {2, 3, 0, 1, 4}));
+  // What the pattern gets, and by it the scores: [..., pos, row, source].
+  const auto dp = mx::reshape(
+      mx::matmul(mx::reshape(dz, {kv, group * n * count, d_value}), it.values),
+      {kv, group, n, count, to_});
+  const auto ds =
+      mx::multiply(mx::subtract(dp, mx::matmul(dz, it.z)), it.slope);
+  const auto dq = mx::matmul(ds, it.keys);  // [kv_head, group, pos, row, d]
+  const auto of_keys = mx::reshape(
+      mx::matmul(
+          mx::swapaxes(mx::reshape(ds, {kv, group * n, count * to_}), 1, 2),
+          it.queries),
+      {kv, count, to_, d});
+  const auto dk =
+      mx::matmul(mx::swapaxes(part(of_keys, 2, from_, to_), 1, 2), it.turn);
+  const auto dv = mx::reshape(
+      mx::matmul(it.late, mx::reshape(dz, {kv, group * n, count * d_value})),
+      {kv, n, count, d_value});
+  const auto entering = mx::concatenate(
+      {mx::reshape(
+           mx::transpose(dq, {2, 3, 0, 1, 4}), {n, count, kv * group * d}),
+       mx::reshape(mx::transpose(dk, {1, 2, 0, 3}), {n, count, kv * d}),
+       mx::reshape(mx::transpose(dv, {1, 2, 0, 3}), {n, count, kv * d_value})},
+      -1);
+  const auto added = mx::matmul(entering, it.w_in);
+  if (!ln1_) return mx::add(onto, added);
+  const auto taken = columns_of(*ln1_);
+  return mx::add(
+      onto, mx::addmm(added, mx::matmul(added, taken.c), taken.away));
+}
+
+}  // namespace mlxterp

@@ -1,0 +1,84 @@
+// analysis/linear/plain_layer.h: the transposed Jacobian of a layer of plain
+// attention and an MLP, by hand: one linearisation for all rows, and products
+// instead of a backward pass.
+
+#pragma once
+
+#include <optional>
+
+#include "mlx/array.h"
+#include "mlxterp/trace/model.h"
+
+namespace mlxterp {
+
+/** At each position the derivative of a norm: with dy times the gain,
+ * (t - mean(t) - normalized mean(t normalized)) / scale, the first mean of
+ * layer norms only. */
+struct NormSlope {
+  mlx::core::array gain;        ///< [d]
+  mlx::core::array normalized;  ///< [pos, d]
+  mlx::core::array inverse;     ///< [pos, 1], 1 / scale.
+  bool centred = false;
+};
+
+/**
+ * A layer at what entered it. Heads stay grouped, and where there are many rows
+ * the MLP's Jacobian of a position is made once for all of them. Float32.
+ */
+class PlainLayer {
+ public:
+  /** Whether it knows the layer: the model stands as it is, on a CPU in
+   * float32; nothing in attention but norms of heads, rotation, masks, biases
+   * of positions, sinks and caps; behind it an MLP. */
+  static bool knows(const InterpretableModel& model, int layer);
+
+  /** At `x` [1, pos, d_model]. Positions [from, to) of rows count. Evaluates.
+   */
+  PlainLayer(
+      const InterpretableModel& model,
+      int layer,
+      const mlx::core::array& x,
+      int from,
+      int to);
+
+  /** Cotangents [pos, row, d_model] of what leaves the layer to those of what
+   * enters it. Evaluates. */
+  mlx::core::array transport(mlx::core::array rows) const;
+
+ private:
+  struct Attention {
+    mlx::core::array w_o;      // [d_model, head * d_value]
+    mlx::core::array w_in;     // [q, k and v of all heads, d_model], by gain
+    mlx::core::array slope;    // [kv_head, group, pos, 1, source]: pattern
+    mlx::core::array late;     // [kv_head, pos, group * pos]: to sources, / s
+    mlx::core::array values;   // [kv_head, d_value, source]
+    mlx::core::array z;        // [kv_head, group, pos, d_value, 1]
+    mlx::core::array keys;     // [kv_head, group, pos, source, d_head], / s
+    mlx::core::array queries;  // [kv_head, group * pos, d_head]
+    mlx::core::array turn;     // [kv_head, pos, d_head, d_head], / s
+    int kv_heads = 0, group = 0, d_head = 0, d_value = 0;
+  };
+  struct Mlp {
+    mlx::core::array down;       // [d_model, d_mlp]
+    mlx::core::array up, by_up;  // [d_mlp, d_model]; [pos, d_mlp]
+    std::optional<mlx::core::array> gate, by_gate;
+    std::optional<NormSlope> post;
+  };
+
+  mlx::core::array through_mlp(const mlx::core::array& rows) const;
+  mlx::core::array added_by_mlp(const mlx::core::array& rows) const;
+  mlx::core::array through_attention(
+      const mlx::core::array& rows, const mlx::core::array& onto) const;
+  mlx::core::array attention_chunk(
+      const mlx::core::array& rows, const mlx::core::array& onto) const;
+
+  bool parallel_ = false;
+  float written_ = 1.0f;  // what both write is multiplied by that
+  std::optional<mlx::core::array> whole_;  // the stream by that
+  std::optional<NormSlope> ln1_, ln1_post_, ln2_;
+  std::optional<Attention> attention_;
+  std::optional<Mlp> mlp_;
+  int from_, to_;
+};
+
+}  // namespace mlxterp

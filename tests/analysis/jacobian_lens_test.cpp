@@ -1,0 +1,298 @@
+#include "mlxterp/analysis/jacobian_lens.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <iostream>
+#include <numeric>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "tests/bad_input.h"
+#include "tests/families.h"
+#include "tests/temp_folder.h"
+#include "tests/tiny_model.h"
+#include "trace/stepper.h"
+
+namespace mlxterp {
+namespace {
+
+namespace mx = mlx::core;
+
+constexpr int skip = 2;
+
+// Quiet about convergence, and small enough for tiny models.
+JacobianOptions options_of(LinearRule rule = LinearRule::full) {
+  JacobianOptions options;
+  options.skip = skip;
+  options.rule = rule;
+  options.tolerance = 0;
+  return options;
+}
+
+std::vector<int> prompt_of(const InterpretableModel& model, int seed = 0) {
+  const int vocab = model.decoder().config().vocab;
+  std::vector<int> ids;
+  for (int i = 0; i < 9; ++i)
+    ids.push_back((7 + 5 * i + 11 * seed + i * i) % vocab);
+  return ids;
+}
+
+// The definition: the whole model differentiated by a zero added to what leaves
+// layer l, a row of the batch for each output dimension.
+mx::array plainly(
+    const InterpretableModel& model, const std::vector<int>& ids, int layer) {
+  const int length = static_cast<int>(ids.size());
+  const int d = model.decoder().config().d_model;
+  const int n = model.decoder().config().n_layers;
+  const auto tokens = mx::broadcast_to(
+      mx::array(ids.data(), {1, length}, mx::int32), {d, length});
+  const auto last = [&](const std::vector<mx::array>& added) {
+    Stepper stepper(model);
+    auto x = stepper.embed(tokens);
+    for (int i = 0; i < n; ++i) {
+      x = stepper.layer(i, x);
+      if (i == layer) x = mx::add(x, added[0]);
+    }
+    return std::vector{x};
+  };
+  // One at every position that counts.
+  const auto counts = mx::logical_and(
+      mx::greater_equal(mx::arange(length), mx::array(skip)),
+      mx::less(mx::arange(length), mx::array(length - 1)));
+  const auto cotangent = mx::multiply(
+      mx::expand_dims(mx::eye(d), 1),
+      mx::reshape(mx::astype(counts, mx::float32), {1, length, 1}));
+  const auto gradient =
+      mx::vjp(last, {mx::zeros({d, length, d})}, {cotangent}).second[0];
+  return mx::mean(mx::slice(gradient, {0, skip, 0}, {d, length - 1, d}), 1);
+}
+
+// The largest difference in units of the largest number.
+float apart(const mx::array& a, const mx::array& b) {
+  EXPECT_EQ(a.shape(), b.shape());
+  const auto most = mx::max(mx::abs(b)).item<float>();
+  const auto error = mx::max(mx::abs(mx::subtract(a, b))).item<float>();
+  EXPECT_TRUE(std::isfinite(error)) << "NaN";
+  return error / most;
+}
+
+TEST(JacobianLens, IsTheGradientThroughTheWholeModelInEveryFamily) {
+  float worst = 0;
+  size_t compared = 0;
+  std::string at;
+  for (const auto& variant : test::supported_variants()) {
+    const auto model = test::load_variant(variant, mx::float32);
+    const auto ids = prompt_of(model);
+    const auto fit = fit_jacobian_lens(model, {ids}, options_of());
+    const int n = model.decoder().config().n_layers;
+    ASSERT_EQ(static_cast<int>(fit.lens.layers.size()), n - 1) << variant;
+    if (n < 2) continue;
+    const auto error = apart(fit.lens.at(0), plainly(model, ids, 0));
+    EXPECT_LE(error, 1e-5f) << variant;
+    // Few rows take other products than many.
+    auto lowest = options_of();
+    lowest.layers = {0};
+    const auto two = lens_directions(model, {1, 2}, {ids}, lowest);
+    EXPECT_LE(
+        apart(two.directions[0], fit.lens.directions(model, {1, 2}, 0)), 1e-5f)
+        << variant;
+    if (error > worst) at = variant;
+    worst = std::max(worst, error);
+    ++compared;
+  }
+  std::cout << fmt::format(
+      "{} families, {} at most, in {}\n", compared, worst, at);
+  EXPECT_GE(compared, 100u);
+}
+
+TEST(JacobianLens, IsTheSlopeOfFiniteDifferences) {
+  const auto model = test::tiny_model();
+  const auto ids = prompt_of(model);
+  const auto fit = fit_jacobian_lens(model, {ids}, options_of());
+  const int length = static_cast<int>(ids.size());
+  const int d = model.decoder().config().d_model, counted = length - 1 - skip;
+  // Column j: dimension j of every source moved, one source after the other.
+  const int column = 5;
+  const float step = 1e-2f;
+  const auto summed = [&](int source, float by) {
+    Stepper stepper(model, nullptr, {.lengths = {length}});
+    auto x = stepper.embed(mx::array(ids.data(), {1, length}, mx::int32));
+    std::vector<float> one(static_cast<size_t>(length * d), 0.0f);
+    one[static_cast<size_t>(source * d + column)] = by;
+    for (int i = 0; i < 3; ++i) {
+      x = stepper.layer(i, x);
+      if (i == 0) x = mx::add(x, mx::array(one.data(), {1, length, d}));
+    }
+    return mx::sum(mx::slice(x, {0, skip, 0}, {1, length - 1, d}), 1);
+  };
+  auto slope = mx::zeros({1, d});
+  for (int t = skip; t < length - 1; ++t)
+    slope = mx::add(
+        slope,
+        mx::divide(
+            mx::subtract(summed(t, step), summed(t, -step)),
+            mx::array(2 * step * static_cast<float>(counted))));
+  const auto found = mx::reshape(
+      mx::slice(fit.lens.at(0), {0, column}, {d, column + 1}), {1, d});
+  EXPECT_LE(apart(found, slope), 1e-3f);
+}
+
+// The rows of several prompts, each as long as it likes.
+Inputs::Rows corpus_of(const InterpretableModel& model, int n) {
+  Inputs::Rows out;
+  for (int i = 0; i < n; ++i) {
+    out.push_back(prompt_of(model, i));
+    out.back().resize(static_cast<size_t>(9 - i % 3));
+  }
+  return out;
+}
+
+TEST(JacobianLens, TwoHalvesMergedAreOneFit) {
+  const auto model = test::tiny_model();
+  const auto all = corpus_of(model, 5);
+  const auto whole = fit_jacobian_lens(model, all, options_of()).lens;
+  const auto a = fit_jacobian_lens(model, {all[0], all[1]}, options_of()).lens;
+  const auto b =
+      fit_jacobian_lens(model, {all[2], all[3], all[4]}, options_of()).lens;
+  const auto merged = merge({a, b});
+  EXPECT_EQ(merged.source.prompts, 5u);
+  for (const int layer : whole.layers)
+    EXPECT_LE(apart(merged.at(layer), whole.at(layer)), 1e-6f);
+  EXPECT_THROW(merge({a, a}), Error);
+  auto frozen = options_of(LinearRule::frozen);
+  EXPECT_THROW(
+      merge({a, fit_jacobian_lens(model, {all[2]}, frozen).lens}), Error);
+  auto other = options_of();
+  other.skip = 3;
+  EXPECT_THROW(
+      merge({a, fit_jacobian_lens(model, {all[2]}, other).lens}), Error);
+}
+
+TEST(JacobianLens, AFitThatWasEndedGoesOn) {
+  const auto model = test::tiny_model();
+  const auto all = corpus_of(model, 4);
+  const testing::TempFolder folder;
+  auto options = options_of();
+  const auto whole = fit_jacobian_lens(model, all, options);
+  options.checkpoint = folder / "lens.partial";
+  options.stop = [n = 0]() mutable { return ++n == 2; };
+  const auto half = fit_jacobian_lens(model, all, options);
+  EXPECT_EQ(half.lens.source.prompts, 2u);
+  // What is in the file is a lens, and exactly the one that was ended.
+  const auto partial = JacobianLens::load(options.checkpoint);
+  for (const int layer : half.lens.layers)
+    EXPECT_TRUE(
+        mx::array_equal(partial.at(layer), half.lens.at(layer)).item<bool>());
+  options.stop = {};
+  options.resume = true;
+  const auto resumed = fit_jacobian_lens(model, all, options);
+  EXPECT_EQ(resumed.lens.source.prompts, 4u);
+  ASSERT_EQ(resumed.changes.size(), 3u);
+  for (const int layer : whole.lens.layers)
+    EXPECT_LE(apart(resumed.lens.at(layer), whole.lens.at(layer)), 1e-6f);
+  // Of other prompts, layers or another estimator it is refused.
+  EXPECT_THROW(fit_jacobian_lens(model, {all[0]}, options), Error);
+  options.layers = {1};
+  EXPECT_THROW(fit_jacobian_lens(model, all, options), Error);
+}
+
+TEST(JacobianLens, StopsByItselfWhereNothingChanges) {
+  const auto model = test::tiny_model();
+  const auto all = Inputs::Rows(20, prompt_of(model));
+  auto options = options_of();
+  options.tolerance = 1e-4f;
+  options.window = 3;
+  options.least = 6;
+  const auto fit = fit_jacobian_lens(model, all, options);
+  EXPECT_TRUE(fit.lens.source.converged);
+  EXPECT_EQ(fit.lens.source.prompts, 6u);
+  options.least = 100;
+  EXPECT_EQ(fit_jacobian_lens(model, all, options).lens.source.prompts, 20u);
+}
+
+TEST(JacobianLens, DirectionsAreRowsOfTheUnembeddingThroughTheLens) {
+  const auto model = test::tiny_model();
+  const auto all = corpus_of(model, 3);
+  const auto lens = fit_jacobian_lens(model, all, options_of()).lens;
+  const std::vector<int> tokens = {3, 50, 96};
+  const auto found = lens_directions(model, tokens, all, options_of());
+  ASSERT_EQ(found.layers, (std::vector{0, 1, 2}));
+  for (size_t l = 0; l < found.layers.size(); ++l)
+    EXPECT_LE(
+        apart(
+            found.directions[l],
+            lens.directions(model, tokens, found.layers[l])),
+        1e-5f)
+        << "layer " << l;
+  // Few rows at a time, and all at once.
+  auto small = options_of();
+  small.memory = 1;
+  const auto slow = fit_jacobian_lens(model, all, small).lens;
+  EXPECT_LE(apart(slow.at(0), lens.at(0)), 1e-6f);
+}
+
+TEST(JacobianLens, RulesHoldWhatTheyName) {
+  const auto model = test::tiny_model();
+  const auto ids = prompt_of(model);
+  const auto full = fit_jacobian_lens(model, {ids}, options_of()).lens;
+  for (const auto rule : {LinearRule::relevance, LinearRule::frozen}) {
+    const auto held = fit_jacobian_lens(model, {ids}, options_of(rule)).lens;
+    EXPECT_GT(apart(held.at(0), full.at(0)), 1e-3f) << name(rule);
+    EXPECT_EQ(linear_rule(name(rule)), rule);
+  }
+  EXPECT_THROW(linear_rule("half"), Error);
+}
+
+TEST(JacobianLens, IsTheSameFromEveryFile) {
+  const auto model = test::tiny_model();
+  const auto lens =
+      fit_jacobian_lens(model, corpus_of(model, 2), options_of()).lens;
+  const testing::TempFolder folder;
+  for (const auto* name : {"lens.safetensors", "lens.pt"}) {
+    const auto path = folder / name;
+    lens.save(path);
+    EXPECT_THROW(lens.save(path), Error);
+    const auto back = JacobianLens::load(path);
+    EXPECT_EQ(back.layers, lens.layers);
+    EXPECT_EQ(back.source.prompts, 2u);
+    EXPECT_EQ(back.source.weights, lens.source.weights);
+    EXPECT_EQ(back.source.target_layer, 2);
+    EXPECT_EQ(back.source.skip, skip);
+    for (const int layer : lens.layers)
+      EXPECT_LE(apart(back.at(layer), lens.at(layer)), 1e-3f) << name;
+    EXPECT_NO_THROW(back.check_fits(model));
+  }
+}
+
+TEST(JacobianLens, RefusesWhatDoesNotFit) {
+  const auto model = test::tiny_model();
+  const auto all = corpus_of(model, 1);
+  const auto lens = fit_jacobian_lens(model, all, options_of()).lens;
+  auto wide = test::tiny_config();
+  wide.d_model = 32;
+  EXPECT_THROW(lens.check_fits(test::tiny_model(wide)), Error);
+  auto deep = test::tiny_config();
+  deep.n_layers = 4;
+  EXPECT_THROW(lens.check_fits(test::tiny_model(deep)), Error);
+  auto other = lens;
+  other.source.weights = "0123";
+  EXPECT_THROW(other.check_fits(model), Error);
+  EXPECT_NO_THROW(other.check_fits(model, /*any_model=*/true));
+  other.source.target_layer = 1;
+  EXPECT_THROW(other.check_fits(model, true), Error);
+  // Prompts that are too short, layers that are none, the target's own.
+  auto options = options_of();
+  options.skip = 8;
+  EXPECT_THROW(fit_jacobian_lens(model, all, options), Error);
+  EXPECT_THROW(fit_jacobian_lens(model, {}, options_of()), Error);
+  options = options_of();
+  for (const int layer : {2, 3, -4}) {
+    options.layers = {layer};
+    EXPECT_THROW(fit_jacobian_lens(model, all, options), Error) << layer;
+  }
+  EXPECT_THROW(lens_directions(model, {97}, all, options_of()), Error);
+}
+
+}  // namespace
+}  // namespace mlxterp
