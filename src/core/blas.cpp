@@ -216,18 +216,24 @@ std::string better_kernels(const Blas& blas) {
   return "";
 }
 
-void bound_blas_threads(std::optional<int> most) {
+void set_blas_threads(int threads) {
 #ifdef __APPLE__
-  static_cast<void>(most);  // Accelerate's are not ours to bound
+  static_cast<void>(threads);  // Accelerate's are not ours to bound
 #else
   for (const char* chosen :
        {"OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"})
     if (std::getenv(chosen)) return;
   const auto set = reinterpret_cast<void (*)(int)>(
       dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
-  const int bound = most.value_or(static_cast<int>(free_cores()));
-  if (set && blas_threads() > bound) set(bound);
+  if (set && threads > 0) set(threads);
 #endif
+}
+
+void bound_blas_threads(std::optional<int> most) {
+  const int threads = blas_threads();
+  if (threads < 2) return;
+  const int bound = most.value_or(static_cast<int>(free_cores()));
+  if (threads > bound) set_blas_threads(bound);
 }
 
 size_t blas_buffers() {

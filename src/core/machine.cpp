@@ -7,10 +7,12 @@
 #include <sched.h>
 #include <sys/syscall.h>
 #endif
+#include <sys/times.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <locale>
@@ -153,26 +155,66 @@ size_t usable_cores() {
   return cores;
 }
 
-size_t others_running(std::string_view loadavg) {
-  // "0.52 0.58 0.59 3/397 12345": means of 1, 5 and 15 minutes, tasks that run
-  // (this one among them) of all, the last process.
+bool busy_lately(std::string_view loadavg) {
+  // "0.52 0.58 0.59 3/397 12345": means of 1, 5 and 15 minutes, ...
   std::istringstream text{std::string(loadavg)};
-  double minute = 0, skipped = 0;
-  size_t running = 0;
+  double minute = 0;
   text.imbue(std::locale::classic());
-  if (!(text >> minute >> skipped >> skipped >> running) || minute < 0 ||
-      running < 1)
-    return 0;
-  return std::min(running - 1, static_cast<size_t>(std::lround(minute)));
+  return text >> minute && minute >= 0.5;
+}
+
+uint64_t busy_ticks(std::string_view stat) {
+  // "cpu  user nice system idle iowait irq softirq steal guest guest_nice";
+  // guests are in user and nice.
+  constexpr size_t idle = 3, iowait = 4, steal = 7;
+  std::istringstream text{std::string(stat.substr(0, stat.find('\n')))};
+  text.imbue(std::locale::classic());
+  std::string name;
+  if (!(text >> name) || name != "cpu") return 0;
+  uint64_t busy = 0, ticks = 0;
+  for (size_t i = 0; i <= steal && text >> ticks; ++i)
+    if (i != idle && i != iowait) busy += ticks;
+  return busy;
+}
+
+size_t cores_left(size_t usable, size_t online, double busy) {
+  const auto taken = static_cast<size_t>(std::lround(std::max(busy, 0.0)));
+  const size_t left = online > taken ? online - taken : 0;
+  return std::clamp<size_t>(left, 1, std::max<size_t>(usable, 1));
 }
 
 size_t free_cores() {
   const size_t cores = usable_cores();
-#ifdef __APPLE__
-  return cores;
+#ifndef __APPLE__
+  if (cores < 2 || !busy_lately(small_text("/proc/loadavg"))) return cores;
+  // A task that runs at this very moment may be done the next, and is perhaps
+  // a thread of this process: what counts is whose time passes.
+  constexpr auto watched = std::chrono::milliseconds(50);
+  using Clock = std::chrono::steady_clock;
+  const auto own = [] {
+    tms used{};
+    times(&used);
+    return used.tms_utime + used.tms_stime;
+  };
+  const auto begin = Clock::now();
+  const auto before = busy_ticks(small_text("/proc/stat"));
+  const auto own_before = own();
+  std::this_thread::sleep_for(watched);
+  const auto after = busy_ticks(small_text("/proc/stat"));
+  const auto own_after = own();
+  if (before == 0 || after < before) return cores;
+  const double ticks =
+      std::chrono::duration<double>(Clock::now() - begin).count() *
+      static_cast<double>(sysconf(_SC_CLK_TCK));
+  const double busy = static_cast<double>(after - before) -
+                      static_cast<double>(own_after - own_before);
+  const long online = sysconf(_SC_NPROCESSORS_ONLN);
+  return cores_left(
+      cores,
+      std::max(cores, static_cast<size_t>(std::max(online, 1L))),
+      busy / ticks);
 #else
-  const size_t busy = others_running(small_text("/proc/loadavg"));
-  return busy < cores ? cores - busy : 1;
+  return cores;
 #endif
 }
 

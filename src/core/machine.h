@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string_view>
 
@@ -25,8 +26,9 @@ bool on_main_thread();
  * its container has a quota; at least 1. */
 size_t usable_cores();
 
-/** How many of these cores nothing else was busy on, now and in the last
- * minute; at least 1. */
+/** How many of these cores other processes leave alone; at least 1. Where the
+ * last minute was quiet it is all of them at once, else it watches the machine
+ * for a twentieth of a second. */
 size_t free_cores();
 
 /** The least limit that Linux's control groups set a process, or no_limit:
@@ -36,8 +38,18 @@ size_t cgroup_memory(
     std::string_view groups, const std::filesystem::path& root);
 size_t cgroup_cores(std::string_view groups, const std::filesystem::path& root);
 
-/** Tasks of others that run or wait for a core, by Linux's /proc/loadavg: the
- * fewer of those now and of the mean of the last minute. */
-size_t others_running(std::string_view loadavg);
+/** Whether somebody else may have been busy in the last minute, by Linux's
+ * /proc/loadavg. This process' own work is in it, too. */
+bool busy_lately(std::string_view loadavg);
+
+/** Ticks in which the machine's cores, all together, were busy since it began,
+ * or taken by others on its host: the first line of Linux's /proc/stat. 0 where
+ * it does not say. */
+uint64_t busy_ticks(std::string_view stat);
+
+/** How many of `usable` cores are left where others kept `busy` of the
+ * machine's `online` ones: nobody knows which, so those that this process may
+ * not use are theirs first. At least 1. */
+size_t cores_left(size_t usable, size_t online, double busy);
 
 }  // namespace mlxterp

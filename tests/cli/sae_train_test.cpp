@@ -139,6 +139,27 @@ TEST_F(SaeTrain, KilledAtAnyPointGoesOnToTheSameBytes) {
   kill_often(from_store(whole), from_store(to), whole, to, 12);
 }
 
+TEST_F(SaeTrain, AResumedRunAddsUpByAsManyThreads) {
+  const auto whole = folder / "whole", to = folder / "to";
+  ASSERT_EQ(run(from_store(whole)).code, 0);
+  const auto child = start(from_store(to));
+  using Clock = std::chrono::steady_clock;
+  const auto deadline = Clock::now() + std::chrono::seconds(60);
+  while (!fs::exists(to / "trainer_state.safetensors") &&
+         Clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ::kill(child, SIGKILL);
+  wait(child);
+  // By itself it would take all the cores there are.
+  ::unsetenv("OPENBLAS_NUM_THREADS");
+  const auto outcome = run(from_store(to));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto expected = files(whole), made = files(to);
+  ASSERT_EQ(made.size(), expected.size());
+  for (const auto& [name, bytes] : expected)
+    EXPECT_TRUE(made.at(name) == bytes) << name;
+}
+
 TEST_F(SaeTrain, KilledWhileReadingATextGoesOnToTheSameBytes) {
   const auto whole = folder / "whole", to = folder / "killed";
   kill_often(from_text(whole), from_text(to), whole, to, 8);

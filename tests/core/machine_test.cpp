@@ -6,7 +6,9 @@
 #include <sched.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <thread>
+#include <vector>
 
 #include "tests/bad_input.h"
 #include "tests/temp_folder.h"
@@ -82,14 +84,45 @@ TEST(Machine, CoresOutsideTheAffinityMaskAreNotUsable) {
 }
 #endif
 
-TEST(Machine, OthersRunOnlyWhereTheyDoNowAndDid) {
-  EXPECT_EQ(others_running("2.10 1.00 0.50 3/397 12345\n"), 2u);
-  EXPECT_EQ(others_running("0.20 1.00 0.50 9/397 12345\n"), 0u);
-  EXPECT_EQ(others_running("8.00 1.00 0.50 1/397 12345\n"), 0u);
-  EXPECT_EQ(others_running("8.00 7.00 6.50 5/397 12345\n"), 4u);
-  for (const char* text : {"", "x", "1 2", "-1 0 0 3/9 1", "nan 0 0 3/9 1"})
-    EXPECT_EQ(others_running(text), 0u) << text;
+TEST(Machine, WhatOthersLeaveIsCounted) {
+  EXPECT_TRUE(busy_lately("2.10 1.00 0.50 3/397 12345\n"));
+  EXPECT_FALSE(busy_lately("0.20 1.00 0.50 9/397 12345\n"));
+  for (const char* text : {"", "x", "-1 0 0 3/9 1", "nan 0 0 3/9 1"})
+    EXPECT_FALSE(busy_lately(text)) << text;
+  EXPECT_EQ(
+      busy_ticks("cpu  100 20 3 5000 600 7 8 9 50 1\ncpu0 1 1 1 1\n"),
+      100u + 20 + 3 + 7 + 8 + 9);
+  EXPECT_EQ(busy_ticks("cpu  1 2 3 4\n"), 6u);
+  for (const char* text : {"", "cpu0 1 2 3 4", "intr 5", "cpu x"})
+    EXPECT_EQ(busy_ticks(text), 0u) << text;
+  EXPECT_EQ(cores_left(2, 2, 0.1), 2u);
+  EXPECT_EQ(cores_left(2, 2, 0.9), 1u);
+  EXPECT_EQ(cores_left(2, 2, 2.0), 1u);
+  EXPECT_EQ(cores_left(2, 2, -0.2), 2u);
+  // A container with two cores of a large machine.
+  EXPECT_EQ(cores_left(2, 64, 10), 2u);
+  EXPECT_EQ(cores_left(8, 64, 60), 4u);
+  EXPECT_EQ(cores_left(1, 64, 64), 1u);
 }
+
+#ifdef __linux__
+TEST(Machine, OnesOwnThreadsTakeNoCoresFromOneself) {
+  // As many as it has, for a moment: what is left is what others leave.
+  std::atomic<bool> done = false;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < usable_cores(); ++i)
+    threads.emplace_back([&] {
+      while (!done) {
+      }
+    });
+  const auto cores = free_cores();
+  done = true;
+  for (auto& thread : threads)
+    thread.join();
+  EXPECT_GE(cores, 1u);
+  EXPECT_LE(cores, usable_cores());
+}
+#endif
 
 #ifndef MLXTERP_ADDRESS_SANITIZER
 TEST(Machine, TheAddressSpaceCounts) {

@@ -54,6 +54,11 @@ std::string better_kernels(const Blas& blas);
  */
 void bound_blas_threads(std::optional<int> most = {});
 
+/** The same, to more than it has now, too: sums come out differently by another
+ * number of threads, which a run that shall end with the same bits cannot have.
+ */
+void set_blas_threads(int threads);
+
 /** How many threads OpenBLAS may use; 0 where that is not known. */
 int blas_threads();
 

@@ -6,8 +6,10 @@
 
 #include "analysis/row_sites.h"
 #include "core/fail.h"
+#include "core/machine.h"
 #include "io/json.h"
 #include "mlx/ops.h"
+#include "mlxterp/core/blas.h"
 #include "mlxterp/sae/load.h"
 #include "mlxterp/sae/train_run.h"
 #include "sae/hooks.h"
@@ -124,7 +126,12 @@ class Training {
   }
 
   void begin(const std::optional<FoundState>& found) {
-    // Of a resumed one everything comes from the state.
+    // Of a resumed one everything comes from the state, and how many threads
+    // add up: however busy the machine was then and is now.
+    if (found && found->progress.contains("threads"))
+      set_blas_threads(static_cast<int>(std::min<int64_t>(
+          count_in(found->progress, "threads"),
+          static_cast<int64_t>(usable_cores()))));
     const auto at = Clock::now();
     const auto first = [&]() -> Rows {
       if (!found) return source_.sample();
@@ -217,6 +224,7 @@ class Training {
     Json progress;
     progress["steps"] = trainer_->steps();
     progress["place"] = source_.place();
+    progress["threads"] = blas_threads();
     if (trained_) progress["trained"] = to_json(*trained_);
     if (of_baseline_) progress["baseline"] = to_json(*of_baseline_);
     folder_.save(sae, other, state, settings_, progress);
