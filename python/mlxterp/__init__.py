@@ -43,6 +43,7 @@ from .analysis import (
 )
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
+from .analysis.edges import EdgeScores, edges
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
@@ -100,6 +101,7 @@ __all__ = [
     "ActivationCache",
     "ActivationStore",
     "BadDataError",
+    "EdgeScores",
     "InterpretableModel",
     "Intervention",
     "InterventionComposer",
@@ -129,6 +131,7 @@ __all__ = [
     "collect_activations",
     "compare",
     "during",
+    "edges",
     "feature_contexts",
     "get_activations",
     "head_circuits",
