@@ -77,6 +77,7 @@ int run(int argc, char** argv) {
       {"causal-trace", cli::add_causal_trace},
       {"path-patch", cli::add_path_patch},
       {"attribute", cli::add_attribute},
+      {"edges", cli::add_edges},
       {"dla", cli::add_dla},
       {"heads", cli::add_heads},
       {"steer", cli::add_steer},

@@ -27,6 +27,7 @@ Run add_ablate(CLI::App& app);
 Run add_causal_trace(CLI::App& app);
 Run add_path_patch(CLI::App& app);
 Run add_attribute(CLI::App& app);
+Run add_edges(CLI::App& app);
 Run add_dla(CLI::App& app);
 Run add_heads(CLI::App& app);
 Run add_features(CLI::App& app);

@@ -8,6 +8,7 @@
 #include "mlxterp/analysis/attribute.h"
 #include "mlxterp/analysis/causal_trace.h"
 #include "mlxterp/analysis/collect.h"
+#include "mlxterp/analysis/edges.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/logit_attribution.h"

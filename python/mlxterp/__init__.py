@@ -44,6 +44,7 @@ from .analysis import (
 from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
 from .analysis.dashboards import FeatureDashboards, feature_dashboards
+from .analysis.edges import EdgeScores, edges
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
 from .analysis.lenses import lens
@@ -100,6 +101,7 @@ __all__ = [
     "ActivationCache",
     "ActivationStore",
     "BadDataError",
+    "EdgeScores",
     "FeatureDashboards",
     "InterpretableModel",
     "Intervention",
@@ -131,6 +133,7 @@ __all__ = [
     "collect_activations",
     "compare",
     "during",
+    "edges",
     "feature_contexts",
     "feature_dashboards",
     "get_activations",

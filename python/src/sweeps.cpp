@@ -4,6 +4,7 @@
 #include "mlxterp/analysis/ablate.h"
 #include "mlxterp/analysis/attribute.h"
 #include "mlxterp/analysis/causal_trace.h"
+#include "mlxterp/analysis/edges.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/spec/choice.h"
@@ -202,6 +203,62 @@ void bind_sweeps(nb::module_& m) {
       .def_ro("site", &Attribution::site)
       .def_ro("sweep", &Attribution::sweep);
   m.def("attribute", &run<AttributeOptions, &attribute>);
+
+  bind_options<EdgeOptions>(
+      m,
+      "EdgeOptions",
+      {.clean = no_prompts, .corrupt = no_prompts, .metric = {}},
+      {{"clean", prompts(&EdgeOptions::clean)},
+       {"corrupt", prompts(&EdgeOptions::corrupt)},
+       {"metric", field(&EdgeOptions::metric)},
+       {"method",
+        worded(
+            &EdgeOptions::method,
+            "method",
+            spec::parse_edge_method,
+            spec::name)},
+       {"direction",
+        worded(
+            &EdgeOptions::direction,
+            "direction",
+            spec::parse_direction,
+            spec::name)},
+       {"steps", field(&EdgeOptions::steps)},
+       {"rule",
+        worded(&EdgeOptions::rule, "rule", spec::parse_line_rule, spec::name)},
+       {"ungrouped", field(&EdgeOptions::ungrouped)},
+       {"by_position", field(&EdgeOptions::by_position)}});
+  nb::class_<EdgeSource>(m, "EdgeSource")
+      .def_ro("name", &EdgeSource::name)
+      .def_ro("layer", &EdgeSource::layer);
+  nb::class_<EdgeDestination>(m, "EdgeDestination")
+      .def_ro("name", &EdgeDestination::name)
+      .def_ro("layer", &EdgeDestination::layer)
+      .def_ro("before", &EdgeDestination::before);
+  nb::class_<EdgeScores>(m, "EdgeScores")
+      .def_ro("sources", &EdgeScores::sources)
+      .def_ro("destinations", &EdgeScores::destinations)
+      .def_ro("scores", &EdgeScores::scores)
+      .def_ro("spread", &EdgeScores::spread)
+      .def_ro("positions", &EdgeScores::positions)
+      .def_ro("clean", &EdgeScores::clean)
+      .def_ro("corrupt", &EdgeScores::corrupt)
+      .def_ro("pairs", &EdgeScores::pairs)
+      .def_ro("ids", &EdgeScores::ids)
+      // What the two runs measure, as of a sweep.
+      .def_prop_ro(
+          "runs",
+          [](const EdgeScores& self) {
+            Sweep runs;
+            runs.clean = self.clean;
+            runs.corrupt = self.corrupt;
+            runs.direction = self.direction;
+            runs.pairs = self.pairs;
+            return runs;
+          })
+      .def("edges", &EdgeScores::edges)
+      .def("strongest", &EdgeScores::strongest);
+  m.def("edges", &run<EdgeOptions, &edges>);
 
   m.def("compare", [](const Sweep& exact, const Sweep& approximate, size_t n) {
     const auto found = compare(exact, approximate, n);

@@ -81,6 +81,14 @@ constexpr Word<SteeringOperation> operations[] = {
 constexpr Word<GgufLayers> gguf_layers[] = {
     {"repeng", GgufLayers::repeng},
     {"cvector-generator", GgufLayers::cvector_generator}};
+constexpr Word<EdgeMethod> edge_methods[] = {
+    {"eap", EdgeMethod::eap},
+    {"eap-ig", EdgeMethod::eap_ig},
+    {"clean-corrupted", EdgeMethod::clean_corrupted}};
+constexpr Word<LineRule> line_rules[] = {
+    {"left", LineRule::left},
+    {"mid", LineRule::mid},
+    {"right", LineRule::right}};
 
 }  // namespace
 
@@ -147,6 +155,22 @@ GgufLayers parse_gguf_layers(std::string_view text, std::string_view name) {
 
 const char* name(CollectOptions::Positions positions) {
   return word_of(positions, kept);
+}
+
+EdgeMethod parse_edge_method(std::string_view text, std::string_view name) {
+  return choose(text, name, edge_methods);
+}
+
+LineRule parse_line_rule(std::string_view text, std::string_view name) {
+  return choose(text, name, line_rules);
+}
+
+const char* name(EdgeMethod method) {
+  return word_of(method, edge_methods);
+}
+
+const char* name(LineRule rule) {
+  return word_of(rule, line_rules);
 }
 
 const char* name(Direction direction) {

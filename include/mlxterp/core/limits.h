@@ -96,4 +96,7 @@ inline constexpr size_t spec_number_bytes = 64;     // of one decimal number
 inline constexpr size_t spec_edits = 1024;          // in one compose(...)
 inline constexpr int spec_depth = 16;               // of nested edits
 
+// what an analysis goes through
+inline constexpr int line_steps = 10'000;  // points of a line between two runs
+
 }  // namespace mlxterp::limits

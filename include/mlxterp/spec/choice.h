@@ -8,6 +8,7 @@
 
 #include "mlxterp/analysis/ablate.h"
 #include "mlxterp/analysis/collect.h"
+#include "mlxterp/analysis/edges.h"
 #include "mlxterp/analysis/heads.h"
 #include "mlxterp/analysis/logit_attribution.h"
 #include "mlxterp/analysis/probe.h"
@@ -65,6 +66,13 @@ SteeringOperation parse_steering_operation(
 GgufLayers parse_gguf_layers(
     std::string_view text, std::string_view name = "gguf layers");
 
+/** "eap", "eap-ig" or "clean-corrupted". */
+EdgeMethod parse_edge_method(
+    std::string_view text, std::string_view name = "method");
+
+/** "left", "mid" or "right". */
+LineRule parse_line_rule(std::string_view text, std::string_view name = "rule");
+
 /** The word of each; a name() of axes, measures and head kinds stands beside
  * them. */
 const char* name(Direction direction);
@@ -73,5 +81,7 @@ const char* name(Unit unit);
 const char* name(AblationOptions::Value value);
 const char* name(CollectOptions::Positions positions);
 const char* name(ProbeKind kind);
+const char* name(EdgeMethod method);
+const char* name(LineRule rule);
 
 }  // namespace mlxterp::spec

@@ -1,0 +1,201 @@
+// mlxterp edges: what each edge between two parts of a model does.
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <memory>
+
+#include "mlxterp/analysis/edges.h"
+#include "mlxterp/report/edges.h"
+#include "mlxterp/spec/choice.h"
+#include "mlxterp/view/terminal.h"
+#include "output.h"
+#include "pairs.h"
+#include "progress.h"
+#include "sweep.h"
+#include "task_arguments.h"
+#include "verbs.h"
+
+namespace mlxterp::cli {
+
+namespace {
+
+struct Arguments {
+  ModelArguments model;
+  PromptPairs prompts;
+  TaskArguments task;
+  std::vector<std::string> metrics;
+  std::string method = "eap", rule = "left", direction = "denoise";
+  int steps = 5, top = 20;
+  bool ungrouped = false, by_position = false, compare_cost = false;
+  std::optional<std::string> file;
+  bool force = false;
+};
+
+// Member by member: GCC 12 crashes where one of a braced list throws.
+EdgeOptions options_of(const Arguments& a) {
+  EdgeOptions out{.clean = Inputs::Rows(), .corrupt = Inputs::Rows()};
+  out.method = spec::parse_edge_method(a.method, "--method");
+  out.direction = spec::parse_direction(a.direction, "--direction");
+  out.rule = spec::parse_line_rule(a.rule, "--rule");
+  out.steps = a.steps;
+  out.ungrouped = a.ungrouped;
+  out.by_position = a.by_position;
+  out.progress = progress();
+  return out;
+}
+
+// The strongest edges, each with a bar to either side of nothing.
+std::string table_text(
+    const EdgeScores& found, int top, const view::Terminal& terminal) {
+  constexpr float bar = 24;
+  const auto strongest = found.strongest(static_cast<size_t>(top));
+  const bool spread = found.pairs > 1;
+  using enum view::Align;
+  std::vector<view::Table::Column> columns = {
+      {"from", left}, {"to", left}, {"score", right}};
+  if (found.positions > 0) columns.insert(columns.begin(), {"pos", right});
+  if (spread) columns.push_back({"spread", right});
+  columns.push_back({"", left});
+  view::Table table(columns);
+  const auto to = found.destinations.size(), from = found.sources.size();
+  const float largest =
+      strongest.empty() ? 0 : std::abs(found.scores[strongest[0]]);
+  for (const auto i : strongest) {
+    const float score = found.scores[i];
+    std::vector<std::string> cells = {
+        found.sources[i / to % from].name,
+        found.destinations[i % to].name,
+        fmt::format("{:+.4f}", score)};
+    if (found.positions > 0)
+      cells.insert(cells.begin(), fmt::format("{}", i / to / from));
+    if (spread) cells.push_back(fmt::format("{:.4f}", found.spread[i]));
+    const float share = largest > 0 ? std::abs(score) / largest : 0;
+    cells.emplace_back(
+        static_cast<size_t>(std::lround(bar * share)), score < 0 ? '-' : '+');
+    table.add(std::move(cells));
+  }
+  return table.text(terminal);
+}
+
+std::string text_of(const report::EdgesReport& report, int top) {
+  const auto& found = report.found;
+  const auto terminal = view::terminal(STDOUT_FILENO);
+  const bool denoise = found.direction == Direction::denoise;
+  auto text = view::escape(report::runs_text(report)) + "\n\n";
+  text += table_text(found, top, terminal) + "\n";
+  text += view::paragraph(
+              fmt::format(
+                  "{} edges from {} sources to {} destinations in {:.3g} s; a "
+                  "score is "
+                  "how much the {} run's metric would change if the edge alone "
+                  "brought the {} run's value.",
+                  found.edges(),
+                  found.sources.size(),
+                  found.destinations.size(),
+                  *report.seconds,
+                  denoise ? "corrupted" : "clean",
+                  denoise ? "clean" : "corrupted"),
+              terminal) +
+          "\n";
+  if (const auto forward = report.forward_seconds)
+    text += fmt::format(
+        "{:.2g} forward passes of {:.3g} s\n",
+        *report.seconds / *forward,
+        *forward);
+  return text;
+}
+
+void run(const Arguments& arguments) {
+  const auto& a = arguments;
+  a.task.check_alone(!(a.prompts.empty() && a.metrics.empty()), pair_options);
+  if (!a.task.given()) {
+    a.prompts.check();
+    if (a.metrics.empty()) usage(no_metric);
+  }
+  auto options = options_of(a);
+  if (a.top < 1) usage("--top must be at least 1");
+  a.model.check();
+  if (a.file) check_output(*a.file, a.force);
+  const auto model = a.model.load();
+  report::SweepStyle style{.model = a.model.model};
+  style.task = a.task.name();
+  if (a.task.given()) {
+    a.task.fill(model, options, style.warnings);
+  } else {
+    const auto [clean, corrupt] = a.prompts.tokens(model, /*mapped=*/true);
+    options.clean = clean;
+    options.corrupt = corrupt;
+    options.metric = spec::parse_metric(
+        model, a.metrics, metric_options(style.warnings, clean));
+  }
+  EdgeScores found;
+  const double seconds = seconds_of([&] { found = edges(model, options); });
+  auto report = report::edges_report(model, options, std::move(found), style);
+  report.seconds = seconds;
+  tell_of_runs(style, report.warnings);
+  end_progress();
+  if (a.compare_cost)
+    report.forward_seconds = forward_seconds(model, report.found.ids);
+  if (a.file)
+    write_tensors(
+        *a.file, report::tensors(report), report::file_facts(report), a.force);
+  print(a.model.json ? report::to_json(report) + "\n" : text_of(report, a.top));
+}
+
+}  // namespace
+
+Run add_edges(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  auto& a = *arguments;
+  app.description(
+      "Scores of the edges between parts of a model, from gradients");
+  a.model.add_to(app);
+  a.prompts.add_to(app);
+  a.task.add_to(app);
+  add_list(app, "--metric", a.metrics, spec::metric_grammar);
+  app.add_option(
+         "--method",
+         a.method,
+         "eap: the patched run's gradient; eap-ig: its mean on the line "
+         "between the runs' embeddings; clean-corrupted: the mean of both "
+         "runs'")
+      ->capture_default_str();
+  app.add_option("--steps", a.steps, "Points of the line of eap-ig")
+      ->capture_default_str();
+  app.add_option(
+         "--rule",
+         a.rule,
+         "Where they lie in their stretches: left, mid, right")
+      ->capture_default_str();
+  app.add_option(
+         "--direction",
+         a.direction,
+         "denoise: clean values into the corrupted run; noise: "
+         "corrupted values into the clean run")
+      ->capture_default_str();
+  app.add_flag(
+      "--ungrouped",
+      a.ungrouped,
+      "A key and value input for each query head, not for each kv head");
+  app.add_flag(
+      "--by-position", a.by_position, "Keep positions apart, not added up");
+  app.add_option("--top", a.top, "Number of edges to list")
+      ->capture_default_str();
+  app.add_flag(
+      "--compare-cost",
+      a.compare_cost,
+      "Also time a plain forward pass of one prompt");
+  app.add_option(
+      "-o,--output", a.file, "Write all scores to this safetensors file");
+  app.add_flag("--force", a.force, "Replace files that exist");
+  app.footer(
+      "Example:\n  mlxterp edges demo \\\n    --clean 'When Mary and John "
+      "went to the store, John gave a drink to' \\\n    --corrupt 'When Mary "
+      "and John went to the store, Mary gave a drink to' \\\n    --metric "
+      "'logit_diff( Mary, John)' --method eap-ig");
+  return [arguments] { run(*arguments); };
+}
+
+}  // namespace mlxterp::cli

@@ -1,0 +1,114 @@
+// mlxterp/analysis/edges.h: what each edge between two parts of a model does.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "mlxterp/analysis/metric.h"
+#include "mlxterp/analysis/sweep.h"
+#include "mlxterp/core/progress.h"
+#include "mlxterp/trace/model.h"
+
+namespace mlxterp {
+
+/** How an edge is scored. `base` is the run that is patched, `other` the one
+ * whose values it takes (EdgeOptions::direction). */
+enum class EdgeMethod {
+  eap,     ///< The gradient of the base run (Syed, Rager and Conmy, 2023).
+  eap_ig,  ///< Its mean along the line from the base run's embeddings to the
+           ///< other's (Hanna, Pezzelle and Belinkov, 2024).
+  clean_corrupted,  ///< The mean of the gradients of both runs (ibid.).
+};
+
+/** Which m points stand for the line from 0 to 1. */
+enum class LineRule {
+  left,   ///< k / m
+  mid,    ///< (k + 1/2) / m
+  right,  ///< (k + 1) / m, for k = 0 .. m - 1
+};
+
+struct EdgeOptions {
+  /** One prompt or several; the two of a pair have one length. */
+  Inputs clean, corrupt;
+  Metric metric = {};  ///< Must be given; rank has no gradient.
+  EdgeMethod method = EdgeMethod::eap;
+  /** denoise: the corrupted run takes clean values; noise: the other way. */
+  Direction direction = Direction::denoise;
+  int steps = 5;  ///< Points of the line; eap_ig alone.
+  LineRule rule = LineRule::left;
+  /** Each query head has a key and a value input of its own, as if the heads
+   * that share them had copies: `a3.h2<k>` in place of `a3.kv0<k>`. */
+  bool ungrouped = false;
+  /** Scores are kept position by position, not added up; pairs then have one
+   * length. */
+  bool by_position = false;
+  Progress progress = {};
+};
+
+/** What writes to the residual stream: `input` (the embedding), `a3.h2` (a
+ * head, without the output's bias), `a3` (a mixer without heads), `m3` (MLP or
+ * experts, with biases), `p3` (a layer's own embedding). */
+struct EdgeSource {
+  std::string name;
+  int layer = -1;  ///< -1: the input.
+};
+
+/** What reads a copy of the residual stream of its own, before any norm:
+ * `a3.h2<q>`, `a3.kv1<k>`, `a3.kv1<v>`, `a3.h2<g>` (the gate of z, where there
+ * is one), `a3` (a mixer without heads, or whose queries, keys and values come
+ * from latents), `m3`, `p3`, `logits`. */
+struct EdgeDestination {
+  std::string name;
+  int layer = 0;   ///< That of the logits is the number of layers.
+  int before = 0;  ///< It reads the first so many sources.
+};
+
+/** A value. */
+struct EdgeScores {
+  std::vector<EdgeSource> sources = {};
+  std::vector<EdgeDestination> destinations = {};
+  /** [source, destination], or [pos, source, destination]: how the metric of
+   * the base run changes, in its own unit, averaged over pairs; NaN where there
+   * is no edge. */
+  std::vector<float> scores = {};
+  std::vector<float> spread = {};  ///< Standard deviation over pairs.
+  int positions = 0;               ///< 0: added up.
+  float clean = 0, corrupt = 0;    ///< The metric of both runs, averaged.
+  Direction direction = Direction::denoise;
+  size_t pairs = 0;
+  std::vector<int> ids = {};  ///< The base run's prompt, of the first pair.
+
+  /** How many edges there are, whatever the positions. */
+  size_t edges() const;
+  /** Flat indices of the `count` edges with the largest absolute scores, of all
+   * positions, the largest first. */
+  std::vector<size_t> strongest(size_t count) const;
+};
+
+/**
+ * Scores every edge of the residual stream's graph, from each source to each
+ * destination that stands behind it:
+ *
+ *     sum over positions of (source in other - source in base)
+ *         . d metric / d the destination's own copy of the stream
+ *
+ * which is to first order how the metric changes if that destination alone
+ * reads the source's other value. A destination's norm is differentiated with
+ * it. Key and value heads that queries share are one destination, unless
+ * `ungrouped`. A norm behind attention (Gemma 2, OLMo 2) is split between its
+ * heads by each run's own divisor, so that they add up to what is written, but
+ * for an output's bias.
+ *
+ * Two passes forward and one backward for all edges (eap); each line's point
+ * costs one of both. Products and sums in float32. Evaluates.
+ *
+ * Throws usage, unknown_name, out_of_range before any long work: a model that
+ * is no Decoder, or is edited; a metric without a gradient; pairs that differ
+ * in length; usage where a score is not finite.
+ */
+EdgeScores edges(const InterpretableModel& model, const EdgeOptions& options);
+
+}  // namespace mlxterp

@@ -1,0 +1,304 @@
+#include "mlxterp/analysis/edges.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "analysis/edges/graph.h"
+#include "analysis/edges/runs.h"
+#include "analysis/pairs.h"
+#include "core/fail.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlxterp/core/limits.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// Rows of one pass beyond which a larger one is no faster.
+constexpr int rows_that_pay = 1024;
+
+size_t size(int n) {
+  return static_cast<size_t>(n);
+}
+
+class EdgeScorer {
+ public:
+  EdgeScorer(const InterpretableModel& model, const EdgeOptions& options)
+      : model_(model),
+        options_(options),
+        graph_(checked(model, options)),
+        runner_(model, graph_, options.ungrouped),
+        pairs_(pairs_of(model, options)),
+        metrics_(readouts("edges", model, options.metric, pairs_)) {
+    for (size_t i = 1; options.by_position && i < pairs_.size(); ++i)
+      if (pairs_[i].run.size() != pairs_[0].run.size())
+        fail(
+            ErrorKind::usage,
+            "[edges] pair {} has {} tokens and pair 0 has {}: their positions "
+            "cannot be averaged; add them up, or give pairs of one length",
+            i,
+            pairs_[i].run.size(),
+            pairs_[0].run.size());
+    if (options.by_position) positions_ = pairs_[0].run.size();
+  }
+
+  EdgeScores scores() {
+    const size_t cells = std::max(positions_, size_t{1}) *
+                         graph_.sources.size() * graph_.destinations.size();
+    sums_.assign(cells, 0);
+    squares_.assign(cells, 0);
+    double base = 0, other = 0;
+    const bool denoise = options_.direction == Direction::denoise;
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      report(i, 0);
+      const auto runs = runner_.both(pairs_[i], metrics_[i], denoise);
+      base += static_cast<double>(runs.base);
+      other += static_cast<double>(runs.other);
+      // Of two runs that are one nothing differs.
+      if (pairs_[i].run != pairs_[i].source) score(i, runs);
+    }
+    report(pairs_.size(), 0);
+    EdgeScores out{
+        .sources = graph_.sources, .destinations = graph_.destinations};
+    out.positions = static_cast<int>(positions_);
+    const auto n = static_cast<double>(pairs_.size());
+    out.clean = static_cast<float>((denoise ? other : base) / n);
+    out.corrupt = static_cast<float>((denoise ? base : other) / n);
+    out.direction = options_.direction;
+    out.pairs = pairs_.size();
+    out.ids = pairs_[0].run;
+    out.scores.assign(cells, std::numeric_limits<float>::quiet_NaN());
+    out.spread = out.scores;
+    const size_t to = graph_.destinations.size();
+    for (size_t c = 0; c < cells; ++c) {
+      const auto source = c / to % graph_.sources.size();
+      if (source >= size(graph_.destinations[c % to].before)) continue;
+      const double mean = sums_[c] / n;
+      out.scores[c] = static_cast<float>(mean);
+      out.spread[c] = static_cast<float>(
+          std::sqrt(std::max(0.0, squares_[c] / n - mean * mean)));
+    }
+    return out;
+  }
+
+ private:
+  static EdgeGraph checked(
+      const InterpretableModel& model, const EdgeOptions& options) {
+    model.decoder();  // or it throws
+    if (model.overlay())
+      fail(
+          ErrorKind::usage,
+          "[edges] the model has edits or attached modules, which edges do not "
+          "follow; use the model without them");
+    if (options.metric.kind == Metric::Kind::rank)
+      fail(
+          ErrorKind::usage,
+          "[edges] a rank has no gradient; measure logit, logit_diff or "
+          "log_prob");
+    if (options.steps < 1 || options.steps > limits::line_steps)
+      fail(
+          ErrorKind::usage,
+          "[edges] steps is {}; give 1 to {}",
+          options.steps,
+          limits::line_steps);
+    return edge_graph(model, options.ungrouped);
+  }
+
+  static std::vector<Pair> pairs_of(
+      const InterpretableModel& model, const EdgeOptions& options) {
+    const auto clean = model.token_ids(options.clean);
+    const auto corrupt = model.token_ids(options.corrupt);
+    for (size_t i = 0; i < std::min(clean.size(), corrupt.size()); ++i)
+      if (clean[i].size() != corrupt[i].size())
+        fail(
+            ErrorKind::usage,
+            "[edges] pair {}: the clean prompt has {} tokens, the corrupted "
+            "one {}; make them equally long",
+            i,
+            clean[i].size(),
+            corrupt[i].size());
+    return make_pairs(
+        "edges",
+        model,
+        {.clean = clean,
+         .corrupt = corrupt,
+         .metric = {},
+         .direction = options.direction});
+  }
+
+  // How far along the line from the base run to the other the points lie.
+  std::vector<float> shares() const {
+    if (options_.method == EdgeMethod::eap) return {0.0f};
+    if (options_.method == EdgeMethod::clean_corrupted) return {0.0f, 1.0f};
+    const float shift = options_.rule == LineRule::left  ? 0.0f
+                        : options_.rule == LineRule::mid ? 0.5f
+                                                         : 1.0f;
+    std::vector<float> out;
+    for (int k = 0; k < options_.steps; ++k)
+      out.push_back(
+          (static_cast<float>(k) + shift) / static_cast<float>(options_.steps));
+    return out;
+  }
+
+  // The points, [point, pos, d_model], with what travels beside them.
+  static Stream between(const Stream& both, const std::vector<float>& shares) {
+    const int n = static_cast<int>(shares.size());
+    const auto points = [&](const mx::array& x) {
+      auto first = mx::Shape(x.ndim(), 0), last = x.shape();
+      last[0] = 1;
+      const auto base = mx::slice(x, first, last);
+      first[0] = 1;
+      last[0] = 2;
+      const auto other = mx::slice(x, first, last);
+      mx::Shape shape(x.ndim(), 1);
+      shape[0] = n;
+      const auto share = mx::astype(mx::array(shares.data(), shape), x.dtype());
+      return mx::add(base, mx::multiply(share, mx::subtract(other, base)));
+    };
+    return {points(both.x), each(both.carried, points)};
+  }
+
+  void score(size_t pair, const EdgeRuns& runs) {
+    const auto all = shares();
+    const int length = static_cast<int>(pairs_[pair].run.size());
+    const auto chunk = size(std::max(1, rows_that_pay / length));
+    std::vector<mx::array> gradients;
+    for (size_t done = 0; done < all.size(); done += chunk) {
+      report(pair, static_cast<double>(done) / static_cast<double>(all.size()));
+      const std::vector<float> some(
+          all.begin() + static_cast<long>(done),
+          all.begin() + static_cast<long>(std::min(done + chunk, all.size())));
+      auto more = runner_.gradients(
+          between(runs.embedded, some),
+          pairs_[pair].run,
+          metrics_[pair],
+          runs.reference,
+          runs.from);
+      for (size_t i = 0; i < more.size() && !gradients.empty(); ++i)
+        more[i] = mx::add(gradients[i], more[i]);
+      gradients = std::move(more);
+      if (all.size() > chunk) mx::eval(gradients);
+    }
+    contract(runs, gradients, static_cast<float>(all.size()), pair);
+  }
+
+  // Differences times gradients, of neighbouring readers in one product.
+  void contract(
+      const EdgeRuns& runs,
+      const std::vector<mx::array>& gradients,
+      float points,
+      size_t pair) {
+    struct Block {
+      int first = 0, before = 0;
+      mx::array scores;
+    };
+    std::vector<Block> blocks;
+    const auto& readers = graph_.readers;
+    const auto d = runs.differences;  // [source, pos, d_model]
+    const int rows = d.shape(1), width = d.shape(2);
+    for (size_t i = 0; i < readers.size();) {
+      std::vector<mx::array> same;
+      const auto& head = readers[i];
+      for (; i < readers.size() && readers[i].before == head.before; ++i)
+        same.push_back(gradients[i]);
+      auto g = same.size() == 1 ? same[0] : mx::concatenate(same, 0);
+      const auto some = mx::slice(d, {0, 0, 0}, {head.before, rows, width});
+      auto product =
+          positions_ > 0
+              ? mx::matmul(
+                    mx::transpose(some, {1, 0, 2}), mx::transpose(g, {1, 2, 0}))
+              : mx::matmul(
+                    mx::reshape(some, {head.before, rows * width}),
+                    mx::transpose(mx::reshape(g, {g.shape(0), rows * width})));
+      product = mx::contiguous(mx::divide(product, mx::array(points)));
+      blocks.push_back({head.first, head.before, product});
+    }
+    std::vector<mx::array> wanted;
+    for (const auto& block : blocks)
+      wanted.push_back(block.scores);
+    mx::eval(wanted);
+    for (const auto& block : blocks)
+      add(block.first, block.before, block.scores, runs.from, pair);
+  }
+
+  void add(
+      int first, int before, const mx::array& scores, int from, size_t pair) {
+    const auto columns = size(scores.shape(-1));
+    const auto sources = graph_.sources.size();
+    const auto to = graph_.destinations.size();
+    const auto* data = scores.data<float>();
+    for (size_t i = 0; i < scores.size(); ++i) {
+      const auto source = i / columns % size(before);
+      const auto position =
+          positions_ > 0 ? i / columns / size(before) + size(from) : 0;
+      const auto destination = size(first) + i % columns;
+      const auto value = static_cast<double>(data[i]);
+      if (!std::isfinite(value))
+        fail(
+            ErrorKind::usage,
+            "[edges] the score of {} -> {} is {} in pair {}; does the metric "
+            "divide by zero, or the model overflow in this precision?",
+            graph_.sources[source].name,
+            graph_.destinations[destination].name,
+            value,
+            pair);
+      const auto cell = (position * sources + source) * to + destination;
+      sums_[cell] += value;
+      squares_[cell] += value * value;
+    }
+  }
+
+  void report(size_t pair, double share) const {
+    if (!options_.progress) return;
+    options_.progress(
+        "Scoring edges",
+        (static_cast<double>(pair) + share) /
+            static_cast<double>(pairs_.size()));
+  }
+
+  const InterpretableModel& model_;
+  const EdgeOptions& options_;
+  EdgeGraph graph_;
+  EdgeRunner runner_;
+  std::vector<Pair> pairs_;
+  std::vector<Readout> metrics_;
+  size_t positions_ = 0;
+  std::vector<double> sums_, squares_;
+};
+
+}  // namespace
+
+size_t EdgeScores::edges() const {
+  size_t n = 0;
+  for (const auto& destination : destinations)
+    n += size(destination.before);
+  return n;
+}
+
+std::vector<size_t> EdgeScores::strongest(size_t count) const {
+  std::vector<size_t> order;
+  for (size_t i = 0; i < scores.size(); ++i)
+    if (!std::isnan(scores[i])) order.push_back(i);
+  count = std::min(count, order.size());
+  const auto larger = [&](size_t a, size_t b) {
+    const float x = std::abs(scores[a]), y = std::abs(scores[b]);
+    return x != y ? x > y : a < b;
+  };
+  std::partial_sort(
+      order.begin(),
+      order.begin() + static_cast<long>(count),
+      order.end(),
+      larger);
+  order.resize(count);
+  return order;
+}
+
+EdgeScores edges(const InterpretableModel& model, const EdgeOptions& options) {
+  return EdgeScorer(model, options).scores();
+}
+
+}  // namespace mlxterp

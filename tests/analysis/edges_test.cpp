@@ -1,0 +1,324 @@
+// Edges: against a plain computation in torch (tests/parity/make_edges.py), and
+// what adds up in every family.
+
+#include "mlxterp/analysis/edges.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "mlx/ops.h"
+#include "mlxterp/analysis/attribute.h"
+#include "mlxterp/core/error.h"
+#include "tests/compare.h"
+#include "tests/families.h"
+#include "tests/tiny_model.h"
+
+namespace mlxterp {
+namespace {
+
+namespace mx = mlx::core;
+
+// As in make_edges.py.
+const std::vector<int> clean = {5, 11, 3, 29, 7, 13, 2};
+const std::vector<int> corrupt = {5, 11, 3, 30, 7, 14, 2};
+
+InterpretableModel family(const std::string& name) {
+  return InterpretableModel::load((test::families_root / name).string());
+}
+
+EdgeOptions asked(EdgeMethod method = EdgeMethod::eap) {
+  return {
+      .clean = clean,
+      .corrupt = corrupt,
+      .metric = logit_diff(4, 9),
+      .method = method};
+}
+
+// [source, destination], 0 where there is no edge.
+mx::array table(const EdgeScores& found) {
+  auto values = found.scores;
+  for (auto& value : values)
+    if (std::isnan(value)) value = 0;
+  return mx::array(
+      values.data(),
+      {static_cast<int>(found.sources.size()),
+       static_cast<int>(found.destinations.size())});
+}
+
+std::string error_of(
+    const InterpretableModel& model, const EdgeOptions& options) {
+  try {
+    edges(model, options);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+#define EXPECT_SAYS(text, part) \
+  EXPECT_NE((text).find(part), std::string::npos) << (text)
+
+class EdgesOracle : public testing::TestWithParam<std::string> {};
+
+TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
+  const auto file = Safetensors::open(
+      MLXTERP_SOURCE_DIR "/tests/analysis/fixtures/edges.safetensors");
+  const auto name = GetParam();
+  const bool ungrouped = name.ends_with("_ungrouped");
+  const auto model = family(name.substr(0, name.find('_')));
+  const std::map<std::string, EdgeMethod> methods = {
+      {"eap", EdgeMethod::eap},
+      {"eap_ig", EdgeMethod::eap_ig},
+      {"clean_corrupted", EdgeMethod::clean_corrupted}};
+  size_t compared = 0;
+  for (const auto& tensor : file.tensors()) {
+    if (!tensor.name.starts_with(name + ".")) continue;
+    auto word = tensor.name.substr(name.size() + 1);
+    auto options = asked();
+    if (word.ends_with(".noise")) options.direction = Direction::noise;
+    word.resize(word.find('.'));
+    if (!methods.contains(word)) continue;
+    options.method = methods.at(word);
+    options.ungrouped = ungrouped;
+    const auto found = edges(model, options);
+    const auto expected = file.read(tensor);
+    test::expect_close(
+        table(found), expected, 1e-5, expected.size(), tensor.name);
+    EXPECT_GT(test::max_magnitude(expected), 0.1);
+    ++compared;
+  }
+  EXPECT_EQ(compared, methods.size() + 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    ,
+    EdgesOracle,
+    testing::Values("llama-gqa", "llama-gqa_ungrouped", "llama-mha", "gpt2"),
+    [](const auto& it) { return test::test_name(it.param); });
+
+// What leaves the embedding, along the line to the other run's, and what
+// reaches the logits: both are the difference of the two runs.
+TEST(Edges, AddUpToTheDifferenceOfTheRuns) {
+  for (const auto* name : {"llama-gqa", "gpt2", "gemma2", "falcon-one-norm"}) {
+    const auto model = family(name);
+    auto options = asked(EdgeMethod::eap_ig);
+    options.rule = LineRule::mid;
+    options.steps = 50;
+    const auto found = edges(model, options);
+    const size_t to = found.destinations.size();
+    double leaves = 0, reaches = 0;
+    for (size_t d = 0; d < to; ++d)
+      leaves += static_cast<double>(found.scores[d]);
+    for (size_t s = 0; s < found.sources.size(); ++s)
+      reaches += static_cast<double>(found.scores[s * to + to - 1]);
+    const double difference =
+        static_cast<double>(found.clean) - static_cast<double>(found.corrupt);
+    std::printf(
+        "%s: %.6f leaves, %.6f reaches, of %.6f\n",
+        name,
+        leaves,
+        reaches,
+        difference);
+    EXPECT_NEAR(leaves, difference, 2e-3 * std::abs(difference)) << name;
+  }
+}
+
+class EdgesFamilies : public testing::TestWithParam<std::string> {};
+
+// The edges that leave a part add up to the part's own attribution, which is
+// tested against finite differences: no reader is missing, none counts twice.
+TEST_P(EdgesFamilies, OfEachPartAddUpToItsAttribution) {
+  const auto model = family(GetParam());
+  const auto found = edges(model, asked());
+  const auto& layers = model.decoder().layers;
+  const int n = static_cast<int>(layers.size());
+  std::vector<double> input(1), mixers(layers.size()), mlps(layers.size());
+  const size_t to = found.destinations.size();
+  for (size_t s = 0; s < found.sources.size(); ++s) {
+    const auto& source = found.sources[s];
+    if (source.name[0] == 'p') continue;
+    const auto layer = static_cast<size_t>(std::max(source.layer, 0));
+    auto& sum = source.name[0] == 'i'   ? input[0]
+                : source.name[0] == 'a' ? mixers[layer]
+                                        : mlps[layer];
+    for (size_t d = 0; d < to; ++d)
+      if (!std::isnan(found.scores[s * to + d]))
+        sum += static_cast<double>(found.scores[s * to + d]);
+  }
+  double worst = 0, largest = 0;
+  size_t compared = 0;
+  using Sums = std::vector<std::pair<std::string, std::vector<double>>>;
+  const auto compare = [&](const Sums& sums, const std::vector<int>& which) {
+    std::vector<std::string> sites;
+    for (const auto& [site, own] : sums)
+      sites.push_back(site);
+    if (which.empty() || sites.empty()) return;
+    const auto all = attribute(
+        model,
+        {.clean = clean,
+         .corrupt = corrupt,
+         .sites = sites,
+         .by = {Axis::layer},
+         .metric = logit_diff(4, 9),
+         .layers = which});
+    for (size_t s = 0; s < sites.size(); ++s) {
+      const auto values = all[s].attributions();
+      ASSERT_EQ(values.size(), which.size());
+      for (size_t i = 0; i < which.size(); ++i, ++compared) {
+        const double error = std::abs(
+            sums[s].second[static_cast<size_t>(which[i])] -
+            static_cast<double>(values[i]));
+        if (!(error <= worst)) worst = error;
+        largest = std::max(largest, std::abs(static_cast<double>(values[i])));
+      }
+    }
+  };
+  std::vector<int> all, feeding;
+  int biased = 0;
+  for (int i = 0; i < n; ++i) {
+    // A bias that a norm behind it divides is no head's.
+    const auto& layer = *layers[static_cast<size_t>(i)];
+    if (layer.ln1_post && layer.attention() && layer.attention()->o_proj.bias)
+      ++biased;
+    else
+      all.push_back(i);
+    if (layers[static_cast<size_t>(i)]->feeds_forward()) feeding.push_back(i);
+  }
+  compare({{"resid_pre", input}}, {0});
+  if (all == feeding) {
+    compare({{"attn_out", mixers}, {"mlp_out", mlps}}, all);
+  } else {
+    compare({{"attn_out", mixers}}, all);
+    compare({{"mlp_out", mlps}}, feeding);
+  }
+  std::printf(
+      "%s: %zu edges, %zu sums to %.2g, largest error %.2g\n",
+      GetParam().c_str(),
+      found.edges(),
+      compared,
+      largest,
+      worst);
+  EXPECT_EQ(compared, 1 + all.size() + feeding.size());
+  const bool odd = GetParam() == "olmo3-thetas" || GetParam() == "gemma4-dense";
+  EXPECT_EQ(biased > 0, odd);
+  EXPECT_LE(worst, 1e-5 * std::max(1.0, largest));
+  EXPECT_GT(largest, 1e-3);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    ,
+    EdgesFamilies,
+    testing::ValuesIn(test::supported_variants()),
+    [](const auto& it) { return test::test_name(it.param); });
+
+TEST(Edges, NamesAndCountsThem) {
+  const auto model = test::tiny_model();  // 3 layers, 6 heads, 2 kv heads
+  auto options = asked();
+  const auto found = edges(model, options);
+  EXPECT_EQ(found.sources.size(), 1 + 3 * 7u);
+  EXPECT_EQ(found.destinations.size(), 3 * 11 + 1u);
+  EXPECT_EQ(found.sources[1 + 7 + 2].name, "a1.h2");
+  EXPECT_EQ(found.sources[14].name, "m1");
+  EXPECT_EQ(found.destinations[11 + 2].name, "a1.h2<q>");
+  EXPECT_EQ(found.destinations[11 + 7].name, "a1.kv1<k>");
+  EXPECT_EQ(found.destinations[11 + 9].name, "a1.kv1<v>");
+  EXPECT_EQ(found.destinations[11 + 10].name, "m1");
+  EXPECT_EQ(found.destinations.back().name, "logits");
+  EXPECT_EQ(found.destinations[11].before, 8);
+  EXPECT_EQ(found.destinations[21].before, 14);
+  const auto edge = [&](size_t s, size_t d) {
+    return found.scores[s * found.destinations.size() + d];
+  };
+  EXPECT_TRUE(std::isnan(edge(8, 11)));
+  EXPECT_FALSE(std::isnan(edge(7, 11)));
+  const auto strongest = found.strongest(3);
+  ASSERT_EQ(strongest.size(), 3u);
+  EXPECT_GE(
+      std::abs(found.scores[strongest[0]]),
+      std::abs(found.scores[strongest[1]]));
+  EXPECT_EQ(found.strongest(100'000).size(), found.edges());
+  options.ungrouped = true;
+  const auto apart = edges(model, options);
+  EXPECT_EQ(apart.destinations.size(), 3 * 19 + 1u);
+  EXPECT_EQ(apart.destinations[19 + 6 + 3].name, "a1.h3<k>");
+}
+
+TEST(Edges, PositionsAddUpAndPairsAreAveraged) {
+  const auto model = test::tiny_model();
+  auto options = asked();
+  const auto whole = edges(model, options);
+  options.by_position = true;
+  const auto each = edges(model, options);
+  ASSERT_EQ(each.positions, 7);
+  const size_t cells = whole.scores.size();
+  ASSERT_EQ(each.scores.size(), 7 * cells);
+  double worst = 0;
+  for (size_t c = 0; c < cells; ++c) {
+    double sum = 0;
+    for (size_t p = 0; p < 7; ++p)
+      sum += static_cast<double>(each.scores[p * cells + c]);
+    if (std::isnan(whole.scores[c]))
+      EXPECT_TRUE(std::isnan(sum));
+    else
+      worst =
+          std::max(worst, std::abs(sum - static_cast<double>(whole.scores[c])));
+  }
+  EXPECT_LT(worst, 1e-5);
+  // What both runs share does nothing.
+  EXPECT_EQ(each.scores[2 * cells], 0);
+
+  // Of one pair and the same turned round.
+  options = asked(EdgeMethod::clean_corrupted);
+  options.clean = Inputs::Rows{clean, corrupt};
+  options.corrupt = Inputs::Rows{corrupt, clean};
+  const auto both = edges(model, options);
+  const auto strongest = both.spread;
+  EXPECT_EQ(both.pairs, 2u);
+  EXPECT_NEAR(both.clean, both.corrupt, 1e-5);
+  for (const auto score : both.scores)
+    EXPECT_TRUE(std::isnan(score) || std::abs(score) < 1e-5f) << score;
+  EXPECT_GT(
+      *std::ranges::max_element(
+          strongest, {}, [](float x) { return std::isnan(x) ? -1.0f : x; }),
+      1e-3);
+  // Two runs that are one.
+  options = asked();
+  options.corrupt = clean;
+  for (const auto score : edges(model, options).scores)
+    EXPECT_TRUE(score == 0 || std::isnan(score));
+}
+
+TEST(Edges, RefuseWhatHasNoMeaning) {
+  const auto model = test::tiny_model();
+  auto options = asked();
+  options.metric = rank(4);
+  EXPECT_SAYS(error_of(model, options), "a rank has no gradient");
+  options = asked();
+  options.corrupt = {5, 11};
+  EXPECT_SAYS(
+      error_of(model, options),
+      "pair 0: the clean prompt has 7 tokens, the corrupted one 2");
+  options = asked();
+  options.corrupt = Inputs::Rows{corrupt, corrupt};
+  EXPECT_SAYS(error_of(model, options), "1 clean and 2 corrupted prompts");
+  options = asked(EdgeMethod::eap_ig);
+  options.steps = 0;
+  EXPECT_SAYS(error_of(model, options), "steps is 0");
+  options = asked();
+  options.clean = options.corrupt = Inputs::Rows{clean, {5, 11, 3}};
+  options.by_position = true;
+  EXPECT_SAYS(error_of(model, options), "pair 1 has 3 tokens");
+  EXPECT_SAYS(
+      error_of(model.with({{"layers.0.mlp_out", zero_out()}}), asked()),
+      "the model has edits");
+  options = asked();
+  options.metric = custom("odd", [](const mx::array& logits) {
+    return mx::divide(mx::sum(logits, -1), mx::array(0.0f));
+  });
+  EXPECT_SAYS(error_of(model, options), "[edges] the score of");
+}
+
+}  // namespace
+}  // namespace mlxterp
