@@ -45,6 +45,7 @@ from .analysis.activation_store import ActivationStore
 from .analysis.collecting import collect
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
+from .analysis.jacobian_lens import JacobianLens, lens_directions
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
@@ -101,6 +102,7 @@ __all__ = [
     "ActivationStore",
     "BadDataError",
     "InterpretableModel",
+    "JacobianLens",
     "Intervention",
     "InterventionComposer",
     "IoError",
@@ -136,6 +138,7 @@ __all__ = [
     "induction_ablation",
     "interventions",
     "lens",
+    "lens_directions",
     "logit_attribution",
     "make_task",
     "metrics",
