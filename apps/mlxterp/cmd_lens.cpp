@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "arguments.h"
+#include "mlxterp/analysis/jacobian_lens.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/tuned_lens.h"
 #include "mlxterp/report/lens.h"
@@ -26,7 +27,8 @@ struct Arguments {
   bool embed = false;
   int top = 5;
   std::string site = "resid_post";
-  std::optional<std::string> track, tuned;
+  std::optional<std::string> track, tuned, jacobian;
+  bool any_model = false;
   std::optional<std::string> page;
   bool force = false;
   const CLI::App* app = nullptr;
@@ -45,7 +47,12 @@ void run(const Arguments& arguments) {
   std::optional<TunedLens> tuned;
   if (arguments.tuned)
     options.tuned = &tuned.emplace(TunedLens::load(*arguments.tuned, warn));
+  std::optional<JacobianLens> jacobian;
+  if (arguments.jacobian)
+    options.jacobian =
+        &jacobian.emplace(JacobianLens::load(*arguments.jacobian));
   const auto model = arguments.model.load();
+  if (jacobian) jacobian->check_fits(model, arguments.any_model);
   const auto ids = arguments.prompt.tokens(model);
   std::vector<std::string> warnings;
   if (arguments.track)
@@ -58,6 +65,7 @@ void run(const Arguments& arguments) {
   auto names = report::lens_names(model, lens, arguments.model.model);
   names.edits = arguments.model.edits;
   names.tuned = arguments.tuned;
+  names.jacobian = arguments.jacobian;
   names.command = command_of(*arguments.app);
   names.warnings = warnings;
   if (arguments.page)
@@ -90,6 +98,14 @@ Run add_lens(CLI::App& app) {
       "--tuned",
       arguments->tuned,
       "Read through a tuned lens: NAME of NAME.npz (see mlxterp tuned-lens)");
+  app.add_option(
+      "--jacobian",
+      arguments->jacobian,
+      "Read through a Jacobian lens: a file of mlxterp jlens, or a .pt");
+  app.add_flag(
+      "--any-model",
+      arguments->any_model,
+      "Take a Jacobian lens of other weights of the same shape");
   app.add_option("--top", arguments->top, "Number of top tokens per cell")
       ->capture_default_str();
   app.add_option(

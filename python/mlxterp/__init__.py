@@ -47,6 +47,7 @@ from .analysis.dashboards import FeatureDashboards, feature_dashboards
 from .analysis.edges import EdgeScores, edges
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
+from .analysis.jacobian_lens import JacobianLens, lens_directions
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
@@ -104,6 +105,7 @@ __all__ = [
     "EdgeScores",
     "FeatureDashboards",
     "InterpretableModel",
+    "JacobianLens",
     "Intervention",
     "InterventionComposer",
     "IoError",
@@ -142,6 +144,7 @@ __all__ = [
     "induction_ablation",
     "interventions",
     "lens",
+    "lens_directions",
     "logit_attribution",
     "make_task",
     "metrics",

@@ -2,6 +2,7 @@
 // a few classes; what users see of it is written in Python.
 
 #include "bind.h"
+#include "jacobian.h"
 #include "sae.h"
 
 namespace nb = nanobind;
@@ -28,5 +29,6 @@ NB_MODULE(_core, m) {
   bind_saes(m);
   bind_features(m);
   bind_dashboards(m);
+  bind_jacobian(m);
   bind_blas(m);
 }

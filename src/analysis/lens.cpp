@@ -9,6 +9,7 @@
 #include "io/parallel.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "mlxterp/analysis/jacobian_lens.h"
 #include "mlxterp/analysis/tuned_lens.h"
 #include "nn/simd/kernels.h"
 #include "trace/stepper.h"
@@ -120,14 +121,19 @@ void check_site(const InterpretableModel& model, const LensOptions& options) {
         "[logit_lens] a lens does not read '{}'; use one of {}",
         printable(options.site),
         fmt::join(read, ", "));
-  if (!options.tuned) return;
-  options.tuned->check_fits(model);
+  if (options.tuned && options.jacobian)
+    fail(
+        ErrorKind::usage,
+        "[logit_lens] a tuned lens and a Jacobian lens; read through one");
+  if (!options.tuned && !options.jacobian) return;
+  if (options.tuned) options.tuned->check_fits(model);
+  if (options.jacobian) options.jacobian->check_fits(model, true);
   if (options.site != "resid_post")
     fail(
         ErrorKind::usage,
-        "[logit_lens] a tuned lens reads resid_post, not {}; leave out the "
-        "lens "
+        "[logit_lens] a {} lens reads resid_post, not {}; leave out the lens "
         "or the site",
+        options.tuned ? "tuned" : "Jacobian",
         options.site);
 }
 
@@ -136,16 +142,19 @@ mx::array positions_of(const Lens& lens) {
       lens.positions.data(), {static_cast<int>(lens.columns())}, mx::int32);
 }
 
-// A row's residual at every position, [pos, d_model], through its translator
+// A row's residual at every position, [pos, d_model], through the lens
 // where there is one.
 mx::array residual(
     const ActivationCache& run,
     const Lens& lens,
     size_t row,
-    const TunedLens* tuned) {
+    const LensOptions& options) {
   const auto x = mx::squeeze(run[lens.sites[row]], 0);
-  const bool through = tuned && lens.layers[row];
-  return through ? (*tuned)(x, *lens.layers[row]) : x;
+  if (!lens.layers[row]) return x;
+  const int layer = *lens.layers[row];
+  if (options.tuned) return (*options.tuned)(x, layer);
+  const bool last = layer + 1 == lens.model_layers;
+  return options.jacobian && !last ? (*options.jacobian)(x, layer) : x;
 }
 
 // The logits of some cells, float32 [cell, vocab], lazy. Where a whole sequence
@@ -156,10 +165,10 @@ class Reader {
       const InterpretableModel& model,
       const ActivationCache& run,
       const Lens& lens,
-      const TunedLens* tuned)
+      const LensOptions& options)
       : model_(model), ids_(lens.ids), where_(positions_of(lens)) {
     for (size_t i = 0; i < lens.rows(); ++i)
-      rows_.push_back(residual(run, lens, i, tuned));
+      rows_.push_back(residual(run, lens, i, options));
     if (by_row()) return;
     for (auto& row : rows_)
       row = mx::take(row, where_, 0);
@@ -235,12 +244,21 @@ Lens logit_lens(
 
   lens.site = options.site;
   lens.tuned = options.tuned != nullptr;
+  lens.jacobian = options.jacobian != nullptr;
   if (options.embed && options.site != "resid_pre") {  // which has it anyway
     lens.layers.emplace_back();
     lens.sites.push_back(
         model.sites()[model.sites().find("layers.0.resid_pre")].name);
   }
-  const auto asked = resolve(options.layers, lens.model_layers, "layer");
+  auto asked = resolve(options.layers, lens.model_layers, "layer");
+  if (const auto* jacobian = options.jacobian) {
+    const auto lacks = [&](int layer) {
+      return layer + 1 < lens.model_layers && !jacobian->has(layer);
+    };
+    if (options.layers.empty()) std::erase_if(asked, lacks);
+    for (const int layer : asked)
+      if (lacks(layer)) static_cast<void>(jacobian->at(layer));  // throws
+  }
   for (const int layer : asked) {
     auto site = fmt::format("layers.{}.{}", layer, options.site);
     // Layers without an MLP have no mlp_out; rows say which layers they are.
@@ -284,7 +302,7 @@ Lens logit_lens(
     lens.track_ranks.resize(cells);
   }
 
-  const Reader reader(model, run, lens, options.tuned);
+  const Reader reader(model, run, lens, options);
   const size_t chunk =
       reader.by_row()
           ? lens.columns()

@@ -49,6 +49,7 @@ std::string to_json(const Lens& lens, const LensNames& names) {
   out["warnings"] = names.warnings;
   out["read"] = lens.site;
   out["tuned"] = names.tuned ? Json(*names.tuned) : Json();
+  out["jacobian"] = names.jacobian ? Json(*names.jacobian) : Json();
   out["positions"] = lens.positions;
   out["track"] = nullptr;
   if (lens.track) {

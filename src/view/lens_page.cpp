@@ -116,7 +116,11 @@ class Page {
   }
 
  private:
-  std::string kind() const { return lens_.tuned ? "Tuned lens" : "Logit lens"; }
+  std::string kind() const {
+    return lens_.tuned      ? "Tuned lens"
+           : lens_.jacobian ? "Jacobian lens"
+                            : "Logit lens";
+  }
 
   std::string prompt() const {
     std::string out;
@@ -165,7 +169,9 @@ class Page {
         stream ? "after" : "in",
         stream ? "the residual stream"
                : fmt::format("<code>{}</code>", html(lens_.site)),
-        lens_.tuned ? "through its translator " : "",
+        lens_.tuned      ? "through its translator "
+        : lens_.jacobian ? "through its mean Jacobian "
+                         : "",
         stream && !lens_.tuned && lens_.model_layers > 0 &&
                 lens_.layers.back() == lens_.model_layers - 1
             ? " The top row is its actual prediction."

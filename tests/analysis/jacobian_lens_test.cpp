@@ -7,8 +7,11 @@
 #include <numeric>
 
 #include "mlx/ops.h"
+#include "mlx/random.h"
 #include "mlx/transforms.h"
-#include "tests/bad_input.h"
+#include "mlxterp/analysis/lens.h"
+#include "mlxterp/analysis/lens_edits.h"
+#include "mlxterp/core/error.h"
 #include "tests/families.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny_model.h"
@@ -265,6 +268,27 @@ TEST(JacobianLens, IsTheSameFromEveryFile) {
   }
 }
 
+// tests/parity/make_jacobian_lens.py.
+TEST(JacobianLens, IsReadFromWhatTorchWrites) {
+  const std::filesystem::path fixtures =
+      MLXTERP_SOURCE_DIR "/tests/analysis/fixtures";
+  for (const auto* name : {"jacobian_lens.pt", "jacobian_sums.pt"}) {
+    const auto lens = JacobianLens::load(fixtures / name);
+    EXPECT_EQ(lens.layers, (std::vector{0, 2})) << name;
+    EXPECT_EQ(lens.source.prompts, 4u);
+    EXPECT_EQ(lens.source.target_layer, 3);
+    EXPECT_EQ(lens.source.skip, 16);
+    for (const int layer : lens.layers) {
+      const auto expected = mx::add(
+          mx::array(static_cast<float>(layer)),
+          mx::divide(mx::reshape(mx::arange(9.0f), {3, 3}), mx::array(8.0f)));
+      EXPECT_TRUE(mx::array_equal(lens.at(layer), expected).item<bool>());
+    }
+  }
+  EXPECT_EQ(
+      JacobianLens::load(fixtures / "jacobian_lens.pt").source.model, "tiny");
+}
+
 TEST(JacobianLens, RefusesWhatDoesNotFit) {
   const auto model = test::tiny_model();
   const auto all = corpus_of(model, 1);
@@ -292,6 +316,86 @@ TEST(JacobianLens, RefusesWhatDoesNotFit) {
     EXPECT_THROW(fit_jacobian_lens(model, all, options), Error) << layer;
   }
   EXPECT_THROW(lens_directions(model, {97}, all, options_of()), Error);
+}
+
+TEST(JacobianLens, ReadsAPromptAsMatrixNormAndHead) {
+  const auto model = test::tiny_model();
+  const auto ids = prompt_of(model);
+  auto some = options_of();
+  some.layers = {1};
+  const auto lens = fit_jacobian_lens(model, {ids}, some).lens;
+  const auto found = logit_lens(model, ids, {.jacobian = &lens, .top_k = 97});
+  ASSERT_TRUE(found.jacobian);
+  ASSERT_EQ(found.rows(), 2u);  // layer 0 has no matrix
+  const auto plain = logit_lens(model, ids, {.layers = {2}, .top_k = 97});
+  const auto run = model.run(ids, {.save = {"layers.1.resid_post"}});
+  const auto logits = Stepper(model).head(mx::matmul(
+      mx::squeeze(run["layers.1.resid_post"], 0), mx::transpose(lens.at(1))));
+  for (size_t p = 0; p < ids.size(); ++p)
+    for (size_t k = 0; k < 97; ++k) {
+      const auto at = found.cell(0, p) * 97 + k;
+      const auto row = static_cast<int>(p), id = found.top_ids[at];
+      EXPECT_NEAR(
+          found.top_logits[at],
+          mx::slice(logits, {row, id}, {row + 1, id + 1}).item<float>(),
+          1e-5);
+      // The last layer is the model itself.
+      EXPECT_NEAR(
+          found.top_logits[found.cell(1, p) * 97 + k],
+          plain.top_logits[plain.cell(0, p) * 97 + k],
+          1e-5);
+    }
+  EXPECT_THROW(
+      logit_lens(model, ids, {.layers = {0}, .jacobian = &lens}), Error);
+  EXPECT_THROW(
+      logit_lens(model, ids, {.site = "mlp_out", .jacobian = &lens}), Error);
+}
+
+TEST(LensEdits, SwapsTwiceIsNothingAndClampsOnce) {
+  mx::random::seed(3);
+  const auto a = mx::random::normal({24}), b = mx::random::normal({24});
+  const auto h = mx::random::normal({1, 5, 24});
+  const SiteView at{.name = "layers.0.resid_post"};
+  const auto swap = lens_swap(a, b);
+  const auto once = swap(h, at);
+  EXPECT_GT(apart(once, h), 1e-2f);
+  EXPECT_LE(apart(swap(once, at), h), 1e-6f);
+  // Coordinates are exchanged, and nothing else of h moves.
+  const auto before = lens_coordinates(h, a, b);
+  EXPECT_LE(apart(lens_coordinates(once, b, a), before), 1e-5f);
+  const auto plain = lens_ablate(mx::stack({a, b}));
+  EXPECT_LE(apart(plain(once, at), plain(h, at)), 1e-5f);
+  // Double strength goes as far again.
+  const auto twice = lens_swap(a, b, 2.0f)(h, at);
+  EXPECT_LE(
+      apart(
+          mx::subtract(twice, h),
+          mx::multiply(mx::subtract(once, h), mx::array(2.0f))),
+      1e-5f);
+  const auto clamp = lens_clamp(a, b, mx::squeeze(h, 0));
+  EXPECT_LE(apart(clamp(h, at), once), 1e-6f);
+  EXPECT_LE(apart(clamp(once, at), once), 1e-6f);  // idempotent
+  EXPECT_LE(apart(lens_coordinates(plain(h, at), a, b), before), 2.0f);
+  EXPECT_LE(
+      mx::max(mx::abs(lens_coordinates(plain(h, at), a, b))).item<float>(),
+      1e-5f);
+  // Steering moves every position by the same.
+  const auto steered = lens_steer(a, 4.0f)(h, at);
+  const auto lengths = mx::sort(mx::sqrt(mx::sum(mx::square(h), -1)), -1);
+  const auto moved =
+      mx::sqrt(mx::sum(mx::square(mx::subtract(steered, h)), -1));
+  EXPECT_LE(
+      apart(
+          moved,
+          mx::broadcast_to(
+              mx::multiply(mx::slice(lengths, {0, 2}, {1, 3}), mx::array(4.0f)),
+              {1, 5})),
+      1e-5f);
+  const auto nearly = mx::add(a, mx::multiply(b, mx::array(1e-3f)));
+  EXPECT_THROW(lens_swap(a, nearly), Error);
+  EXPECT_THROW(lens_steer(mx::zeros({24})), Error);
+  EXPECT_THROW(lens_swap(a, mx::ones({23})), Error);
+  EXPECT_THROW(swap(mx::ones({1, 5, 23}), at), Error);
 }
 
 }  // namespace

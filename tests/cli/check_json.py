@@ -211,6 +211,7 @@ def runs(model, worded, family, folder):
                              "--lens", lens, "--eval-length", "32"]),
         ("jlens", ["jlens", "fit", worded, "--text", data, "--length", "8",
                    "--skip", "2", "--prompts", "2", "-o", jlens]),
+        ("lens", ["lens", worded, "one two", "--jacobian", jlens]),
         ("jlens-directions", ["jlens", "directions", worded, "--text", data,
                               "--length", "8", "--skip", "2", "--prompts", "2",
                               "--tokens", "id:3", "id:4", "-o", jlens, "--force"]),

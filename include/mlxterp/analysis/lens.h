@@ -15,6 +15,7 @@
 namespace mlxterp {
 
 class TunedLens;
+struct JacobianLens;
 
 /** Every member has a default, `= {}` too: naming some of them is enough for
  * -Wextra. */
@@ -32,6 +33,10 @@ struct LensOptions {
   /** If given, layers are read through its translators; what enters layer 0 is
    * read without one. resid_post only. Must outlive the call. */
   const TunedLens* tuned = nullptr;
+  /** If given, layers are read through its matrices, and those it lacks are
+   * left out where none are asked for. It must fit the model (check_fits: as
+   * its caller sees fit). resid_post only. Must outlive the call. */
+  const JacobianLens* jacobian = nullptr;
   /** Tokens kept in each cell, the most probable first. */
   int top_k = 5;
   /** A token whose logit, probability and rank are kept in every cell. */
@@ -53,6 +58,7 @@ struct Lens {
   int model_layers = 0;             ///< How many layers the model has.
   std::string site = "resid_post";  ///< What is read of each layer.
   bool tuned = false;               ///< Through translators.
+  bool jacobian = false;            ///< Through a Jacobian lens.
   /** The layer of each row; nothing for what enters layer 0. */
   std::vector<std::optional<int>> layers;
   std::vector<std::string> sites;  ///< The site of each row.
@@ -89,7 +95,7 @@ struct Lens {
  * the residual stream after every layer, layers.i.resid_post, read by the
  * model's own ln_final and unembed. The last layer's row is then the model's
  * own prediction. With LensOptions.tuned it is the tuned lens (Belrose et al.,
- * 2023).
+ * 2023), with LensOptions.jacobian the Jacobian lens.
  *
  * `prompt` is one prompt. All rows and columns are unembedded together, at
  * most 24 MB of logits at a time; evaluates. Throws usage, unknown_name,

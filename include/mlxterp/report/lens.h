@@ -18,6 +18,7 @@ struct LensNames {
   std::function<std::string(int)> token = {};  ///< A token's label.
   std::vector<std::string> edits = {};         ///< As their author wrote them.
   std::optional<std::string> tuned = {};       ///< The tuned lens, if any.
+  std::optional<std::string> jacobian = {};    ///< The Jacobian lens, if any.
   std::string command = {};                    ///< That asked for it, if any.
   std::vector<std::string> warnings = {};      ///< Of the tracked token.
 };

@@ -1,0 +1,153 @@
+#include "jacobian.h"
+
+#include "mlxterp/analysis/jacobian_lens.h"
+#include "mlxterp/analysis/lens.h"
+#include "mlxterp/analysis/lens_edits.h"
+
+namespace mlxterp::python {
+
+namespace {
+
+void bind_source(nb::module_& m) {
+  nb::class_<JacobianSource>(m, "JacobianSource")
+      .def_ro("model", &JacobianSource::model)
+      .def_ro("weights", &JacobianSource::weights)
+      .def_ro("tokenizer", &JacobianSource::tokenizer)
+      .def_ro("corpus", &JacobianSource::corpus)
+      .def_ro("model_layers", &JacobianSource::model_layers)
+      .def_ro("target_layer", &JacobianSource::target_layer)
+      .def_ro("length", &JacobianSource::length)
+      .def_ro("skip", &JacobianSource::skip)
+      .def_ro("prompts", &JacobianSource::prompts)
+      .def_ro("converged", &JacobianSource::converged)
+      .def_prop_ro(
+          "rule", [](const JacobianSource& self) { return name(self.rule); });
+}
+
+void bind_edits(nb::module_& m) {
+  m.def(
+      "lens_steer", &lens_steer, nb::arg("vector"), nb::arg("strength") = 4.0f);
+  m.def("lens_ablate", &lens_ablate, nb::arg("vectors"));
+  m.def(
+      "lens_swap",
+      &lens_swap,
+      nb::arg("source"),
+      nb::arg("target"),
+      nb::arg("strength") = 1.0f);
+  m.def(
+      "lens_clamp",
+      &lens_clamp,
+      nb::arg("source"),
+      nb::arg("target"),
+      nb::arg("clean"),
+      nb::arg("strength") = 1.0f);
+  m.def(
+      "lens_coordinates",
+      &lens_coordinates,
+      nb::arg("h"),
+      nb::arg("source"),
+      nb::arg("target"));
+}
+
+}  // namespace
+
+void bind_jacobian(nb::module_& m) {
+  bind_source(m);
+  nb::class_<JacobianLens>(m, "JacobianLens")
+      .def_ro("layers", &JacobianLens::layers)
+      .def_ro("matrices", &JacobianLens::matrices)
+      .def_ro("source", &JacobianLens::source)
+      .def_prop_ro("d_model", &JacobianLens::d_model)
+      .def("at", &JacobianLens::at)
+      .def("__call__", &JacobianLens::operator())
+      .def(
+          "directions",
+          [](const JacobianLens& self,
+             const Model& model,
+             const std::vector<int>& tokens,
+             int layer) { return self.directions(model.model, tokens, layer); })
+      .def(
+          "check_fits",
+          [](const JacobianLens& self, const Model& model, bool any_model) {
+            self.check_fits(model.model, any_model);
+          })
+      .def(
+          "save",
+          [](const JacobianLens& self,
+             const std::string& path,
+             bool overwrite) { self.save(checked_path(path), overwrite); })
+      .def_static("load", [](const std::string& path) {
+        return JacobianLens::load(checked_path(path));
+      });
+  m.def("merge_jacobian_lenses", &merge);
+  bind_options<JacobianOptions>(
+      m,
+      "JacobianOptions",
+      {},
+      {{"layers", field(&JacobianOptions::layers)},
+       {"skip", field(&JacobianOptions::skip)},
+       {"rule",
+        worded(
+            &JacobianOptions::rule,
+            "rule",
+            [](const std::string& word, const char*) {
+              return linear_rule(word);
+            },
+            static_cast<const char* (*)(LinearRule)>(name))},
+       {"tolerance", field(&JacobianOptions::tolerance)},
+       {"least", field(&JacobianOptions::least)},
+       {"resume", field(&JacobianOptions::resume)},
+       {"checkpoint", {[](JacobianOptions& self, nb::handle value) {
+          self.checkpoint = checked_path(nb::cast<std::string>(value));
+        }}},
+       {"name", field(&JacobianOptions::model)}});
+  m.def(
+      "lens_prompts",
+      [](const Model& model, const std::string& text, int length, int least) {
+        return lens_prompts(model.model, checked_text(text), length, least);
+      });
+  m.def(
+      "fit_jacobian_lens",
+      [](const Model& model,
+         const std::vector<std::vector<int>>& prompts,
+         const Bound<JacobianOptions>& options) {
+        const auto own = options.value;
+        JacobianFit fit;
+        {
+          nb::gil_scoped_release no_gil;
+          fit = fit_jacobian_lens(model.model, prompts, own);
+        }
+        return nb::make_tuple(std::move(fit.lens), std::move(fit.changes));
+      });
+  m.def(
+      "lens_directions",
+      [](const Model& model,
+         const std::vector<int>& tokens,
+         const std::vector<std::vector<int>>& prompts,
+         const Bound<JacobianOptions>& options) {
+        const auto own = options.value;
+        LensDirections found;
+        {
+          nb::gil_scoped_release no_gil;
+          found = lens_directions(model.model, tokens, prompts, own);
+        }
+        return nb::make_tuple(
+            std::move(found.layers), std::move(found.directions));
+      });
+  // Beside `logit_lens`, whose options hold no lens.
+  m.def(
+      "jacobian_readout",
+      [](const Model& model,
+         const Ids& prompt,
+         const Bound<LensOptions>& options,
+         const JacobianLens& lens) {
+        const auto inputs = inputs_of(prompt);
+        auto own = options.value;
+        own.jacobian = &lens;
+        nb::gil_scoped_release no_gil;
+        return logit_lens(model.model, inputs, own);
+      });
+  bind_edits(m);
+}
+
+}  // namespace mlxterp::python

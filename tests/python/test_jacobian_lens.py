@@ -1,0 +1,90 @@
+"""The Jacobian lens from Python: fitted, kept, read, and edits along it."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlxterp import InterpretableModel, JacobianLens, collect, lens, lens_directions
+from mlxterp.errors import BadDataError, OutOfRangeError, UsageError
+
+ROWS = [[3, 9, 4, 12, 7, 5, 2], [8, 1, 6, 10, 11, 2]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    folder = Path(__file__).parents[1] / "parity/families/llama-gqa"
+    return InterpretableModel(str(folder))
+
+
+@pytest.fixture(scope="module")
+def fitted(model):
+    return JacobianLens.fit(model, ROWS, skip=1, tolerance=0)
+
+
+def close(a, b, bound=1e-5):
+    a, b = np.array(a), np.array(b)
+    assert a.shape == b.shape
+    assert np.isfinite(a).all()
+    assert np.abs(a - b).max() <= bound * max(np.abs(b).max(), 1e-9)
+
+
+def test_a_fit_says_what_it_is_of(fitted):
+    assert fitted.source.prompts == 2 and fitted.source.skip == 1
+    assert fitted.source.rule == "full" and fitted.source.weights
+    assert len(fitted.changes) == 1 and fitted.changes[0] > 0
+    assert fitted[fitted.layers[0]].shape == (fitted.d_model, fitted.d_model)
+    with pytest.raises(OutOfRangeError):
+        fitted[99]
+
+
+@pytest.mark.parametrize("name", ["lens.pt", "lens.safetensors"])
+def test_files_keep_it(fitted, model, tmp_path, name):
+    fitted.save(tmp_path / name)
+    back = JacobianLens.load(tmp_path / name)
+    assert back.layers == fitted.layers
+    close(back[0], fitted[0], 1e-3)
+    back.check_fits(model)
+    (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04" + bytes(40))
+    with pytest.raises(BadDataError):
+        JacobianLens.load(tmp_path / "bad.pt")
+
+
+def test_directions_need_no_fit(fitted, model):
+    found = lens_directions(model, [3, 5], ROWS, skip=1)
+    for layer in fitted.layers:
+        close(found[layer], fitted.directions(model, [3, 5], layer))
+
+
+def test_merged_halves_are_one(fitted, model):
+    halves = [JacobianLens.fit(model, [row], skip=1) for row in ROWS]
+    close(JacobianLens.merge(halves)[0], fitted[0])
+
+
+def test_the_last_layer_reads_as_the_model(fitted, model):
+    read = fitted.readout(model, ROWS[0])
+    plain = lens(model, ROWS[0])
+    assert read.layers[-1] == plain.layers[-1]
+    close(read.logits[-1], plain.logits[-1])
+
+
+def test_edits_along_it(fitted, model):
+    site = "layers.0.resid_post"
+    prompt = ROWS[0]
+
+    def values(edits):
+        return collect(model, [prompt], [site], interventions=edits).values[site]
+
+    plain = values(None)
+    v = fitted.directions(model, [3, 5], 0)
+    swapped = values(fitted.swap(model, 3, 5, [0]))
+    clamped = values(fitted.clamp(model, 3, 5, [0], prompt))
+    close(swapped, clamped)
+    ablated = values(fitted.ablate(model, [3, 5], [0]))
+    assert np.abs(np.array(ablated @ v.T)).max() < 1e-4
+    steered = values(fitted.steer(model, 3, [0], 2.0))
+    unit = v[0] / mx.linalg.norm(v[0])
+    along = np.array((steered - plain) @ unit)
+    close(along, np.full_like(along, 2 * np.median(np.linalg.norm(plain, axis=-1))), 1e-4)
+    with pytest.raises(UsageError):
+        fitted.swap(model, 3, 3, [0])
