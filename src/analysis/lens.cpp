@@ -149,7 +149,7 @@ mx::array residual(
     const Lens& lens,
     size_t row,
     const LensOptions& options) {
-  const auto x = mx::squeeze(run[lens.sites[row]], 0);
+  auto x = mx::squeeze(run[lens.sites[row]], 0);
   if (!lens.layers[row]) return x;
   const int layer = *lens.layers[row];
   if (options.tuned) return (*options.tuned)(x, layer);

@@ -28,8 +28,7 @@ size_t size(int n) {
 class EdgeScorer {
  public:
   EdgeScorer(const InterpretableModel& model, const EdgeOptions& options)
-      : model_(model),
-        options_(options),
+      : options_(options),
         graph_(checked(model, options)),
         runner_(model, graph_, options.ungrouped),
         pairs_(pairs_of(model, options)),
@@ -260,7 +259,6 @@ class EdgeScorer {
             static_cast<double>(pairs_.size()));
   }
 
-  const InterpretableModel& model_;
   const EdgeOptions& options_;
   EdgeGraph graph_;
   EdgeRunner runner_;

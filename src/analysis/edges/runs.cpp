@@ -37,7 +37,7 @@ mx::array part(const mx::array& x, int axis, int from, int to = -1) {
 // Keeps values of a pass, and adds to some what is differentiated by.
 class EdgeTap final : public Observer {
  public:
-  explicit EdgeTap(std::vector<SiteId> kept) {
+  explicit EdgeTap(const std::vector<SiteId>& kept) {
     for (const auto site : kept)
       values_.emplace(site, std::nullopt);
   }
@@ -163,10 +163,10 @@ std::vector<mx::array> EdgeRunner::gradients(
   std::vector<SiteId> sites, kept;
   std::vector<mx::array> zeros;
   std::unordered_map<SiteId, size_t> place;
-  const auto watch = [&](SiteId site, mx::Shape shape) {
+  const auto watch = [&](SiteId site, const mx::Shape& shape) {
     if (!place.emplace(site, sites.size()).second) return;
     sites.push_back(site);
-    zeros.push_back(mx::zeros(std::move(shape), mx::float32));
+    zeros.push_back(mx::zeros(shape, mx::float32));
   };
   // By layer, where its keys and values are taken apart.
   std::unordered_map<int, std::pair<SiteId, SiteId>> apart;
