@@ -12,8 +12,9 @@ from mlxterp import InterpretableModel, UnknownNameError, UsageError
 from mlxterp.compat import v01
 
 PACKAGE = Path(mlxterp.__file__).parent
-#: What switches: the package's root shows `patching`, the model has the mixins.
-SWITCHES = {"__init__.py", "model.py"}
+#: What switches: the package's root shows `patching`, the model has the mixins,
+#: `mlxterp.sae` is a module of mlxterp 0.1.
+SWITCHES = {"__init__.py", "model.py", "sae.py"}
 
 
 def imported(path):
