@@ -16,6 +16,7 @@ EDITS = {
     "scale": ("layers.1.resid_post", iv.scale(0.4)),
     "last": ("layers.1.mlp_out", iv.at_positions(-1, iv.scale(-2.0))),
     "heads": ("layers.0.self_attn.z", iv.on_heads([1], iv.zero_out)),
+    "noise": ("layers.1.resid_post", iv.on_prompts([1], iv.noise(0.5, seed=2))),
     "own": ("layers.0.attn_out", lambda x: x * 0.5),
     "pattern": ("layers.1.self_attn.pattern", iv.scale(0.7)),
 }
@@ -74,6 +75,18 @@ def test_edits_are_the_native_models(models, kind, when):
     ]
     assert len(log_probs[0]) == 12
     np.testing.assert_allclose(*log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("site", ["layers.1.mlp", "layers.1.self_attn.q_proj", "output"])
+@pytest.mark.parametrize("stands", [False, True])
+def test_an_edit_of_the_prompt_is_that_of_a_trace(models, site, stands):
+    edit = {site: iv.noise(0.3, seed=4)}
+    for model in models:
+        own = model.edited(edit) if stands else model
+        g = own.generate(PROMPTS[:1], 1, None if stands else edit, save="output")
+        with model.trace(PROMPTS[:1], interventions=edit):
+            logits = model.output.save()
+        np.testing.assert_allclose(*g.saved.values(), logits, atol=1e-5)
 
 
 def test_standing_edits_and_steps_and_draws(models):

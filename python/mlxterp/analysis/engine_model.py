@@ -31,8 +31,13 @@ def generating_model(
 ) -> tuple[_core.Model, dict[str, str]]:
     """The same for text that is generated, with what each of the engine's sites in
     `asked` is called there. Standing edits act at its steps, too."""
-    sites = engine_sites(model, asked)
-    names = {**{site: site for site in _ROOT}, **{own: it for it, own in sites.items()}}
+    asked = [*asked, *(site for site, _ in model.standing)]
+    # Seeded noise depends on the name: it is what a trace tells.
+    told = getattr(model.engine, "told", str)
+    names = {own: told(own) for own in asked if own not in _ROOT}
+    names |= {site: site for site in _ROOT}
+    names |= {own: name for name, own in canonical_sites(model).items()}
+    sites = {name: own for own, name in names.items() if own not in _ROOT}
     inner = _of_engine(model, sites, (), partial(_plain_text, model.tokenizer))
     standing = [(names[site], fn) for site, fn in model.standing]
     return inner.edited(standing) if standing else inner, names

@@ -83,6 +83,12 @@ class WrappedEngine:
     def match(self, pattern: str) -> list[str]:
         return self._current()[1].match(pattern)
 
+    def told(self, site: str) -> str:
+        """What interventions are told that a resolved site is called."""
+        tree, names, _ = self._current()
+        known = site.rpartition(".")[0] in tree.by_path
+        return names.canonical(site) if known else site
+
     def part(self, layer: int, out: str) -> str:
         return self._current()[1].part(layer, out)
 
