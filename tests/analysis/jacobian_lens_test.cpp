@@ -109,6 +109,58 @@ TEST(JacobianLens, IsTheGradientThroughTheWholeModelInEveryFamily) {
   EXPECT_GE(compared, 100u);
 }
 
+// Frozen is the true gradient of a model whose patterns and norms' scales are
+// put back to what they were.
+TEST(JacobianLens, FrozenIsTheGradientOfAModelThatIsHeld) {
+  for (const char* variant :
+       {"llama-gqa", "gpt2", "gemma2", "qwen3", "cohere2", "falcon"}) {
+    const auto model = test::load_variant(variant, mx::float32);
+    const auto ids = prompt_of(model);
+    std::vector<std::string> held;
+    for (size_t i = 0; i < model.sites().size(); ++i) {
+      const std::string_view name = model.sites()[static_cast<SiteId>(i)].name;
+      if (name.starts_with("layers.") &&
+          (name.ends_with(".attn.pattern") || name.ends_with(".scale")))
+        held.emplace_back(name);
+    }
+    const auto values = model.run(ids, {.save = held});
+    std::vector<Edit> edits;
+    for (const auto& name : held)
+      edits.push_back({name, replace_with(values[name])});
+    const auto fit =
+        fit_jacobian_lens(model, {ids}, options_of(LinearRule::frozen));
+    const auto wanted = plainly(model.with(edits), ids, 0);
+    EXPECT_LE(apart(fit.lens.at(0), wanted), 1e-5f) << variant;
+    const auto full = fit_jacobian_lens(model, {ids}, options_of());
+    EXPECT_GE(apart(full.lens.at(0), wanted), 1e-3f) << variant;
+  }
+}
+
+// Under relevance a layer without biases is homogeneous where there is nothing
+// to attend to but itself: at the first position what the lens makes of a
+// residual is what the model does.
+TEST(JacobianLens, RelevanceAddsUpAtTheFirstPosition) {
+  for (const char* variant :
+       {"llama-gqa", "gemma2", "gemma3", "olmo2-gqa", "qwen3", "granite"}) {
+    const auto model = test::load_variant(variant, mx::float32);
+    const std::vector<int> ids = {5, 3};
+    auto options = options_of(LinearRule::relevance);
+    options.skip = 0;
+    const auto lens = fit_jacobian_lens(model, {ids}, options).lens;
+    const int last = model.decoder().config().n_layers - 1;
+    const auto run = model.run(ids, {.save = {"layers.*.resid_post"}});
+    const auto first = [&](int layer) {
+      const auto& x = run[fmt::format("layers.{}.resid_post", layer)];
+      return mx::reshape(mx::slice(x, {0, 0, 0}, {1, 1, x.shape(2)}), {-1, 1});
+    };
+    for (const int layer : lens.layers)
+      EXPECT_LE(
+          apart(mx::matmul(lens.at(layer), first(layer)), first(last)), 1e-5f)
+          << variant << " " << layer;
+    EXPECT_FALSE(lens.layers.empty()) << variant;
+  }
+}
+
 TEST(JacobianLens, IsTheSlopeOfFiniteDifferences) {
   const auto model = test::tiny_model();
   const auto ids = prompt_of(model);

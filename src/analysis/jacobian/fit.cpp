@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "analysis/any_model.h"
-#include "analysis/int_array.h"
 #include "analysis/jacobian/source.h"
 #include "analysis/jacobian/sums.h"
 #include "analysis/linear/walk_down.h"
@@ -160,6 +159,7 @@ LensDirections lens_directions(
     const std::vector<int>& tokens,
     const Inputs::Rows& prompts,
     const JacobianOptions& options) {
+  const auto rows = jacobian::unembedding_of(model, tokens);
   const HeldSites held(model, options.rule);
   const auto source = jacobian::source_of(model, prompts, options);
   LensDirections out{
@@ -168,19 +168,6 @@ LensDirections lens_directions(
       .tokens = tokens,
       .directions = {},
       .source = source};
-  const auto& decoder = model.decoder();
-  if (tokens.empty())
-    fail(ErrorKind::usage, "[{}] no tokens; give one at least", caller);
-  for (const int token : tokens)
-    if (token < 0 || token >= decoder.config().vocab)
-      fail(
-          ErrorKind::out_of_range,
-          "[{}] token id {} is out of range; the vocabulary has {}",
-          caller,
-          token,
-          decoder.config().vocab);
-  const auto rows =
-      mx::astype(decoder.unembed.weight().take(int_array(tokens)), mx::float32);
   auto below = out.layers;
   const bool last = below.back() == source.target_layer;
   if (last) below.pop_back();

@@ -4,7 +4,6 @@
 
 #include "analysis/any_model.h"
 #include "analysis/fingerprint.h"
-#include "analysis/int_array.h"
 #include "analysis/jacobian/source.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -61,16 +60,7 @@ mx::array JacobianLens::directions(
         caller,
         decoder.config().d_model,
         d_model());
-  for (const int token : tokens)
-    if (token < 0 || token >= decoder.config().vocab)
-      fail(
-          ErrorKind::out_of_range,
-          "[{}] token id {} is out of range; the vocabulary has {}",
-          caller,
-          token,
-          decoder.config().vocab);
-  const auto w =
-      mx::astype(decoder.unembed.weight().take(int_array(tokens)), mx::float32);
+  const auto w = jacobian::unembedding_of(model, tokens);
   if (layer == source.target_layer && !has(layer)) return w;
   return mx::matmul(w, at(layer));
 }

@@ -7,9 +7,13 @@
 
 #include "analysis/any_model.h"
 #include "analysis/fingerprint.h"
+#include "analysis/int_array.h"
 #include "core/fail.h"
 #include "io/digest.h"
+#include "mlx/ops.h"
 #include "mlxterp/core/limits.h"
+
+namespace mx = mlx::core;
 
 namespace mlxterp::jacobian {
 
@@ -155,6 +159,23 @@ std::vector<int> chosen_layers(
   std::ranges::sort(out);
   out.erase(std::ranges::unique(out).begin(), out.end());
   return out;
+}
+
+mx::array unembedding_of(
+    const InterpretableModel& model, const std::vector<int>& tokens) {
+  const auto& decoder = model.decoder();
+  if (tokens.empty())
+    fail(ErrorKind::usage, "[{}] no tokens; give one at least", caller);
+  for (const int token : tokens)
+    if (token < 0 || token >= decoder.config().vocab)
+      fail(
+          ErrorKind::out_of_range,
+          "[{}] token id {} is out of range; the vocabulary has {}",
+          caller,
+          token,
+          decoder.config().vocab);
+  return mx::astype(
+      decoder.unembed.weight().take(int_array(tokens)), mx::float32);
 }
 
 JacobianSource source_of(

@@ -35,6 +35,11 @@ std::string digest_of(const Inputs::Rows& prompts);
 std::vector<int> chosen_layers(
     const std::vector<int>& asked, int model_layers, int end);
 
+/** What these tokens' logits are read by, W_U's columns: [token, d_model]
+ * float32. Throws usage where there is none, out_of_range. */
+mlx::core::array unembedding_of(
+    const InterpretableModel& model, const std::vector<int>& tokens);
+
 /** What all walks over a corpus begin with: everything checked before long
  * work. */
 JacobianSource source_of(
