@@ -72,10 +72,11 @@ Inputs::Rows corpus(const Arguments& a, const InterpretableModel& model) {
 std::string text_of(const report::JacobianFitReport& report) {
   const auto& source = report.source;
   auto out = fmt::format(
-      "{} layers, {} prompts of {} tokens at most, the first {} positions left "
-      "out\n",
+      "{} layers, {} prompt{} of {} tokens at most, the first {} positions "
+      "left out\n",
       report.layers.size(),
       source.prompts,
+      source.prompts == 1 ? "" : "s",
       source.length,
       source.skip);
   if (report.changes.empty()) return out;

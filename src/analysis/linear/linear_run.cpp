@@ -17,6 +17,10 @@ namespace {
 // Positions of one pass beyond which a larger one is no faster.
 constexpr int positions_that_pay = 4096;
 
+// From so many rows on it pays to take a layer apart, whose parts then serve
+// all of them.
+constexpr int rows_that_pay = 5;
+
 mx::array part(const mx::array& x, int axis, int from, int to) {
   auto first = mx::Shape(x.ndim(), 0), last = x.shape();
   first[static_cast<size_t>(axis)] = from;
@@ -57,7 +61,7 @@ LinearRun::LinearRun(
 Stream LinearRun::transport(int layer, const Stream& rows, int from) const {
   const int to = from + rows.x.shape(0);
   if (held_.rule() == LinearRule::full && rows.carried.empty() &&
-      PlainLayer::knows(model_, layer)) {
+      rows.x.shape(1) >= rows_that_pay && PlainLayer::knows(model_, layer)) {
     const auto& in = entering_[static_cast<size_t>(layer)];
     return {PlainLayer(model_, layer, in.x, from, to).transport(rows.x)};
   }
