@@ -60,7 +60,7 @@ mx::array JacobianLens::directions(
         caller,
         decoder.config().d_model,
         d_model());
-  const auto w = jacobian::unembedding_of(model, tokens);
+  auto w = jacobian::unembedding_of(model, tokens);
   if (layer == source.target_layer && !has(layer)) return w;
   return mx::matmul(w, at(layer));
 }

@@ -157,7 +157,7 @@ std::vector<int> chosen_layers(
     out.push_back(i);
   }
   std::ranges::sort(out);
-  out.erase(std::ranges::unique(out).begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
   return out;
 }
 
