@@ -9,6 +9,9 @@ failed=() left_out=()
 
 lint() { scripts/lint.sh; }
 
+# Every public header compiles alone.
+headers() { cmake --build build --target public_headers; }
+
 # Every test under ASan and UBSan, not only those that .ci/run has time for.
 asan() { make --no-print-directory asan; }
 
@@ -68,7 +71,7 @@ pythons() {
 bench() { make --no-print-directory bench; }
 
 steps=("$@")
-((${#steps[@]})) || steps=(lint asan reordered threads kernels pythons bench)
+((${#steps[@]})) || steps=(lint headers asan reordered threads kernels pythons bench)
 { make --no-print-directory setup format-check check-includes build &&
   scripts/fetch_demo.sh; } || exit 1
 if ((!$#)) && ! make --no-print-directory test; then failed+=(test); fi

@@ -51,12 +51,16 @@ inline std::vector<std::string> variants() {
   return names;
 }
 
-inline std::vector<std::string> supported_variants() {
-  auto names = variants();
-  std::erase_if(names, [](const auto& v) {
-    return v == refused_variant || !supported(model_type(v));
-  });
-  return names;
+/** Read once: each test is a process and names them all as it starts. */
+inline const std::vector<std::string>& supported_variants() {
+  static const auto read = [] {
+    auto names = variants();
+    std::erase_if(names, [](const auto& v) {
+      return v == refused_variant || !supported(model_type(v));
+    });
+    return names;
+  }();
+  return read;
 }
 
 /** What transformers computed, by name; "ids" is the prompt. */
