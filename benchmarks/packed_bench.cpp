@@ -131,7 +131,8 @@ int main(int argc, char** argv) {
     std::fflush(stdout);
   };
   const std::vector<int> lengths =
-      gpu ? std::vector{1, 16, 64, 128, 512} : std::vector{1, 16, 128};
+      gpu ? std::vector{1, 2, 8, 16, 32, 64, 96, 128, 512}
+          : std::vector{1, 16, 128};
   std::vector<double> times;
   const auto forward = [&](const InterpretableModel& model) {
     std::vector<double> out;

@@ -1,26 +1,30 @@
-"""Clang's PTX on stdin, a C++ table of it on stdout: a text for each kernel,
-since one that is smaller is copied and loaded sooner."""
+"""Clang's PTX of src/nn/cuda/NAME.cu on stdin, a C++ table of it, NAME_kernels,
+on stdout: a text for each kernel, since one that is smaller is copied and loaded
+sooner.
+
+usage: ptx_to_header.py NAME"""
 
 import re
 import sys
 
 
 def main():
+    source = sys.argv[1]
     text = "\n".join(
         line.strip() for line in sys.stdin.read().splitlines()
         if line.strip() and not line.strip().startswith("//"))
     head = text[:text.index(".visible")]
-    print("""\
-// Made by scripts/make_ptx.sh from activate.cu; not to be edited.
+    print(f"""\
+// Made by scripts/make_ptx.sh from {source}.cu; not to be edited.
 
 #pragma once
 
 #include <map>
 #include <string>
 
-namespace mlxterp::cuda {
+namespace mlxterp::cuda {{
 
-inline const std::map<std::string, std::string> kernels = {""")
+inline const std::map<std::string, std::string> {source}_kernels = {{""")
     for kernel in re.findall(r"\.visible \.entry.*?\n}", text, re.DOTALL):
         name = re.search(r"\.entry (\w+)\(", kernel)[1]
         print(f'    {{"{name}", R"ptx({head}{kernel}\n)ptx"}},')

@@ -8,6 +8,7 @@
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "nn/cuda/packed_rows.h"
 #include "nn/product.h"
 
 namespace mx = mlx::core;
@@ -99,7 +100,7 @@ mx::array rows_of(const mx::array& x, int from, int to) {
 
 // Whether MLX's own product serves. On a Mac's GPU it does for any number of
 // rows; CUDA has one for a single row, and for more compiles half a minute at
-// its first use to be slower than unpacking.
+// its first use to be slower than unpacking (and than cuda::packed_rows).
 bool multiplies_packed(const mx::array& x) {
   if (mx::default_device() != mx::Device::gpu) return false;
   return mx::metal::is_available() ||
@@ -183,6 +184,9 @@ mx::array Matrix::times_in_flight(const mx::array& x) const {
           packed->bits,
           packed->mode)};
     }
+    if (packed)
+      if (auto some = cuda::packed_rows(row, *packed))
+        return std::vector{*std::move(some)};
     return std::vector{in_pieces(
         own.shape(),
         [&](int from, int to) { return own.rows(from, to); },

@@ -2,28 +2,17 @@
 
 #include <limits>
 #include <string>
-#include <variant>
 
-#include "mlx/backend/cuda/cuda.h"
 #include "mlx/device.h"
 #include "mlx/fast.h"
 #include "nn/cuda/activate_ptx.h"
+#include "nn/cuda/ampere.h"
 
 namespace mx = mlx::core;
 
 namespace mlxterp::cuda {
 
 namespace {
-
-// bfloat16 is converted by instructions that came with Ampere.
-bool has_ampere() {
-  if (!mx::cu::is_available()) return false;
-  const auto& info = mx::device_info(mx::Device::gpu);
-  const auto major = info.find("compute_capability_major");
-  if (major == info.end()) return false;
-  const auto* number = std::get_if<size_t>(&major->second);
-  return number && *number >= 8;
-}
 
 // What the kernel is called, where there is one.
 std::string name_of(nn::Activation activation, mx::Dtype dtype, bool times) {
@@ -41,8 +30,8 @@ std::optional<mx::array> activate(
     nn::Activation activation,
     const mx::array& x,
     const std::optional<mx::array>& factor) {
-  static const bool able = has_ampere();
-  if (!able || mx::default_device() != mx::Device::gpu) return std::nullopt;
+  if (!has_ampere() || mx::default_device() != mx::Device::gpu)
+    return std::nullopt;
   const bool alike =
       !factor || (factor->shape() == x.shape() && factor->dtype() == x.dtype());
   const bool derived = x.is_tracer() || (factor && factor->is_tracer());
@@ -51,8 +40,8 @@ std::optional<mx::array> activate(
       x.size() > most)
     return std::nullopt;
   const auto kernel =
-      kernels.find(name_of(activation, x.dtype(), factor.has_value()));
-  if (kernel == kernels.end()) return std::nullopt;
+      activate_kernels.find(name_of(activation, x.dtype(), factor.has_value()));
+  if (kernel == activate_kernels.end()) return std::nullopt;
   std::vector<mx::array> inputs{x};
   if (factor) inputs.push_back(*factor);
   const int fours = static_cast<int>(x.size() / 4);

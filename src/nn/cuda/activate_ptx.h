@@ -7,7 +7,7 @@
 
 namespace mlxterp::cuda {
 
-inline const std::map<std::string, std::string> kernels = {
+inline const std::map<std::string, std::string> activate_kernels = {
     {"silu_bfloat16", R"ptx(.version 7.0
 .target sm_80
 .address_size 64
