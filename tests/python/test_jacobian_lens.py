@@ -6,6 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlxterp import InterpretableModel, JacobianLens, collect, lens, lens_directions
+from mlxterp import interventions as iv
 from mlxterp.errors import BadDataError, OutOfRangeError, UsageError
 
 ROWS = [[3, 9, 4, 12, 7, 5, 2], [8, 1, 6, 10, 11, 2]]
@@ -88,3 +89,16 @@ def test_edits_along_it(fitted, model):
     close(along, np.full_like(along, 2 * np.median(np.linalg.norm(plain, axis=-1))), 1e-4)
     with pytest.raises(UsageError):
         fitted.swap(model, 3, 3, [0])
+
+
+def test_an_edit_as_the_shell_writes_it(fitted, model, tmp_path):
+    fitted.save(tmp_path / "lens.safetensors")
+    site = "layers.0.resid_post"
+    text = f"lens_swap({tmp_path / 'lens.safetensors'}, id:3, id:5)"
+
+    def values(edits):
+        return collect(model, [ROWS[0]], [site], interventions=edits).values[site]
+
+    close(values({site: iv.parse(text, model)}), values(fitted.swap(model, 3, 5, [0])))
+    with pytest.raises(UsageError, match="of a model"):
+        values({site: iv.parse(text)})
