@@ -119,8 +119,10 @@ struct JacobianOptions {
   /** Numbers that rows in work may take, in bytes. */
   size_t memory = size_t{4} << 30;
   /** A file of running sums, written every half minute and at the end, from
-   * which `resume` goes on where it exists; empty: none. Throws usage where it
-   * is of another fit. */
+   * which `resume` goes on where it exists; empty: none. Called .pt it is the
+   * one that the published code keeps, which either goes on with the other's;
+   * that code's own does not say of which prompts it is: give the same. Throws
+   * usage where it is of another fit. */
   std::filesystem::path checkpoint = {};
   bool resume = false;
   /** How it is called in the lens. */
