@@ -145,9 +145,18 @@ std::filesystem::path ModelArguments::path() const {
 }
 
 InterpretableModel ModelArguments::load() const {
-  const auto parsed = spec::parse_edits(edits, edit_options());
-  auto loaded = load_unedited();
-  return parsed.empty() ? loaded : loaded.with(parsed);
+  check_edits();
+  return edited(load_unedited());
+}
+
+void ModelArguments::check_edits() const {
+  static_cast<void>(spec::parse_edits(edits, edit_options()));
+}
+
+InterpretableModel ModelArguments::edited(
+    const InterpretableModel& plain) const {
+  if (edits.empty()) return plain;
+  return plain.with(spec::parse_edits(edits, edit_options(&plain)));
 }
 
 InterpretableModel ModelArguments::load_unedited() const {
@@ -325,8 +334,8 @@ spec::MetricOptions metric_options(
   return out;
 }
 
-spec::EditOptions edit_options() {
-  return {.name = "--edit", .read = spec::read_tensor};
+spec::EditOptions edit_options(const InterpretableModel* model) {
+  return {.name = "--edit", .read = spec::read_tensor, .model = model};
 }
 
 }  // namespace mlxterp::cli

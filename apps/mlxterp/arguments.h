@@ -50,6 +50,10 @@ struct ModelArguments {
   InterpretableModel load() const;
   /** Without the edits, but with its SAEs attached. */
   InterpretableModel load_unedited() const;
+  /** Throws for what is wrong of --edit without a model. */
+  void check_edits() const;
+  /** That model with --edit. */
+  InterpretableModel edited(const InterpretableModel& plain) const;
   /** Nothing but the model. */
   InterpretableModel load_plain() const;
   /** What --sae names, showing progress. */
@@ -120,7 +124,7 @@ spec::MetricOptions metric_options(
     const Inputs::Rows& prompts,
     std::string_view name = "--metric");
 
-/** How edits are read here: from any file that they name. */
-spec::EditOptions edit_options();
+/** How edits are read here: from any file that they name, of that model. */
+spec::EditOptions edit_options(const InterpretableModel* model = nullptr);
 
 }  // namespace mlxterp::cli

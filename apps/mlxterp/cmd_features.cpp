@@ -166,7 +166,7 @@ void run(const Arguments& arguments) {
   options.features = spec::parse_numbers(arguments.features, "--feature");
   if (options.top < 1) usage("--top must be at least 1");
   if (options.tokens < 0) usage("--tokens must be at least 0");
-  const auto edits = spec::parse_edits(arguments.model.edits, edit_options());
+  arguments.model.check_edits();
   const auto saes = arguments.model.load_saes();
   const auto& [sae, file, site, name] = saes[0];
   options.site = site;
@@ -174,7 +174,8 @@ void run(const Arguments& arguments) {
   const auto plain = arguments.model.load_plain();
   // Checked in any case; it stands in the model where something is edited.
   const auto standing = arguments.model.attached(plain, saes);
-  const auto model = edits.empty() ? plain : standing.with(edits);
+  const auto model =
+      arguments.model.edits.empty() ? plain : arguments.model.edited(standing);
   const auto ids = arguments.prompt.tokens(model);
   show_progress("Running the model");
   report::FeatureReport report{

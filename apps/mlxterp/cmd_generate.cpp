@@ -37,8 +37,9 @@ struct Arguments {
 std::vector<Edit> edits_of(
     const Arguments& arguments,
     const When& when,
-    const std::vector<ChatPrompt>& chats) {
-  auto options = edit_options();
+    const std::vector<ChatPrompt>& chats,
+    const InterpretableModel* model = nullptr) {
+  auto options = edit_options(model);
   if (chats.size() == 1)
     options.turn = [&](std::string_view turn) {
       return spec::positions_of_turn(chats[0], turn, "--edit");
@@ -119,7 +120,7 @@ void run(const Arguments& arguments) {
   auto [chats, rows, options, from_model] = continued(arguments.text, model);
   const bool json = arguments.model.json;
   const bool several = arguments.text.prompts.size() > 1;
-  options.edits = edits_of(arguments, when, chats);
+  options.edits = edits_of(arguments, when, chats, &model);
   options.save = spec::parse_list(arguments.save, "--save");
   // What was asked for is kept apart from what probes read.
   std::set<std::string> asked;

@@ -11,6 +11,7 @@
 
 #include "arguments.h"
 #include "interrupt.h"
+#include "jlens_local.h"
 #include "mlxterp/analysis/jacobian_lens.h"
 #include "mlxterp/report/jacobian_lens.h"
 #include "mlxterp/spec/range.h"
@@ -27,7 +28,7 @@ struct Arguments {
   ModelArguments model;
   std::optional<std::string> text, ids_file;
   std::vector<std::string> layers, tokens, files;
-  std::string rule = "full", output;
+  std::string rule = "full", output, checkpoint;
   int prompts = 0, length = 128;
   JacobianOptions options;
   bool resume = false, force = false;
@@ -96,7 +97,9 @@ void fit(const Arguments& a) {
   check_corpus(a);
   check_output(a.output, a.force);
   auto options = options_of(a);
-  options.checkpoint = partial_of(a.output);
+  options.checkpoint = a.checkpoint.empty()
+                           ? partial_of(a.output)
+                           : std::filesystem::path(a.checkpoint);
   options.resume = a.resume;
   std::error_code ignored;
   if (!a.resume && !a.force &&
@@ -122,7 +125,7 @@ void fit(const Arguments& a) {
           "stopped after {} of {} prompts; --resume --force goes on",
           done->lens.source.prompts,
           rows.size()));
-    else
+    else if (a.checkpoint.empty())
       std::filesystem::remove(options.checkpoint, ignored);
   }
   const report::JacobianFitReport report{
@@ -220,6 +223,9 @@ Run add_jlens(CLI::App& app) {
   auto* merged = app.add_subcommand("merge", "Make one lens of several");
   auto* vectors = app.add_subcommand(
       "directions", "The vectors of some tokens, without fitting a lens");
+  auto* local = app.add_subcommand(
+      "local", "A prompt's own lens for some tokens, at each cell");
+  const auto run_local = add_jlens_local(*local);
   for (auto* command : {fitted, vectors}) {
     a.model.add_to(*command);
     add_corpus(*command, a);
@@ -248,6 +254,11 @@ Run add_jlens(CLI::App& app) {
       "--resume",
       a.resume,
       "Go on from what FILE.partial holds, if it is there");
+  fitted->add_option(
+      "--checkpoint",
+      a.checkpoint,
+      "Keep the sums here, and leave them; .pt: as the published code does, "
+      "which can go on with them, and this with its own");
   merged->add_option("FILES", a.files, "Lenses of one model")->required();
   merged->add_flag("--json", a.model.json, "Answer as JSON");
   vectors->add_option(
@@ -261,11 +272,13 @@ Run add_jlens(CLI::App& app) {
       "cities.safetensors";
   for (auto* command : {&app, fitted, merged, vectors})
     command->footer(example);
-  return [arguments, fitted, merged] {
+  return [arguments, fitted, merged, local, run_local] {
     if (fitted->parsed())
       fit(*arguments);
     else if (merged->parsed())
       merge_files(*arguments);
+    else if (local->parsed())
+      run_local();
     else
       directions(*arguments);
   };

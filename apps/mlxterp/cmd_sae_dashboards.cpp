@@ -85,7 +85,7 @@ void run(const Arguments& arguments) {
   }
   if (arguments.neuronpedia && arguments.neuronpedia->empty())
     usage("--neuronpedia: the name of the folder is empty");
-  const auto edits = spec::parse_edits(arguments.model.edits, edit_options());
+  arguments.model.check_edits();
   const auto saes = arguments.model.load_saes();
   const auto& [sae, file, site, name] = saes[0];
   auto options = arguments.options;
@@ -94,7 +94,7 @@ void run(const Arguments& arguments) {
   const auto plain = arguments.model.load_plain();
   // Found to fit; read below by itself.
   arguments.model.attached(plain, saes);
-  const auto model = edits.empty() ? plain : plain.with(edits);
+  const auto model = arguments.model.edited(plain);
   options.site = site;
   options.length = std::min(options.length, plain.decoder().config().context);
   options.progress = progress(/*lines=*/true);

@@ -87,8 +87,7 @@ void run(const Arguments& arguments) {
   auto model = arguments.model;
   const auto saes = model.load_saes();
   auto plain = model.load_plain();
-  if (!model.edits.empty())
-    plain = plain.with(spec::parse_edits(model.edits, edit_options()));
+  plain = model.edited(plain);
   auto options = arguments.options;
   options.site = saes[0].site;
   options.progress = progress(/*lines=*/true);

@@ -168,10 +168,10 @@ void run(const Arguments& arguments) {
     if (arguments.save.empty()) usage("-o without --save: nothing to write");
     check_output(*arguments.output, arguments.force);
   }
-  const auto edits = spec::parse_edits(arguments.model.edits, edit_options());
+  arguments.model.check_edits();
   const auto patterns = spec::parse_list(arguments.save, "--save");
   const auto plain = arguments.model.load_unedited();
-  const auto model = edits.empty() ? plain : plain.with(edits);
+  const auto model = arguments.model.edited(plain);
   const auto ids = arguments.prompt.tokens(model);
   report::PredictOptions wanted{.top = arguments.top};
   std::vector<std::string> warnings;
@@ -193,7 +193,7 @@ void run(const Arguments& arguments) {
   show_progress("Running the model");
   const auto values = model.run(ids, {.save = sites});
   report.next = report::predict(model, values["logits"], wanted);
-  if (!edits.empty()) {
+  if (!arguments.model.edits.empty()) {
     report.next_edited = std::move(report.next);
     report.next = report::predict(
         plain, plain.run(ids, {.save = {"logits"}})["logits"], wanted);
@@ -250,7 +250,10 @@ Run add_trace(CLI::App& app) {
       "project_out(FILE:NAME),\nclamp_along(FILE:NAME, 3), compose(EDIT, "
       "EDIT), at_positions(-1, EDIT),\nat_positions([0,3..5], EDIT), "
       "on_heads(7, EDIT), on_neurons(3, EDIT). Files are\nsafetensors, .npz "
-      "or .npy.\n\nExample:\n  mlxterp trace demo 'The "
+      "or .npy. With a Jacobian lens, at layers.N.resid_post:\n"
+      "lens_steer(FILE, ' Paris', 4), lens_ablate(FILE, ' Paris'), "
+      "lens_swap(FILE,\n' Paris', ' Rome'), lens_clamp(FILE, ' Paris', "
+      "' Rome', RUN).\n\nExample:\n  mlxterp trace demo 'The "
       "Eiffel Tower is located in the city of' \\\n    --edit "
       "'layers.4.mlp_out=scale(0)' --track ' Paris'");
   return [arguments] { run(*arguments); };

@@ -47,7 +47,7 @@ from .analysis.dashboards import FeatureDashboards, feature_dashboards
 from .analysis.edges import EdgeScores, edges
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
-from .analysis.jacobian_lens import JacobianLens, lens_directions
+from .analysis.jacobian_lens import JacobianLens, LocalLens, lens_directions, local_lens
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
@@ -106,6 +106,7 @@ __all__ = [
     "FeatureDashboards",
     "InterpretableModel",
     "JacobianLens",
+    "LocalLens",
     "Intervention",
     "InterventionComposer",
     "IoError",
@@ -145,6 +146,7 @@ __all__ = [
     "interventions",
     "lens",
     "lens_directions",
+    "local_lens",
     "logit_attribution",
     "make_task",
     "metrics",

@@ -3,6 +3,7 @@
 #include "mlxterp/analysis/jacobian_lens.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/lens_edits.h"
+#include "mlxterp/analysis/local_lens.h"
 
 namespace mlxterp::python {
 
@@ -22,6 +23,44 @@ void bind_source(nb::module_& m) {
       .def_ro("converged", &JacobianSource::converged)
       .def_prop_ro(
           "rule", [](const JacobianSource& self) { return name(self.rule); });
+}
+
+void bind_local(nb::module_& m) {
+  nb::class_<LocalLens>(m, "LocalLens")
+      .def_ro("layers", &LocalLens::layers)
+      .def_ro("tokens", &LocalLens::tokens)
+      .def_ro("ids", &LocalLens::ids)
+      .def_ro("skip", &LocalLens::skip)
+      .def_ro("directions", &LocalLens::directions)
+      .def_ro("cosines", &LocalLens::cosines)
+      .def_ro("source", &LocalLens::source)
+      .def(
+          "save",
+          [](const LocalLens& self, const std::string& path, bool overwrite) {
+            self.save(checked_path(path), overwrite);
+          });
+  m.def(
+      "local_lens",
+      [](const Model& model,
+         const Ids& prompt,
+         const std::vector<int>& tokens,
+         const Bound<JacobianOptions>& options,
+         const JacobianLens* lens) {
+        const auto inputs = inputs_of(prompt);
+        const LocalLensOptions own{
+            .layers = options.value.layers,
+            .skip = options.value.skip,
+            .rule = options.value.rule,
+            .lens = lens};
+        nb::gil_scoped_release no_gil;
+        return local_lens(
+            model.model, model.model.token_ids(inputs)[0], tokens, own);
+      },
+      nb::arg("model"),
+      nb::arg("prompt"),
+      nb::arg("tokens"),
+      nb::arg("options"),
+      nb::arg("lens").none());
 }
 
 void bind_edits(nb::module_& m) {
@@ -147,6 +186,7 @@ void bind_jacobian(nb::module_& m) {
         nb::gil_scoped_release no_gil;
         return logit_lens(model.model, inputs, own);
       });
+  bind_local(m);
   bind_edits(m);
 }
 

@@ -80,11 +80,17 @@ void bind_specs(nb::module_& m) {
       "What is odd about the runs between which it swept.");
   m.def(
       "parse_intervention",
-      [](const std::string& text) {
-        return spec::parse_intervention(text, {.read = spec::read_tensor});
+      [](const std::string& text, const Model* model) {
+        return spec::parse_intervention(
+            text,
+            {.read = spec::read_tensor,
+             .model = model ? &model->model : nullptr});
       },
       nb::arg("text"),
-      "An edit as the shell has it: \"at_positions(-1, scale(0.5))\".");
+      nb::arg("model").none() = nb::none(),
+      "An edit as the shell has it: \"at_positions(-1, scale(0.5))\". Those "
+      "along a Jacobian lens, \"lens_swap(FILE, ' Paris', ' Rome')\", take the "
+      "model, a _core.Model.");
 }
 
 }  // namespace mlxterp::python

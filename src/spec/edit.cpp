@@ -3,12 +3,11 @@
 #include <algorithm>
 #include <utility>
 
-#include "io/input_file.h"
 #include "mlx/ops.h"
 #include "mlxterp/analysis/steering.h"
-#include "mlxterp/io/npz.h"
-#include "mlxterp/io/safetensors.h"
 #include "mlxterp/spec/when.h"
+#include "mlxterp/trace/model.h"
+#include "spec/lens_edit.h"
 #include "spec/text.h"
 
 namespace mx = mlx::core;
@@ -37,6 +36,7 @@ class Parser {
     const auto site = trimmed(std::string_view(text_).substr(0, equals));
     if (site.empty()) wrong(0, "expected the name of a site before '='");
     at_ = equals + 1;
+    site_ = site;
     return {std::string(site), intervention()};
   }
 
@@ -239,6 +239,81 @@ class Parser {
         reach};
   }
 
+  // ' Paris' or id:7042.
+  std::string quoted_token() {
+    space();
+    const auto start = at_;
+    const char quote = at_ < text_.size() ? text_[at_] : ' ';
+    if (quote != '\'' && quote != '"') {
+      const auto id = token();
+      if (!id.starts_with("id:"))
+        wrong(start, "expected a token in quotes, as ' Paris', or id:7042");
+      return std::string(id);
+    }
+    const auto end = text_.find(quote, at_ + 1);
+    if (end == std::string::npos) wrong(start, "this quote is not closed");
+    at_ = end + 1;
+    return text_.substr(start + 1, end - start - 1);
+  }
+
+  bool token_follows() {
+    if (!next_is(',')) return false;
+    const auto next = text_.find_first_not_of(' ', at_ + 1);
+    return next != std::string::npos &&
+           (text_[next] == '\'' || text_[next] == '"' ||
+            text_.compare(next, 3, "id:") == 0);
+  }
+
+  // FILE, TOKEN {, TOKEN} [, RUN] [, N]; a file's name may have commas.
+  Intervention along_lens(const std::string& word) {
+    space();
+    const auto start = at_;
+    while (at_ < text_.size() && text_[at_] != ')' && !token_follows())
+      at_ = std::max(
+          at_ + 1, std::min(text_.find_first_of(",)", at_ + 1), text_.size()));
+    LensCall call{
+        .word = word,
+        .file = std::string(
+            trimmed(std::string_view(text_).substr(start, at_ - start)))};
+    if (call.file.empty() || !token_follows())
+      wrong(at_, "expected FILE, ' TOKEN' with the token in quotes");
+    if (!options_.read) wrong(start, "edits may not name files here");
+    while (token_follows()) {
+      expect(',');
+      call.tokens.push_back(quoted_token());
+    }
+    const size_t most = word == "lens_steer"    ? 1
+                        : word == "lens_ablate" ? limits::spec_edits
+                                                : 2;
+    if (call.tokens.size() > most || (most == 2 && call.tokens.size() != most))
+      wrong(
+          at_,
+          fmt::format(
+              "{} takes {} token{}, not {}",
+              word,
+              most == 2   ? "two"
+              : most == 1 ? "one"
+                          : "fewer",
+              most == 1 ? "" : "s",
+              call.tokens.size()));
+    if (word == "lens_clamp") {
+      expect(',');
+      space();
+      const auto end = std::min(text_.find_first_of(",)", at_), text_.size());
+      call.run = trimmed(std::string_view(text_).substr(at_, end - at_));
+      if (call.run.empty())
+        wrong(at_, "expected the file of a run's values (trace --save -o)");
+      at_ = end;
+    }
+    if (word != "lens_ablate" && take(',')) call.strength = number();
+    if (!next_is(')')) wrong(at_, "expected ')'");
+    std::vector<std::string> sites;
+    if (options_.model && !site_.empty())
+      for (const auto site : options_.model->sites().match(site_))
+        sites.push_back(options_.model->sites()[site].name);
+    return lens_edit(call, options_, sites);
+  }
+
   bool names_a_file() const {
     const auto end = text_.find(')', at_);
     return text_.substr(at_, end - at_).find(':') != std::string::npos;
@@ -293,6 +368,11 @@ class Parser {
     if (word == "on_prompts") return closed(selector(word, on_prompts, depth));
     if (word == "during") return closed(timed(depth));
     if (word == "compose") return closed(steps(depth));
+    if (word == "lens_steer" || word == "lens_ablate" || word == "lens_swap" ||
+        word == "lens_clamp") {
+      expect('(');
+      return closed(along_lens(word));
+    }
     if (word != "scale" && word != "add_vector" && word != "replace_with" &&
         word != "clamp" && word != "noise" && word != "project_out" &&
         word != "clamp_along")
@@ -301,7 +381,8 @@ class Parser {
           fmt::format(
               "expected an edit instead of '{}': zero_out, scale, add_vector, "
               "project_out, clamp_along, replace_with, clamp, noise, compose, "
-              "at_positions, on_heads, on_neurons, on_prompts, during",
+              "lens_steer, lens_ablate, lens_swap, lens_clamp, at_positions, "
+              "on_heads, on_neurons, on_prompts, during",
               printable(word)));
     expect('(');
     if (word == "scale") return closed(scale(number()));
@@ -352,63 +433,12 @@ class Parser {
 
   const std::string& text_;
   const EditOptions& options_;
+  std::string_view site_ = {};  // of the whole edit
   size_t at_ = 0;
   size_t numbers_ = 0;  // of all lists of this text
 };
 
-// Of a file that can be opened.
-std::string beginning(const std::string& path) {
-  return InputFile::open(path, "read_tensor")->text(0, 6, "read_tensor");
-}
-
 }  // namespace
-
-mx::array read_tensor(const std::string& path, const std::string& name) {
-  constexpr size_t most = 5;
-  std::string known;
-  size_t count = 0;
-  const auto wanted = [&](const std::string& tensor) {
-    if (!name.empty() && tensor == name) return true;
-    if (count++ < most)
-      known += (known.empty() ? "" : ", ") + printable(tensor);
-    return false;
-  };
-  if (const auto start = beginning(path); start.starts_with("\x93NUMPY")) {
-    if (!name.empty())
-      fail(
-          ErrorKind::usage,
-          "[read_tensor] {} is a .npy, whose array has no name; leave out "
-          "':{}'",
-          printable(path),
-          printable(name));
-    return load_npy(path);
-  } else if (start.starts_with("PK")) {
-    const auto arrays = load_npz(path);
-    for (const auto& [tensor, array] : arrays)
-      if (wanted(tensor) || (name.empty() && arrays.size() == 1)) return array;
-  } else {
-    const auto file = Safetensors::open(path);
-    for (const auto& tensor : file.tensors())
-      if (wanted(tensor.name) || (name.empty() && file.tensors().size() == 1))
-        return file.read(tensor);
-  }
-  if (count > most) known += ", ...";
-  if (known.empty()) known = "none";
-  if (name.empty())
-    fail(
-        ErrorKind::unknown_name,
-        "[read_tensor] {} has {} tensors: {}; name one, as in {}:NAME",
-        printable(path),
-        count,
-        known,
-        printable(path));
-  fail(
-      ErrorKind::unknown_name,
-      "[read_tensor] {} has no tensor '{}'; it has {}",
-      printable(path),
-      printable(name),
-      known);
-}
 
 Intervention parse_intervention(
     const std::string& text, const EditOptions& options) {

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <numeric>
 
+#include "io/torch_pickle.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlx/transforms.h"
@@ -253,6 +254,40 @@ TEST(JacobianLens, AFitThatWasEndedGoesOn) {
   // Of other prompts, layers or another estimator it is refused.
   EXPECT_THROW(fit_jacobian_lens(model, {all[0]}, options), Error);
   options.layers = {1};
+  EXPECT_THROW(fit_jacobian_lens(model, all, options), Error);
+}
+
+// The published code's checkpoint: the sums and nothing they were rounded by.
+TEST(JacobianLens, AFitGoesOnFromSumsAsTorchHasThem) {
+  const auto model = test::tiny_model();
+  const auto all = corpus_of(model, 4);
+  const testing::TempFolder folder;
+  auto options = options_of();
+  const auto whole = fit_jacobian_lens(model, all, options);
+  options.checkpoint = folder / "sums.pt";
+  options.stop = [n = 0]() mutable { return ++n == 2; };
+  const auto half = fit_jacobian_lens(model, all, options);
+  const auto file = TorchFile::open(options.checkpoint);
+  EXPECT_EQ(file.value().find("n_done")->integer, 2);
+  EXPECT_EQ(file.value().find("next_idx")->integer, 2);
+  EXPECT_EQ(file.value().find("skip_first")->integer, skip);
+  EXPECT_EQ(file.value().find("target_layer")->integer, 2);
+  const auto& sum = *file.value().find("jacobian_sum")->find("0");
+  EXPECT_LE(
+      apart(
+          file.read(sum.tensor, "0", mx::float32),
+          mx::multiply(half.lens.at(0), mx::array(2.0f))),
+      1e-6f);
+  options.stop = {};
+  options.resume = true;
+  const auto resumed = fit_jacobian_lens(model, all, options);
+  EXPECT_EQ(resumed.lens.source.prompts, 4u);
+  for (const int layer : whole.lens.layers)
+    EXPECT_LE(apart(resumed.lens.at(layer), whole.lens.at(layer)), 1e-6f);
+  EXPECT_THROW(fit_jacobian_lens(model, {all[0]}, options), Error);
+  // A lens is no checkpoint.
+  options.checkpoint = folder / "lens.pt";
+  whole.lens.save(options.checkpoint);
   EXPECT_THROW(fit_jacobian_lens(model, all, options), Error);
 }
 

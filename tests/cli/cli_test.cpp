@@ -100,6 +100,7 @@ TEST_F(Cli, UsageErrorsExitWith2) {
       {"jlens", "fit", "demo", "-o", "x", "--text", "a", "--rule", "half"},
       {"jlens", "merge", "x", "-o", "y"},
       {"jlens", "directions", "demo", "-o", "x", "--text", "a"},
+      {"jlens", "local", "demo", "a"},
       {"collect", "demo", "--text", "x", "--save", "embed"},
       {"probe"},
       {"probe",

@@ -5,7 +5,15 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlxterp import InterpretableModel, JacobianLens, collect, lens, lens_directions
+from mlxterp import (
+    InterpretableModel,
+    JacobianLens,
+    collect,
+    lens,
+    lens_directions,
+    local_lens,
+)
+from mlxterp import interventions as iv
 from mlxterp.errors import BadDataError, OutOfRangeError, UsageError
 
 ROWS = [[3, 9, 4, 12, 7, 5, 2], [8, 1, 6, 10, 11, 2]]
@@ -88,3 +96,33 @@ def test_edits_along_it(fitted, model):
     close(along, np.full_like(along, 2 * np.median(np.linalg.norm(plain, axis=-1))), 1e-4)
     with pytest.raises(UsageError):
         fitted.swap(model, 3, 3, [0])
+
+
+def test_an_edit_as_the_shell_writes_it(fitted, model, tmp_path):
+    fitted.save(tmp_path / "lens.safetensors")
+    site = "layers.0.resid_post"
+    text = f"lens_swap({tmp_path / 'lens.safetensors'}, id:3, id:5)"
+
+    def values(edits):
+        return collect(model, [ROWS[0]], [site], interventions=edits).values[site]
+
+    close(values({site: iv.parse(text, model)}), values(fitted.swap(model, 3, 5, [0])))
+    with pytest.raises(UsageError, match="of a model"):
+        values({site: iv.parse(text)})
+
+
+def test_a_prompt_has_a_lens_of_its_own(fitted, model, tmp_path):
+    whole = JacobianLens.fit(model, [ROWS[0]], skip=1)
+    found = local_lens(model, ROWS[0][:-1], [3, 5], jacobian=whole, skip=1)
+    assert found.positions == [1, 2, 3, 4, 5]
+    for layer in whole.layers:
+        v = np.array(found.directions[layer])
+        mean = np.array(whole.directions(model, [3, 5], layer))
+        close(v.mean(1), mean)
+        lengths = np.linalg.norm(v, axis=-1) * np.linalg.norm(mean, axis=-1)[:, None]
+        close(found.cosines[layer], np.einsum("kpd,kd->kp", v, mean) / lengths)
+    found.save(tmp_path / "local.safetensors")
+    assert set(mx.load(str(tmp_path / "local.safetensors"))) >= {"local.0", "cosine.0"}
+    assert not local_lens(model, ROWS[0], [3], layers=[0]).cosines
+    with pytest.raises(UsageError):
+        local_lens(model, ROWS[0], [3], skip=7)

@@ -119,8 +119,10 @@ struct JacobianOptions {
   /** Numbers that rows in work may take, in bytes. */
   size_t memory = size_t{4} << 30;
   /** A file of running sums, written every half minute and at the end, from
-   * which `resume` goes on where it exists; empty: none. Throws usage where it
-   * is of another fit. */
+   * which `resume` goes on where it exists; empty: none. Called .pt it is the
+   * one that the published code keeps, which either goes on with the other's;
+   * that code's own does not say of which prompts it is: give the same. Throws
+   * usage where it is of another fit. */
   std::filesystem::path checkpoint = {};
   bool resume = false;
   /** How it is called in the lens. */
@@ -169,9 +171,22 @@ struct LensDirections {
   std::vector<mlx::core::array> directions;  ///< [token, d_model] of each.
   JacobianSource source = {};
 
+  /** Those of these tokens, [n, d_model] float32. Lazy. Throws out_of_range
+   * where the layer is missing, usage where a token is, with those there are.
+   */
+  mlx::core::array at(const std::vector<int>& tokens, int layer) const;
+  /** As JacobianLens::check_fits. */
+  void check_fits(
+      const InterpretableModel& model, bool any_model = false) const;
+
   /** Safetensors with directions.0, directions.1, ... in float32; tokens and
    * source as metadata. Whole or not at all. Throws usage, environment. */
   void save(const std::filesystem::path& path, bool overwrite = false) const;
+  /** Throws bad_data where it holds none, or of other shapes or not finite
+   * ones; environment. Evaluates. */
+  static LensDirections load(const std::filesystem::path& path);
+  /** Whether a file holds directions, not a lens. Throws environment. */
+  static bool is_file(const std::filesystem::path& path);
 };
 
 /** What JacobianLens::directions gives of a lens that would be fitted on these

@@ -10,6 +10,10 @@
 #include "mlx/array.h"
 #include "mlxterp/trace/intervention.h"
 
+namespace mlxterp {
+class InterpretableModel;
+}
+
 namespace mlxterp::spec {
 
 /** The tensor that is called `name` in the file at that path; without a name
@@ -32,6 +36,10 @@ struct EditOptions {
   /** Positions that a name such as "@user:-1" stands for (see spec/turn.h).
    * Empty: there is no conversation whose turns have names. */
   std::function<std::vector<int>(std::string_view)> turn = {};
+  /** Whose tokens and lens lens_steer and the like mean; it need not outlive
+   * the edits. Null: their text is checked, and they throw usage where they
+   * act. */
+  const InterpretableModel* model = nullptr;
 };
 
 /**
@@ -44,11 +52,16 @@ struct EditOptions {
  *             | "add_vector(" vector ["," x] ")"
  *             | "project_out(" vector {"," vector} ")"
  *             | "clamp_along(" vector "," x ")"
+ *             | "lens_steer(" FILE "," token ["," x] ")"
+ *             | "lens_ablate(" FILE "," token {"," token} ")"
+ *             | "lens_swap(" FILE "," token "," token ["," x] ")"
+ *             | "lens_clamp(" FILE "," token "," token "," FILE ["," x] ")"
  *             | "compose(" edit {"," edit} ")"
  *             | ("at_positions" | "on_heads" | "on_neurons" | "on_prompts")
  *               "(" numbers "," edit ")"
  *             | "during(" when "," edit ")"          see spec/when.h
  *     vector  = FILE [":" TENSOR]
+ *     token   = "'" text "'" | '"' text '"' | "id:" number
  *     numbers = item | "[" item {"," item} "]"
  *     item    = number | number ".." number     both ends count
  *             | turn                            in a conversation: spec/turn.h
@@ -58,7 +71,13 @@ struct EditOptions {
  * broadcasts against it along other axes; `x` multiplies it. project_out takes
  * what lies along its vectors (together) out of each position; clamp_along sets
  * the coordinate along its vector, counted in the vector's direction, to `x`.
- * Throws usage with the column of what is wrong.
+ * The first FILE of lens_... is a Jacobian lens, or directions of tokens (see
+ * analysis/jacobian_lens.h); it is of options.model, and stands at layers of
+ * the file, layers.N.resid_post. The second holds the clean run's values,
+ * tensors of these names, [1, pos, d_model]. `x` is the strength of
+ * analysis/lens_edits.h. Throws usage with the column of what is wrong; of
+ * lens_... also what a lens or a token throws, such as usage where two vectors
+ * are nearly parallel.
  */
 Intervention parse_intervention(
     const std::string& text, const EditOptions& options = {});

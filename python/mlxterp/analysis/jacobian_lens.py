@@ -24,7 +24,7 @@ from ._native import Report, asked, inputs, native
 from .collecting import collect
 from .lenses import Lens
 
-__all__ = ["JacobianLens", "lens_directions"]
+__all__ = ["JacobianLens", "LocalLens", "lens_directions", "local_lens"]
 
 
 def _ids(inner: _core.Model, tokens: Sequence[int | str]) -> list[int]:
@@ -236,6 +236,54 @@ class JacobianLens:
             f"JacobianLens(layers={len(self.layers)}, d_model={self.d_model}, "
             f"prompts={source.prompts}, rule={source.rule!r})"
         )
+
+
+class LocalLens:
+    """Vectors of some tokens at each cell of a prompt.
+
+    Attributes:
+        layers, tokens, ids: Ascending; the ids of the rows, and of the prompt.
+        positions: Those of the prompt that have a vector.
+        directions: By layer, [token, position, d_model] float32.
+        cosines: By layer, [token, position]: to the corpus lens' direction; empty
+            without a lens, NaN where it lacks the layer.
+    """
+
+    def __init__(self, native: _core.LocalLens):
+        self._native = native
+        self.layers, self.tokens = list(native.layers), list(native.tokens)
+        self.ids = list(native.ids)
+        self.positions = list(range(native.skip, len(self.ids)))
+        self.directions = dict(zip(self.layers, native.directions))
+        self.cosines = dict(zip(self.layers, native.cosines))
+
+    def save(self, path: str | os.PathLike[str], overwrite: bool = True) -> None:
+        """Safetensors with local.0, ... and cosine.0, .... Raises IoError."""
+        self._native.save(os.fspath(path), overwrite)
+
+
+def local_lens(
+    model: Any,
+    prompt,
+    tokens: Sequence[int | str],
+    *,
+    jacobian: JacobianLens | None = None,
+    layers: Sequence[int] | None = None,
+    skip: int = 0,
+    rule: str = "full",
+    interventions: dict | None = None,
+) -> LocalLens:
+    """A prompt's own Jacobian lens for some tokens at each layer and position:
+    sum over later t' of (d h_last[t'] / d h_l[t])^T W_U[token], exactly, by one
+    walk down. With `jacobian` also how far that lens' directions hold here, as
+    cosines. Raises UsageError, OutOfRangeError."""
+    given = {"model": model, "layers": layers, "skip": skip, "rule": rule}
+    given["interventions"] = interventions
+    inner, chosen = asked("local_lens()", _core.JacobianOptions, given)
+    lens = None if jacobian is None else jacobian._native
+    return LocalLens(
+        _core.local_lens(inner, inputs(model, prompt), _ids(inner, tokens), chosen, lens)
+    )
 
 
 def lens_directions(

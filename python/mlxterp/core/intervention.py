@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 
+from .. import _core
 from .._core import (
     Intervention,
     add_vector,
@@ -21,7 +22,6 @@ from .._core import (
     on_heads,
     on_neurons,
     on_prompts,
-    parse_intervention,
     project_out,
     replace_with,
     scale,
@@ -55,6 +55,17 @@ class InterventionComposer(Intervention):
     def build(self) -> Intervention:
         """The interventions added so far as one."""
         return compose(self.interventions)
+
+
+def parse_intervention(text: str, model=None) -> Intervention:
+    """An edit as the shell's `--edit` has it: "at_positions(-1, scale(0.5))". Those
+    along a Jacobian lens, "lens_swap(FILE, ' Paris', ' Rome')", take the model.
+    Raises UsageError, and what reading its files raises."""
+    if model is None:
+        return _core.parse_intervention(text)
+    from ..analysis._native import native
+
+    return _core.parse_intervention(text, native(model, "parse_intervention()"))
 
 
 #: All of them, by their short names.

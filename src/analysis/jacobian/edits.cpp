@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/int_array.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/analysis/lens_edits.h"
@@ -174,6 +175,25 @@ Intervention lens_clamp(
       [plane, to, strength](const mx::array& x, const SiteView& at) {
         const auto h = wide(x, at, plane.vectors.shape(1), who);
         const int first = at.offset, known = to.shape(0);
+        if (!at.positions.empty()) {
+          // A selector's choice: a position of the clean run for each.
+          std::vector<int> from;
+          std::vector<float> acts;
+          for (const int position : at.positions) {
+            from.push_back(std::clamp(position, 0, known - 1));
+            acts.push_back(position < known ? strength : 0.0f);
+          }
+          const auto rows = mx::take(to, int_array(from), 0);
+          auto shape = h.shape();
+          shape.back() = 2;
+          const auto change = mx::subtract(
+              mx::reshape(rows, shape), mx::matmul(h, plane.inverse));
+          shape.back() = 1;
+          const auto some = mx::array(acts.data(), shape);
+          return mx::astype(
+              mx::add(h, mx::matmul(mx::multiply(change, some), plane.vectors)),
+              x.dtype());
+        }
         const int n =
             std::clamp(known - first, 0, h.ndim() > 1 ? h.shape(-2) : 0);
         if (n == 0) return x;

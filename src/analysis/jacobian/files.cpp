@@ -172,18 +172,6 @@ JacobianLens read_safetensors(const std::filesystem::path& path) {
 
 }  // namespace
 
-void LensDirections::save(
-    const std::filesystem::path& path, bool overwrite) const {
-  std::vector<std::pair<std::string, mx::array>> tensors;
-  for (size_t i = 0; i < layers.size(); ++i)
-    tensors.emplace_back(
-        fmt::format("directions.{}", layers[i]), directions[i]);
-  auto metadata = to_metadata(source);
-  metadata.emplace(kind_key, "lens_directions");
-  metadata.emplace("tokens", nlohmann::json(tokens).dump());
-  save_safetensors(path, tensors, metadata, overwrite);
-}
-
 Inputs::Rows read_id_rows(const std::filesystem::path& path) {
   const auto shown = quoted(path);
   const auto json = parse_json(

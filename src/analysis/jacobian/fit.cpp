@@ -71,7 +71,9 @@ Sums begun(
     return none;
   auto found = Sums::load(options.checkpoint);
   auto differs = jacobian::difference(found.source, source);
-  if (differs.empty() && found.source.corpus != source.corpus)
+  // The published code's sums do not say of which prompts they are.
+  if (differs.empty() && !found.source.corpus.empty() &&
+      found.source.corpus != source.corpus)
     differs = "other prompts";
   if (differs.empty() && found.layers != layers)
     differs = fmt::format(
@@ -86,6 +88,9 @@ Sums begun(
         caller,
         printable(options.checkpoint.string()),
         differs);
+  const auto prompts = found.source.prompts;
+  found.source = source;
+  found.source.prompts = prompts;
   return found;
 }
 

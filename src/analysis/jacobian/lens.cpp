@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "analysis/any_model.h"
-#include "analysis/fingerprint.h"
 #include "analysis/jacobian/source.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -67,48 +65,7 @@ mx::array JacobianLens::directions(
 
 void JacobianLens::check_fits(
     const InterpretableModel& model, bool any_model) const {
-  const int own = layer_count(model), width = residual_width(model);
-  const auto refuse = [](const std::string& why) {
-    fail(
-        ErrorKind::usage,
-        "[{}] {}; use the lens that was fitted on this model",
-        caller,
-        why);
-  };
-  if (width != d_model())
-    refuse(fmt::format(
-        "the lens reads {} features, the model has {}", d_model(), width));
-  if (!layers.empty() && layers.back() >= own)
-    refuse(fmt::format(
-        "the lens reads layer {}, the model has {} layers",
-        layers.back(),
-        own));
-  if (source.model_layers > 0 && source.model_layers != own)
-    refuse(fmt::format(
-        "the lens is of a model of {} layers, this one has {}",
-        source.model_layers,
-        own));
-  if (source.target_layer >= 0 && source.target_layer != own - 1)
-    refuse(fmt::format(
-        "the lens leads to layer {}, the model's head reads layer {}",
-        source.target_layer,
-        own - 1));
-  if (any_model) return;
-  const auto differs = [&](const std::string& of_lens,
-                           const std::string& of_model,
-                           const char* what) {
-    if (of_lens.empty() || of_model.empty() || of_lens == of_model) return;
-    refuse(fmt::format(
-        "the lens was fitted with other {} ({}..., the model's are {}...); "
-        "another precision counts as another model, too",
-        what,
-        printable(of_lens.substr(0, 12)),
-        of_model.substr(0, 12)));
-  };
-  if (!source.weights.empty())
-    differs(source.weights, weights_digest(model), "weights");
-  if (!source.tokenizer.empty())
-    differs(source.tokenizer, tokenizer_digest(model), "tokens");
+  jacobian::check_fits(source, layers, d_model(), model, any_model);
 }
 
 JacobianLens merge(const std::vector<JacobianLens>& lenses) {

@@ -40,6 +40,15 @@ std::vector<int> chosen_layers(
 mlx::core::array unembedding_of(
     const InterpretableModel& model, const std::vector<int>& tokens);
 
+/** Throws usage where what reads these layers of a stream of that width is of
+ * another model; see JacobianLens::check_fits. */
+void check_fits(
+    const JacobianSource& source,
+    const std::vector<int>& layers,
+    int d_model,
+    const InterpretableModel& model,
+    bool any_model);
+
 /** What all walks over a corpus begin with: everything checked before long
  * work. */
 JacobianSource source_of(

@@ -6,6 +6,8 @@
 #include "core/fail.h"
 #include "io/input_file.h"
 #include "io/json.h"
+#include "io/torch_pickle.h"
+#include "io/torch_write.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/core/limits.h"
@@ -21,6 +23,79 @@ constexpr const char* changes_key = "changes";
 
 mx::array size_of(const mx::array& x) {
   return mx::sqrt(mx::sum(mx::square(x)));
+}
+
+constexpr const char* torch_sums_key = "jacobian_sum";
+
+// As the published code keeps them; what it does not know is metadata.
+void write_torch(const Sums& all, const std::filesystem::path& path) {
+  const auto& source = all.source;
+  TorchWriter out;
+  const auto integer = [&](const char* key, int64_t value) {
+    out.text(key);
+    out.integer(value);
+  };
+  out.begin_dict();
+  out.text(torch_sums_key);
+  out.begin_dict();
+  for (size_t i = 0; i < all.layers.size(); ++i) {
+    out.integer(all.layers[i]);
+    out.tensor(mx::subtract(all.sums[i], all.lost[i]));
+  }
+  out.end_dict();
+  integer("n_done", static_cast<int64_t>(source.prompts));
+  integer("next_idx", static_cast<int64_t>(source.prompts));
+  out.text("source_layers");
+  out.begin_list();
+  for (const int layer : all.layers)
+    out.integer(layer);
+  out.end_list();
+  integer("target_layer", source.target_layer);
+  integer("skip_first", source.skip);
+  out.text("metadata");
+  out.begin_dict();
+  for (const auto& [key, value] : to_metadata(source)) {
+    out.text("mlxterp_" + key);
+    out.text(value);
+  }
+  out.end_dict();
+  out.end_dict();
+  out.save(path, /*overwrite=*/true);
+}
+
+Sums read_torch(const std::filesystem::path& path) {
+  const auto shown = quoted(path);
+  const auto file = TorchFile::open(path);
+  const auto& all = file.value();
+  const auto* sums = all.find(torch_sums_key);
+  const auto* done = all.find("n_done");
+  const auto* next = all.find("next_idx");
+  if (!sums || !done)
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} holds no running sums of a fit; remove it, or name another "
+        "file",
+        caller,
+        shown);
+  // Prompts are gone on with behind as many as are in the sums.
+  if (next && next->integer != done->integer)
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} has gone through {} prompts and used {}; it cannot be gone on "
+        "with here",
+        caller,
+        shown,
+        next->integer,
+        done->integer);
+  auto lens = JacobianLens::load(path);
+  Sums out(lens.source, {}, 0);
+  out.layers = lens.layers;
+  const mx::array count(static_cast<float>(lens.source.prompts));
+  for (const auto& mean : lens.matrices) {
+    out.sums.push_back(mx::multiply(mean, count));
+    out.lost.push_back(mx::zeros_like(mean));
+  }
+  return out;
 }
 
 }  // namespace
@@ -71,6 +146,10 @@ JacobianLens Sums::lens() const {
 }
 
 void Sums::save(const std::filesystem::path& path) const {
+  if (path.extension() == ".pt") {
+    write_torch(*this, path);
+    return;
+  }
   std::vector<std::pair<std::string, mx::array>> tensors;
   for (size_t i = 0; i < layers.size(); ++i) {
     tensors.emplace_back(fmt::format("{}{}", sum_prefix, layers[i]), sums[i]);
@@ -83,6 +162,8 @@ void Sums::save(const std::filesystem::path& path) const {
 }
 
 Sums Sums::load(const std::filesystem::path& path) {
+  if (InputFile::open(path, caller)->text(0, 2, caller) == "PK")
+    return read_torch(path);
   const auto file = Safetensors::open(path);
   const auto shown = quoted(path);
   const auto& metadata = file.metadata();
