@@ -227,7 +227,15 @@ void bind_sweeps(nb::module_& m) {
        {"rule",
         worded(&EdgeOptions::rule, "rule", spec::parse_line_rule, spec::name)},
        {"ungrouped", field(&EdgeOptions::ungrouped)},
-       {"by_position", field(&EdgeOptions::by_position)}});
+       {"by_position", field(&EdgeOptions::by_position)},
+       {"sample", field(&EdgeOptions::sample)},
+       {"seed", field(&EdgeOptions::seed)}});
+  nb::class_<EdgeErrors>(m, "EdgeErrors")
+      .def_ro("layer", &EdgeErrors::layer)
+      .def_ro("edges", &EdgeErrors::edges)
+      .def_ro("mean", &EdgeErrors::mean)
+      .def_ro("rms", &EdgeErrors::rms)
+      .def_ro("within_90", &EdgeErrors::within_90);
   nb::class_<EdgeSource>(m, "EdgeSource")
       .def_ro("name", &EdgeSource::name)
       .def_ro("layer", &EdgeSource::layer);
@@ -240,6 +248,8 @@ void bind_sweeps(nb::module_& m) {
       .def_ro("destinations", &EdgeScores::destinations)
       .def_ro("scores", &EdgeScores::scores)
       .def_ro("spread", &EdgeScores::spread)
+      .def_ro("exact", &EdgeScores::exact)
+      .def_ro("errors", &EdgeScores::errors)
       .def_ro("positions", &EdgeScores::positions)
       .def_ro("clean", &EdgeScores::clean)
       .def_ro("corrupt", &EdgeScores::corrupt)

@@ -71,7 +71,8 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
   const std::map<std::string, EdgeMethod> methods = {
       {"eap", EdgeMethod::eap},
       {"eap_ig", EdgeMethod::eap_ig},
-      {"clean_corrupted", EdgeMethod::clean_corrupted}};
+      {"clean_corrupted", EdgeMethod::clean_corrupted},
+      {"exact", EdgeMethod::exact}};
   size_t compared = 0;
   for (const auto& tensor : file.tensors()) {
     if (!tensor.name.starts_with(name + ".")) continue;
@@ -89,7 +90,7 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
     EXPECT_GT(test::max_magnitude(expected), 0.1);
     ++compared;
   }
-  EXPECT_EQ(compared, methods.size() + 1);
+  EXPECT_EQ(compared, methods.size() + 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -290,6 +291,88 @@ TEST(Edges, PositionsAddUpAndPairsAreAveraged) {
     EXPECT_TRUE(score == 0 || std::isnan(score));
 }
 
+TEST(Edges, ASampleSaysHowFarTheEstimateIsOff) {
+  const auto model = family("llama-gqa");
+  const auto exact = edges(model, asked(EdgeMethod::exact));
+  auto options = asked();
+  options.sample = 0.4;
+  options.seed = 3;
+  const auto found = edges(model, options);
+  const size_t to = found.destinations.size();
+  size_t run = 0, said = 0;
+  std::map<int, std::vector<double>> errors;
+  for (size_t i = 0; i < found.scores.size(); ++i) {
+    if (std::isnan(found.exact[i])) continue;
+    ++run;
+    EXPECT_NEAR(found.exact[i], exact.scores[i], 1e-5);
+    errors[found.destinations[i % to].layer].push_back(std::abs(
+        static_cast<double>(found.exact[i]) -
+        static_cast<double>(found.scores[i])));
+  }
+  EXPECT_NEAR(
+      static_cast<double>(run) / static_cast<double>(found.edges()), 0.4, 0.1);
+  ASSERT_EQ(found.errors.size(), errors.size());
+  for (const auto& it : found.errors) {
+    const auto& own = errors.at(it.layer);
+    ASSERT_EQ(it.edges, own.size());
+    const auto n = static_cast<double>(own.size());
+    double square = 0, within = 0;
+    for (const double error : own) {
+      square += error * error / n;
+      if (error <= it.within_90 + 1e-7) ++within;
+    }
+    EXPECT_NEAR(it.rms, std::sqrt(square), 1e-6);
+    EXPECT_GE(within, 0.9 * n);
+    EXPECT_LE(std::abs(it.mean), it.rms + 1e-9);
+    said += it.edges;
+  }
+  EXPECT_EQ(said, run);
+}
+
+// Of families whose parts are put together otherwise: an edge is a plain pass
+// in which one part reads the stream with one difference.
+TEST(Edges, ExactAreOnePassAnEdge) {
+  for (const auto* name :
+       {"gemma2", "granite", "mixtral", "qwen3_next", "glm4", "deepseek_v3"}) {
+    const auto model = family(name);
+    const auto found = edges(model, asked(EdgeMethod::exact));
+    const auto column = [&](const std::string& destination) {
+      size_t d = 0;
+      while (found.destinations.at(d).name != destination)
+        ++d;
+      return d;
+    };
+    const auto to = found.destinations.size();
+    size_t m0 = 0;
+    while (found.sources.at(m0).name != "m0")
+      ++m0;
+    const auto metric = logit_diff(4, 9);
+    const float before = measure(
+        model, metric, model.run(corrupt, {.save = {"logits"}})["logits"]);
+    for (const auto& [source, site] :
+         {std::pair<size_t, const char*>{0, "layers.0.resid_pre"},
+          std::pair<size_t, const char*>{m0, "layers.0.mlp_out"}}) {
+      const auto change = mx::subtract(
+          model.run(clean, {.save = {site}})[site],
+          model.run(corrupt, {.save = {site}})[site]);
+      const auto add = [&](const mx::array& x, const SiteView&) {
+        return mx::add(x, change);
+      };
+      for (const auto& [destination, reads] :
+           {std::pair{"m1", "layers.1.ln2.input"},
+            std::pair{"logits", "ln_final.input"}}) {
+        const auto after = model.run(
+            corrupt, {.save = {"logits"}, .edits = {{reads, add}}});
+        const float wanted = measure(model, metric, after["logits"]) - before;
+        EXPECT_NEAR(
+            found.scores[source * to + column(destination)], wanted, 1e-5)
+            << name << " " << site << " " << destination;
+        EXPECT_GT(std::abs(wanted), 1e-5f) << name;
+      }
+    }
+  }
+}
+
 TEST(Edges, RefuseWhatHasNoMeaning) {
   const auto model = test::tiny_model();
   auto options = asked();
@@ -306,6 +389,15 @@ TEST(Edges, RefuseWhatHasNoMeaning) {
   options = asked(EdgeMethod::eap_ig);
   options.steps = 0;
   EXPECT_SAYS(error_of(model, options), "steps is 0");
+  options = asked();
+  options.sample = 1.5;
+  EXPECT_SAYS(error_of(model, options), "sample is 1.5");
+  options = asked(EdgeMethod::exact);
+  options.sample = 0.5;
+  EXPECT_SAYS(error_of(model, options), "leave out the method exact");
+  EXPECT_SAYS(
+      error_of(family("gemma4"), asked(EdgeMethod::exact)),
+      "keys and values in common with other layers");
   options = asked();
   options.clean = options.corrupt = Inputs::Rows{clean, {5, 11, 3}};
   options.by_position = true;
