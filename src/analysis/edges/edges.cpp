@@ -31,7 +31,8 @@ size_t size(int n) {
 class EdgeScorer {
  public:
   EdgeScorer(const InterpretableModel& model, const EdgeOptions& options)
-      : options_(options),
+      : model_(model),
+        options_(options),
         graph_(checked(model, options)),
         runner_(model, graph_, options.ungrouped),
         pairs_(pairs_of(model, options)),
@@ -117,7 +118,8 @@ class EdgeScorer {
     if (options.sample > 0 && (exact || options.by_position))
       fail(
           ErrorKind::usage,
-          "[edges] a sample says how far an estimate is off whose positions are "
+          "[edges] a sample says how far an estimate is off whose positions "
+          "are "
           "added up; leave out {}",
           exact ? "the method exact" : "by_position");
     if (options.metric.kind == Metric::Kind::rank && !exact)
@@ -359,6 +361,7 @@ class EdgeScorer {
             static_cast<double>(pairs_.size()));
   }
 
+  const InterpretableModel& model_;
   const EdgeOptions& options_;
   EdgeGraph graph_;
   EdgeRunner runner_;

@@ -152,17 +152,29 @@ void ExactEdges::of_reader(
   const auto& decoder = model.decoder();
   const auto& layer = *decoder.layers[size(reader.layer)];
   const int length = stream.shape(1);
-  // What the reader's part writes: heads z, the others what they add.
+  // What the reader's part writes: heads z, the others what they add. Where one
+  // norm spans all heads, another query or key changes more than its own z.
+  const auto* attention = layer.attention();
+  const bool together =
+      attention && (reader.input == 'q' || reader.input == 'k') &&
+      attention->config().qk_norm == nn::AttentionConfig::QkNorm::together;
+  const bool shared = reader.input == 'k' || reader.input == 'v';
+  if (together && shared && reader.count != attention->config().n_kv_heads)
+    fail(
+        ErrorKind::usage,
+        "[edges] layer {} has one norm for all its keys, so that query heads "
+        "have no copies of them that exact could run; leave ungrouped out",
+        reader.layer);
   const char* const kept =
-      reader.input                                            ? "attn.z"
+      together       ? (reader.input == 'q' ? "attn.q" : "attn.k")
+      : reader.input ? "attn.z"
       : graph.destinations[size(reader.first)].name[0] == 'a' ? "attn_out"
       : graph.destinations[size(reader.first)].name[0] == 'p' ? "ple_out"
                                                               : "mlp_out";
   const auto site =
       model.sites().find(fmt::format("layers.{}.{}", reader.layer, kept));
-  const bool shared = reader.input == 'k' || reader.input == 'v';
-  const int group = shared && !ungrouped
-                        ? layer.attention()->config().n_heads / reader.count
+  const int group = shared && !ungrouped && !together
+                        ? attention->config().n_heads / reader.count
                         : 1;
   const int chunk = std::max(1, rows_at_once / length);
   for (int begin = 0; begin < reader.before; begin += chunk) {
