@@ -93,21 +93,36 @@ std::string errors_text(
     const EdgeScores& found, const view::Terminal& terminal) {
   using enum view::Align;
   view::Table table(
-      {{"layer", right},
+      {{"layers apart", right},
        {"edges run", right},
        {"mean error", right},
        {"rms", right},
+       {"68% within", right},
        {"90% within", right}});
   for (const auto& it : found.errors)
     table.add(
-        {it.layer == found.destinations.back().layer
-             ? "logits"
-             : fmt::format("{}", it.layer),
+        {fmt::format("{}", it.distance),
          fmt::format("{}", it.edges),
          fmt::format("{:+.5f}", it.mean),
          fmt::format("{:.5f}", it.rms),
+         fmt::format("{:.5f}", it.within_68),
          fmt::format("{:.5f}", it.within_90)});
-  return table.text(terminal);
+  auto text = table.text(terminal);
+  const auto& c = found.coverage;
+  if (!std::isnan(c.within_90))
+    text +=
+        "\n" +
+        view::paragraph(
+            fmt::format(
+                "Of edges held out, {:.1f}% lie within the 68% bands of the "
+                "others and {:.1f}% within the 90% bands; of the tenth with "
+                "the largest scores {:.1f}%.",
+                100 * c.within_68,
+                100 * c.within_90,
+                100 * c.strong_90),
+            terminal) +
+        "\n";
+  return text;
 }
 
 std::string text_of(const report::EdgesReport& report, int top) {
@@ -216,7 +231,7 @@ Run add_edges(CLI::App& app) {
       "--sample",
       a.sample,
       "Run this share of the edges too, drawn by --seed, and say how far the "
-      "estimate is off at each depth: 0.05");
+      "estimate is off, by how many layers the parts lie apart: 0.05");
   app.add_option("--top", a.top, "Number of edges to list")
       ->capture_default_str();
   app.add_flag(

@@ -83,11 +83,18 @@ std::string to_json(const EdgesReport& report) {
   auto& errors = out["errors"] = Json::array();
   for (const auto& it : found.errors)
     errors.push_back(
-        {{"layer", it.layer},
+        {{"distance", it.distance},
          {"edges", it.edges},
          {"mean", number(it.mean)},
          {"rms", number(it.rms)},
+         {"within_68", number(it.within_68)},
          {"within_90", number(it.within_90)}});
+  out["coverage"] = nullptr;
+  if (!found.errors.empty())
+    out["coverage"] = {
+        {"within_68", number(found.coverage.within_68)},
+        {"within_90", number(found.coverage.within_90)},
+        {"strong_90", number(found.coverage.strong_90)}};
   const auto seconds = [](const std::optional<double>& value) {
     return value ? number(*value) : Json();
   };

@@ -293,41 +293,87 @@ TEST(Edges, PositionsAddUpAndPairsAreAveraged) {
 }
 
 TEST(Edges, ASampleSaysHowFarTheEstimateIsOff) {
-  const auto model = family("llama-gqa");
+  const auto model = test::tiny_model();
   const auto exact = edges(model, asked(EdgeMethod::exact));
   auto options = asked();
   options.sample = 0.4;
   options.seed = 3;
   const auto found = edges(model, options);
   const size_t to = found.destinations.size();
-  size_t run = 0, said = 0;
+  const auto distance = [&](size_t i) {
+    return found.destinations[i % to].layer - found.sources[i / to].layer;
+  };
+  std::map<int, size_t> all;
   std::map<int, std::vector<double>> errors;
   for (size_t i = 0; i < found.scores.size(); ++i) {
+    if (!std::isnan(found.scores[i])) ++all[distance(i)];
     if (std::isnan(found.exact[i])) continue;
-    ++run;
     EXPECT_NEAR(found.exact[i], exact.scores[i], 1e-5);
-    errors[found.destinations[i % to].layer].push_back(std::abs(
+    errors[distance(i)].push_back(std::abs(
         static_cast<double>(found.exact[i]) -
         static_cast<double>(found.scores[i])));
   }
-  EXPECT_NEAR(
-      static_cast<double>(run) / static_cast<double>(found.edges()), 0.4, 0.1);
-  ASSERT_EQ(found.errors.size(), errors.size());
+  ASSERT_EQ(all.size(), 5u);  // m0 to m0's own layer, ..., the input to logits
+  ASSERT_EQ(found.errors.size(), all.size());
   for (const auto& it : found.errors) {
-    const auto& own = errors.at(it.layer);
-    ASSERT_EQ(it.edges, own.size());
-    const auto n = static_cast<double>(own.size());
-    double square = 0, within = 0;
-    for (const double error : own) {
-      square += error * error / n;
-      if (error <= it.within_90 + 1e-7) ++within;
-    }
+    auto own = errors.at(it.distance);
+    const auto n = all.at(it.distance);
+    EXPECT_EQ(it.edges, own.size());
+    EXPECT_EQ(
+        it.edges,
+        std::min(
+            n,
+            std::max<size_t>(
+                9,
+                static_cast<size_t>(std::ceil(0.4 * static_cast<double>(n))))));
+    std::ranges::sort(own);
+    double square = 0;
+    for (const double error : own)
+      square += error * error / static_cast<double>(own.size());
     EXPECT_NEAR(it.rms, std::sqrt(square), 1e-6);
-    EXPECT_GE(within, 0.9 * n);
     EXPECT_LE(std::abs(it.mean), it.rms + 1e-9);
-    said += it.edges;
+    const auto at = [&](double q) {
+      const auto rank = static_cast<size_t>(
+          std::ceil(q * static_cast<double>(own.size() + 1)));
+      return own[std::min(rank, own.size()) - 1];
+    };
+    EXPECT_NEAR(it.within_68, at(0.68), 1e-6);
+    EXPECT_NEAR(it.within_90, at(0.9), 1e-6);
   }
-  EXPECT_EQ(said, run);
+  // Other draws, other edges; their bands hold for what was not drawn.
+  double within_68 = 0, within_90 = 0, held_68 = 0, held_90 = 0, others = 0;
+  constexpr int draws = 8;
+  for (int seed = 0; seed < draws; ++seed) {
+    options.seed = static_cast<uint64_t>(seed);
+    const auto drawn = edges(model, options);
+    held_68 += drawn.coverage.within_68 / draws;
+    held_90 += drawn.coverage.within_90 / draws;
+    EXPECT_GE(drawn.coverage.strong_90, 0);
+    std::map<int, EdgeErrors> bands;
+    for (const auto& it : drawn.errors)
+      bands[it.distance] = it;
+    for (size_t i = 0; i < drawn.scores.size(); ++i) {
+      if (std::isnan(drawn.scores[i]) || !std::isnan(drawn.exact[i])) continue;
+      const double error = std::abs(
+          static_cast<double>(exact.scores[i]) -
+          static_cast<double>(drawn.scores[i]));
+      const auto& band = bands.at(distance(i));
+      if (error <= band.within_68) ++within_68;
+      if (error <= band.within_90) ++within_90;
+      ++others;
+    }
+  }
+  std::printf(
+      "%.0f others: %.3f and %.3f within, held out %.3f and %.3f\n",
+      others,
+      within_68 / others,
+      within_90 / others,
+      held_68,
+      held_90);
+  EXPECT_NEAR(within_68 / others, 0.68, 0.07);
+  EXPECT_NEAR(within_90 / others, 0.9, 0.05);
+  EXPECT_NEAR(held_68, 0.7, 0.07);
+  EXPECT_NEAR(held_90, 0.92, 0.05);
 }
 
 // An edge is a plain pass in which one part reads the stream with one

@@ -47,7 +47,8 @@ struct EdgeOptions {
    * length. */
   bool by_position = false;
   /** Of an estimate, the share of edges that are run as well, 0 to 1, drawn
-   * with `seed`: they say how far the others may be off. */
+   * with `seed`, of each distance between layers that share, but at least 9:
+   * they say how far the others may be off. */
   double sample = 0;
   uint64_t seed = 0;
   Progress progress = {};
@@ -71,16 +72,25 @@ struct EdgeDestination {
   int before = 0;  ///< It reads the first so many sources.
 };
 
-/** How far an estimate is off at the destinations of one layer, by its edges
+/** How far an estimate is off between parts that lie as far apart, by its edges
  * that were run. */
 struct EdgeErrors {
-  int layer = 0;     ///< Of the logits the number of layers.
+  int distance = 0;  ///< The destination's layer less the source's.
   size_t edges = 0;  ///< That were run.
   double mean = 0;   ///< Of exact less estimated.
   double rms = 0;    ///< Likewise.
-  /** What nine of ten errors are at most, so that another edge of the layer is
-   * as good with that likelihood (split conformal). */
-  double within_90 = 0;
+  /** What 68 and 90 of 100 errors are at most, so that one drawn of the other
+   * edges is as good with that likelihood (split conformal: Vovk et al., 2005).
+   * A large score is likelier to be among the rest. */
+  double within_68 = 0, within_90 = 0;
+};
+
+/** Of edges that were run the share within the bands that the others give:
+ * each half of the sample, held out, against the other's. Should be 0.68 and
+ * 0.9. */
+struct EdgeCoverage {
+  double within_68 = 0, within_90 = 0;
+  double strong_90 = 0;  ///< Of the tenth with the largest absolute scores.
 };
 
 /** A value. */
@@ -94,9 +104,10 @@ struct EdgeScores {
   std::vector<float> spread = {};  ///< Standard deviation over pairs.
   /** What the edges that were run do, NaN of others; empty without a sample. */
   std::vector<float> exact = {};
-  std::vector<EdgeErrors> errors = {};  ///< By layer, of those with any.
-  int positions = 0;                    ///< 0: added up.
-  float clean = 0, corrupt = 0;         ///< The metric of both runs, averaged.
+  std::vector<EdgeErrors> errors = {};  ///< By distance, of those with any.
+  EdgeCoverage coverage = {};
+  int positions = 0;             ///< 0: added up.
+  float clean = 0, corrupt = 0;  ///< The metric of both runs, averaged.
   Direction direction = Direction::denoise;
   size_t pairs = 0;
   std::vector<int> ids = {};  ///< The base run's prompt, of the first pair.

@@ -27,8 +27,12 @@ class EdgeScores:
             edge.
         exact: With `sample`, what the edges that were run do, NaN of the others; else
             None.
-        errors: With `sample`, by the destination's layer: edges, mean, rms,
-            within_90 of exact less estimated.
+        errors: With `sample`, by the distance between the layers of source and
+            destination: edges, mean, rms, within_68, within_90 of exact less
+            estimated.
+        coverage: With `sample`, the share of edges held out that lie within_68 and
+            within_90 of the others' bands, and strong_90, of the tenth with the
+            largest scores; should be 0.68 and 0.9.
         clean, corrupt: The metric of the clean and of the corrupted runs.
         ids: The patched prompt, of the first pair.
     """
@@ -44,6 +48,7 @@ class EdgeScores:
         self.scores = mx.array(inner.scores, mx.float32).reshape(shape)
         self.spread = mx.array(inner.spread, mx.float32).reshape(shape)
         self.errors: list[_core.EdgeErrors] = inner.errors
+        self.coverage: _core.EdgeCoverage = inner.coverage
         self.exact = (
             mx.array(inner.exact, mx.float32).reshape(shape) if inner.exact else None
         )
@@ -118,8 +123,8 @@ def edges(
     runs' embeddings, at the "left", "mid" or "right" of their stretches by `rule`
     (Hanna et al., 2024); "clean-corrupted", the mean of both runs' gradients;
     "exact", no estimate: each edge is run. `sample`: of an estimate, the share of
-    edges that are run as well, drawn with `seed`; `errors` then says how far the
-    estimate is off at each depth.
+    edges that are run as well, drawn with `seed`, at each distance; `errors` then says
+    how far the estimate is off there.
     `ungrouped`: a key and value input for each query head, not for each kv head.
     Clean and corrupted prompts have one length, and the model no edits.
     """

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <random>
 
+#include "analysis/edges/calibrate.h"
 #include "analysis/edges/exact.h"
 #include "analysis/edges/graph.h"
 #include "analysis/edges/runs.h"
@@ -193,44 +192,19 @@ class EdgeScorer {
   // The edges that are run beside an estimate.
   void draw() {
     if (options_.sample == 0) return;
-    std::mt19937_64 random(options_.seed);
-    const auto to = graph_.destinations.size();
-    chosen_.assign(graph_.sources.size() * to, false);
+    chosen_ = drawn_edges(graph_, options_.sample, options_.seed);
     exact_.assign(chosen_.size(), 0);
-    for (size_t i = 0; i < chosen_.size(); ++i) {
-      const double share = std::ldexp(static_cast<double>(random() >> 11), -53);
-      chosen_[i] = share < options_.sample &&
-                   i / to < size(graph_.destinations[i % to].before);
-    }
   }
 
   void put_errors(EdgeScores& out) const {
     if (chosen_.empty()) return;
-    const auto to = graph_.destinations.size();
     out.exact.assign(
         out.scores.size(), std::numeric_limits<float>::quiet_NaN());
-    std::map<int, std::vector<double>> by_layer;
-    for (size_t i = 0; i < chosen_.size(); ++i) {
-      if (!chosen_[i]) continue;
-      const double value = exact_[i] / static_cast<double>(pairs_.size());
-      out.exact[i] = static_cast<float>(value);
-      by_layer[graph_.destinations[i % to].layer].push_back(
-          value - static_cast<double>(out.scores[i]));
-    }
-    for (auto& [layer, errors] : by_layer) {
-      EdgeErrors of{.layer = layer, .edges = errors.size()};
-      const auto n = static_cast<double>(errors.size());
-      for (auto& error : errors) {
-        of.mean += error / n;
-        of.rms += error * error / n;
-        error = std::abs(error);
-      }
-      of.rms = std::sqrt(of.rms);
-      std::ranges::sort(errors);
-      const auto rank = static_cast<size_t>(std::ceil(0.9 * (n + 1)));
-      of.within_90 = errors[std::min(rank, errors.size()) - 1];
-      out.errors.push_back(of);
-    }
+    for (size_t i = 0; i < chosen_.size(); ++i)
+      if (chosen_[i])
+        out.exact[i] =
+            static_cast<float>(exact_[i] / static_cast<double>(pairs_.size()));
+    calibrate(out, options_.seed);
   }
 
   void run_each(size_t pair, const EdgeRuns& runs) {
