@@ -28,6 +28,7 @@ struct Arguments {
   std::vector<std::string> metrics;
   std::string method = "eap", rule = "left", direction = "denoise";
   int steps = 5, top = 20;
+  double sample = 0;
   bool ungrouped = false, by_position = false, compare_cost = false;
   std::optional<std::string> file;
   bool force = false;
@@ -42,6 +43,8 @@ EdgeOptions options_of(const Arguments& a) {
   out.steps = a.steps;
   out.ungrouped = a.ungrouped;
   out.by_position = a.by_position;
+  out.sample = a.sample;
+  out.seed = a.task.options.seed;
   out.progress = progress();
   return out;
 }
@@ -57,6 +60,8 @@ std::string table_text(
       {"from", left}, {"to", left}, {"score", right}};
   if (found.positions > 0) columns.insert(columns.begin(), {"pos", right});
   if (spread) columns.push_back({"spread", right});
+  const bool sample = !found.exact.empty();
+  if (sample) columns.push_back({"exact", right});
   columns.push_back({"", left});
   view::Table table(columns);
   const auto to = found.destinations.size(), from = found.sources.size();
@@ -71,6 +76,10 @@ std::string table_text(
     if (found.positions > 0)
       cells.insert(cells.begin(), fmt::format("{}", i / to / from));
     if (spread) cells.push_back(fmt::format("{:.4f}", found.spread[i]));
+    if (sample)
+      cells.push_back(
+          std::isnan(found.exact[i]) ? ""
+                                     : fmt::format("{:+.4f}", found.exact[i]));
     const float share = largest > 0 ? std::abs(score) / largest : 0;
     cells.emplace_back(
         static_cast<size_t>(std::lround(bar * share)), score < 0 ? '-' : '+');
@@ -79,12 +88,50 @@ std::string table_text(
   return table.text(terminal);
 }
 
+// How far the estimate is off, by depth.
+std::string errors_text(
+    const EdgeScores& found, const view::Terminal& terminal) {
+  using enum view::Align;
+  view::Table table(
+      {{"layers apart", right},
+       {"edges run", right},
+       {"mean error", right},
+       {"rms", right},
+       {"68% within", right},
+       {"90% within", right}});
+  for (const auto& it : found.errors)
+    table.add(
+        {fmt::format("{}", it.distance),
+         fmt::format("{}", it.edges),
+         fmt::format("{:+.5f}", it.mean),
+         fmt::format("{:.5f}", it.rms),
+         fmt::format("{:.5f}", it.within_68),
+         fmt::format("{:.5f}", it.within_90)});
+  auto text = table.text(terminal);
+  const auto& c = found.coverage;
+  if (!std::isnan(c.within_90))
+    text +=
+        "\n" +
+        view::paragraph(
+            fmt::format(
+                "Of edges held out, {:.1f}% lie within the 68% bands of the "
+                "others and {:.1f}% within the 90% bands; of the tenth with "
+                "the largest scores {:.1f}%.",
+                100 * c.within_68,
+                100 * c.within_90,
+                100 * c.strong_90),
+            terminal) +
+        "\n";
+  return text;
+}
+
 std::string text_of(const report::EdgesReport& report, int top) {
   const auto& found = report.found;
   const auto terminal = view::terminal(STDOUT_FILENO);
   const bool denoise = found.direction == Direction::denoise;
   auto text = view::escape(report::runs_text(report)) + "\n\n";
   text += table_text(found, top, terminal) + "\n";
+  if (!found.errors.empty()) text += errors_text(found, terminal) + "\n";
   text += view::paragraph(
               fmt::format(
                   "{} edges from {} sources to {} destinations in {:.3g} s; a "
@@ -149,8 +196,7 @@ void run(const Arguments& arguments) {
 Run add_edges(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   auto& a = *arguments;
-  app.description(
-      "Scores of the edges between parts of a model, from gradients");
+  app.description("Scores of every edge between two parts of a model");
   a.model.add_to(app);
   a.prompts.add_to(app);
   a.task.add_to(app);
@@ -160,7 +206,7 @@ Run add_edges(CLI::App& app) {
          a.method,
          "eap: the patched run's gradient; eap-ig: its mean on the line "
          "between the runs' embeddings; clean-corrupted: the mean of both "
-         "runs'")
+         "runs'; exact: each edge is run")
       ->capture_default_str();
   app.add_option("--steps", a.steps, "Points of the line of eap-ig")
       ->capture_default_str();
@@ -181,6 +227,11 @@ Run add_edges(CLI::App& app) {
       "A key and value input for each query head, not for each kv head");
   app.add_flag(
       "--by-position", a.by_position, "Keep positions apart, not added up");
+  app.add_option(
+      "--sample",
+      a.sample,
+      "Run this share of the edges too, drawn by --seed, and say how far the "
+      "estimate is off, by how many layers the parts lie apart: 0.05");
   app.add_option("--top", a.top, "Number of edges to list")
       ->capture_default_str();
   app.add_flag(

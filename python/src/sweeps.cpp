@@ -227,7 +227,20 @@ void bind_sweeps(nb::module_& m) {
        {"rule",
         worded(&EdgeOptions::rule, "rule", spec::parse_line_rule, spec::name)},
        {"ungrouped", field(&EdgeOptions::ungrouped)},
-       {"by_position", field(&EdgeOptions::by_position)}});
+       {"by_position", field(&EdgeOptions::by_position)},
+       {"sample", field(&EdgeOptions::sample)},
+       {"seed", field(&EdgeOptions::seed)}});
+  nb::class_<EdgeErrors>(m, "EdgeErrors")
+      .def_ro("distance", &EdgeErrors::distance)
+      .def_ro("edges", &EdgeErrors::edges)
+      .def_ro("mean", &EdgeErrors::mean)
+      .def_ro("rms", &EdgeErrors::rms)
+      .def_ro("within_68", &EdgeErrors::within_68)
+      .def_ro("within_90", &EdgeErrors::within_90);
+  nb::class_<EdgeCoverage>(m, "EdgeCoverage")
+      .def_ro("within_68", &EdgeCoverage::within_68)
+      .def_ro("within_90", &EdgeCoverage::within_90)
+      .def_ro("strong_90", &EdgeCoverage::strong_90);
   nb::class_<EdgeSource>(m, "EdgeSource")
       .def_ro("name", &EdgeSource::name)
       .def_ro("layer", &EdgeSource::layer);
@@ -240,6 +253,9 @@ void bind_sweeps(nb::module_& m) {
       .def_ro("destinations", &EdgeScores::destinations)
       .def_ro("scores", &EdgeScores::scores)
       .def_ro("spread", &EdgeScores::spread)
+      .def_ro("exact", &EdgeScores::exact)
+      .def_ro("errors", &EdgeScores::errors)
+      .def_ro("coverage", &EdgeScores::coverage)
       .def_ro("positions", &EdgeScores::positions)
       .def_ro("clean", &EdgeScores::clean)
       .def_ro("corrupt", &EdgeScores::corrupt)

@@ -40,7 +40,8 @@ EdgesReport edges_report(
       {"rule",
        line ? Value(std::string(spec::name(options.rule))) : Value(nullptr)},
       {"ungrouped", options.ungrouped},
-      {"by_position", options.by_position}};
+      {"by_position", options.by_position},
+      {"sample", options.sample}};
   out.tokens = named(model, found.ids);
   out.metric = options.metric.name;
   out.found = std::move(found);
@@ -75,9 +76,25 @@ std::string to_json(const EdgesReport& report) {
         {"to", found.destinations[i % destinations].name},
         {"score", number(found.scores[i])},
         {"spread", number(found.spread[i])}};
+    if (!found.exact.empty()) edge["exact"] = number(found.exact[i]);
     if (found.positions > 0) edge["pos"] = i / destinations / sources;
     edges.push_back(std::move(edge));
   }
+  auto& errors = out["errors"] = Json::array();
+  for (const auto& it : found.errors)
+    errors.push_back(
+        {{"distance", it.distance},
+         {"edges", it.edges},
+         {"mean", number(it.mean)},
+         {"rms", number(it.rms)},
+         {"within_68", number(it.within_68)},
+         {"within_90", number(it.within_90)}});
+  out["coverage"] = nullptr;
+  if (!found.errors.empty())
+    out["coverage"] = {
+        {"within_68", number(found.coverage.within_68)},
+        {"within_90", number(found.coverage.within_90)},
+        {"strong_90", number(found.coverage.strong_90)}};
   const auto seconds = [](const std::optional<double>& value) {
     return value ? number(*value) : Json();
   };
@@ -98,9 +115,12 @@ std::vector<std::pair<std::string, mx::array>> tensors(
       static_cast<int>(found.sources.size()),
       static_cast<int>(found.destinations.size())};
   if (found.positions > 0) shape.insert(shape.begin(), found.positions);
-  return {
+  std::vector<std::pair<std::string, mx::array>> out = {
       {"scores", mx::array(found.scores.data(), shape)},
       {"spread", mx::array(found.spread.data(), shape)}};
+  if (!found.exact.empty())
+    out.emplace_back("exact", mx::array(found.exact.data(), shape));
+  return out;
 }
 
 Facts file_facts(const EdgesReport& report) {

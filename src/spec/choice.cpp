@@ -84,7 +84,8 @@ constexpr Word<GgufLayers> gguf_layers[] = {
 constexpr Word<EdgeMethod> edge_methods[] = {
     {"eap", EdgeMethod::eap},
     {"eap-ig", EdgeMethod::eap_ig},
-    {"clean-corrupted", EdgeMethod::clean_corrupted}};
+    {"clean-corrupted", EdgeMethod::clean_corrupted},
+    {"exact", EdgeMethod::exact}};
 constexpr Word<LineRule> line_rules[] = {
     {"left", LineRule::left},
     {"mid", LineRule::mid},

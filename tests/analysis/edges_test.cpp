@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include "mlx/ops.h"
 #include "mlxterp/analysis/attribute.h"
@@ -71,7 +72,8 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
   const std::map<std::string, EdgeMethod> methods = {
       {"eap", EdgeMethod::eap},
       {"eap_ig", EdgeMethod::eap_ig},
-      {"clean_corrupted", EdgeMethod::clean_corrupted}};
+      {"clean_corrupted", EdgeMethod::clean_corrupted},
+      {"exact", EdgeMethod::exact}};
   size_t compared = 0;
   for (const auto& tensor : file.tensors()) {
     if (!tensor.name.starts_with(name + ".")) continue;
@@ -89,7 +91,7 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
     EXPECT_GT(test::max_magnitude(expected), 0.1);
     ++compared;
   }
-  EXPECT_EQ(compared, methods.size() + 1);
+  EXPECT_EQ(compared, methods.size() + 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -290,6 +292,205 @@ TEST(Edges, PositionsAddUpAndPairsAreAveraged) {
     EXPECT_TRUE(score == 0 || std::isnan(score));
 }
 
+TEST(Edges, ASampleSaysHowFarTheEstimateIsOff) {
+  const auto model = test::tiny_model();
+  const auto exact = edges(model, asked(EdgeMethod::exact));
+  auto options = asked();
+  options.sample = 0.4;
+  options.seed = 3;
+  const auto found = edges(model, options);
+  const size_t to = found.destinations.size();
+  const auto distance = [&](size_t i) {
+    return found.destinations[i % to].layer - found.sources[i / to].layer;
+  };
+  std::map<int, size_t> all;
+  std::map<int, std::vector<double>> errors;
+  for (size_t i = 0; i < found.scores.size(); ++i) {
+    if (!std::isnan(found.scores[i])) ++all[distance(i)];
+    if (std::isnan(found.exact[i])) continue;
+    EXPECT_NEAR(found.exact[i], exact.scores[i], 1e-5);
+    errors[distance(i)].push_back(std::abs(
+        static_cast<double>(found.exact[i]) -
+        static_cast<double>(found.scores[i])));
+  }
+  ASSERT_EQ(all.size(), 5u);  // m0 to m0's own layer, ..., the input to logits
+  ASSERT_EQ(found.errors.size(), all.size());
+  for (const auto& it : found.errors) {
+    auto own = errors.at(it.distance);
+    const auto n = all.at(it.distance);
+    EXPECT_EQ(it.edges, own.size());
+    EXPECT_EQ(
+        it.edges,
+        std::min(
+            n,
+            std::max<size_t>(
+                9,
+                static_cast<size_t>(std::ceil(0.4 * static_cast<double>(n))))));
+    std::ranges::sort(own);
+    double square = 0;
+    for (const double error : own)
+      square += error * error / static_cast<double>(own.size());
+    EXPECT_NEAR(it.rms, std::sqrt(square), 1e-6);
+    EXPECT_LE(std::abs(it.mean), it.rms + 1e-9);
+    const auto at = [&](double q) {
+      const auto rank = static_cast<size_t>(
+          std::ceil(q * static_cast<double>(own.size() + 1)));
+      return own[std::min(rank, own.size()) - 1];
+    };
+    EXPECT_NEAR(it.within_68, at(0.68), 1e-6);
+    EXPECT_NEAR(it.within_90, at(0.9), 1e-6);
+  }
+  // Other draws, other edges; their bands hold for what was not drawn.
+  double within_68 = 0, within_90 = 0, held_68 = 0, held_90 = 0, others = 0;
+  constexpr int draws = 8;
+  for (int seed = 0; seed < draws; ++seed) {
+    options.seed = static_cast<uint64_t>(seed);
+    const auto drawn = edges(model, options);
+    held_68 += drawn.coverage.within_68 / draws;
+    held_90 += drawn.coverage.within_90 / draws;
+    EXPECT_GE(drawn.coverage.strong_90, 0);
+    std::map<int, EdgeErrors> bands;
+    for (const auto& it : drawn.errors)
+      bands[it.distance] = it;
+    for (size_t i = 0; i < drawn.scores.size(); ++i) {
+      if (std::isnan(drawn.scores[i]) || !std::isnan(drawn.exact[i])) continue;
+      const double error = std::abs(
+          static_cast<double>(exact.scores[i]) -
+          static_cast<double>(drawn.scores[i]));
+      const auto& band = bands.at(distance(i));
+      if (error <= band.within_68) ++within_68;
+      if (error <= band.within_90) ++within_90;
+      ++others;
+    }
+  }
+  std::printf(
+      "%.0f others: %.3f and %.3f within, held out %.3f and %.3f\n",
+      others,
+      within_68 / others,
+      within_90 / others,
+      held_68,
+      held_90);
+  EXPECT_NEAR(within_68 / others, 0.68, 0.07);
+  EXPECT_NEAR(within_90 / others, 0.9, 0.05);
+  EXPECT_NEAR(held_68, 0.7, 0.07);
+  EXPECT_NEAR(held_90, 0.92, 0.05);
+}
+
+// An edge is a plain pass in which one part reads the stream with one
+// difference, in every family: of an attention's parts, what a pass makes that
+// gives the whole mixer that stream is put in place of their own.
+TEST_P(EdgesFamilies, ExactAreOnePassAnEdge) {
+  const auto model = family(GetParam());
+  const auto& layers = model.decoder().layers;
+  const int last = static_cast<int>(layers.size()) - 1;
+  const auto options = asked(EdgeMethod::exact);
+  if (std::ranges::any_of(layers, [](const auto& it) {
+        return it->attention() && it->attention()->config().kv_layer >= 0;
+      })) {
+    EXPECT_SAYS(
+        error_of(model, options), "keys and values in common with other");
+    return;
+  }
+  const auto found = edges(model, options);
+  const auto to = found.destinations.size();
+  const auto& layer = *layers.back();
+  const auto metric = logit_diff(4, 9);
+  const auto at = [&](const std::string& site) {
+    return "layers." + std::to_string(last) + "." + site;
+  };
+  const auto has = [&](const std::string& site) {
+    return model.sites().contains(site);
+  };
+  const auto metric_of = [&](const Edit& edit) {
+    return measure(
+        model,
+        metric,
+        model.run(corrupt, {.save = {"logits"}, .edits = {edit}})["logits"]);
+  };
+  const float before = measure(
+      model, metric, model.run(corrupt, {.save = {"logits"}})["logits"]);
+  const std::string mixer_input =
+      layer.ln1 ? at("ln1.input")
+                : at(std::string(layer.mixer->name()) + ".input");
+  const bool feeds_alone =
+      layer.feeds_forward() && layer.ln2 && !layer.ln_mlp_post;
+  double worst = 0, largest = 0;
+  size_t compared = 0;
+  for (size_t s = 0; s < found.sources.size(); ++s) {
+    const auto& name = found.sources[s].name;
+    if (name != "input" && name != "m0") continue;
+    const std::string site =
+        name == "m0" ? "layers.0.mlp_out" : "layers.0.resid_pre";
+    auto change = mx::subtract(
+        model.run(clean, {.save = {site}})[site],
+        model.run(corrupt, {.save = {site}})[site]);
+    for (int i = 0; i < last; ++i)
+      if (const auto& scalar = layers[static_cast<size_t>(i)]->layer_scalar)
+        change = mx::multiply(change, *scalar);
+    const auto add = [&](const mx::array& x, const SiteView&) {
+      return mx::add(x, change);
+    };
+    for (size_t d = 0; d < to; ++d) {
+      const auto& it = found.destinations[d];
+      if (it.layer < last || s >= static_cast<size_t>(it.before)) continue;
+      std::optional<float> after;
+      const auto input = it.name.find('<');
+      if (it.name == "logits") {
+        const auto scalar = layer.layer_scalar.value_or(mx::array(1.0f));
+        after = metric_of(
+            {"ln_final.input", [&](const mx::array& x, const SiteView&) {
+               return mx::add(x, mx::multiply(change, scalar));
+             }});
+      } else if (it.name[0] == 'm') {
+        if (feeds_alone) after = metric_of({at("ln2.input"), add});
+      } else if (it.name[0] == 'a' && input == std::string::npos) {
+        if (has(mixer_input)) after = metric_of({mixer_input, add});
+      } else if (it.name[0] == 'a' && has(mixer_input)) {
+        const char kind = it.name[input + 1];
+        const auto projected =
+            at(std::string("attn.") +
+               (kind == 'g' ? "gate" : std::string(1, kind)) + "_proj.output");
+        const auto made = model.run(
+            corrupt,
+            {.save = {projected}, .edits = {{mixer_input, add}}})[projected];
+        const auto stem = it.name.substr(
+            0, it.name.find_first_of("0123456789", it.name.find('.')));
+        int heads = 0;
+        for (const auto& other : found.destinations)
+          if (other.layer == it.layer && other.name.starts_with(stem) &&
+              other.name.ends_with(it.name.substr(input)))
+            ++heads;
+        const int head = std::stoi(it.name.substr(stem.size()));
+        const int width = made.shape(2) / heads;
+        const auto put = [&](const mx::array& x, const SiteView&) {
+          auto from = mx::Shape{0, 0, head * width};
+          auto end = x.shape();
+          end[2] = (head + 1) * width;
+          return mx::slice_update(x, mx::slice(made, from, end), from, end);
+        };
+        after = metric_of({projected, put});
+      }
+      if (!after) continue;
+      const double wanted =
+          static_cast<double>(*after) - static_cast<double>(before);
+      const double error =
+          std::abs(static_cast<double>(found.scores[s * to + d]) - wanted);
+      if (!(error <= worst)) worst = error;
+      largest = std::max(largest, std::abs(wanted));
+      ++compared;
+    }
+  }
+  std::printf(
+      "%s: %zu edges, largest %.2g, largest error %.2g\n",
+      GetParam().c_str(),
+      compared,
+      largest,
+      worst);
+  EXPECT_GE(compared, 2u);
+  EXPECT_LE(worst, 1e-5 * std::max(1.0, largest));
+  EXPECT_GT(largest, 1e-4);
+}
+
 TEST(Edges, RefuseWhatHasNoMeaning) {
   const auto model = test::tiny_model();
   auto options = asked();
@@ -306,6 +507,15 @@ TEST(Edges, RefuseWhatHasNoMeaning) {
   options = asked(EdgeMethod::eap_ig);
   options.steps = 0;
   EXPECT_SAYS(error_of(model, options), "steps is 0");
+  options = asked();
+  options.sample = 1.5;
+  EXPECT_SAYS(error_of(model, options), "sample is 1.5");
+  options = asked(EdgeMethod::exact);
+  options.sample = 0.5;
+  EXPECT_SAYS(error_of(model, options), "leave out the method exact");
+  EXPECT_SAYS(
+      error_of(family("gemma4"), asked(EdgeMethod::exact)),
+      "keys and values in common with other layers");
   options = asked();
   options.clean = options.corrupt = Inputs::Rows{clean, {5, 11, 3}};
   options.by_position = true;

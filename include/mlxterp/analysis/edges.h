@@ -21,6 +21,7 @@ enum class EdgeMethod {
   eap_ig,  ///< Its mean along the line from the base run's embeddings to the
            ///< other's (Hanna, Pezzelle and Belinkov, 2024).
   clean_corrupted,  ///< The mean of the gradients of both runs (ibid.).
+  exact,  ///< No estimate: each edge is run. Any metric; not by position.
 };
 
 /** Which m points stand for the line from 0 to 1. */
@@ -45,6 +46,11 @@ struct EdgeOptions {
   /** Scores are kept position by position, not added up; pairs then have one
    * length. */
   bool by_position = false;
+  /** Of an estimate, the share of edges that are run as well, 0 to 1, drawn
+   * with `seed`, of each distance between layers that share, but at least 9:
+   * they say how far the others may be off. */
+  double sample = 0;
+  uint64_t seed = 0;
   Progress progress = {};
 };
 
@@ -66,6 +72,27 @@ struct EdgeDestination {
   int before = 0;  ///< It reads the first so many sources.
 };
 
+/** How far an estimate is off between parts that lie as far apart, by its edges
+ * that were run. */
+struct EdgeErrors {
+  int distance = 0;  ///< The destination's layer less the source's.
+  size_t edges = 0;  ///< That were run.
+  double mean = 0;   ///< Of exact less estimated.
+  double rms = 0;    ///< Likewise.
+  /** What 68 and 90 of 100 errors are at most, so that one drawn of the other
+   * edges is as good with that likelihood (split conformal: Vovk et al., 2005).
+   * A large score is likelier to be among the rest. */
+  double within_68 = 0, within_90 = 0;
+};
+
+/** Of edges that were run the share within the bands that the others give:
+ * each half of the sample, held out, against the other's. Should be 0.68 and
+ * 0.9. */
+struct EdgeCoverage {
+  double within_68 = 0, within_90 = 0;
+  double strong_90 = 0;  ///< Of the tenth with the largest absolute scores.
+};
+
 /** A value. */
 struct EdgeScores {
   std::vector<EdgeSource> sources = {};
@@ -75,8 +102,12 @@ struct EdgeScores {
    * is no edge. */
   std::vector<float> scores = {};
   std::vector<float> spread = {};  ///< Standard deviation over pairs.
-  int positions = 0;               ///< 0: added up.
-  float clean = 0, corrupt = 0;    ///< The metric of both runs, averaged.
+  /** What the edges that were run do, NaN of others; empty without a sample. */
+  std::vector<float> exact = {};
+  std::vector<EdgeErrors> errors = {};  ///< By distance, of those with any.
+  EdgeCoverage coverage = {};
+  int positions = 0;             ///< 0: added up.
+  float clean = 0, corrupt = 0;  ///< The metric of both runs, averaged.
   Direction direction = Direction::denoise;
   size_t pairs = 0;
   std::vector<int> ids = {};  ///< The base run's prompt, of the first pair.
@@ -103,7 +134,8 @@ struct EdgeScores {
  * for an output's bias.
  *
  * Two passes forward and one backward for all edges (eap); each line's point
- * costs one of both. Products and sums in float32. Evaluates.
+ * costs one of both. `exact` computes what the formula estimates, one walk for
+ * each input of a layer. Products and sums in float32. Evaluates.
  *
  * Throws usage, unknown_name, out_of_range before any long work: a model that
  * is no Decoder, or is edited; a metric without a gradient; pairs that differ

@@ -36,8 +36,8 @@ std::string to_json(const EdgesReport& report);
 /** "clean +6.1196, corrupted -5.4853", as of a sweep. */
 std::string runs_text(const EdgesReport& report);
 
-/** scores, spread, [source, destination] or [pos, source, destination], NaN
- * where there is no edge. */
+/** scores, spread and, of a sample, exact, [source, destination] or [pos,
+ * source, destination], NaN where there is no edge. */
 std::vector<std::pair<std::string, mlx::core::array>> tensors(
     const EdgesReport& report);
 

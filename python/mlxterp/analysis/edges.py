@@ -25,6 +25,14 @@ class EdgeScores:
             source, destination]: how the metric of the patched run changes, in its
             own unit, and the standard deviation over pairs; NaN where there is no
             edge.
+        exact: With `sample`, what the edges that were run do, NaN of the others; else
+            None.
+        errors: With `sample`, by the distance between the layers of source and
+            destination: edges, mean, rms, within_68, within_90 of exact less
+            estimated.
+        coverage: With `sample`, the share of edges held out that lie within_68 and
+            within_90 of the others' bands, and strong_90, of the tenth with the
+            largest scores; should be 0.68 and 0.9.
         clean, corrupt: The metric of the clean and of the corrupted runs.
         ids: The patched prompt, of the first pair.
     """
@@ -39,6 +47,11 @@ class EdgeScores:
             shape = (inner.positions, *shape)
         self.scores = mx.array(inner.scores, mx.float32).reshape(shape)
         self.spread = mx.array(inner.spread, mx.float32).reshape(shape)
+        self.errors: list[_core.EdgeErrors] = inner.errors
+        self.coverage: _core.EdgeCoverage = inner.coverage
+        self.exact = (
+            mx.array(inner.exact, mx.float32).reshape(shape) if inner.exact else None
+        )
 
     def __len__(self) -> int:
         """How many edges there are, whatever the positions."""
@@ -59,8 +72,8 @@ class EdgeScores:
 
     def to_pandas(self, count: int | None = None):
         """A pandas.DataFrame with a row for each edge, or the `count` strongest,
-        the strongest first: from, to, score, spread, and pos where positions are
-        apart."""
+        the strongest first: from, to, score, spread, exact of a sample, and pos
+        where positions are apart."""
         pd = require("pandas")
         order = self._inner.strongest(len(self._inner.scores) if count is None else count)
         scores, spread = self._inner.scores, self._inner.spread
@@ -71,6 +84,9 @@ class EdgeScores:
             "score": [scores[i] for i in order],
             "spread": [spread[i] for i in order],
         }
+        if self.exact is not None:
+            exact = self._inner.exact
+            columns["exact"] = [exact[i] for i in order]
         if self._inner.positions:
             columns = {"pos": [i // to // sources for i in order], **columns}
         return pd.DataFrame(columns)
@@ -94,6 +110,8 @@ def edges(
     *,
     ungrouped: bool = False,
     by_position: bool = False,
+    sample: float = 0,
+    seed: int = 0,
     progress=None,
 ) -> EdgeScores:
     """Scores every edge of the residual stream's graph, from each part that writes
@@ -103,7 +121,10 @@ def edges(
     `method`: "eap", the gradient of the patched run (edge attribution patching:
     Syed et al., 2023); "eap-ig", its mean at `steps` points on the line between the
     runs' embeddings, at the "left", "mid" or "right" of their stretches by `rule`
-    (Hanna et al., 2024); "clean-corrupted", the mean of both runs' gradients.
+    (Hanna et al., 2024); "clean-corrupted", the mean of both runs' gradients;
+    "exact", no estimate: each edge is run. `sample`: of an estimate, the share of
+    edges that are run as well, drawn with `seed`, at each distance; `errors` then says
+    how far the estimate is off there.
     `ungrouped`: a key and value input for each query head, not for each kv head.
     Clean and corrupted prompts have one length, and the model no edits.
     """

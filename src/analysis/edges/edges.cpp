@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "analysis/edges/calibrate.h"
+#include "analysis/edges/exact.h"
 #include "analysis/edges/graph.h"
 #include "analysis/edges/runs.h"
 #include "analysis/pairs.h"
@@ -28,7 +30,8 @@ size_t size(int n) {
 class EdgeScorer {
  public:
   EdgeScorer(const InterpretableModel& model, const EdgeOptions& options)
-      : options_(options),
+      : model_(model),
+        options_(options),
         graph_(checked(model, options)),
         runner_(model, graph_, options.ungrouped),
         pairs_(pairs_of(model, options)),
@@ -50,6 +53,7 @@ class EdgeScorer {
                          graph_.sources.size() * graph_.destinations.size();
     sums_.assign(cells, 0);
     squares_.assign(cells, 0);
+    draw();
     double base = 0, other = 0;
     const bool denoise = options_.direction == Direction::denoise;
     for (size_t i = 0; i < pairs_.size(); ++i) {
@@ -58,7 +62,12 @@ class EdgeScorer {
       base += static_cast<double>(runs.base);
       other += static_cast<double>(runs.other);
       // Of two runs that are one nothing differs.
-      if (pairs_[i].run != pairs_[i].source) score(i, runs);
+      if (pairs_[i].run == pairs_[i].source) continue;
+      if (options_.method == EdgeMethod::exact)
+        run_each(i, runs);
+      else
+        score(i, runs);
+      if (!chosen_.empty()) run_each(i, runs);
     }
     report(pairs_.size(), 0);
     EdgeScores out{
@@ -81,6 +90,7 @@ class EdgeScorer {
       out.spread[c] = static_cast<float>(
           std::sqrt(std::max(0.0, squares_[c] / n - mean * mean)));
     }
+    put_errors(out);
     return out;
   }
 
@@ -93,7 +103,25 @@ class EdgeScorer {
           ErrorKind::usage,
           "[edges] the model has edits or attached modules, which edges do not "
           "follow; use the model without them");
-    if (options.metric.kind == Metric::Kind::rank)
+    const bool exact = options.method == EdgeMethod::exact;
+    if (exact && options.by_position)
+      fail(
+          ErrorKind::usage,
+          "[edges] exact runs an edge at all positions at once; add them up, "
+          "or use eap or eap-ig");
+    if (!(options.sample >= 0 && options.sample <= 1))
+      fail(
+          ErrorKind::usage,
+          "[edges] sample is {}; give a share of the edges, 0 to 1",
+          options.sample);
+    if (options.sample > 0 && (exact || options.by_position))
+      fail(
+          ErrorKind::usage,
+          "[edges] a sample says how far an estimate is off whose positions "
+          "are "
+          "added up; leave out {}",
+          exact ? "the method exact" : "by_position");
+    if (options.metric.kind == Metric::Kind::rank && !exact)
       fail(
           ErrorKind::usage,
           "[edges] a rank has no gradient; measure logit, logit_diff or "
@@ -159,6 +187,46 @@ class EdgeScorer {
       return mx::add(base, mx::multiply(share, mx::subtract(other, base)));
     };
     return {points(both.x), each(both.carried, points)};
+  }
+
+  // The edges that are run beside an estimate.
+  void draw() {
+    if (options_.sample == 0) return;
+    chosen_ = drawn_edges(graph_, options_.sample, options_.seed);
+    exact_.assign(chosen_.size(), 0);
+  }
+
+  void put_errors(EdgeScores& out) const {
+    if (chosen_.empty()) return;
+    out.exact.assign(
+        out.scores.size(), std::numeric_limits<float>::quiet_NaN());
+    for (size_t i = 0; i < chosen_.size(); ++i)
+      if (chosen_[i])
+        out.exact[i] =
+            static_cast<float>(exact_[i] / static_cast<double>(pairs_.size()));
+    calibrate(out, options_.seed);
+  }
+
+  void run_each(size_t pair, const EdgeRuns& runs) {
+    ExactEdges{
+        .model = model_,
+        .graph = graph_,
+        .ungrouped = options_.ungrouped,
+        .pair = pairs_[pair],
+        .runs = runs,
+        .metric = metrics_[pair],
+        .denoise = options_.direction == Direction::denoise,
+        .found =
+            [&](size_t source, size_t destination, double change) {
+              if (chosen_.empty())
+                add(source, destination, 0, change, pair);
+              else
+                exact_[source * graph_.destinations.size() + destination] +=
+                    change;
+            },
+        .chosen = chosen_,
+        .report = [&](double done) { report(pair, done); }}
+        .sweep();
   }
 
   void score(size_t pair, const EdgeRuns& runs) {
@@ -227,28 +295,36 @@ class EdgeScorer {
   void add(
       int first, int before, const mx::array& scores, int from, size_t pair) {
     const auto columns = size(scores.shape(-1));
-    const auto sources = graph_.sources.size();
-    const auto to = graph_.destinations.size();
     const auto* data = scores.data<float>();
     for (size_t i = 0; i < scores.size(); ++i) {
       const auto source = i / columns % size(before);
       const auto position =
           positions_ > 0 ? i / columns / size(before) + size(from) : 0;
       const auto destination = size(first) + i % columns;
-      const auto value = static_cast<double>(data[i]);
-      if (!std::isfinite(value))
-        fail(
-            ErrorKind::usage,
-            "[edges] the score of {} -> {} is {} in pair {}; does the metric "
-            "divide by zero, or the model overflow in this precision?",
-            graph_.sources[source].name,
-            graph_.destinations[destination].name,
-            value,
-            pair);
-      const auto cell = (position * sources + source) * to + destination;
-      sums_[cell] += value;
-      squares_[cell] += value * value;
+      add(source, destination, position, static_cast<double>(data[i]), pair);
     }
+  }
+
+  void add(
+      size_t source,
+      size_t destination,
+      size_t position,
+      double value,
+      size_t pair) {
+    if (!std::isfinite(value))
+      fail(
+          ErrorKind::usage,
+          "[edges] the score of {} -> {} is {} in pair {}; does the metric "
+          "divide by zero, or the model overflow in this precision?",
+          graph_.sources[source].name,
+          graph_.destinations[destination].name,
+          value,
+          pair);
+    const auto cell = (position * graph_.sources.size() + source) *
+                          graph_.destinations.size() +
+                      destination;
+    sums_[cell] += value;
+    squares_[cell] += value * value;
   }
 
   void report(size_t pair, double share) const {
@@ -259,6 +335,7 @@ class EdgeScorer {
             static_cast<double>(pairs_.size()));
   }
 
+  const InterpretableModel& model_;
   const EdgeOptions& options_;
   EdgeGraph graph_;
   EdgeRunner runner_;
@@ -266,6 +343,8 @@ class EdgeScorer {
   std::vector<Readout> metrics_;
   size_t positions_ = 0;
   std::vector<double> sums_, squares_;
+  std::vector<bool> chosen_;   // [source, destination]; empty: no sample
+  std::vector<double> exact_;  // likewise, added up over pairs
 };
 
 }  // namespace
