@@ -9,6 +9,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "nn/cuda/packed_rows.h"
+#include "nn/packed_product.h"
 #include "nn/product.h"
 
 namespace mx = mlx::core;
@@ -187,10 +188,19 @@ mx::array Matrix::times_in_flight(const mx::array& x) const {
     if (packed)
       if (auto some = cuda::packed_rows(row, *packed))
         return std::vector{*std::move(some)};
-    return std::vector{in_pieces(
-        own.shape(),
-        [&](int from, int to) { return own.rows(from, to); },
-        row)};
+    const auto plain = [own](const mx::array& rows) {
+      return in_pieces(
+          own.shape(),
+          [&](int from, int to) { return own.rows(from, to); },
+          rows);
+    };
+    if (packed && packed->mode == "affine" && !packed->global_scale &&
+        mx::default_device() == mx::Device::cpu) {
+      const auto [scales, biases] = scales_of(*packed, mx::float32);
+      if (auto all = packed_product(row, *packed, scales, *biases, plain))
+        return std::vector{*std::move(all)};
+    }
+    return std::vector{plain(row)};
   };
   if (!x.is_tracer()) return product({x})[0];  // nobody derives it
   const auto backwards = [own = *this](
