@@ -12,6 +12,7 @@
 #include "arguments.h"
 #include "interrupt.h"
 #include "jlens_local.h"
+#include "jlens_space.h"
 #include "mlxterp/analysis/jacobian_lens.h"
 #include "mlxterp/report/jacobian_lens.h"
 #include "mlxterp/spec/range.h"
@@ -226,6 +227,9 @@ Run add_jlens(CLI::App& app) {
   auto* local = app.add_subcommand(
       "local", "A prompt's own lens for some tokens, at each cell");
   const auto run_local = add_jlens_local(*local);
+  auto* space = app.add_subcommand(
+      "space", "Activations as sparse sums of token directions");
+  const auto run_space = add_jlens_space(*space);
   for (auto* command : {fitted, vectors}) {
     a.model.add_to(*command);
     add_corpus(*command, a);
@@ -272,13 +276,15 @@ Run add_jlens(CLI::App& app) {
       "cities.safetensors";
   for (auto* command : {&app, fitted, merged, vectors})
     command->footer(example);
-  return [arguments, fitted, merged, local, run_local] {
+  return [arguments, fitted, merged, local, run_local, space, run_space] {
     if (fitted->parsed())
       fit(*arguments);
     else if (merged->parsed())
       merge_files(*arguments);
     else if (local->parsed())
       run_local();
+    else if (space->parsed())
+      run_space();
     else
       directions(*arguments);
   };

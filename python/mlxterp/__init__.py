@@ -47,7 +47,14 @@ from .analysis.dashboards import FeatureDashboards, feature_dashboards
 from .analysis.edges import EdgeScores, edges
 from .analysis.features import feature_contexts
 from .analysis.heads import head_circuits, head_scores, induction_ablation
-from .analysis.jacobian_lens import JacobianLens, LocalLens, lens_directions, local_lens
+from .analysis.jacobian_lens import (
+    JacobianLens,
+    JacobianSpace,
+    LocalLens,
+    jacobian_space,
+    lens_directions,
+    local_lens,
+)
 from .analysis.lenses import lens
 from .analysis.logits import logit_attribution
 from .analysis.probes import Probe, train_probe
@@ -106,6 +113,7 @@ __all__ = [
     "FeatureDashboards",
     "InterpretableModel",
     "JacobianLens",
+    "JacobianSpace",
     "LocalLens",
     "Intervention",
     "InterventionComposer",
@@ -144,6 +152,7 @@ __all__ = [
     "head_scores",
     "induction_ablation",
     "interventions",
+    "jacobian_space",
     "lens",
     "lens_directions",
     "local_lens",

@@ -1,6 +1,7 @@
 #include "jacobian.h"
 
 #include "mlxterp/analysis/jacobian_lens.h"
+#include "mlxterp/analysis/jacobian_space.h"
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/lens_edits.h"
 #include "mlxterp/analysis/local_lens.h"
@@ -61,6 +62,53 @@ void bind_local(nb::module_& m) {
       nb::arg("tokens"),
       nb::arg("options"),
       nb::arg("lens").none());
+}
+
+void bind_space(nb::module_& m) {
+  nb::class_<SparseCode>(m, "SparseCode")
+      .def_ro("tokens", &SparseCode::tokens)
+      .def_ro("coefficients", &SparseCode::coefficients)
+      .def_ro("explained", &SparseCode::explained);
+  nb::class_<JacobianSpace>(m, "JacobianSpace")
+      .def_ro("ids", &JacobianSpace::ids)
+      .def_ro("layers", &JacobianSpace::layers)
+      .def_ro("positions", &JacobianSpace::positions)
+      .def_ro("codes", &JacobianSpace::codes)
+      .def_ro("controls", &JacobianSpace::controls)
+      .def_ro("occupancy", &JacobianSpace::occupancy);
+  m.def(
+      "sparse_codes",
+      [](const Model& model,
+         const JacobianLens& lens,
+         int layer,
+         const mlx::core::array& h,
+         int k,
+         const std::string& method) {
+        const SparseOptions own{.k = k, .method = sparse_method(method)};
+        nb::gil_scoped_release no_gil;
+        return sparse_codes(model.model, lens, layer, h, own);
+      });
+  m.def(
+      "jacobian_space",
+      [](const Model& model,
+         const JacobianLens& lens,
+         const Ids& prompt,
+         const std::vector<int>& layers,
+         const std::vector<int>& positions,
+         int k,
+         const std::string& method,
+         int controls,
+         uint64_t seed) {
+        const auto inputs = inputs_of(prompt);
+        const SpaceOptions own{
+            .layers = layers,
+            .positions = positions,
+            .sparse = {.k = k, .method = sparse_method(method)},
+            .controls = controls,
+            .seed = seed};
+        nb::gil_scoped_release no_gil;
+        return jacobian_space(model.model, lens, inputs, own);
+      });
 }
 
 void bind_edits(nb::module_& m) {
@@ -187,6 +235,7 @@ void bind_jacobian(nb::module_& m) {
         return logit_lens(model.model, inputs, own);
       });
   bind_local(m);
+  bind_space(m);
   bind_edits(m);
 }
 

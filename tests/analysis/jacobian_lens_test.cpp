@@ -13,6 +13,10 @@
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/lens_edits.h"
 #include "mlxterp/core/error.h"
+#include "mlxterp/core/paths.h"
+#include "mlxterp/io/checkpoint.h"
+#include "mlxterp/models/family.h"
+#include "mlxterp/models/load.h"
 #include "tests/families.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny_model.h"
@@ -116,6 +120,102 @@ TEST(JacobianLens, IsTheGradientThroughTheWholeModelInEveryFamily) {
 
 // Frozen is the true gradient of a model whose patterns and norms' scales are
 // put back to what they were.
+// Packed experts in mxfp4; the other packings have models of one layer.
+TEST(JacobianLens, OfPackedWeightsIsThatOfTheSameUnpacked) {
+  float worst = 0;
+  size_t compared = 0, packed_matrices = 0;
+  const std::filesystem::path root =
+      MLXTERP_SOURCE_DIR "/tests/parity/quantized";
+  for (const auto& entry : std::filesystem::directory_iterator(root)) {
+    const auto load = [&](bool packed) {
+      const auto checkpoint = Checkpoint::open(entry.path());
+      return InterpretableModel(
+          load_decoder(checkpoint, {.dtype = mx::float32, .packed = packed}),
+          std::nullopt,
+          family_of(checkpoint.config()).renames);
+    };
+    const auto packed = load(true), unpacked = load(false);
+    if (packed.decoder().config().n_layers < 2) continue;
+    for (const auto& [name, matrix] : packed.module().matrices())
+      packed_matrices += matrix->is_packed();
+    const auto ids = prompt_of(packed);
+    const auto one = fit_jacobian_lens(packed, {ids}, options_of()).lens;
+    const auto other = fit_jacobian_lens(unpacked, {ids}, options_of()).lens;
+    ASSERT_EQ(one.layers, other.layers) << entry.path();
+    for (const int layer : one.layers) {
+      const auto error = apart(one.at(layer), other.at(layer));
+      EXPECT_LE(error, 1e-5f) << entry.path() << " " << layer;
+      worst = std::max(worst, error);
+    }
+    EXPECT_LE(
+        apart(
+            one.directions(packed, {1, 2, 3}, 0),
+            other.directions(unpacked, {1, 2, 3}, 0)),
+        1e-5f)
+        << entry.path();
+    ++compared;
+  }
+  std::cout << fmt::format(
+      "{} models, {} packed matrices, {} at most\n",
+      compared,
+      packed_matrices,
+      worst);
+  EXPECT_EQ(compared, 2u);
+  EXPECT_EQ(packed_matrices, 14u);
+}
+
+// A model with trained weights, few positions of a prompt that is longer: rows
+// of J against as many passes through the whole of it.
+TEST(JacobianLens, OfTheDemoModelIsItsGradient) {
+  ASSERT_TRUE(std::filesystem::exists(demo_model_path()))
+      << "the demo model is missing; run make demo";
+  const auto model = InterpretableModel::load("demo");
+  constexpr int length = 32, from = 28, rows = 3;
+  std::vector<int> ids;
+  for (int i = 0; i < length; ++i)
+    ids.push_back(200 + 37 * i + i * i * i);
+  auto options = options_of();
+  options.skip = from;
+  options.layers = {0, 15, 28};
+  const auto lens = fit_jacobian_lens(model, {ids}, options).lens;
+  const int d = lens.d_model(), n = model.decoder().config().n_layers;
+  const auto u = mx::random::normal(
+      {rows, d}, mx::float32, 0.0f, 1.0f, mx::random::key(3));
+  const auto tokens = mx::broadcast_to(
+      mx::array(ids.data(), {1, length}, mx::int32), {rows, length});
+  // All three layers in one pass back.
+  const auto last = [&](const std::vector<mx::array>& added) {
+    Stepper stepper(model);
+    auto x = stepper.embed(tokens);
+    for (int i = 0; i < n; ++i) {
+      x = stepper.layer(i, x);
+      for (size_t l = 0; l < lens.layers.size(); ++l)
+        if (i == lens.layers[l]) x = mx::add(x, added[l]);
+    }
+    return std::vector{x};
+  };
+  const auto at = mx::arange(length);
+  const auto counts = mx::logical_and(
+      mx::greater_equal(at, mx::array(from)),
+      mx::less(at, mx::array(length - 1)));
+  const auto cotangent = mx::multiply(
+      mx::expand_dims(u, 1),
+      mx::reshape(mx::astype(counts, mx::float32), {1, length, 1}));
+  const std::vector<mx::array> zeros(
+      lens.layers.size(), mx::zeros({rows, length, d}));
+  const auto gradients = mx::vjp(last, zeros, {cotangent}).second;
+  float worst = 0;
+  for (size_t l = 0; l < lens.layers.size(); ++l) {
+    const auto plain = mx::mean(
+        mx::slice(gradients[l], {0, from, 0}, {rows, length - 1, d}), 1);
+    const auto error = apart(mx::matmul(u, lens.at(lens.layers[l])), plain);
+    EXPECT_LE(error, 1e-5f) << lens.layers[l];
+    worst = std::max(worst, error);
+  }
+  EXPECT_EQ(lens.layers.size(), 3u);
+  std::cout << fmt::format("demo: {} at most\n", worst);
+}
+
 TEST(JacobianLens, FrozenIsTheGradientOfAModelThatIsHeld) {
   for (const char* variant :
        {"llama-gqa", "gpt2", "gemma2", "qwen3", "cohere2", "falcon"}) {

@@ -101,6 +101,8 @@ TEST_F(Cli, UsageErrorsExitWith2) {
       {"jlens", "merge", "x", "-o", "y"},
       {"jlens", "directions", "demo", "-o", "x", "--text", "a"},
       {"jlens", "local", "demo", "a"},
+      {"jlens", "space", "demo", "a"},
+      {"jlens", "space", "demo", "a", "--jacobian", "x", "--method", "omp"},
       {"collect", "demo", "--text", "x", "--save", "embed"},
       {"probe"},
       {"probe",

@@ -653,7 +653,7 @@ TEST_F(Verbs, HelpFitsInEightyColumns) {
   EXPECT_GE(verbs, 16u);
   for (const auto* verb : {"train", "eval"})
     expect_narrow(run({"tuned-lens", verb, "--help"}).out, verb);
-  for (const auto* verb : {"fit", "merge", "directions", "local"})
+  for (const auto* verb : {"fit", "merge", "directions", "local", "space"})
     expect_narrow(run({"jlens", verb, "--help"}).out, verb);
   for (const auto* verb : {"train", "sweep", "apply", "export", "import"})
     expect_narrow(run({"steer", verb, "--help"}).out, verb);

@@ -9,6 +9,7 @@ from mlxterp import (
     InterpretableModel,
     JacobianLens,
     collect,
+    jacobian_space,
     lens,
     lens_directions,
     local_lens,
@@ -126,3 +127,31 @@ def test_a_prompt_has_a_lens_of_its_own(fitted, model, tmp_path):
     assert not local_lens(model, ROWS[0], [3], layers=[0]).cosines
     with pytest.raises(UsageError):
         local_lens(model, ROWS[0], [3], skip=7)
+
+
+@pytest.mark.parametrize("method", ["pursuit", "nnls"])
+def test_an_activation_is_a_sum_of_directions(fitted, model, method):
+    layer, at = fitted.layers[0], 3
+    site = f"layers.{layer}.resid_post"
+    h = np.array(collect(model, [ROWS[0]], [site]).values[site]).reshape(-1, fitted.d_model)[at]
+    space = jacobian_space(
+        model, ROWS[0], fitted, layers=[layer], positions=[at], k=5, method=method
+    )
+    code = space[layer, at]
+    v = np.array(fitted.directions(model, code.tokens, layer), dtype=np.float64)
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    c = np.array(code.coefficients)
+    left = h - c @ v
+    assert (c >= 0).all() and len(c) == 5
+    assert abs(1 - (left @ left) / (h @ h) - code.explained[-1]) <= 1e-5
+    if method == "nnls":  # nothing to gain, but by less than 0
+        slope = v @ left / np.linalg.norm(h)
+        assert (slope <= 1e-5).all() and (slope[c > 0] >= -1e-5).all()
+    again = fitted.decompose(model, mx.array(h[None]), layer, k=5, method=method)[0]
+    assert again.tokens == code.tokens
+    close(again.coefficients, c)
+    ahead = np.array(code.explained) - np.array(space.controls[layer])
+    best = int(ahead.argmax()) + 1 if ahead.max() > 0 else 0
+    assert space.occupancy(layer, at) == best
+    with pytest.raises(UsageError, match="pursuit or nnls"):
+        jacobian_space(model, ROWS[0], fitted, method="omp")

@@ -24,7 +24,14 @@ from ._native import Report, asked, inputs, native
 from .collecting import collect
 from .lenses import Lens
 
-__all__ = ["JacobianLens", "LocalLens", "lens_directions", "local_lens"]
+__all__ = [
+    "JacobianLens",
+    "JacobianSpace",
+    "LocalLens",
+    "jacobian_space",
+    "lens_directions",
+    "local_lens",
+]
 
 
 def _ids(inner: _core.Model, tokens: Sequence[int | str]) -> list[int]:
@@ -67,6 +74,14 @@ class JacobianLens:
         """h [..., d_model] of a layer as the last layer's, in h's dtype. Raises
         OutOfRangeError, UsageError."""
         return self._native(h, layer)
+
+    def decompose(
+        self, model: Any, h: mx.array, layer: int, *, k: int = 16, method: str = "pursuit"
+    ) -> list[_core.SparseCode]:
+        """Activations [row, d_model] of a layer as sparse sums of its token
+        directions, as `jacobian_space` has them. Raises UsageError, OutOfRangeError."""
+        inner = native(model, "decompose()")
+        return _core.sparse_codes(inner, self._native, layer, h, k, method)
 
     @classmethod
     def fit(
@@ -236,6 +251,76 @@ class JacobianLens:
             f"JacobianLens(layers={len(self.layers)}, d_model={self.d_model}, "
             f"prompts={source.prompts}, rule={source.rule!r})"
         )
+
+
+class JacobianSpace:
+    """A prompt's activations as sparse sums of a lens' token directions.
+
+    Attributes:
+        ids: The prompt's.
+        layers, positions: Of the cells, ascending.
+        controls: By layer, the mean share explained of random directions with 1 to
+            k tokens; empty without.
+    """
+
+    def __init__(self, native: _core.JacobianSpace):
+        self.ids, self.layers = list(native.ids), list(native.layers)
+        self.positions = list(native.positions)
+        self.controls = dict(zip(self.layers, native.controls))
+        cells = [(layer, pos) for layer in self.layers for pos in self.positions]
+        self._codes = dict(zip(cells, native.codes))
+        self._occupancy = dict(zip(cells, native.occupancy))
+
+    def __getitem__(self, cell: tuple[int, int]) -> _core.SparseCode:
+        """Of a layer and position `tokens` as chosen, their `coefficients` along
+        unit directions, and `explained`, the share of the squared length with 1 to
+        k of them. Raises KeyError."""
+        return self._codes[cell]
+
+    def occupancy(self, layer: int, position: int) -> int:
+        """The number of tokens with which the share explained is furthest ahead of
+        the controls'; 0 where it never is. Raises KeyError, without controls, too."""
+        return self._occupancy[layer, position]
+
+
+def jacobian_space(
+    model: Any,
+    prompt,
+    jacobian: JacobianLens,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    k: int = 16,
+    method: str = "pursuit",
+    controls: int = 32,
+    seed: int = 0,
+    interventions: dict | None = None,
+) -> JacobianSpace:
+    """Each activation h of the residual stream as sum of c_i v_i / |v_i| with c_i >=
+    0 and v_i the lens' direction of token i, greedily, k tokens at most. The
+    dictionary of all of them is never held.
+
+    Args:
+        layers, positions: From the end below 0; all without.
+        method: "pursuit", one line search with each token (Blumensath & Davies,
+            2008); "nnls", the best coefficients with each.
+        controls: Random directions that are decomposed as well; 0: none.
+
+    Raises UsageError, OutOfRangeError.
+    """
+    inner = native(model, "jacobian_space()", interventions)
+    found = _core.jacobian_space(
+        inner,
+        jacobian._native,
+        inputs(model, prompt),
+        list(layers or []),
+        list(positions or []),
+        k,
+        method,
+        controls,
+        seed,
+    )
+    return JacobianSpace(found)
 
 
 class LocalLens:
