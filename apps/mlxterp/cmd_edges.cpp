@@ -205,11 +205,12 @@ Run add_edges(CLI::App& app) {
          "--method",
          a.method,
          "eap: the patched run's gradient; eap-ig: its mean on the line "
-         "between the runs' embeddings; clean-corrupted: the mean of both "
+         "between the runs' embeddings; eap-ig-activations: of a layer's "
+         "edges, "
+         "between its own outputs; clean-corrupted: the mean of both "
          "runs'; exact: each edge is run")
       ->capture_default_str();
-  app.add_option("--steps", a.steps, "Points of the line of eap-ig")
-      ->capture_default_str();
+  app.add_option("--steps", a.steps, "Points of a line")->capture_default_str();
   app.add_option(
          "--rule",
          a.rule,

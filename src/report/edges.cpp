@@ -30,7 +30,8 @@ EdgesReport edges_report(
     EdgeScores found,
     const SweepStyle& style) {
   EdgesReport out;
-  const bool line = options.method == EdgeMethod::eap_ig;
+  const bool line = options.method == EdgeMethod::eap_ig ||
+                    options.method == EdgeMethod::eap_ig_activations;
   out.facts = {
       {"model", style.model},
       {"task", style.task ? Value(*style.task) : Value(nullptr)},

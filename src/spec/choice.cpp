@@ -84,6 +84,7 @@ constexpr Word<GgufLayers> gguf_layers[] = {
 constexpr Word<EdgeMethod> edge_methods[] = {
     {"eap", EdgeMethod::eap},
     {"eap-ig", EdgeMethod::eap_ig},
+    {"eap-ig-activations", EdgeMethod::eap_ig_activations},
     {"clean-corrupted", EdgeMethod::clean_corrupted},
     {"exact", EdgeMethod::exact}};
 constexpr Word<LineRule> line_rules[] = {

@@ -72,6 +72,7 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
   const std::map<std::string, EdgeMethod> methods = {
       {"eap", EdgeMethod::eap},
       {"eap_ig", EdgeMethod::eap_ig},
+      {"eap_ig_activations", EdgeMethod::eap_ig_activations},
       {"clean_corrupted", EdgeMethod::clean_corrupted},
       {"exact", EdgeMethod::exact}};
   size_t compared = 0;
@@ -124,6 +125,45 @@ TEST(Edges, AddUpToTheDifferenceOfTheRuns) {
         reaches,
         difference);
     EXPECT_NEAR(leaves, difference, 2e-3 * std::abs(difference)) << name;
+  }
+}
+
+// The edges out of one layer's mixer or MLP, along the line to its other
+// output: what the run does with all of that output.
+TEST(Edges, OfALayersOutputsAddUpToWhatItDoes) {
+  for (const auto* name : {"llama-gqa", "gpt2", "gemma2", "falcon-one-norm"}) {
+    const auto model = family(name);
+    auto options = asked(EdgeMethod::eap_ig_activations);
+    options.rule = LineRule::mid;
+    options.steps = 50;
+    const auto found = edges(model, options);
+    const size_t to = found.destinations.size();
+    for (const char kind : {'a', 'm'}) {
+      double sum = 0;
+      for (size_t i = 0; i < found.scores.size(); ++i) {
+        const auto& source = found.sources[i / to];
+        if (source.layer == 0 && source.name[0] == kind &&
+            !std::isnan(found.scores[i]))
+          sum += static_cast<double>(found.scores[i]);
+      }
+      const std::string site =
+          kind == 'a' ? "layers.0.attn_out" : "layers.0.mlp_out";
+      const auto put = model.run(clean, {.save = {site}})[site];
+      const auto after = measure(
+          model,
+          options.metric,
+          model.run(
+              corrupt,
+              {.save = {"logits"},
+               .edits = {{site, [&](const mx::array&, const SiteView&) {
+                            return put;
+                          }}}})["logits"]);
+      const double change =
+          static_cast<double>(after) - static_cast<double>(found.corrupt);
+      std::printf("%s %c: %.6f of %.6f\n", name, kind, sum, change);
+      EXPECT_NEAR(sum, change, 2e-3 * std::max(0.1, std::abs(change)))
+          << name << kind;
+    }
   }
 }
 

@@ -103,9 +103,12 @@ class Model:
             return self.w["model.embed_tokens.weight"][ids]
         return self.w[self.prefix + "wte.weight"][ids] + self.w[self.prefix + "wpe.weight"][:len(ids)]
 
-    def run(self, x, added):
+    def run(self, x, added, moved=()):
         """The metric, and what each source writes, [source, pos, d]. `added`: by
-        destination, to its copy of the stream."""
+        destination, to its copy of the stream. `moved`: by source, what it writes
+        instead."""
+        moved = dict(moved)
+        x = moved.get(0, x)
         written = [x]
         n = x.shape[0]
         mask = torch.ones(n, n).tril().log()
@@ -126,10 +129,11 @@ class Model:
                 v = read("v", shared, h // group)
                 pattern = (q @ k.T / self.dh**0.5 + mask).softmax(-1)
                 w, bias = self.output(i, h)
-                written.append(pattern @ v @ w)
+                written.append(moved.get(len(written), pattern @ v @ w))
                 total = total + written[-1]
             x = x + total + bias
-            written.append(self.mlp(i, self.norm(x + added[(i, "m", 0)], ln2)))
+            y = self.mlp(i, self.norm(x + added[(i, "m", 0)], ln2))
+            written.append(moved.get(len(written), y))
             x = x + written[-1]
         x = x + added[(self.layers, "logits", 0)]
         x = self.norm(x, self.prefix + "ln_f" if self.gpt2 else "model.norm")
@@ -141,10 +145,13 @@ class Model:
         shape = len(CLEAN), self.d
         return {name: torch.zeros(shape, requires_grad=grad) for name in self.names}
 
-    def gradients(self, x):
+    def gradients(self, x, moved=()):
         added = self.nothing(True)
-        self.run(x, added)[0].backward()
-        return torch.stack([added[name].grad for name in self.names])
+        self.run(x, added, moved)[0].backward()
+        # None: what is read there goes nowhere.
+        return torch.stack([
+            torch.zeros_like(it) if it.grad is None else it.grad for it in added.values()
+        ])
 
     def scores(self, method, base, other):
         start, end = self.embed(base), self.embed(other)
@@ -160,6 +167,19 @@ class Model:
                         added[name] = change[s]
                         out[s, d] = self.run(start, added)[0] - metric
             return out
+        if method == "eap_ig_activations":
+            # One layer's heads, its MLP or the embedding at a time.
+            groups = [[0]]
+            for first in range(1, self.sources, self.heads + 1):
+                groups += [list(range(first, first + self.heads)), [first + self.heads]]
+            for group in groups:
+                for k in range(5):
+                    line = {s: own[s] + k / 5 * change[s] for s in group}
+                    g = self.gradients(start, line)
+                    out[group] += torch.einsum("spd,tpd->st", change[group], g) / 5
+            for d, before in enumerate(self.before):
+                out[before:, d] = 0
+            return out
         shares = {"eap": [0], "eap_ig": [k / 5 for k in range(5)], "clean_corrupted": [0, 1]}[method]
         g = sum(self.gradients(start + a * (end - start)) for a in shares) / len(shares)
         out = torch.einsum("spd,tpd->st", change, g)
@@ -174,9 +194,9 @@ for name in ("llama-gqa", "llama-mha", "gpt2"):
     for ungrouped in (False, True) if name == "llama-gqa" else (False,):
         model = Model(folder, ungrouped)
         expected = load_file(folder / "expected.safetensors")
-        for method in ("eap", "eap_ig", "clean_corrupted", "exact"):
+        for method in ("eap", "eap_ig", "eap_ig_activations", "clean_corrupted", "exact"):
             for direction, runs in (("denoise", (CORRUPT, CLEAN)), ("noise", (CLEAN, CORRUPT))):
-                if direction == "noise" and method in ("eap_ig", "clean_corrupted"):
+                if direction == "noise" and method not in ("eap", "exact"):
                     continue
                 key = f"{name}{'_ungrouped' if ungrouped else ''}.{method}.{direction}"
                 out[key] = model.scores(method, *runs).float().contiguous()

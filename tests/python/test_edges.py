@@ -19,7 +19,7 @@ def model():
 
 def test_scores_are_those_of_torch(model):
     expected = mx.load(str(TESTS / "analysis/fixtures/edges.safetensors"))
-    for method in ("eap", "eap-ig", "clean-corrupted"):
+    for method in ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted"):
         found = mlxterp.edges(model, CLEAN, CORRUPT, METRIC, method)
         wanted = expected[f"llama-gqa.{method.replace('-', '_')}.denoise"]
         scores = mx.where(mx.isnan(found.scores), 0, found.scores)

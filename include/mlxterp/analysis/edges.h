@@ -20,6 +20,10 @@ enum class EdgeMethod {
   eap,     ///< The gradient of the base run (Syed, Rager and Conmy, 2023).
   eap_ig,  ///< Its mean along the line from the base run's embeddings to the
            ///< other's (Hanna, Pezzelle and Belinkov, 2024).
+  /** The mean of the gradients along the line from a layer's own outputs (its
+   * heads', its MLP's, the embedding) in the base run to the other's, of its
+   * edges alone (Hanna et al., 2024). */
+  eap_ig_activations,
   clean_corrupted,  ///< The mean of the gradients of both runs (ibid.).
   exact,  ///< No estimate: each edge is run. Any metric; not by position.
 };
@@ -38,7 +42,7 @@ struct EdgeOptions {
   EdgeMethod method = EdgeMethod::eap;
   /** denoise: the corrupted run takes clean values; noise: the other way. */
   Direction direction = Direction::denoise;
-  int steps = 5;  ///< Points of the line; eap_ig alone.
+  int steps = 5;  ///< Points of the line; eap_ig and eap_ig_activations alone.
   LineRule rule = LineRule::left;
   /** Each query head has a key and a value input of its own, as if the heads
    * that share them had copies: `a3.h2<k>` in place of `a3.kv0<k>`. */
@@ -134,8 +138,11 @@ struct EdgeScores {
  * for an output's bias.
  *
  * Two passes forward and one backward for all edges (eap); each line's point
- * costs one of both. `exact` computes what the formula estimates, one walk for
- * each input of a layer. Products and sums in float32. Evaluates.
+ * costs one of both, with eap_ig_activations for each layer's mixer and MLP.
+ * There the edges out of one of them add up to what all of its new output would
+ * do, the better the more points; the EAP-IG repository averages over the runs
+ * of all of them instead. `exact` computes what the formula estimates, one walk
+ * for each input of a layer. Products and sums in float32. Evaluates.
  *
  * Throws usage, unknown_name, out_of_range before any long work: a model that
  * is no Decoder, or is edited; a metric without a gradient; pairs that differ

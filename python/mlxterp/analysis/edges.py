@@ -121,7 +121,9 @@ def edges(
     `method`: "eap", the gradient of the patched run (edge attribution patching:
     Syed et al., 2023); "eap-ig", its mean at `steps` points on the line between the
     runs' embeddings, at the "left", "mid" or "right" of their stretches by `rule`
-    (Hanna et al., 2024); "clean-corrupted", the mean of both runs' gradients;
+    (Hanna et al., 2024); "eap-ig-activations", for the edges out of a layer's heads,
+    or its MLP, its mean on the line between their own outputs in both runs;
+    "clean-corrupted", the mean of both runs' gradients;
     "exact", no estimate: each edge is run. `sample`: of an estimate, the share of
     edges that are run as well, drawn with `seed`, at each distance; `errors` then says
     how far the estimate is off there.

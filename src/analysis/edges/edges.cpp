@@ -65,6 +65,9 @@ class EdgeScorer {
       if (pairs_[i].run == pairs_[i].source) continue;
       if (options_.method == EdgeMethod::exact)
         run_each(i, runs);
+      else if (options_.method == EdgeMethod::eap_ig_activations)
+        for (const auto& writer : graph_.writers)
+          score(i, runs, &writer);
       else
         score(i, runs);
       if (!chosen_.empty()) run_each(i, runs);
@@ -229,38 +232,85 @@ class EdgeScorer {
         .sweep();
   }
 
-  void score(size_t pair, const EdgeRuns& runs) {
+  // `own`: what moves along the line, whose edges alone are scored; null: the
+  // embedding moves, and all are.
+  void score(
+      size_t pair, const EdgeRuns& runs, const EdgeWriter* own = nullptr) {
+    const bool shifts = own && own->kind != EdgeWriter::Kind::input;
     const auto all = shares();
     const int length = static_cast<int>(pairs_[pair].run.size());
     const auto chunk = size(std::max(1, rows_that_pay / length));
     std::vector<mx::array> gradients;
     for (size_t done = 0; done < all.size(); done += chunk) {
-      report(pair, static_cast<double>(done) / static_cast<double>(all.size()));
+      const double part =
+          static_cast<double>(done) / static_cast<double>(all.size());
+      report(
+          pair,
+          own ? (own->first + part * own->count) /
+                    static_cast<double>(graph_.sources.size())
+              : part);
       const std::vector<float> some(
           all.begin() + static_cast<long>(done),
           all.begin() + static_cast<long>(std::min(done + chunk, all.size())));
       auto more = runner_.gradients(
-          between(runs.embedded, some),
+          between(
+              runs.embedded, shifts ? std::vector<float>(some.size()) : some),
           pairs_[pair].run,
           metrics_[pair],
           runs.reference,
-          runs.from);
+          runs.from,
+          shifts ? std::optional(shift(runs, *own, some, length))
+                 : std::nullopt);
       for (size_t i = 0; i < more.size() && !gradients.empty(); ++i)
         more[i] = mx::add(gradients[i], more[i]);
       gradients = std::move(more);
       if (all.size() > chunk) mx::eval(gradients);
     }
-    contract(runs, gradients, static_cast<float>(all.size()), pair);
+    contract(
+        runs,
+        gradients,
+        static_cast<float>(all.size()),
+        pair,
+        own ? own->first : 0,
+        own ? own->first + own->count
+            : static_cast<int>(graph_.sources.size()));
   }
 
-  // Differences times gradients, of neighbouring readers in one product.
+  // So far along the line of what a writer's sources add.
+  EdgeShift shift(
+      const EdgeRuns& runs,
+      const EdgeWriter& own,
+      const std::vector<float>& shares,
+      int length) const {
+    const auto& d = runs.differences;
+    auto change = mx::sum(
+        mx::slice(
+            d,
+            {own.first, 0, 0},
+            {own.first + own.count, d.shape(1), d.shape(2)}),
+        0);
+    const float factor = graph_.factors[size(own.layer)];
+    if (factor != 1.0f) change = mx::multiply(change, mx::array(factor));
+    change = mx::pad(
+        change,
+        std::vector<int>{0},
+        mx::Shape{length - d.shape(1)},
+        mx::Shape{0});
+    const mx::array by(shares.data(), {static_cast<int>(shares.size()), 1, 1});
+    return {own.added, mx::multiply(by, mx::expand_dims(change, 0))};
+  }
+
+  // Differences of sources [start, end) times gradients, of neighbouring
+  // readers in one product.
   void contract(
       const EdgeRuns& runs,
       const std::vector<mx::array>& gradients,
       float points,
-      size_t pair) {
+      size_t pair,
+      int start,
+      int end) {
     struct Block {
-      int first = 0, before = 0;
+      int first = 0, sources = 0;
       mx::array scores;
     };
     std::vector<Block> blocks;
@@ -272,34 +322,42 @@ class EdgeScorer {
       const auto& head = readers[i];
       for (; i < readers.size() && readers[i].before == head.before; ++i)
         same.push_back(gradients[i]);
+      const int sources = std::min(head.before, end) - start;
+      if (sources <= 0) continue;
       auto g = same.size() == 1 ? same[0] : mx::concatenate(same, 0);
-      const auto some = mx::slice(d, {0, 0, 0}, {head.before, rows, width});
+      const auto some =
+          mx::slice(d, {start, 0, 0}, {start + sources, rows, width});
       auto product =
           positions_ > 0
               ? mx::matmul(
                     mx::transpose(some, {1, 0, 2}), mx::transpose(g, {1, 2, 0}))
               : mx::matmul(
-                    mx::reshape(some, {head.before, rows * width}),
+                    mx::reshape(some, {sources, rows * width}),
                     mx::transpose(mx::reshape(g, {g.shape(0), rows * width})));
       product = mx::contiguous(mx::divide(product, mx::array(points)));
-      blocks.push_back({head.first, head.before, product});
+      blocks.push_back({head.first, sources, product});
     }
     std::vector<mx::array> wanted;
     for (const auto& block : blocks)
       wanted.push_back(block.scores);
     mx::eval(wanted);
     for (const auto& block : blocks)
-      add(block.first, block.before, block.scores, runs.from, pair);
+      add(block.first, start, block.sources, block.scores, runs.from, pair);
   }
 
   void add(
-      int first, int before, const mx::array& scores, int from, size_t pair) {
+      int first,
+      int start,
+      int sources,
+      const mx::array& scores,
+      int from,
+      size_t pair) {
     const auto columns = size(scores.shape(-1));
     const auto* data = scores.data<float>();
     for (size_t i = 0; i < scores.size(); ++i) {
-      const auto source = i / columns % size(before);
+      const auto source = size(start) + i / columns % size(sources);
       const auto position =
-          positions_ > 0 ? i / columns / size(before) + size(from) : 0;
+          positions_ > 0 ? i / columns / size(sources) + size(from) : 0;
       const auto destination = size(first) + i % columns;
       add(source, destination, position, static_cast<double>(data[i]), pair);
     }

@@ -50,6 +50,8 @@ class EdgeTap final : public Observer {
       zeros_.emplace(sites[i], zeros[i]);
   }
 
+  void shift(const EdgeShift& shift) { shift_ = shift; }
+
   const mx::array& operator[](SiteId site) const {
     return values_.at(site).value();
   }
@@ -57,11 +59,15 @@ class EdgeTap final : public Observer {
   mx::array at(SiteId site, mx::array value) override {
     const auto kept = values_.find(site);
     if (kept != values_.end()) kept->second = value;
+    if (shift_ && shift_->site == site)
+      value = mx::add(value, mx::astype(shift_->change, value.dtype()));
     const auto zero = zeros_.find(site);
     if (zero == zeros_.end()) return value;
     return mx::add(value, mx::astype(zero->second, value.dtype()));
   }
-  bool edits(SiteId site) const override { return zeros_.contains(site); }
+  bool edits(SiteId site) const override {
+    return zeros_.contains(site) || (shift_ && shift_->site == site);
+  }
   void offer(SiteId site, std::function<mx::array()> make) override {
     const auto kept = values_.find(site);
     if (kept != values_.end()) kept->second = make();
@@ -70,6 +76,7 @@ class EdgeTap final : public Observer {
  private:
   std::unordered_map<SiteId, std::optional<mx::array>> values_;
   Values zeros_;
+  std::optional<EdgeShift> shift_;
 };
 
 }  // namespace
@@ -157,7 +164,8 @@ std::vector<mx::array> EdgeRunner::gradients(
     const std::vector<int>& ids,
     const Readout& metric,
     const std::optional<mx::array>& reference,
-    int from) const {
+    int from,
+    const std::optional<EdgeShift>& shift) const {
   const int layers = decoder_.config().n_layers;
   const int lines = points.x.shape(0), length = points.x.shape(1);
   std::vector<SiteId> sites, kept;
@@ -192,6 +200,7 @@ std::vector<mx::array> EdgeRunner::gradients(
   }
   zeros.push_back(mx::zeros(points.x.shape(), mx::float32));
   EdgeTap tap(kept);
+  if (shift) tap.shift(*shift);
   std::vector<mx::array> streams;
   const auto [values, grads] = mx::vjp(
       [&](const std::vector<mx::array>& added) {

@@ -25,6 +25,12 @@ struct EdgeRuns {
   std::optional<mlx::core::array> reference = {};
 };
 
+/** What is added where sources write, [point, pos, d_model]. */
+struct EdgeShift {
+  SiteId site;
+  mlx::core::array change;
+};
+
 class EdgeRunner {
  public:
   EdgeRunner(
@@ -39,13 +45,14 @@ class EdgeRunner {
 
   /** Of each reader the gradients by its copies of the stream, [copy, pos,
    * d_model], float32, added up over the points: the rows of x, what enters
-   * layer 0. From position `from` on. Lazy. */
+   * layer 0, with `shift` in each. From position `from` on. Lazy. */
   std::vector<mlx::core::array> gradients(
       const Stream& points,
       const std::vector<int>& ids,
       const Readout& metric,
       const std::optional<mlx::core::array>& reference,
-      int from) const;
+      int from,
+      const std::optional<EdgeShift>& shift = {}) const;
 
  private:
   mlx::core::array written(
