@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -93,6 +94,26 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
     ++compared;
   }
   EXPECT_EQ(compared, methods.size() + 2);
+}
+
+EdgeOptions routes() {
+  return {.clean = clean, .method = EdgeMethod::ifr};
+}
+
+TEST_P(EdgesOracle, InformationFlowRoutesToo) {
+  const auto file = Safetensors::open(
+      MLXTERP_SOURCE_DIR "/tests/analysis/fixtures/edges.safetensors");
+  const auto name = GetParam();
+  const auto model = family(name.substr(0, name.find('_')));
+  auto options = routes();
+  options.ungrouped = name.ends_with("_ungrouped");
+  const auto tensor =
+      std::ranges::find(file.tensors(), name + ".ifr.clean", &TensorInfo::name);
+  ASSERT_NE(tensor, file.tensors().end());
+  const auto expected = file.read(*tensor);
+  test::expect_close(
+      table(edges(model, options)), expected, 1e-5, expected.size(), name);
+  EXPECT_GT(test::max_magnitude(expected), 0.1);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -416,6 +437,27 @@ TEST(Edges, ASampleSaysHowFarTheEstimateIsOff) {
   EXPECT_NEAR(held_90, 0.92, 0.05);
 }
 
+// Every family runs, and no destination is left out: at each position its
+// shares add up to 1.
+TEST_P(EdgesFamilies, SharesOfAStreamAddUpToOne) {
+  const auto model = family(GetParam());
+  auto options = routes();
+  options.by_position = true;
+  const auto found = edges(model, options);
+  const auto to = found.destinations.size(), from = found.sources.size();
+  ASSERT_EQ(found.positions, static_cast<int>(clean.size()));
+  std::vector<double> sums(clean.size() * to);
+  for (size_t i = 0; i < found.scores.size(); ++i) {
+    if (std::isnan(found.scores[i])) continue;
+    EXPECT_GE(found.scores[i], 0);
+    sums[i / to / from * to + i % to] += static_cast<double>(found.scores[i]);
+  }
+  for (const double sum : sums)
+    EXPECT_NEAR(sum, 1, 1e-5);
+  // Before layer 0 stands the embedding alone.
+  EXPECT_EQ(found.scores[0], 1);
+}
+
 // An edge is a plain pass in which one part reads the stream with one
 // difference, in every family: of an attention's parts, what a pass makes that
 // gives the whole mixer that stream is put in place of their own.
@@ -547,6 +589,18 @@ TEST(Edges, RefuseWhatHasNoMeaning) {
   options = asked(EdgeMethod::eap_ig);
   options.steps = 0;
   EXPECT_SAYS(error_of(model, options), "steps is 0");
+  options = routes();
+  options.metric = logit(4);
+  EXPECT_SAYS(error_of(model, options), "leave out the metric, ");
+  options = routes();
+  options.corrupt = corrupt;
+  EXPECT_SAYS(error_of(model, options), "leave out the corrupted prompts");
+  options = routes();
+  options.sample = 0.5;
+  EXPECT_SAYS(error_of(model, options), "leave out sample");
+  options = routes();
+  options.clean = Inputs::Rows();
+  EXPECT_SAYS(error_of(model, options), "no prompt");
   options = asked();
   options.sample = 1.5;
   EXPECT_SAYS(error_of(model, options), "sample is 1.5");

@@ -9,6 +9,8 @@ gpt2, and with _ungrouped where queries share keys and values:
 
     <model>.<method>.<direction>   [source, destination], 0 where no edge is
 
+    <model>.ifr.clean              likewise, of the clean run
+
 in the order of a layer's heads, then its MLP, and of its q, k, v, then its MLP.
 tests/analysis/edges_test.cpp compares. Needs torch and safetensors.
 """
@@ -107,7 +109,7 @@ class Model:
         """The metric, and what each source writes, [source, pos, d]. `added`: by
         destination, to its copy of the stream. `moved`: by source, what it writes
         instead."""
-        moved = dict(moved)
+        moved, self.seen = dict(moved), {}
         x = moved.get(0, x)
         written = [x]
         n = x.shape[0]
@@ -121,6 +123,7 @@ class Model:
                 w, b = self.part(i, kind, weights_of)
                 return self.norm(x + added[(i, kind, h)], ln1) @ w.T + b
 
+            self.seen |= {name: x for name in self.names if name[0] == i and name[1] != "m"}
             total, bias = 0, 0
             for h in range(self.heads):
                 shared = h if self.ungrouped else h // group
@@ -132,9 +135,11 @@ class Model:
                 written.append(moved.get(len(written), pattern @ v @ w))
                 total = total + written[-1]
             x = x + total + bias
+            self.seen[(i, "m", 0)] = x
             y = self.mlp(i, self.norm(x + added[(i, "m", 0)], ln2))
             written.append(moved.get(len(written), y))
             x = x + written[-1]
+        self.seen[(self.layers, "logits", 0)] = x
         x = x + added[(self.layers, "logits", 0)]
         x = self.norm(x, self.prefix + "ln_f" if self.gpt2 else "model.norm")
         unembed = self.w[self.prefix + "wte.weight"] if self.gpt2 else self.w["lm_head.weight"]
@@ -152,6 +157,19 @@ class Model:
         return torch.stack([
             torch.zeros_like(it) if it.grad is None else it.grad for it in added.values()
         ])
+
+    def flow(self, ids):
+        """Information flow routes: of each stream that is read the shares of what
+        was written, by how much nearer it is to them than to nothing; the mean
+        over positions."""
+        with torch.no_grad():
+            written = self.run(self.embed(ids), self.nothing())[1]
+        out = torch.zeros(self.sources, len(self.names))
+        for d, name in enumerate(self.names):
+            x, parts = self.seen[name], written[:self.before[d]]
+            near = (x.abs().sum(-1) - (x - parts).abs().sum(-1)).clamp(min=0)
+            out[:self.before[d], d] = (near / near.sum(0)).nan_to_num().mean(-1)
+        return out
 
     def scores(self, method, base, other):
         start, end = self.embed(base), self.embed(other)
@@ -201,6 +219,9 @@ for name in ("llama-gqa", "llama-mha", "gpt2"):
                 key = f"{name}{'_ungrouped' if ungrouped else ''}.{method}.{direction}"
                 out[key] = model.scores(method, *runs).float().contiguous()
                 print(key, tuple(out[key].shape), float(out[key].abs().max()))
+        key = f"{name}{'_ungrouped' if ungrouped else ''}.ifr.clean"
+        out[key] = model.flow(CLEAN).float().contiguous()
+        print(key, tuple(out[key].shape), float(out[key].abs().max()))
         if "ids" in expected and "logits" in expected:
             logits = model.run(model.embed(expected["ids"].flatten()[:7].long()), model.nothing())[2]
             print(float((logits - expected["logits"].reshape(-1, logits.shape[-1])[:7]).abs().max()))

@@ -32,6 +32,17 @@ def test_scores_are_those_of_torch(model):
     assert mx.abs(scores - expected["llama-gqa_ungrouped.eap.noise"]).max().item() < 1e-5
 
 
+def test_routes_need_the_clean_prompt_alone(model):
+    expected = mx.load(str(TESTS / "analysis/fixtures/edges.safetensors"))
+    found = mlxterp.edges(model, CLEAN, method="ifr")
+    scores = mx.where(mx.isnan(found.scores), 0, found.scores)
+    assert mx.abs(scores - expected["llama-gqa.ifr.clean"]).max().item() < 1e-5
+    with pytest.raises(mlxterp.UsageError, match="leave out the metric"):
+        mlxterp.edges(model, CLEAN, metric=METRIC, method="ifr")
+    with pytest.raises(mlxterp.UsageError, match="no prompt"):
+        mlxterp.edges(model, CLEAN, metric=METRIC)
+
+
 def test_names_tables_and_positions(model):
     found = mlxterp.edges(model, CLEAN, CORRUPT, METRIC)
     assert found.sources[:3] == ["input", "a0.h0", "a0.h1"]

@@ -26,6 +26,10 @@ enum class EdgeMethod {
   eap_ig_activations,
   clean_corrupted,  ///< The mean of the gradients of both runs (ibid.).
   exact,  ///< No estimate: each edge is run. Any metric; not by position.
+  /** Information flow routes (Ferrando and Voita, 2024): of the clean run, what
+   * share of the stream that a destination reads each source makes up. Neither
+   * metric nor corrupted prompts. */
+  ifr,
 };
 
 /** Which m points stand for the line from 0 to 1. */
@@ -37,8 +41,8 @@ enum class LineRule {
 
 struct EdgeOptions {
   /** One prompt or several; the two of a pair have one length. */
-  Inputs clean, corrupt;
-  Metric metric = {};  ///< Must be given; rank has no gradient.
+  Inputs clean, corrupt = Inputs::Rows();
+  Metric metric = {};  ///< Must be given, but of ifr; rank has no gradient.
   EdgeMethod method = EdgeMethod::eap;
   /** denoise: the corrupted run takes clean values; noise: the other way. */
   Direction direction = Direction::denoise;
@@ -102,8 +106,8 @@ struct EdgeScores {
   std::vector<EdgeSource> sources = {};
   std::vector<EdgeDestination> destinations = {};
   /** [source, destination], or [pos, source, destination]: how the metric of
-   * the base run changes, in its own unit, averaged over pairs; NaN where there
-   * is no edge. */
+   * the base run changes, in its own unit, averaged over pairs, or of ifr a
+   * share; NaN where there is no edge. */
   std::vector<float> scores = {};
   std::vector<float> spread = {};  ///< Standard deviation over pairs.
   /** What the edges that were run do, NaN of others; empty without a sample. */
@@ -111,7 +115,7 @@ struct EdgeScores {
   std::vector<EdgeErrors> errors = {};  ///< By distance, of those with any.
   EdgeCoverage coverage = {};
   int positions = 0;             ///< 0: added up.
-  float clean = 0, corrupt = 0;  ///< The metric of both runs, averaged.
+  float clean = 0, corrupt = 0;  ///< The metric of both runs, averaged, or NaN.
   Direction direction = Direction::denoise;
   size_t pairs = 0;
   std::vector<int> ids = {};  ///< The base run's prompt, of the first pair.
@@ -136,6 +140,14 @@ struct EdgeScores {
  * `ungrouped`. A norm behind attention (Gemma 2, OLMo 2) is split between its
  * heads by each run's own divisor, so that they add up to what is written, but
  * for an output's bias.
+ *
+ * ifr instead has of each position, for a source's y in the stream x that the
+ * destination reads,
+ *
+ *     max(|x|_1 - |x - y|_1, 0)
+ *
+ * divided by its sum over the sources (all 0: shares of 0), and the mean over
+ * positions. A layer's queries, keys and values read one stream.
  *
  * Two passes forward and one backward for all edges (eap); each line's point
  * costs one of both, with eap_ig_activations for each layer's mixer and MLP.

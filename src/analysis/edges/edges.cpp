@@ -6,12 +6,15 @@
 
 #include "analysis/edges/calibrate.h"
 #include "analysis/edges/exact.h"
+#include "analysis/edges/flow.h"
 #include "analysis/edges/graph.h"
+#include "analysis/edges/means.h"
 #include "analysis/edges/runs.h"
 #include "analysis/pairs.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "mlxterp/core/error.h"
 #include "mlxterp/core/limits.h"
 
 namespace mx = mlx::core;
@@ -27,12 +30,78 @@ size_t size(int n) {
   return static_cast<size_t>(n);
 }
 
+// Whether these are any prompts at all, which token_ids asks for.
+bool given(const InterpretableModel& model, const Inputs& prompts) {
+  try {
+    return !model.token_ids(prompts).empty();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// Throws for what can be told without a run.
+void check(const InterpretableModel& model, const EdgeOptions& options) {
+  model.decoder();  // or it throws
+  if (model.overlay())
+    fail(
+        ErrorKind::usage,
+        "[edges] the model has edits or attached modules, which edges do not "
+        "follow; use the model without them");
+  if (options.method == EdgeMethod::ifr) {
+    if (options.metric.kind != Metric::Kind::none)
+      fail(
+          ErrorKind::usage,
+          "[edges] ifr reads how one run's residual stream is made up and "
+          "measures nothing; leave out the metric, {}",
+          options.metric.name);
+    if (given(model, options.corrupt))
+      fail(
+          ErrorKind::usage,
+          "[edges] ifr reads the clean run alone; leave out the corrupted "
+          "prompts");
+    if (options.sample > 0)
+      fail(
+          ErrorKind::usage,
+          "[edges] what an edge does is no share of a stream, as ifr's scores "
+          "are; leave out sample");
+  }
+  const bool exact = options.method == EdgeMethod::exact;
+  if (exact && options.by_position)
+    fail(
+        ErrorKind::usage,
+        "[edges] exact runs an edge at all positions at once; add them up, "
+        "or use eap or eap-ig");
+  if (!(options.sample >= 0 && options.sample <= 1))
+    fail(
+        ErrorKind::usage,
+        "[edges] sample is {}; give a share of the edges, 0 to 1",
+        options.sample);
+  if (options.sample > 0 && (exact || options.by_position))
+    fail(
+        ErrorKind::usage,
+        "[edges] a sample says how far an estimate is off whose positions "
+        "are "
+        "added up; leave out {}",
+        exact ? "the method exact" : "by_position");
+  if (options.metric.kind == Metric::Kind::rank && !exact)
+    fail(
+        ErrorKind::usage,
+        "[edges] a rank has no gradient; measure logit, logit_diff or "
+        "log_prob");
+  if (options.steps < 1 || options.steps > limits::line_steps)
+    fail(
+        ErrorKind::usage,
+        "[edges] steps is {}; give 1 to {}",
+        options.steps,
+        limits::line_steps);
+}
+
 class EdgeScorer {
  public:
   EdgeScorer(const InterpretableModel& model, const EdgeOptions& options)
       : model_(model),
         options_(options),
-        graph_(checked(model, options)),
+        graph_(edge_graph(model, options.ungrouped)),
         runner_(model, graph_, options.ungrouped),
         pairs_(pairs_of(model, options)),
         metrics_(readouts("edges", model, options.metric, pairs_)) {
@@ -82,62 +151,12 @@ class EdgeScorer {
     out.direction = options_.direction;
     out.pairs = pairs_.size();
     out.ids = pairs_[0].run;
-    out.scores.assign(cells, std::numeric_limits<float>::quiet_NaN());
-    out.spread = out.scores;
-    const size_t to = graph_.destinations.size();
-    for (size_t c = 0; c < cells; ++c) {
-      const auto source = c / to % graph_.sources.size();
-      if (source >= size(graph_.destinations[c % to].before)) continue;
-      const double mean = sums_[c] / n;
-      out.scores[c] = static_cast<float>(mean);
-      out.spread[c] = static_cast<float>(
-          std::sqrt(std::max(0.0, squares_[c] / n - mean * mean)));
-    }
+    put_means(out, sums_, squares_);
     put_errors(out);
     return out;
   }
 
  private:
-  static EdgeGraph checked(
-      const InterpretableModel& model, const EdgeOptions& options) {
-    model.decoder();  // or it throws
-    if (model.overlay())
-      fail(
-          ErrorKind::usage,
-          "[edges] the model has edits or attached modules, which edges do not "
-          "follow; use the model without them");
-    const bool exact = options.method == EdgeMethod::exact;
-    if (exact && options.by_position)
-      fail(
-          ErrorKind::usage,
-          "[edges] exact runs an edge at all positions at once; add them up, "
-          "or use eap or eap-ig");
-    if (!(options.sample >= 0 && options.sample <= 1))
-      fail(
-          ErrorKind::usage,
-          "[edges] sample is {}; give a share of the edges, 0 to 1",
-          options.sample);
-    if (options.sample > 0 && (exact || options.by_position))
-      fail(
-          ErrorKind::usage,
-          "[edges] a sample says how far an estimate is off whose positions "
-          "are "
-          "added up; leave out {}",
-          exact ? "the method exact" : "by_position");
-    if (options.metric.kind == Metric::Kind::rank && !exact)
-      fail(
-          ErrorKind::usage,
-          "[edges] a rank has no gradient; measure logit, logit_diff or "
-          "log_prob");
-    if (options.steps < 1 || options.steps > limits::line_steps)
-      fail(
-          ErrorKind::usage,
-          "[edges] steps is {}; give 1 to {}",
-          options.steps,
-          limits::line_steps);
-    return edge_graph(model, options.ungrouped);
-  }
-
   static std::vector<Pair> pairs_of(
       const InterpretableModel& model, const EdgeOptions& options) {
     const auto clean = model.token_ids(options.clean);
@@ -433,6 +452,10 @@ std::vector<size_t> EdgeScores::strongest(size_t count) const {
 }
 
 EdgeScores edges(const InterpretableModel& model, const EdgeOptions& options) {
+  check(model, options);
+  if (options.method == EdgeMethod::ifr)
+    return information_flow(
+        model, options, edge_graph(model, options.ungrouped));
   return EdgeScorer(model, options).scores();
 }
 

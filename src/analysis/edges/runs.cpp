@@ -81,7 +81,7 @@ class EdgeTap final : public Observer {
 
 }  // namespace
 
-// [2, pos, ...] of both runs to [source, 2, pos, d_model], what each of the
+// [run, pos, ...] to [source, run, pos, d_model], what each of the
 // writer's sources adds to the stream.
 mx::array EdgeRunner::written(
     const EdgeWriter& writer,
@@ -96,15 +96,15 @@ mx::array EdgeRunner::written(
           wide(o_proj.weight.numbers()),
           {o_proj.weight.shape(0), writer.count, -1}),
       {1, 2, 0});
-  // [head, 2 * pos, d_value] each through its part of W_O.
-  const int rows = value.shape(1);
+  // [head, run * pos, d_value] each through its part of W_O.
+  const int runs = value.shape(0), rows = value.shape(1);
   auto y = mx::reshape(
       mx::matmul(
           mx::reshape(
               mx::transpose(wide(value), {2, 0, 1, 3}),
-              {writer.count, 2 * rows, -1}),
+              {writer.count, runs * rows, -1}),
           w_o),
-      {writer.count, 2, rows, -1});
+      {writer.count, runs, rows, -1});
   if (scale) {
     const auto& config = decoder_.config().norm;
     if (config.kind == nn::NormConfig::Kind::layer)
@@ -156,6 +156,47 @@ EdgeRuns EdgeRunner::both(
   mx::eval(std::move(wanted));
   out.base = base.item<float>();
   out.other = pair.run == pair.source ? out.base : other.item<float>();
+  return out;
+}
+
+EdgeParts EdgeRunner::parts(const std::vector<int>& ids) const {
+  const int layers = decoder_.config().n_layers;
+  std::vector<SiteId> kept;
+  for (const auto& writer : graph_.writers) {
+    kept.push_back(writer.site);
+    if (writer.scale >= 0) kept.push_back(writer.scale);
+  }
+  // Where nothing stands between the stream and a reader's site.
+  const auto reads = [&](const EdgeReader& reader) {
+    return reader.layer < layers && !reader.norm && !reader.projection;
+  };
+  for (const auto& reader : graph_.readers)
+    if (reads(reader)) kept.push_back(reader.sites[0]);
+  EdgeTap tap(kept);
+  Stepper stepper(model_, &tap);
+  auto x = stepper.embed(
+      mx::reshape(int_array(ids), {1, static_cast<int>(ids.size())}));
+  std::vector<mx::array> streams;
+  for (int i = 0; i < layers; ++i) {
+    streams.push_back(x);
+    x = stepper.layer(i, x);
+  }
+  streams.push_back(x);
+  std::vector<mx::array> added;
+  for (const auto& writer : graph_.writers) {
+    std::optional<mx::array> scale;
+    if (writer.scale >= 0) scale = tap[writer.scale];
+    auto y = written(writer, tap[writer.site], scale);
+    const auto before = graph_.factors[size(std::max(writer.layer, 0))];
+    if (before != 1.0f) y = mx::divide(y, mx::array(before));
+    added.push_back(mx::squeeze(y, 1));
+  }
+  EdgeParts out{.added = mx::concatenate(std::move(added), 0), .streams = {}};
+  for (const auto& reader : graph_.readers) {
+    const auto& stream =
+        reads(reader) ? tap[reader.sites[0]] : streams[size(reader.layer)];
+    out.streams.push_back(mx::squeeze(wide(stream), 0));
+  }
   return out;
 }
 

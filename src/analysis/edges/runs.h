@@ -31,6 +31,15 @@ struct EdgeShift {
   mlx::core::array change;
 };
 
+/** What one run's residual stream is made of; lazy. */
+struct EdgeParts {
+  /** What each source adds, [source, pos, d_model], float32, in the units of a
+   * stream that no layer has multiplied. */
+  mlx::core::array added;
+  /** By reader, what it reads before any norm, [pos, d_model], float32. */
+  std::vector<mlx::core::array> streams;
+};
+
 class EdgeRunner {
  public:
   EdgeRunner(
@@ -42,6 +51,8 @@ class EdgeRunner {
 
   /** `denoise`: the other run is the clean one. Evaluates. */
   EdgeRuns both(const Pair& pair, const Readout& metric, bool denoise) const;
+
+  EdgeParts parts(const std::vector<int>& ids) const;
 
   /** Of each reader the gradients by its copies of the stream, [copy, pos,
    * d_model], float32, added up over the points: the rows of x, what enters
