@@ -49,6 +49,26 @@ EdgeOptions options_of(const Arguments& a) {
   return out;
 }
 
+// That nothing is given which information flow routes do not read.
+void check_flow(const Arguments& a) {
+  const auto& p = a.prompts;
+  const char* more = a.task.given()           ? "--task"
+                     : !a.metrics.empty()     ? "--metric"
+                     : !p.corrupt.empty()     ? "--corrupt"
+                     : !p.corrupt_ids.empty() ? "--corrupt-ids"
+                                              : nullptr;
+  if (more)
+    usage(fmt::format(
+        "--method ifr reads how the stream of a plain run is made up: it "
+        "measures nothing and compares with no other prompt; leave out {}, and "
+        "give --clean or --clean-ids",
+        more));
+  if (p.clean.empty() == p.clean_ids.empty())
+    usage(
+        p.clean.empty() ? "no --clean; give one, or --clean-ids"
+                        : "--clean and --clean-ids: give one, not both");
+}
+
 // The strongest edges, each with a bar to either side of nothing.
 std::string table_text(
     const EdgeScores& found, int top, const view::Terminal& terminal) {
@@ -132,18 +152,24 @@ std::string text_of(const report::EdgesReport& report, int top) {
   auto text = view::escape(report::runs_text(report)) + "\n\n";
   text += table_text(found, top, terminal) + "\n";
   if (!found.errors.empty()) text += errors_text(found, terminal) + "\n";
+  const auto meaning =
+      report.metric.empty()
+          ? "the share of the source in the stream that the destination reads" +
+                std::string(found.positions > 0 ? "" : ", mean over positions")
+          : fmt::format(
+                "how much the {} run's metric would change if the edge alone "
+                "brought the {} run's value",
+                denoise ? "corrupted" : "clean",
+                denoise ? "clean" : "corrupted");
   text += view::paragraph(
               fmt::format(
                   "{} edges from {} sources to {} destinations in {:.3g} s; a "
-                  "score is "
-                  "how much the {} run's metric would change if the edge alone "
-                  "brought the {} run's value.",
+                  "score is {}.",
                   found.edges(),
                   found.sources.size(),
                   found.destinations.size(),
                   *report.seconds,
-                  denoise ? "corrupted" : "clean",
-                  denoise ? "clean" : "corrupted"),
+                  meaning),
               terminal) +
           "\n";
   if (const auto forward = report.forward_seconds)
@@ -157,11 +183,14 @@ std::string text_of(const report::EdgesReport& report, int top) {
 void run(const Arguments& arguments) {
   const auto& a = arguments;
   a.task.check_alone(!(a.prompts.empty() && a.metrics.empty()), pair_options);
-  if (!a.task.given()) {
+  auto options = options_of(a);
+  const bool flow = options.method == EdgeMethod::ifr;
+  if (flow) {
+    check_flow(a);
+  } else if (!a.task.given()) {
     a.prompts.check();
     if (a.metrics.empty()) usage(no_metric);
   }
-  auto options = options_of(a);
   if (a.top < 1) usage("--top must be at least 1");
   a.model.check();
   if (a.file) check_output(*a.file, a.force);
@@ -174,8 +203,9 @@ void run(const Arguments& arguments) {
     const auto [clean, corrupt] = a.prompts.tokens(model, /*mapped=*/true);
     options.clean = clean;
     options.corrupt = corrupt;
-    options.metric = spec::parse_metric(
-        model, a.metrics, metric_options(style.warnings, clean));
+    if (!flow)
+      options.metric = spec::parse_metric(
+          model, a.metrics, metric_options(style.warnings, clean));
   }
   EdgeScores found;
   const double seconds = seconds_of([&] { found = edges(model, options); });
@@ -205,11 +235,13 @@ Run add_edges(CLI::App& app) {
          "--method",
          a.method,
          "eap: the patched run's gradient; eap-ig: its mean on the line "
-         "between the runs' embeddings; clean-corrupted: the mean of both "
-         "runs'; exact: each edge is run")
+         "between the runs' embeddings; eap-ig-activations: of a layer's "
+         "edges, "
+         "between its own outputs; clean-corrupted: the mean of both "
+         "runs'; exact: each edge is run; ifr: the share of each source in the "
+         "clean run's stream, without --corrupt and --metric")
       ->capture_default_str();
-  app.add_option("--steps", a.steps, "Points of the line of eap-ig")
-      ->capture_default_str();
+  app.add_option("--steps", a.steps, "Points of a line")->capture_default_str();
   app.add_option(
          "--rule",
          a.rule,

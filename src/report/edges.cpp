@@ -1,5 +1,7 @@
 #include "mlxterp/report/edges.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 #include <utility>
 
@@ -30,12 +32,16 @@ EdgesReport edges_report(
     EdgeScores found,
     const SweepStyle& style) {
   EdgesReport out;
-  const bool line = options.method == EdgeMethod::eap_ig;
+  const bool line = options.method == EdgeMethod::eap_ig ||
+                    options.method == EdgeMethod::eap_ig_activations;
+  const bool flow = options.method == EdgeMethod::ifr;
   out.facts = {
       {"model", style.model},
       {"task", style.task ? Value(*style.task) : Value(nullptr)},
       {"method", std::string(spec::name(options.method))},
-      {"direction", std::string(spec::name(options.direction))},
+      {"direction",
+       flow ? Value(nullptr)
+            : Value(std::string(spec::name(options.direction)))},
       {"steps", line ? Value(int64_t{options.steps}) : Value(nullptr)},
       {"rule",
        line ? Value(std::string(spec::name(options.rule))) : Value(nullptr)},
@@ -46,6 +52,7 @@ EdgesReport edges_report(
   out.metric = options.metric.name;
   out.found = std::move(found);
   out.warnings = style.warnings;
+  if (flow) return out;
   for (auto& sentence : run_warnings(
            options.metric,
            out.metric,
@@ -64,7 +71,9 @@ std::string to_json(const EdgesReport& report) {
     out[key] = json_of(value);
   out["warnings"] = report.warnings;
   out["tokens"] = json_of(report.tokens);
-  out["metric"] = json_of_metric(report.metric, runs_of(found));
+  out["metric"] = nullptr;
+  if (!report.metric.empty())
+    out["metric"] = json_of_metric(report.metric, runs_of(found));
   out["pairs"] = found.pairs;
   out["sources"] = sources;
   out["destinations"] = destinations;
@@ -105,7 +114,12 @@ std::string to_json(const EdgesReport& report) {
 }
 
 std::string runs_text(const EdgesReport& report) {
-  return runs_text(report.metric, runs_of(report.found));
+  const auto& found = report.found;
+  if (!report.metric.empty()) return runs_text(report.metric, runs_of(found));
+  return found.pairs == 1
+             ? "information flow routes"
+             : fmt::format(
+                   "information flow routes (means of {} runs)", found.pairs);
 }
 
 std::vector<std::pair<std::string, mx::array>> tensors(

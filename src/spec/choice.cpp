@@ -84,8 +84,10 @@ constexpr Word<GgufLayers> gguf_layers[] = {
 constexpr Word<EdgeMethod> edge_methods[] = {
     {"eap", EdgeMethod::eap},
     {"eap-ig", EdgeMethod::eap_ig},
+    {"eap-ig-activations", EdgeMethod::eap_ig_activations},
     {"clean-corrupted", EdgeMethod::clean_corrupted},
-    {"exact", EdgeMethod::exact}};
+    {"exact", EdgeMethod::exact},
+    {"ifr", EdgeMethod::ifr}};
 constexpr Word<LineRule> line_rules[] = {
     {"left", LineRule::left},
     {"mid", LineRule::mid},

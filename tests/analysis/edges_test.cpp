@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <optional>
@@ -72,6 +73,7 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
   const std::map<std::string, EdgeMethod> methods = {
       {"eap", EdgeMethod::eap},
       {"eap_ig", EdgeMethod::eap_ig},
+      {"eap_ig_activations", EdgeMethod::eap_ig_activations},
       {"clean_corrupted", EdgeMethod::clean_corrupted},
       {"exact", EdgeMethod::exact}};
   size_t compared = 0;
@@ -92,6 +94,26 @@ TEST_P(EdgesOracle, AreThoseOfAPlainComputation) {
     ++compared;
   }
   EXPECT_EQ(compared, methods.size() + 2);
+}
+
+EdgeOptions routes() {
+  return {.clean = clean, .method = EdgeMethod::ifr};
+}
+
+TEST_P(EdgesOracle, InformationFlowRoutesToo) {
+  const auto file = Safetensors::open(
+      MLXTERP_SOURCE_DIR "/tests/analysis/fixtures/edges.safetensors");
+  const auto name = GetParam();
+  const auto model = family(name.substr(0, name.find('_')));
+  auto options = routes();
+  options.ungrouped = name.ends_with("_ungrouped");
+  const auto tensor =
+      std::ranges::find(file.tensors(), name + ".ifr.clean", &TensorInfo::name);
+  ASSERT_NE(tensor, file.tensors().end());
+  const auto expected = file.read(*tensor);
+  test::expect_close(
+      table(edges(model, options)), expected, 1e-5, expected.size(), name);
+  EXPECT_GT(test::max_magnitude(expected), 0.1);
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -124,6 +146,45 @@ TEST(Edges, AddUpToTheDifferenceOfTheRuns) {
         reaches,
         difference);
     EXPECT_NEAR(leaves, difference, 2e-3 * std::abs(difference)) << name;
+  }
+}
+
+// The edges out of one layer's mixer or MLP, along the line to its other
+// output: what the run does with all of that output.
+TEST(Edges, OfALayersOutputsAddUpToWhatItDoes) {
+  for (const auto* name : {"llama-gqa", "gpt2", "gemma2", "falcon-one-norm"}) {
+    const auto model = family(name);
+    auto options = asked(EdgeMethod::eap_ig_activations);
+    options.rule = LineRule::mid;
+    options.steps = 50;
+    const auto found = edges(model, options);
+    const size_t to = found.destinations.size();
+    for (const char kind : {'a', 'm'}) {
+      double sum = 0;
+      for (size_t i = 0; i < found.scores.size(); ++i) {
+        const auto& source = found.sources[i / to];
+        if (source.layer == 0 && source.name[0] == kind &&
+            !std::isnan(found.scores[i]))
+          sum += static_cast<double>(found.scores[i]);
+      }
+      const std::string site =
+          kind == 'a' ? "layers.0.attn_out" : "layers.0.mlp_out";
+      const auto put = model.run(clean, {.save = {site}})[site];
+      const auto after = measure(
+          model,
+          options.metric,
+          model.run(
+              corrupt,
+              {.save = {"logits"},
+               .edits = {{site, [&](const mx::array&, const SiteView&) {
+                            return put;
+                          }}}})["logits"]);
+      const double change =
+          static_cast<double>(after) - static_cast<double>(found.corrupt);
+      std::printf("%s %c: %.6f of %.6f\n", name, kind, sum, change);
+      EXPECT_NEAR(sum, change, 2e-3 * std::max(0.1, std::abs(change)))
+          << name << kind;
+    }
   }
 }
 
@@ -376,6 +437,27 @@ TEST(Edges, ASampleSaysHowFarTheEstimateIsOff) {
   EXPECT_NEAR(held_90, 0.92, 0.05);
 }
 
+// Every family runs, and no destination is left out: at each position its
+// shares add up to 1.
+TEST_P(EdgesFamilies, SharesOfAStreamAddUpToOne) {
+  const auto model = family(GetParam());
+  auto options = routes();
+  options.by_position = true;
+  const auto found = edges(model, options);
+  const auto to = found.destinations.size(), from = found.sources.size();
+  ASSERT_EQ(found.positions, static_cast<int>(clean.size()));
+  std::vector<double> sums(clean.size() * to);
+  for (size_t i = 0; i < found.scores.size(); ++i) {
+    if (std::isnan(found.scores[i])) continue;
+    EXPECT_GE(found.scores[i], 0);
+    sums[i / to / from * to + i % to] += static_cast<double>(found.scores[i]);
+  }
+  for (const double sum : sums)
+    EXPECT_NEAR(sum, 1, 1e-5);
+  // Before layer 0 stands the embedding alone.
+  EXPECT_EQ(found.scores[0], 1);
+}
+
 // An edge is a plain pass in which one part reads the stream with one
 // difference, in every family: of an attention's parts, what a pass makes that
 // gives the whole mixer that stream is put in place of their own.
@@ -507,6 +589,18 @@ TEST(Edges, RefuseWhatHasNoMeaning) {
   options = asked(EdgeMethod::eap_ig);
   options.steps = 0;
   EXPECT_SAYS(error_of(model, options), "steps is 0");
+  options = routes();
+  options.metric = logit(4);
+  EXPECT_SAYS(error_of(model, options), "leave out the metric, ");
+  options = routes();
+  options.corrupt = corrupt;
+  EXPECT_SAYS(error_of(model, options), "leave out the corrupted prompts");
+  options = routes();
+  options.sample = 0.5;
+  EXPECT_SAYS(error_of(model, options), "leave out sample");
+  options = routes();
+  options.clean = Inputs::Rows();
+  EXPECT_SAYS(error_of(model, options), "no prompt");
   options = asked();
   options.sample = 1.5;
   EXPECT_SAYS(error_of(model, options), "sample is 1.5");

@@ -195,6 +195,7 @@ def runs(model, worded, family, folder):
                        "z,resid_pre", "--by", "layer,pos", "--exact"]),
         ("edges", ["edges", model, *pair, *by_id, "--compare-cost", "--sample", "0.3"]),
         ("edges", ["edges", model, *pair, *by_id, "--method", "exact"]),
+        ("edges", ["edges", worded, "--clean", "a b c", "--method", "ifr"]),
         ("edges", ["edges", worded, "--task", task, "--method", "eap-ig",
                    "--by-position", "-o", os.path.join(folder, "edges.safetensors")]),
         ("path-patch", ["path-patch", worded, "--task", task]),

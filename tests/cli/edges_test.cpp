@@ -101,6 +101,33 @@ TEST_F(EdgesCli, ShowsTheStrongestIn80Columns) {
   EXPECT_GT(lines, 8u);
 }
 
+TEST_F(EdgesCli, RoutesNeedNeitherMetricNorOtherPrompt) {
+  const Words all = {"edges", path, "--clean", "a b c", "--method", "ifr"};
+  auto words = all;
+  words.emplace_back("--json");
+  const auto outcome = run(words);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto out = json::parse(outcome.out);
+  EXPECT_TRUE(out["metric"].is_null());
+  EXPECT_TRUE(out["direction"].is_null());
+  EXPECT_EQ(out["edges"].at(0)["score"], 1);
+  const auto shown = run(all);
+  ASSERT_EQ(shown.code, 0) << shown.err;
+  EXPECT_NE(shown.out.find("information flow routes\n"), std::string::npos)
+      << shown.out;
+  for (const auto& [more, said] : std::vector<std::pair<Words, std::string>>{
+           {{"--metric", "logit(id:5)"}, "leave out --metric"},
+           {{"--corrupt", "a d c"}, "leave out --corrupt,"},
+           {{"--corrupt-ids", "1,2,3"}, "leave out --corrupt-ids"},
+           {{"--sample", "0.5"}, "leave out sample"}}) {
+    words = all;
+    words.insert(words.end(), more.begin(), more.end());
+    const auto refused = run(words);
+    EXPECT_EQ(refused.code, 2) << said;
+    EXPECT_NE(refused.err.find(said), std::string::npos) << refused.err;
+  }
+}
+
 TEST_F(EdgesCli, RefusesBadInputByName) {
   const std::vector<std::pair<Words, std::string>> wrong = {
       {{"--method", "acdc"}, "--method 'acdc' is not one of eap, eap-ig"},

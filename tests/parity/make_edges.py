@@ -9,6 +9,8 @@ gpt2, and with _ungrouped where queries share keys and values:
 
     <model>.<method>.<direction>   [source, destination], 0 where no edge is
 
+    <model>.ifr.clean              likewise, of the clean run
+
 in the order of a layer's heads, then its MLP, and of its q, k, v, then its MLP.
 tests/analysis/edges_test.cpp compares. Needs torch and safetensors.
 """
@@ -103,9 +105,12 @@ class Model:
             return self.w["model.embed_tokens.weight"][ids]
         return self.w[self.prefix + "wte.weight"][ids] + self.w[self.prefix + "wpe.weight"][:len(ids)]
 
-    def run(self, x, added):
+    def run(self, x, added, moved=()):
         """The metric, and what each source writes, [source, pos, d]. `added`: by
-        destination, to its copy of the stream."""
+        destination, to its copy of the stream. `moved`: by source, what it writes
+        instead."""
+        moved, self.seen = dict(moved), {}
+        x = moved.get(0, x)
         written = [x]
         n = x.shape[0]
         mask = torch.ones(n, n).tril().log()
@@ -118,6 +123,7 @@ class Model:
                 w, b = self.part(i, kind, weights_of)
                 return self.norm(x + added[(i, kind, h)], ln1) @ w.T + b
 
+            self.seen |= {name: x for name in self.names if name[0] == i and name[1] != "m"}
             total, bias = 0, 0
             for h in range(self.heads):
                 shared = h if self.ungrouped else h // group
@@ -126,11 +132,14 @@ class Model:
                 v = read("v", shared, h // group)
                 pattern = (q @ k.T / self.dh**0.5 + mask).softmax(-1)
                 w, bias = self.output(i, h)
-                written.append(pattern @ v @ w)
+                written.append(moved.get(len(written), pattern @ v @ w))
                 total = total + written[-1]
             x = x + total + bias
-            written.append(self.mlp(i, self.norm(x + added[(i, "m", 0)], ln2)))
+            self.seen[(i, "m", 0)] = x
+            y = self.mlp(i, self.norm(x + added[(i, "m", 0)], ln2))
+            written.append(moved.get(len(written), y))
             x = x + written[-1]
+        self.seen[(self.layers, "logits", 0)] = x
         x = x + added[(self.layers, "logits", 0)]
         x = self.norm(x, self.prefix + "ln_f" if self.gpt2 else "model.norm")
         unembed = self.w[self.prefix + "wte.weight"] if self.gpt2 else self.w["lm_head.weight"]
@@ -141,10 +150,26 @@ class Model:
         shape = len(CLEAN), self.d
         return {name: torch.zeros(shape, requires_grad=grad) for name in self.names}
 
-    def gradients(self, x):
+    def gradients(self, x, moved=()):
         added = self.nothing(True)
-        self.run(x, added)[0].backward()
-        return torch.stack([added[name].grad for name in self.names])
+        self.run(x, added, moved)[0].backward()
+        # None: what is read there goes nowhere.
+        return torch.stack([
+            torch.zeros_like(it) if it.grad is None else it.grad for it in added.values()
+        ])
+
+    def flow(self, ids):
+        """Information flow routes: of each stream that is read the shares of what
+        was written, by how much nearer it is to them than to nothing; the mean
+        over positions."""
+        with torch.no_grad():
+            written = self.run(self.embed(ids), self.nothing())[1]
+        out = torch.zeros(self.sources, len(self.names))
+        for d, name in enumerate(self.names):
+            x, parts = self.seen[name], written[:self.before[d]]
+            near = (x.abs().sum(-1) - (x - parts).abs().sum(-1)).clamp(min=0)
+            out[:self.before[d], d] = (near / near.sum(0)).nan_to_num().mean(-1)
+        return out
 
     def scores(self, method, base, other):
         start, end = self.embed(base), self.embed(other)
@@ -160,6 +185,19 @@ class Model:
                         added[name] = change[s]
                         out[s, d] = self.run(start, added)[0] - metric
             return out
+        if method == "eap_ig_activations":
+            # One layer's heads, its MLP or the embedding at a time.
+            groups = [[0]]
+            for first in range(1, self.sources, self.heads + 1):
+                groups += [list(range(first, first + self.heads)), [first + self.heads]]
+            for group in groups:
+                for k in range(5):
+                    line = {s: own[s] + k / 5 * change[s] for s in group}
+                    g = self.gradients(start, line)
+                    out[group] += torch.einsum("spd,tpd->st", change[group], g) / 5
+            for d, before in enumerate(self.before):
+                out[before:, d] = 0
+            return out
         shares = {"eap": [0], "eap_ig": [k / 5 for k in range(5)], "clean_corrupted": [0, 1]}[method]
         g = sum(self.gradients(start + a * (end - start)) for a in shares) / len(shares)
         out = torch.einsum("spd,tpd->st", change, g)
@@ -174,13 +212,16 @@ for name in ("llama-gqa", "llama-mha", "gpt2"):
     for ungrouped in (False, True) if name == "llama-gqa" else (False,):
         model = Model(folder, ungrouped)
         expected = load_file(folder / "expected.safetensors")
-        for method in ("eap", "eap_ig", "clean_corrupted", "exact"):
+        for method in ("eap", "eap_ig", "eap_ig_activations", "clean_corrupted", "exact"):
             for direction, runs in (("denoise", (CORRUPT, CLEAN)), ("noise", (CLEAN, CORRUPT))):
-                if direction == "noise" and method in ("eap_ig", "clean_corrupted"):
+                if direction == "noise" and method not in ("eap", "exact"):
                     continue
                 key = f"{name}{'_ungrouped' if ungrouped else ''}.{method}.{direction}"
                 out[key] = model.scores(method, *runs).float().contiguous()
                 print(key, tuple(out[key].shape), float(out[key].abs().max()))
+        key = f"{name}{'_ungrouped' if ungrouped else ''}.ifr.clean"
+        out[key] = model.flow(CLEAN).float().contiguous()
+        print(key, tuple(out[key].shape), float(out[key].abs().max()))
         if "ids" in expected and "logits" in expected:
             logits = model.run(model.embed(expected["ids"].flatten()[:7].long()), model.nothing())[2]
             print(float((logits - expected["logits"].reshape(-1, logits.shape[-1])[:7]).abs().max()))

@@ -19,7 +19,7 @@ def model():
 
 def test_scores_are_those_of_torch(model):
     expected = mx.load(str(TESTS / "analysis/fixtures/edges.safetensors"))
-    for method in ("eap", "eap-ig", "clean-corrupted"):
+    for method in ("eap", "eap-ig", "eap-ig-activations", "clean-corrupted"):
         found = mlxterp.edges(model, CLEAN, CORRUPT, METRIC, method)
         wanted = expected[f"llama-gqa.{method.replace('-', '_')}.denoise"]
         scores = mx.where(mx.isnan(found.scores), 0, found.scores)
@@ -30,6 +30,17 @@ def test_scores_are_those_of_torch(model):
     )
     scores = mx.where(mx.isnan(apart.scores), 0, apart.scores)
     assert mx.abs(scores - expected["llama-gqa_ungrouped.eap.noise"]).max().item() < 1e-5
+
+
+def test_routes_need_the_clean_prompt_alone(model):
+    expected = mx.load(str(TESTS / "analysis/fixtures/edges.safetensors"))
+    found = mlxterp.edges(model, CLEAN, method="ifr")
+    scores = mx.where(mx.isnan(found.scores), 0, found.scores)
+    assert mx.abs(scores - expected["llama-gqa.ifr.clean"]).max().item() < 1e-5
+    with pytest.raises(mlxterp.UsageError, match="leave out the metric"):
+        mlxterp.edges(model, CLEAN, metric=METRIC, method="ifr")
+    with pytest.raises(mlxterp.UsageError, match="no prompt"):
+        mlxterp.edges(model, CLEAN, metric=METRIC)
 
 
 def test_names_tables_and_positions(model):

@@ -20,8 +20,16 @@ enum class EdgeMethod {
   eap,     ///< The gradient of the base run (Syed, Rager and Conmy, 2023).
   eap_ig,  ///< Its mean along the line from the base run's embeddings to the
            ///< other's (Hanna, Pezzelle and Belinkov, 2024).
+  /** The mean of the gradients along the line from a layer's own outputs (its
+   * heads', its MLP's, the embedding) in the base run to the other's, of its
+   * edges alone (Hanna et al., 2024). */
+  eap_ig_activations,
   clean_corrupted,  ///< The mean of the gradients of both runs (ibid.).
   exact,  ///< No estimate: each edge is run. Any metric; not by position.
+  /** Information flow routes (Ferrando and Voita, 2024): of the clean run, what
+   * share of the stream that a destination reads each source makes up. Neither
+   * metric nor corrupted prompts. */
+  ifr,
 };
 
 /** Which m points stand for the line from 0 to 1. */
@@ -33,12 +41,12 @@ enum class LineRule {
 
 struct EdgeOptions {
   /** One prompt or several; the two of a pair have one length. */
-  Inputs clean, corrupt;
-  Metric metric = {};  ///< Must be given; rank has no gradient.
+  Inputs clean, corrupt = Inputs::Rows();
+  Metric metric = {};  ///< Must be given, but of ifr; rank has no gradient.
   EdgeMethod method = EdgeMethod::eap;
   /** denoise: the corrupted run takes clean values; noise: the other way. */
   Direction direction = Direction::denoise;
-  int steps = 5;  ///< Points of the line; eap_ig alone.
+  int steps = 5;  ///< Points of the line; eap_ig and eap_ig_activations alone.
   LineRule rule = LineRule::left;
   /** Each query head has a key and a value input of its own, as if the heads
    * that share them had copies: `a3.h2<k>` in place of `a3.kv0<k>`. */
@@ -98,8 +106,8 @@ struct EdgeScores {
   std::vector<EdgeSource> sources = {};
   std::vector<EdgeDestination> destinations = {};
   /** [source, destination], or [pos, source, destination]: how the metric of
-   * the base run changes, in its own unit, averaged over pairs; NaN where there
-   * is no edge. */
+   * the base run changes, in its own unit, averaged over pairs, or of ifr a
+   * share; NaN where there is no edge. */
   std::vector<float> scores = {};
   std::vector<float> spread = {};  ///< Standard deviation over pairs.
   /** What the edges that were run do, NaN of others; empty without a sample. */
@@ -107,7 +115,7 @@ struct EdgeScores {
   std::vector<EdgeErrors> errors = {};  ///< By distance, of those with any.
   EdgeCoverage coverage = {};
   int positions = 0;             ///< 0: added up.
-  float clean = 0, corrupt = 0;  ///< The metric of both runs, averaged.
+  float clean = 0, corrupt = 0;  ///< The metric of both runs, averaged, or NaN.
   Direction direction = Direction::denoise;
   size_t pairs = 0;
   std::vector<int> ids = {};  ///< The base run's prompt, of the first pair.
@@ -133,9 +141,20 @@ struct EdgeScores {
  * heads by each run's own divisor, so that they add up to what is written, but
  * for an output's bias.
  *
+ * ifr instead has of each position, for a source's y in the stream x that the
+ * destination reads,
+ *
+ *     max(|x|_1 - |x - y|_1, 0)
+ *
+ * divided by its sum over the sources (all 0: shares of 0), and the mean over
+ * positions. A layer's queries, keys and values read one stream.
+ *
  * Two passes forward and one backward for all edges (eap); each line's point
- * costs one of both. `exact` computes what the formula estimates, one walk for
- * each input of a layer. Products and sums in float32. Evaluates.
+ * costs one of both, with eap_ig_activations for each layer's mixer and MLP.
+ * There the edges out of one of them add up to what all of its new output would
+ * do, the better the more points; the EAP-IG repository averages over the runs
+ * of all of them instead. `exact` computes what the formula estimates, one walk
+ * for each input of a layer. Products and sums in float32. Evaluates.
  *
  * Throws usage, unknown_name, out_of_range before any long work: a model that
  * is no Decoder, or is edited; a metric without a gradient; pairs that differ

@@ -18,7 +18,7 @@ namespace mlxterp::report {
 struct EdgesReport {
   Facts facts = {};                     ///< model, task, method, direction, ...
   std::vector<NamedToken> tokens = {};  ///< As in SweepReport.
-  std::string metric = {};
+  std::string metric = {};              ///< Empty: nothing is measured.
   EdgeScores found = {};
   std::vector<std::string> warnings = {};  ///< As in SweepReport.
   std::optional<double> seconds = {}, forward_seconds = {};
@@ -33,7 +33,7 @@ EdgesReport edges_report(
 /** The answer of `mlxterp edges` (docs/json.md). */
 std::string to_json(const EdgesReport& report);
 
-/** "clean +6.1196, corrupted -5.4853", as of a sweep. */
+/** "clean +6.1196, corrupted -5.4853", as of a sweep; of ifr what it is. */
 std::string runs_text(const EdgesReport& report);
 
 /** scores, spread and, of a sample, exact, [source, destination] or [pos,

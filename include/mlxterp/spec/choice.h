@@ -66,7 +66,8 @@ SteeringOperation parse_steering_operation(
 GgufLayers parse_gguf_layers(
     std::string_view text, std::string_view name = "gguf layers");
 
-/** "eap", "eap-ig", "clean-corrupted" or "exact". */
+/** "eap", "eap-ig", "eap-ig-activations", "clean-corrupted", "exact" or "ifr".
+ */
 EdgeMethod parse_edge_method(
     std::string_view text, std::string_view name = "method");
 

@@ -33,7 +33,7 @@ class EdgeScores:
         coverage: With `sample`, the share of edges held out that lie within_68 and
             within_90 of the others' bands, and strong_90, of the tenth with the
             largest scores; should be 0.68 and 0.9.
-        clean, corrupt: The metric of the clean and of the corrupted runs.
+        clean, corrupt: The metric of the clean and of the corrupted runs; NaN of "ifr".
         ids: The patched prompt, of the first pair.
     """
 
@@ -101,8 +101,8 @@ class EdgeScores:
 def edges(
     model,
     clean,
-    corrupt,
-    metric,
+    corrupt=None,
+    metric=None,
     method: str = "eap",
     direction: str = "denoise",
     steps: int = 5,
@@ -121,8 +121,13 @@ def edges(
     `method`: "eap", the gradient of the patched run (edge attribution patching:
     Syed et al., 2023); "eap-ig", its mean at `steps` points on the line between the
     runs' embeddings, at the "left", "mid" or "right" of their stretches by `rule`
-    (Hanna et al., 2024); "clean-corrupted", the mean of both runs' gradients;
-    "exact", no estimate: each edge is run. `sample`: of an estimate, the share of
+    (Hanna et al., 2024); "eap-ig-activations", for the edges out of a layer's heads,
+    or its MLP, its mean on the line between their own outputs in both runs;
+    "clean-corrupted", the mean of both runs' gradients;
+    "exact", no estimate: each edge is run; "ifr", information flow routes (Ferrando
+    and Voita, 2024): of `clean` alone, the share of each source in the stream that
+    the destination reads, mean over positions; it takes no `corrupt` and no `metric`,
+    which all others need. `sample`: of an estimate, the share of
     edges that are run as well, drawn with `seed`, at each distance; `errors` then says
     how far the estimate is off there.
     `ungrouped`: a key and value input for each query head, not for each kv head.
@@ -130,5 +135,6 @@ def edges(
     """
     inner, chosen = asked("edges()", _core.EdgeOptions, locals())
     found = _core.edges(inner, chosen)
-    warn_of_runs(chosen.metric, found.runs)
+    if metric is not None:
+        warn_of_runs(chosen.metric, found.runs)
     return EdgeScores(found)

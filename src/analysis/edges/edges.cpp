@@ -6,12 +6,15 @@
 
 #include "analysis/edges/calibrate.h"
 #include "analysis/edges/exact.h"
+#include "analysis/edges/flow.h"
 #include "analysis/edges/graph.h"
+#include "analysis/edges/means.h"
 #include "analysis/edges/runs.h"
 #include "analysis/pairs.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "mlxterp/core/error.h"
 #include "mlxterp/core/limits.h"
 
 namespace mx = mlx::core;
@@ -27,12 +30,78 @@ size_t size(int n) {
   return static_cast<size_t>(n);
 }
 
+// Whether these are any prompts at all, which token_ids asks for.
+bool given(const InterpretableModel& model, const Inputs& prompts) {
+  try {
+    return !model.token_ids(prompts).empty();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+// Throws for what can be told without a run.
+void check(const InterpretableModel& model, const EdgeOptions& options) {
+  model.decoder();  // or it throws
+  if (model.overlay())
+    fail(
+        ErrorKind::usage,
+        "[edges] the model has edits or attached modules, which edges do not "
+        "follow; use the model without them");
+  if (options.method == EdgeMethod::ifr) {
+    if (options.metric.kind != Metric::Kind::none)
+      fail(
+          ErrorKind::usage,
+          "[edges] ifr reads how one run's residual stream is made up and "
+          "measures nothing; leave out the metric, {}",
+          options.metric.name);
+    if (given(model, options.corrupt))
+      fail(
+          ErrorKind::usage,
+          "[edges] ifr reads the clean run alone; leave out the corrupted "
+          "prompts");
+    if (options.sample > 0)
+      fail(
+          ErrorKind::usage,
+          "[edges] what an edge does is no share of a stream, as ifr's scores "
+          "are; leave out sample");
+  }
+  const bool exact = options.method == EdgeMethod::exact;
+  if (exact && options.by_position)
+    fail(
+        ErrorKind::usage,
+        "[edges] exact runs an edge at all positions at once; add them up, "
+        "or use eap or eap-ig");
+  if (!(options.sample >= 0 && options.sample <= 1))
+    fail(
+        ErrorKind::usage,
+        "[edges] sample is {}; give a share of the edges, 0 to 1",
+        options.sample);
+  if (options.sample > 0 && (exact || options.by_position))
+    fail(
+        ErrorKind::usage,
+        "[edges] a sample says how far an estimate is off whose positions "
+        "are "
+        "added up; leave out {}",
+        exact ? "the method exact" : "by_position");
+  if (options.metric.kind == Metric::Kind::rank && !exact)
+    fail(
+        ErrorKind::usage,
+        "[edges] a rank has no gradient; measure logit, logit_diff or "
+        "log_prob");
+  if (options.steps < 1 || options.steps > limits::line_steps)
+    fail(
+        ErrorKind::usage,
+        "[edges] steps is {}; give 1 to {}",
+        options.steps,
+        limits::line_steps);
+}
+
 class EdgeScorer {
  public:
   EdgeScorer(const InterpretableModel& model, const EdgeOptions& options)
       : model_(model),
         options_(options),
-        graph_(checked(model, options)),
+        graph_(edge_graph(model, options.ungrouped)),
         runner_(model, graph_, options.ungrouped),
         pairs_(pairs_of(model, options)),
         metrics_(readouts("edges", model, options.metric, pairs_)) {
@@ -65,6 +134,9 @@ class EdgeScorer {
       if (pairs_[i].run == pairs_[i].source) continue;
       if (options_.method == EdgeMethod::exact)
         run_each(i, runs);
+      else if (options_.method == EdgeMethod::eap_ig_activations)
+        for (const auto& writer : graph_.writers)
+          score(i, runs, &writer);
       else
         score(i, runs);
       if (!chosen_.empty()) run_each(i, runs);
@@ -79,62 +151,12 @@ class EdgeScorer {
     out.direction = options_.direction;
     out.pairs = pairs_.size();
     out.ids = pairs_[0].run;
-    out.scores.assign(cells, std::numeric_limits<float>::quiet_NaN());
-    out.spread = out.scores;
-    const size_t to = graph_.destinations.size();
-    for (size_t c = 0; c < cells; ++c) {
-      const auto source = c / to % graph_.sources.size();
-      if (source >= size(graph_.destinations[c % to].before)) continue;
-      const double mean = sums_[c] / n;
-      out.scores[c] = static_cast<float>(mean);
-      out.spread[c] = static_cast<float>(
-          std::sqrt(std::max(0.0, squares_[c] / n - mean * mean)));
-    }
+    put_means(out, sums_, squares_);
     put_errors(out);
     return out;
   }
 
  private:
-  static EdgeGraph checked(
-      const InterpretableModel& model, const EdgeOptions& options) {
-    model.decoder();  // or it throws
-    if (model.overlay())
-      fail(
-          ErrorKind::usage,
-          "[edges] the model has edits or attached modules, which edges do not "
-          "follow; use the model without them");
-    const bool exact = options.method == EdgeMethod::exact;
-    if (exact && options.by_position)
-      fail(
-          ErrorKind::usage,
-          "[edges] exact runs an edge at all positions at once; add them up, "
-          "or use eap or eap-ig");
-    if (!(options.sample >= 0 && options.sample <= 1))
-      fail(
-          ErrorKind::usage,
-          "[edges] sample is {}; give a share of the edges, 0 to 1",
-          options.sample);
-    if (options.sample > 0 && (exact || options.by_position))
-      fail(
-          ErrorKind::usage,
-          "[edges] a sample says how far an estimate is off whose positions "
-          "are "
-          "added up; leave out {}",
-          exact ? "the method exact" : "by_position");
-    if (options.metric.kind == Metric::Kind::rank && !exact)
-      fail(
-          ErrorKind::usage,
-          "[edges] a rank has no gradient; measure logit, logit_diff or "
-          "log_prob");
-    if (options.steps < 1 || options.steps > limits::line_steps)
-      fail(
-          ErrorKind::usage,
-          "[edges] steps is {}; give 1 to {}",
-          options.steps,
-          limits::line_steps);
-    return edge_graph(model, options.ungrouped);
-  }
-
   static std::vector<Pair> pairs_of(
       const InterpretableModel& model, const EdgeOptions& options) {
     const auto clean = model.token_ids(options.clean);
@@ -229,38 +251,85 @@ class EdgeScorer {
         .sweep();
   }
 
-  void score(size_t pair, const EdgeRuns& runs) {
+  // `own`: what moves along the line, whose edges alone are scored; null: the
+  // embedding moves, and all are.
+  void score(
+      size_t pair, const EdgeRuns& runs, const EdgeWriter* own = nullptr) {
+    const bool shifts = own && own->kind != EdgeWriter::Kind::input;
     const auto all = shares();
     const int length = static_cast<int>(pairs_[pair].run.size());
     const auto chunk = size(std::max(1, rows_that_pay / length));
     std::vector<mx::array> gradients;
     for (size_t done = 0; done < all.size(); done += chunk) {
-      report(pair, static_cast<double>(done) / static_cast<double>(all.size()));
+      const double part =
+          static_cast<double>(done) / static_cast<double>(all.size());
+      report(
+          pair,
+          own ? (own->first + part * own->count) /
+                    static_cast<double>(graph_.sources.size())
+              : part);
       const std::vector<float> some(
           all.begin() + static_cast<long>(done),
           all.begin() + static_cast<long>(std::min(done + chunk, all.size())));
       auto more = runner_.gradients(
-          between(runs.embedded, some),
+          between(
+              runs.embedded, shifts ? std::vector<float>(some.size()) : some),
           pairs_[pair].run,
           metrics_[pair],
           runs.reference,
-          runs.from);
+          runs.from,
+          shifts ? std::optional(shift(runs, *own, some, length))
+                 : std::nullopt);
       for (size_t i = 0; i < more.size() && !gradients.empty(); ++i)
         more[i] = mx::add(gradients[i], more[i]);
       gradients = std::move(more);
       if (all.size() > chunk) mx::eval(gradients);
     }
-    contract(runs, gradients, static_cast<float>(all.size()), pair);
+    contract(
+        runs,
+        gradients,
+        static_cast<float>(all.size()),
+        pair,
+        own ? own->first : 0,
+        own ? own->first + own->count
+            : static_cast<int>(graph_.sources.size()));
   }
 
-  // Differences times gradients, of neighbouring readers in one product.
+  // So far along the line of what a writer's sources add.
+  EdgeShift shift(
+      const EdgeRuns& runs,
+      const EdgeWriter& own,
+      const std::vector<float>& shares,
+      int length) const {
+    const auto& d = runs.differences;
+    auto change = mx::sum(
+        mx::slice(
+            d,
+            {own.first, 0, 0},
+            {own.first + own.count, d.shape(1), d.shape(2)}),
+        0);
+    const float factor = graph_.factors[size(own.layer)];
+    if (factor != 1.0f) change = mx::multiply(change, mx::array(factor));
+    change = mx::pad(
+        change,
+        std::vector<int>{0},
+        mx::Shape{length - d.shape(1)},
+        mx::Shape{0});
+    const mx::array by(shares.data(), {static_cast<int>(shares.size()), 1, 1});
+    return {own.added, mx::multiply(by, mx::expand_dims(change, 0))};
+  }
+
+  // Differences of sources [start, end) times gradients, of neighbouring
+  // readers in one product.
   void contract(
       const EdgeRuns& runs,
       const std::vector<mx::array>& gradients,
       float points,
-      size_t pair) {
+      size_t pair,
+      int start,
+      int end) {
     struct Block {
-      int first = 0, before = 0;
+      int first = 0, sources = 0;
       mx::array scores;
     };
     std::vector<Block> blocks;
@@ -272,34 +341,42 @@ class EdgeScorer {
       const auto& head = readers[i];
       for (; i < readers.size() && readers[i].before == head.before; ++i)
         same.push_back(gradients[i]);
+      const int sources = std::min(head.before, end) - start;
+      if (sources <= 0) continue;
       auto g = same.size() == 1 ? same[0] : mx::concatenate(same, 0);
-      const auto some = mx::slice(d, {0, 0, 0}, {head.before, rows, width});
+      const auto some =
+          mx::slice(d, {start, 0, 0}, {start + sources, rows, width});
       auto product =
           positions_ > 0
               ? mx::matmul(
                     mx::transpose(some, {1, 0, 2}), mx::transpose(g, {1, 2, 0}))
               : mx::matmul(
-                    mx::reshape(some, {head.before, rows * width}),
+                    mx::reshape(some, {sources, rows * width}),
                     mx::transpose(mx::reshape(g, {g.shape(0), rows * width})));
       product = mx::contiguous(mx::divide(product, mx::array(points)));
-      blocks.push_back({head.first, head.before, product});
+      blocks.push_back({head.first, sources, product});
     }
     std::vector<mx::array> wanted;
     for (const auto& block : blocks)
       wanted.push_back(block.scores);
     mx::eval(wanted);
     for (const auto& block : blocks)
-      add(block.first, block.before, block.scores, runs.from, pair);
+      add(block.first, start, block.sources, block.scores, runs.from, pair);
   }
 
   void add(
-      int first, int before, const mx::array& scores, int from, size_t pair) {
+      int first,
+      int start,
+      int sources,
+      const mx::array& scores,
+      int from,
+      size_t pair) {
     const auto columns = size(scores.shape(-1));
     const auto* data = scores.data<float>();
     for (size_t i = 0; i < scores.size(); ++i) {
-      const auto source = i / columns % size(before);
+      const auto source = size(start) + i / columns % size(sources);
       const auto position =
-          positions_ > 0 ? i / columns / size(before) + size(from) : 0;
+          positions_ > 0 ? i / columns / size(sources) + size(from) : 0;
       const auto destination = size(first) + i % columns;
       add(source, destination, position, static_cast<double>(data[i]), pair);
     }
@@ -375,6 +452,10 @@ std::vector<size_t> EdgeScores::strongest(size_t count) const {
 }
 
 EdgeScores edges(const InterpretableModel& model, const EdgeOptions& options) {
+  check(model, options);
+  if (options.method == EdgeMethod::ifr)
+    return information_flow(
+        model, options, edge_graph(model, options.ungrouped));
   return EdgeScorer(model, options).scores();
 }
 

@@ -50,6 +50,8 @@ class EdgeTap final : public Observer {
       zeros_.emplace(sites[i], zeros[i]);
   }
 
+  void shift(const EdgeShift& shift) { shift_ = shift; }
+
   const mx::array& operator[](SiteId site) const {
     return values_.at(site).value();
   }
@@ -57,11 +59,15 @@ class EdgeTap final : public Observer {
   mx::array at(SiteId site, mx::array value) override {
     const auto kept = values_.find(site);
     if (kept != values_.end()) kept->second = value;
+    if (shift_ && shift_->site == site)
+      value = mx::add(value, mx::astype(shift_->change, value.dtype()));
     const auto zero = zeros_.find(site);
     if (zero == zeros_.end()) return value;
     return mx::add(value, mx::astype(zero->second, value.dtype()));
   }
-  bool edits(SiteId site) const override { return zeros_.contains(site); }
+  bool edits(SiteId site) const override {
+    return zeros_.contains(site) || (shift_ && shift_->site == site);
+  }
   void offer(SiteId site, std::function<mx::array()> make) override {
     const auto kept = values_.find(site);
     if (kept != values_.end()) kept->second = make();
@@ -70,11 +76,12 @@ class EdgeTap final : public Observer {
  private:
   std::unordered_map<SiteId, std::optional<mx::array>> values_;
   Values zeros_;
+  std::optional<EdgeShift> shift_;
 };
 
 }  // namespace
 
-// [2, pos, ...] of both runs to [source, 2, pos, d_model], what each of the
+// [run, pos, ...] to [source, run, pos, d_model], what each of the
 // writer's sources adds to the stream.
 mx::array EdgeRunner::written(
     const EdgeWriter& writer,
@@ -89,15 +96,15 @@ mx::array EdgeRunner::written(
           wide(o_proj.weight.numbers()),
           {o_proj.weight.shape(0), writer.count, -1}),
       {1, 2, 0});
-  // [head, 2 * pos, d_value] each through its part of W_O.
-  const int rows = value.shape(1);
+  // [head, run * pos, d_value] each through its part of W_O.
+  const int runs = value.shape(0), rows = value.shape(1);
   auto y = mx::reshape(
       mx::matmul(
           mx::reshape(
               mx::transpose(wide(value), {2, 0, 1, 3}),
-              {writer.count, 2 * rows, -1}),
+              {writer.count, runs * rows, -1}),
           w_o),
-      {writer.count, 2, rows, -1});
+      {writer.count, runs, rows, -1});
   if (scale) {
     const auto& config = decoder_.config().norm;
     if (config.kind == nn::NormConfig::Kind::layer)
@@ -152,12 +159,54 @@ EdgeRuns EdgeRunner::both(
   return out;
 }
 
+EdgeParts EdgeRunner::parts(const std::vector<int>& ids) const {
+  const int layers = decoder_.config().n_layers;
+  std::vector<SiteId> kept;
+  for (const auto& writer : graph_.writers) {
+    kept.push_back(writer.site);
+    if (writer.scale >= 0) kept.push_back(writer.scale);
+  }
+  // Where nothing stands between the stream and a reader's site.
+  const auto reads = [&](const EdgeReader& reader) {
+    return reader.layer < layers && !reader.norm && !reader.projection;
+  };
+  for (const auto& reader : graph_.readers)
+    if (reads(reader)) kept.push_back(reader.sites[0]);
+  EdgeTap tap(kept);
+  Stepper stepper(model_, &tap);
+  auto x = stepper.embed(
+      mx::reshape(int_array(ids), {1, static_cast<int>(ids.size())}));
+  std::vector<mx::array> streams;
+  for (int i = 0; i < layers; ++i) {
+    streams.push_back(x);
+    x = stepper.layer(i, x);
+  }
+  streams.push_back(x);
+  std::vector<mx::array> added;
+  for (const auto& writer : graph_.writers) {
+    std::optional<mx::array> scale;
+    if (writer.scale >= 0) scale = tap[writer.scale];
+    auto y = written(writer, tap[writer.site], scale);
+    const auto before = graph_.factors[size(std::max(writer.layer, 0))];
+    if (before != 1.0f) y = mx::divide(y, mx::array(before));
+    added.push_back(mx::squeeze(y, 1));
+  }
+  EdgeParts out{.added = mx::concatenate(std::move(added), 0), .streams = {}};
+  for (const auto& reader : graph_.readers) {
+    const auto& stream =
+        reads(reader) ? tap[reader.sites[0]] : streams[size(reader.layer)];
+    out.streams.push_back(mx::squeeze(wide(stream), 0));
+  }
+  return out;
+}
+
 std::vector<mx::array> EdgeRunner::gradients(
     const Stream& points,
     const std::vector<int>& ids,
     const Readout& metric,
     const std::optional<mx::array>& reference,
-    int from) const {
+    int from,
+    const std::optional<EdgeShift>& shift) const {
   const int layers = decoder_.config().n_layers;
   const int lines = points.x.shape(0), length = points.x.shape(1);
   std::vector<SiteId> sites, kept;
@@ -192,6 +241,7 @@ std::vector<mx::array> EdgeRunner::gradients(
   }
   zeros.push_back(mx::zeros(points.x.shape(), mx::float32));
   EdgeTap tap(kept);
+  if (shift) tap.shift(*shift);
   std::vector<mx::array> streams;
   const auto [values, grads] = mx::vjp(
       [&](const std::vector<mx::array>& added) {

@@ -25,6 +25,21 @@ struct EdgeRuns {
   std::optional<mlx::core::array> reference = {};
 };
 
+/** What is added where sources write, [point, pos, d_model]. */
+struct EdgeShift {
+  SiteId site;
+  mlx::core::array change;
+};
+
+/** What one run's residual stream is made of; lazy. */
+struct EdgeParts {
+  /** What each source adds, [source, pos, d_model], float32, in the units of a
+   * stream that no layer has multiplied. */
+  mlx::core::array added;
+  /** By reader, what it reads before any norm, [pos, d_model], float32. */
+  std::vector<mlx::core::array> streams;
+};
+
 class EdgeRunner {
  public:
   EdgeRunner(
@@ -37,15 +52,18 @@ class EdgeRunner {
   /** `denoise`: the other run is the clean one. Evaluates. */
   EdgeRuns both(const Pair& pair, const Readout& metric, bool denoise) const;
 
+  EdgeParts parts(const std::vector<int>& ids) const;
+
   /** Of each reader the gradients by its copies of the stream, [copy, pos,
    * d_model], float32, added up over the points: the rows of x, what enters
-   * layer 0. From position `from` on. Lazy. */
+   * layer 0, with `shift` in each. From position `from` on. Lazy. */
   std::vector<mlx::core::array> gradients(
       const Stream& points,
       const std::vector<int>& ids,
       const Readout& metric,
       const std::optional<mlx::core::array>& reference,
-      int from) const;
+      int from,
+      const std::optional<EdgeShift>& shift = {}) const;
 
  private:
   mlx::core::array written(
