@@ -69,11 +69,27 @@ void check_flow(const Arguments& a) {
                         : "--clean and --clean-ids: give one, not both");
 }
 
+// Which edges are shown. A share of a stream that one source makes up alone, as
+// all of the first layer's do, is 1 and tells nothing.
+std::vector<size_t> shown(const report::EdgesReport& report, int top) {
+  const auto& found = report.found;
+  if (!report.metric.empty()) return found.strongest(static_cast<size_t>(top));
+  auto all = found.strongest(found.scores.size());
+  std::erase_if(all, [&](size_t i) {
+    return found.destinations[i % found.destinations.size()].before == 1;
+  });
+  all.resize(std::min(all.size(), static_cast<size_t>(top)));
+  return all;
+}
+
 // The strongest edges, each with a bar to either side of nothing.
 std::string table_text(
-    const EdgeScores& found, int top, const view::Terminal& terminal) {
+    const report::EdgesReport& report,
+    int top,
+    const view::Terminal& terminal) {
   constexpr float bar = 24;
-  const auto strongest = found.strongest(static_cast<size_t>(top));
+  const auto& found = report.found;
+  const auto strongest = shown(report, top);
   const bool spread = found.pairs > 1;
   using enum view::Align;
   std::vector<view::Table::Column> columns = {
@@ -150,12 +166,14 @@ std::string text_of(const report::EdgesReport& report, int top) {
   const auto terminal = view::terminal(STDOUT_FILENO);
   const bool denoise = found.direction == Direction::denoise;
   auto text = view::escape(report::runs_text(report)) + "\n\n";
-  text += table_text(found, top, terminal) + "\n";
+  text += table_text(report, top, terminal) + "\n";
   if (!found.errors.empty()) text += errors_text(found, terminal) + "\n";
   const auto meaning =
       report.metric.empty()
           ? "the share of the source in the stream that the destination reads" +
-                std::string(found.positions > 0 ? "" : ", mean over positions")
+                std::string(
+                    found.positions > 0 ? "" : ", mean over positions") +
+                " (not listed where it is the only source)"
           : fmt::format(
                 "how much the {} run's metric would change if the edge alone "
                 "brought the {} run's value",

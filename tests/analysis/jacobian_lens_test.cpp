@@ -17,6 +17,7 @@
 #include "mlxterp/io/checkpoint.h"
 #include "mlxterp/models/family.h"
 #include "mlxterp/models/load.h"
+#include "tests/analysis/whole_model.h"
 #include "tests/families.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny_model.h"
@@ -26,6 +27,7 @@ namespace mlxterp {
 namespace {
 
 namespace mx = mlx::core;
+using test::apart;
 
 constexpr int skip = 2;
 
@@ -52,37 +54,18 @@ mx::array plainly(
     const InterpretableModel& model, const std::vector<int>& ids, int layer) {
   const int length = static_cast<int>(ids.size());
   const int d = model.decoder().config().d_model;
-  const int n = model.decoder().config().n_layers;
-  const auto tokens = mx::broadcast_to(
-      mx::array(ids.data(), {1, length}, mx::int32), {d, length});
-  const auto last = [&](const std::vector<mx::array>& added) {
-    Stepper stepper(model);
-    auto x = stepper.embed(tokens);
-    for (int i = 0; i < n; ++i) {
-      x = stepper.layer(i, x);
-      if (i == layer) x = mx::add(x, added[0]);
-    }
-    return std::vector{x};
-  };
   // One at every position that counts.
   const auto counts = mx::logical_and(
       mx::greater_equal(mx::arange(length), mx::array(skip)),
       mx::less(mx::arange(length), mx::array(length - 1)));
-  const auto cotangent = mx::multiply(
-      mx::expand_dims(mx::eye(d), 1),
-      mx::reshape(mx::astype(counts, mx::float32), {1, length, 1}));
-  const auto gradient =
-      mx::vjp(last, {mx::zeros({d, length, d})}, {cotangent}).second[0];
+  const auto gradient = test::gradient_through(
+      model,
+      ids,
+      layer,
+      mx::multiply(
+          mx::expand_dims(mx::eye(d), 1),
+          mx::reshape(mx::astype(counts, mx::float32), {1, length, 1})));
   return mx::mean(mx::slice(gradient, {0, skip, 0}, {d, length - 1, d}), 1);
-}
-
-// The largest difference in units of the largest number.
-float apart(const mx::array& a, const mx::array& b) {
-  EXPECT_EQ(a.shape(), b.shape());
-  const auto most = mx::max(mx::abs(b)).item<float>();
-  const auto error = mx::max(mx::abs(mx::subtract(a, b))).item<float>();
-  EXPECT_TRUE(std::isfinite(error)) << "NaN";
-  return error / most;
 }
 
 TEST(JacobianLens, IsTheGradientThroughTheWholeModelInEveryFamily) {

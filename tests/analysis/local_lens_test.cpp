@@ -9,6 +9,7 @@
 #include "mlx/transforms.h"
 #include "mlxterp/core/error.h"
 #include "mlxterp/io/safetensors.h"
+#include "tests/analysis/whole_model.h"
 #include "tests/families.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny_model.h"
@@ -18,6 +19,7 @@ namespace mlxterp {
 namespace {
 
 namespace mx = mlx::core;
+using test::apart;
 
 const std::vector<int> tokens = {1, 4};
 const std::vector<int> ids = {7, 13, 21, 5, 2, 30};
@@ -29,37 +31,18 @@ mx::array plainly(
   const int length = static_cast<int>(ids.size());
   const int k = static_cast<int>(rows.size());
   const int d = model.decoder().config().d_model;
-  const int n = model.decoder().config().n_layers;
-  const auto prompt = mx::broadcast_to(
-      mx::array(ids.data(), {1, length}, mx::int32), {k, length});
-  const auto last = [&](const std::vector<mx::array>& added) {
-    Stepper stepper(model);
-    auto x = stepper.embed(prompt);
-    for (int i = 0; i < n; ++i) {
-      x = stepper.layer(i, x);
-      if (i == layer) x = mx::add(x, added[0]);
-    }
-    return std::vector{x};
-  };
   const auto w = mx::astype(
       model.decoder().unembed.weight().take(
           mx::array(rows.data(), {k}, mx::int32)),
       mx::float32);
   const auto counts = mx::astype(
       mx::greater_equal(mx::arange(length), mx::array(skip)), mx::float32);
-  const auto cotangent =
-      mx::multiply(mx::expand_dims(w, 1), mx::reshape(counts, {1, length, 1}));
-  const auto gradient =
-      mx::vjp(last, {mx::zeros({k, length, d})}, {cotangent}).second[0];
+  const auto gradient = test::gradient_through(
+      model,
+      ids,
+      layer,
+      mx::multiply(mx::expand_dims(w, 1), mx::reshape(counts, {1, length, 1})));
   return mx::slice(gradient, {0, skip, 0}, {k, length, d});
-}
-
-float apart(const mx::array& a, const mx::array& b) {
-  EXPECT_EQ(a.shape(), b.shape());
-  const auto most = mx::max(mx::abs(b)).item<float>();
-  const auto error = mx::max(mx::abs(mx::subtract(a, b))).item<float>();
-  EXPECT_TRUE(std::isfinite(error)) << "NaN";
-  return error / most;
 }
 
 TEST(LocalLens, IsTheGradientAtEachCellInEveryFamily) {

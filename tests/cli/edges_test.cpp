@@ -115,6 +115,9 @@ TEST_F(EdgesCli, RoutesNeedNeitherMetricNorOtherPrompt) {
   ASSERT_EQ(shown.code, 0) << shown.err;
   EXPECT_NE(shown.out.find("information flow routes\n"), std::string::npos)
       << shown.out;
+  // What reads one source alone has nothing to share.
+  EXPECT_EQ(shown.out.find("a0.h0<q>"), std::string::npos) << shown.out;
+  EXPECT_NE(shown.out.find("a1.h0<q>"), std::string::npos) << shown.out;
   for (const auto& [more, said] : std::vector<std::pair<Words, std::string>>{
            {{"--metric", "logit(id:5)"}, "leave out --metric"},
            {{"--corrupt", "a d c"}, "leave out --corrupt,"},

@@ -80,8 +80,7 @@ void check(const InterpretableModel& model, const EdgeOptions& options) {
     fail(
         ErrorKind::usage,
         "[edges] a sample says how far an estimate is off whose positions "
-        "are "
-        "added up; leave out {}",
+        "are added up; leave out {}",
         exact ? "the method exact" : "by_position");
   if (options.metric.kind == Metric::Kind::rank && !exact)
     fail(
