@@ -76,7 +76,7 @@ asan: setup-build build-asan/build.ninja  ## Every test under ASan and UBSan
 	@scripts/fetch_demo.sh
 	@ctest --preset asan
 
-asan-ci: setup-build build-asan-ci/build.ninja  # those of core, io, text, nn and trace
+asan-ci: setup-build build-asan-ci/build.ninja  # those of core, io and text
 	@cmake --build build-asan-ci
 	@scripts/fetch_demo.sh
 	@ctest --preset asan-ci

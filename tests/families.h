@@ -9,6 +9,7 @@
 #include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,18 @@ inline const std::vector<std::string>& supported_variants() {
     std::erase_if(names, [](const auto& v) {
       return v == refused_variant || !supported(model_type(v));
     });
+    return names;
+  }();
+  return read;
+}
+
+/** One of each family, where its variants are of no matter. */
+inline const std::vector<std::string>& first_variants() {
+  static const auto read = [] {
+    std::vector<std::string> names;
+    std::set<std::string> seen;
+    for (const auto& variant : supported_variants())
+      if (seen.insert(model_type(variant)).second) names.push_back(variant);
     return names;
   }();
   return read;

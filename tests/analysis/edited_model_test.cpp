@@ -7,7 +7,6 @@
 
 #include <cmath>
 #include <limits>
-#include <set>
 
 #include "mlx/ops.h"
 #include "mlxterp/analysis/ablate.h"
@@ -132,15 +131,6 @@ std::string variant_name(const testing::TestParamInfo<std::string>& tested) {
   std::ranges::replace_if(
       name, [](char c) { return !std::isalnum(c); }, '_');
   return name;
-}
-
-// One of each family, the variants being of no matter here.
-std::vector<std::string> families_once() {
-  std::vector<std::string> out;
-  std::set<std::string> seen;
-  for (const auto& variant : test::supported_variants())
-    if (seen.insert(test::model_type(variant)).second) out.push_back(variant);
-  return out;
 }
 
 class EditedModel : public testing::TestWithParam<std::string> {
@@ -298,7 +288,7 @@ TEST_P(EditedModel, EveryAnalysisEqualsEditsInEachPass) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, EditedModel, testing::ValuesIn(families_once()), variant_name);
+    All, EditedModel, testing::ValuesIn(test::first_variants()), variant_name);
 
 // A user's own: two linear maps with a value between them.
 struct Code : nn::Module {
