@@ -23,9 +23,17 @@ struct Rows {
   std::shared_ptr<nn::PackedBatch> packed = std::make_shared<nn::PackedBatch>();
   std::vector<int> last;  // the row of each one's last position
 
-  Rows(const std::vector<Stretch>& parts, int step, int batch) {
+  Rows(
+      const std::vector<Stretch>& parts,
+      int step,
+      int batch,
+      JointCache* joint) {
     view.step = step;
     view.batch = batch;
+    if (joint) {
+      packed->joint = &joint->cache;
+      packed->padding = joint->padding;
+    }
     int row = 0;
     for (const auto& it : parts) {
       PackedRows own{
@@ -40,7 +48,7 @@ struct Rows {
           {.row = row,
            .length = it.length,
            .first = it.first,
-           .cache = it.cache});
+           .cache = joint ? nullptr : it.cache});
       packed->longest = std::max(packed->longest, it.first + it.length);
       row += it.length;
       last.push_back(row - 1);
@@ -90,6 +98,12 @@ Runner::Runner(
   for (const auto& layer : decoder_->layers)
     if (!layer->attention()) together_ = false;
   if (!config.kv_layers.empty()) together_ = false;
+  // Where a source's number matters, not only how far back it is, all count
+  // from their own beginning.
+  joins_ = together_ && std::ranges::all_of(decoder_->layers, [](auto& layer) {
+             const auto& attention = layer->attention()->config();
+             return attention.chunk == 0 && attention.alibi.slopes.empty();
+           });
 }
 
 mx::array Runner::part(
@@ -133,8 +147,11 @@ mx::array Runner::logits_of_module(const mx::array& ids, Pass& pass) const {
 }
 
 Ran Runner::run(
-    const std::vector<Stretch>& parts, int step, bool with_logits) const {
-  const Rows rows(parts, step, batch_);
+    const std::vector<Stretch>& parts,
+    int step,
+    bool with_logits,
+    JointCache* joint) const {
+  const Rows rows(parts, step, batch_, joint);
   const bool alone = parts.size() == 1;
   Ran out;
   std::optional<Standing> standing;

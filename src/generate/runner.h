@@ -25,6 +25,13 @@ struct Stretch {
   nn::KvCache* cache = nullptr;  ///< Null: they begin at 0, nothing is kept.
 };
 
+/** What several prompts go on from together, by one position each. */
+struct JointCache {
+  std::vector<size_t> rows;  ///< Of which prompts.
+  nn::KvCache cache;         ///< [row, ...]
+  std::vector<int> padding;  ///< Empty places in front of each one's own.
+};
+
 /** What a pass made, lazy. */
 struct Ran {
   /** Of each stretch's last position, float32 [stretch, vocab]; absent where
@@ -53,7 +60,16 @@ class Runner {
   bool forgets() const { return !scores_; }
   const std::vector<SiteId>& saved() const { return saved_; }
 
-  Ran run(const std::vector<Stretch>& parts, int step, bool with_logits) const;
+  /** Whether they may go on from one cache of all. */
+  bool joins() const { return joins_; }
+
+  /** `joint`: what the parts, a position each, go on from instead of caches of
+   * their own. */
+  Ran run(
+      const std::vector<Stretch>& parts,
+      int step,
+      bool with_logits,
+      JointCache* joint = nullptr) const;
 
  private:
   /** Logits of each stretch's last position, in the model's dtype. */
@@ -72,6 +88,7 @@ class Runner {
   std::vector<SiteId> saved_;
   int batch_;
   bool together_ = true, by_position_ = true, scores_ = false;
+  bool joins_ = true;
   bool head_ = false;  // somebody looks at what follows the last mixer
 };
 

@@ -86,7 +86,8 @@ bool Steps::reuses() const {
 void Steps::leave(const Row& row) const {
   if (!reuses()) return;
   auto reuse = *options_.reuse;
-  reuse.keep(model_, row.ids, row.cache);
+  reuse.keep(
+      model_, row.ids, cache_of(static_cast<size_t>(&row - rows_.data())));
 }
 
 nn::KvCache Steps::empty_cache() const {
@@ -150,18 +151,22 @@ void Steps::settle(const Step& step, size_t row) {
 }
 
 mx::array Steps::pass(
-    const std::vector<Stretch>& parts, Step& step, bool logits) {
-  auto ran = runner_.run(parts, launched_, logits);
+    const std::vector<Stretch>& parts,
+    Step& step,
+    bool logits,
+    JointCache* joint) {
+  auto ran = runner_.run(parts, launched_, logits, joint);
   keep_saved(ran, parts, step);
+  const auto keep = [&](const std::vector<mx::array>& arrays) {
+    step.kept.insert(step.kept.end(), arrays.begin(), arrays.end());
+  };
   for (const auto& it : parts) {
     rows_[static_cast<size_t>(it.index)].ran = it.first + it.length;
-    if (!it.cache) continue;
-    const auto arrays = it.cache->arrays();
-    step.kept.insert(step.kept.end(), arrays.begin(), arrays.end());
+    if (it.cache && !joint) keep(it.cache->arrays());
   }
+  if (joint) keep(joint->cache.arrays());
   if (ran.context) {
-    const auto guards = ran.context->guards();
-    step.kept.insert(step.kept.end(), guards.begin(), guards.end());
+    keep(ran.context->guards());
     step.contexts.push_back(std::move(ran.context));
   }
   return ran.logits.value_or(mx::array(0.0f));
@@ -253,7 +258,51 @@ Step Steps::prefill() {
   return step;
 }
 
+nn::KvCache Steps::cache_of(size_t i) const {
+  if (joint_) {
+    const auto at = std::ranges::find(joint_->rows, i) - joint_->rows.begin();
+    if (at < std::ssize(joint_->rows))
+      return joint_->cache.row(
+          static_cast<int>(at), joint_->padding[static_cast<size_t>(at)]);
+  }
+  return rows_[i].cache;
+}
+
+void Steps::join(const std::vector<size_t>& some, bool may) {
+  if (joint_ && may && joint_->rows == some) return;
+  if (joint_) {
+    for (const size_t i : some)
+      rows_[i].cache = cache_of(i);
+    joint_.reset();
+  }
+  if (!may) return;
+  std::vector<nn::KvCache> caches;
+  int all = 0, longest = 0;
+  for (const size_t i : some) {
+    caches.push_back(rows_[i].cache);
+    all += rows_[i].ran;
+    longest = std::max(longest, rows_[i].ran);
+  }
+  // Much that is empty would cost more than passing by.
+  if (2 * all < longest * static_cast<int>(some.size())) return;
+  joint_ = {some, nn::KvCache::joined(caches), nn::KvCache::padding(caches)};
+  for (const size_t i : some)
+    rows_[i].cache = empty_cache();
+}
+
 Step Steps::go_on(std::vector<size_t> some, const Step* before) {
+  int longest = 0;
+  for (const size_t i : some)
+    longest = std::max(longest, rows_[i].ran + 1);
+  join(
+      some,
+      some.size() > 1 && cached_ && runner_.joins() &&
+          std::ranges::all_of(some, [&](size_t i) {
+            const auto& row = rows_[i];
+            return row.ran > 0 && row.ran + 1 == row.length() + !!before &&
+                   same_angles(row.ran, row.ran + 1) &&
+                   same_angles(row.ran + 1, longest);
+          }));
   Step step{.rows = std::move(some), .early = before != nullptr};
   std::vector<Stretch> parts;
   for (const size_t i : step.rows) {
@@ -270,7 +319,10 @@ Step Steps::go_on(std::vector<size_t> some, const Step* before) {
   const bool cached = std::ranges::all_of(
       parts, [](const Stretch& it) { return it.cache && it.first > 0; });
   std::vector<mx::array> logits;
-  if (parts.size() > 1 && cached && runner_.together() && same_angles(parts)) {
+  if (joint_) {
+    logits.push_back(pass(parts, step, true, &*joint_));
+  } else if (
+      parts.size() > 1 && cached && runner_.together() && same_angles(parts)) {
     logits.push_back(pass(parts, step));
   } else {
     for (const auto& it : parts)

@@ -85,6 +85,11 @@ class Steps {
   /** Starts `seen_` from the prompts. */
   void see_prompts(int vocab);
   nn::KvCache empty_cache() const;
+  /** What a prompt goes on from, wherever that is kept. */
+  nn::KvCache cache_of(size_t i) const;
+  /** Lets these go on from one cache of all where they may and it pays, and
+   * others from their own. */
+  void join(const std::vector<size_t>& some, bool may);
   bool same_angles(int length, int other) const {
     const auto* decoder = runner_.decoder();
     return !decoder || decoder->config().same_angles(length, other);
@@ -96,7 +101,10 @@ class Steps {
   Stretch stretch(size_t i, int to, const mlx::core::array* lazy = nullptr);
   /** Logits of the last positions; lazy. */
   mlx::core::array pass(
-      const std::vector<Stretch>& parts, Step& step, bool logits = true);
+      const std::vector<Stretch>& parts,
+      Step& step,
+      bool logits = true,
+      JointCache* joint = nullptr);
   void keep_saved(
       const Ran& ran, const std::vector<Stretch>& parts, Step& step);
 
@@ -116,6 +124,7 @@ class Steps {
   Runner runner_;
   bool cached_;  // whether positions that ran are kept
   std::vector<Row> rows_;
+  std::optional<JointCache> joint_;
   /** Which tokens each prompt holds, bool [prompt, vocab]; where there is a
    * penalty. */
   std::optional<mlx::core::array> seen_;

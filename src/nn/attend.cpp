@@ -300,4 +300,73 @@ mx::array attend_packed(
       }));
 }
 
+std::vector<int> hidden(const PackedBatch& packed, const mx::array& k) {
+  const int seen = packed.padding[0] + packed.sequences[0].first + 1;
+  std::vector<int> all;
+  for (const int padding : packed.padding)
+    all.push_back(std::max(0, padding - (seen - k.shape(2))));
+  return all;
+}
+
+mx::array attend_joint(
+    const AttentionConfig& config,
+    const std::optional<mx::array>& sinks,
+    const mx::array& q,
+    const mx::array& k,
+    const mx::array& v,
+    const std::vector<int>& hidden) {
+  const auto one_each = [](const mx::array& x) {
+    return mx::transpose(x, {2, 1, 0, 3});
+  };
+  const auto own_q = one_each(q);
+  const bool full = std::ranges::all_of(hidden, [](int n) { return n == 0; });
+  if (full && config.softcap == 0)
+    return one_each(attend(config, sinks, own_q, k, v));
+  auto in = inputs(sinks, own_q, k, v);
+  const auto plain = [config, hidden](const std::vector<mx::array>& all) {
+    const int n = all[0].shape(0), src = all[1].shape(2);
+    const auto empty = mx::less(
+        mx::arange(src),
+        mx::reshape(mx::array(hidden.data(), {n}, mx::int32), {n, 1, 1, 1}));
+    const auto scores = scores_of(config, all[0], all[1]);
+    const auto weights = weights_of(
+        mx::where(empty, mx::array(minus_infinity, scores.dtype()), scores),
+        as_scores(all.size() > 3 ? std::optional(all[3]) : std::nullopt));
+    const auto z =
+        mx::matmul(by_group(weights.pattern, config.n_kv_heads), all[2]);
+    return std::vector{mx::reshape(z, {n, config.n_heads, 1, config.d_value})};
+  };
+  if (!vectorised(config, in)) return one_each(plain(in)[0]);
+  return mx::transpose(
+      simd::fused(
+          "attend_joint",
+          {own_q.shape(0), 1, own_q.shape(1), own_q.shape(3)},
+          std::move(in),
+          [plain](const std::vector<mx::array>& all) {
+            return std::vector{swap_pos_head(plain(all)[0])};
+          },
+          [config, hidden](const std::vector<mx::array>& all, float* out) {
+            auto shape = shape_of(config, all);
+            const size_t src = shape.src;
+            shape.batch = 1;
+            for (size_t row = 0; row < hidden.size(); ++row) {
+              const auto skipped = static_cast<size_t>(hidden[row]);
+              shape.src = src - skipped;
+              const auto from = [&](size_t which, size_t position) {
+                auto heads = heads_of(all[which]);
+                heads.data += static_cast<int64_t>(row) * heads.strides[0] +
+                              static_cast<int64_t>(position) * heads.strides[2];
+                return heads;
+              };
+              simd::attend(
+                  shape,
+                  from(0, 0),
+                  from(1, skipped),
+                  from(2, skipped),
+                  out + row * shape.heads * shape.d_head);
+            }
+          }),
+      {1, 2, 0, 3});
+}
+
 }  // namespace mlxterp::nn

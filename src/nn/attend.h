@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "mlxterp/nn/attention.h"
 
@@ -60,5 +61,21 @@ mlx::core::array attend_packed(
     const mlx::core::array& k,
     const mlx::core::array& v,
     const std::shared_ptr<const PackedBatch>& packed);
+
+/** How many of the first sources of each sequence of a joint pass hold nothing;
+ * `k` [sequence, kv_head, src, d_head]: all that are there. */
+std::vector<int> hidden(const PackedBatch& packed, const mlx::core::array& k);
+
+/** One query of each of some sequences, q [1, head, sequence, d_head], over k
+ * and v [sequence, kv_head, src, d_head] without the `hidden` ones; capped or
+ * not. Like q. Not where sources are told apart by their number (ALiBi,
+ * chunks). */
+mlx::core::array attend_joint(
+    const AttentionConfig& config,
+    const std::optional<mlx::core::array>& sinks,
+    const mlx::core::array& q,
+    const mlx::core::array& k,
+    const mlx::core::array& v,
+    const std::vector<int>& hidden);
 
 }  // namespace mlxterp::nn

@@ -327,6 +327,11 @@ mx::array Attention::mix(
     return opened(q, k, v, pass);
   if (pass.packed() && !pass.packed()->cached())
     return attend_packed(config_, sinks, q, k, v, pass.packed());
+  if (pass.packed() && pass.packed()->joint) {
+    const auto all = joint_sources(k, v, *pass.packed());
+    return attend_joint(
+        config_, sinks, q, all.k, all.v, hidden(*pass.packed(), all.k));
+  }
   if (config_.softcap > 0) return opened(q, k, v, pass);
   if (pass.packed()) {
     const auto all = sources(k, v, pass);
@@ -356,10 +361,40 @@ mx::array Attention::mix(
   return attend(config_, sinks, q, k, v);
 }
 
+Attention::KeysAndValues Attention::joint_sources(
+    const mx::array& k, const mx::array& v, const PackedBatch& packed) const {
+  // [1, kv_head, sequence, d] to [sequence, kv_head, 1, d].
+  const auto batch = [](const mx::array& x) {
+    return mx::transpose(x, {2, 1, 0, 3});
+  };
+  auto all = packed.joint->append(
+      this,
+      packed.padding[0] + packed.sequences[0].first,
+      batch(k),
+      batch(v),
+      reach_of_window());
+  return {std::move(all.k), std::move(all.v)};
+}
+
 std::vector<Attention::KeysAndValues> Attention::sources(
     const mx::array& k, const mx::array& v, Pass& pass) const {
   if (!pass.packed()) return {{k, v}};
   std::vector<KeysAndValues> all;
+  if (pass.packed()->joint) {
+    const auto joint = joint_sources(k, v, *pass.packed());
+    const auto gaps = hidden(*pass.packed(), joint.k);
+    for (size_t i = 0; i < gaps.size(); ++i) {
+      const auto own = [&](const mx::array& x) {
+        const int row = static_cast<int>(i);
+        return mx::slice(
+            x,
+            {row, 0, gaps[i], 0},
+            {row + 1, x.shape(1), x.shape(2), x.shape(3)});
+      };
+      all.push_back({own(joint.k), own(joint.v)});
+    }
+    return all;
+  }
   for (const auto& it : pass.packed()->sequences) {
     const auto with_prefix = [&](const mx::array& x) {
       const auto own = rows_of(x, it.row, it.length);

@@ -56,15 +56,33 @@ mx::array written(const mx::array& room, int held, const mx::array& added) {
   return mx::slice_update(room, mx::astype(added, room.dtype()), first, last);
 }
 
+// Room that is a multiple of this.
+int room_for(int positions) {
+  constexpr int step = 256;
+  return (positions / step + 1) * step;
+}
+
+mx::array nothing(const mx::array& like, int positions) {
+  auto shape = like.shape();
+  shape[2] = positions;
+  return mx::zeros(shape, like.dtype());
+}
+
+// Those held, behind so much nothing that they end at `end`, and room for more.
+mx::array aligned(const mx::array& x, int held, int end) {
+  return mx::concatenate(
+      {nothing(x, end - held),
+       positions_of(x, 0, held),
+       nothing(x, room_for(end) - end)},
+      2);
+}
+
 // The last `kept` of those held, `added` behind them, and room for more.
 mx::array moved(
     const mx::array& x, int held, int kept, const mx::array& added) {
-  constexpr int step = 256;
   const int n = kept + added.shape(2);
-  auto room = added.shape();
-  room[2] = (n / step + 1) * step - n;
   return mx::concatenate(
-      {positions_of(x, held - kept, held), added, mx::zeros(room, x.dtype())},
+      {positions_of(x, held - kept, held), added, nothing(x, room_for(n) - n)},
       2);
 }
 
@@ -110,6 +128,54 @@ std::optional<KvCache> KvCache::first(int n) const {
   for (auto& layer : out.layers) {
     if (layer.held < layer.positions) return std::nullopt;
     layer.held = layer.positions = n;
+  }
+  return out;
+}
+
+std::vector<int> KvCache::padding(const std::vector<KvCache>& rows) {
+  std::vector<int> all;
+  for (const auto& row : rows)
+    all.push_back(row.positions());
+  const int most = *std::ranges::max_element(all);
+  for (int& n : all)
+    n = most - n;
+  return all;
+}
+
+KvCache KvCache::joined(const std::vector<KvCache>& rows) {
+  auto out = rows[0];
+  const int empty = padding(rows)[0];
+  for (size_t i = 0; i < out.layers.size(); ++i) {
+    auto& layer = out.layers[i];
+    layer.positions += empty;
+    for (const auto& row : rows)
+      layer.held = std::max(layer.held, row.layers[i].held);
+    const auto all = [&](mx::array Layer::*values) {
+      std::vector<mx::array> each;
+      for (const auto& row : rows) {
+        const auto& own = row.layers[i];
+        each.push_back(aligned(own.*values, own.held, layer.held));
+      }
+      return mx::concatenate(std::move(each), 0);
+    };
+    layer.k = all(&Layer::k);
+    layer.v = all(&Layer::v);
+  }
+  return out;
+}
+
+KvCache KvCache::row(int i, int padding) const {
+  auto out = *this;
+  for (auto& layer : out.layers) {
+    const int empty = std::max(0, padding - (layer.positions - layer.held));
+    const auto own = [&](const mx::array& x) {
+      return mx::slice(
+          x, {i, 0, empty, 0}, {i + 1, x.shape(1), layer.held, x.shape(3)});
+    };
+    layer.k = own(layer.k);
+    layer.v = own(layer.v);
+    layer.positions -= padding;
+    layer.held -= empty;
   }
   return out;
 }

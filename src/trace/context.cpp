@@ -1,6 +1,7 @@
 #include "mlxterp/trace/context.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "core/evaluate.h"
@@ -53,6 +54,20 @@ bool made_of(const mx::array& after, const mx::array& before) {
     near.insert(near.end(), inputs.begin(), inputs.end());
   }
   return false;
+}
+
+// Of a number in a floating dtype.
+bool is_nan(mx::array x) {
+  switch (x.dtype().val()) {
+    case mx::Dtype::Val::float16:
+      return std::isnan(static_cast<float>(x.item<mx::float16_t>()));
+    case mx::Dtype::Val::bfloat16:
+      return std::isnan(static_cast<float>(x.item<mx::bfloat16_t>()));
+    case mx::Dtype::Val::float64:
+      return std::isnan(x.item<double>());
+    default:
+      return std::isnan(x.item<float>());
+  }
 }
 
 }  // namespace
@@ -118,17 +133,32 @@ mx::array TraceContext::at(SiteId site, mx::array value) {
 void TraceContext::edited(
     SiteId site, const mx::array& before, const mx::array& after) {
   if (!mx::issubdtype(after.dtype(), mx::inexact) || after.is_tracer()) return;
+  Guard::Edited own{std::nullopt, after};
+  if (made_of(after, before)) own.before = before;
+  // Arrays that are held are not written in place: of small ones that is cheap.
+  constexpr size_t small = 1 << 16;
+  const bool hides = (*sites_)[site].layout == Layout::scores;
+  if (after.size() <= small && !hides &&
+      mx::issubdtype(after.dtype(), mx::floating)) {
+    // Nothing times 0 but a NaN or an infinity makes a NaN.
+    const auto any = mx::sum(mx::multiply(after, mx::array(0, after.dtype())));
+    guards_.push_back({site, any, std::move(own)});
+    return;
+  }
+  guards_.push_back({site, fault(site, own)});
+}
+
+// 1: an infinity, 2 and more: a NaN.
+mx::array TraceContext::fault(SiteId site, const Guard::Edited& edited) const {
+  const auto& [before, after] = edited;
   // In scores -inf hides a position.
   auto infinite = (*sites_)[site].layout == Layout::scores ? mx::isposinf(after)
                                                            : mx::isinf(after);
-  if (made_of(after, before))
-    infinite = mx::logical_and(infinite, mx::isfinite(before));
-  guards_.emplace_back(
-      site,
-      mx::maximum(
-          mx::astype(mx::any(infinite), mx::int32),
-          mx::multiply(
-              mx::array(2), mx::astype(mx::any(mx::isnan(after)), mx::int32))));
+  if (before) infinite = mx::logical_and(infinite, mx::isfinite(*before));
+  return mx::maximum(
+      mx::astype(mx::any(infinite), mx::int32),
+      mx::multiply(
+          mx::array(2), mx::astype(mx::any(mx::isnan(after)), mx::int32)));
 }
 
 bool TraceContext::edits(SiteId site) const {
@@ -226,8 +256,8 @@ void TraceContext::finish(
     for (const auto& state : saved_)
       values.push_back(state->value);
     check_memory(values);
-    for (const auto& [site, guard] : guards)
-      values.push_back(guard);
+    for (const auto& guard : guards)
+      values.push_back(guard.fault);
     evaluate(std::move(values), between);
     check_guards(guards);
   } catch (...) {
@@ -237,9 +267,10 @@ void TraceContext::finish(
 }
 
 void TraceContext::check_guards(const Guards& guards) const {
-  for (const auto& [site, guard] : guards) {
-    auto holds = guard;
-    if (const int what = holds.item<int>())
+  for (const auto& [site, any, looked_at] : guards) {
+    if (looked_at && !is_nan(any)) continue;
+    auto found = looked_at ? fault(site, *looked_at) : any;
+    if (const int what = found.item<int>())
       fail(
           ErrorKind::usage,
           "[trace] the intervention on site '{}' returned {}; check its "
@@ -251,8 +282,8 @@ void TraceContext::check_guards(const Guards& guards) const {
 
 std::vector<mx::array> TraceContext::guards() const {
   std::vector<mx::array> all;
-  for (const auto& [site, guard] : guards_)
-    all.push_back(guard);
+  for (const auto& guard : guards_)
+    all.push_back(guard.fault);
   return all;
 }
 

@@ -383,5 +383,63 @@ TEST(Generate, EveryFamily) {
   RecordProperty("largest", std::to_string(largest.difference));
 }
 
+// Rows of a batch share a cache while they run, and leave it one by one; what
+// each leaves is its own.
+TEST(Generate, RowsThatEndApart) {
+  size_t reused = 0, compared = 0;
+  float largest = 0;
+  for (const auto& variant : first_variants()) {
+    const auto model = load_variant(variant, mx::float32);
+    const auto prompts = prompts_of(model.decoder().config().vocab);
+    std::vector<GeneratedText> alone;
+    GenerateOptions options{.max_tokens = 14, .ends = false, .cache = false};
+    for (const auto& prompt : prompts)
+      alone.push_back(generate(model, {prompt}, options).texts[0]);
+
+    PromptCache cache(16);
+    GenerateOptions apart{.ends = false, .reuse = cache};
+    const std::vector<size_t> lengths = {3, 9, 6, 9};
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const auto ids = alone[i].ids();
+      apart.forced.emplace_back(
+          ids.begin(), ids.begin() + static_cast<long>(lengths[i]));
+    }
+    const auto expect_row = [&](const GeneratedText& text,
+                                size_t i,
+                                size_t from) {
+      for (size_t k = 0; k < text.tokens.size(); ++k) {
+        const auto& wanted = alone[i].tokens[from + k];
+        EXPECT_EQ(text.tokens[k].id, wanted.id) << variant << ", row " << i;
+        const float off = std::abs(text.tokens[k].log_prob - wanted.log_prob);
+        EXPECT_TRUE(off <= 1e-4f * std::max(1.0f, std::abs(wanted.log_prob)))
+            << variant << ", row " << i << ", token " << from + k;
+        largest = std::max(largest, off);
+        ++compared;
+      }
+    };
+    const auto made = generate(model, prompts, apart);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      ASSERT_EQ(made.texts[i].tokens.size(), lengths[i]) << variant;
+      expect_row(made.texts[i], i, 0);
+    }
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      auto longer = prompts[i];
+      longer.insert(
+          longer.end(), apart.forced[i].begin(), apart.forced[i].end());
+      const auto on = generate(
+          model,
+          {longer},
+          {.max_tokens = static_cast<int>(14 - lengths[i]),
+           .ends = false,
+           .reuse = cache});
+      reused += on.texts[0].reused > 0;
+      expect_row(on.texts[0], i, lengths[i]);
+    }
+  }
+  EXPECT_EQ(compared, first_variants().size() * 4 * 14);
+  EXPECT_GT(reused, first_variants().size() * 3);
+  RecordProperty("largest", std::to_string(largest));
+}
+
 }  // namespace
 }  // namespace mlxterp::test

@@ -204,6 +204,12 @@ class Attention : public Mixer {
   /** How far a destination looks back, wherever it stands; 0: that depends. */
   int reach_of_window() const { return config_.chunk ? 0 : config_.window; }
 
+  /** What a joint pass's sequences mix together, [sequence, kv_head, src, d],
+   * with those that hold nothing. */
+  KeysAndValues joint_sources(
+      const mlx::core::array& k,
+      const mlx::core::array& v,
+      const PackedBatch& packed) const;
   /** What each sequence of a packed pass mixes, with what it continues; of
    * another pass, k and v as they are. */
   std::vector<KeysAndValues> sources(

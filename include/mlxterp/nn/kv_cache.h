@@ -72,6 +72,15 @@ struct KvCache {
    * last alone. The arrays are shared. */
   std::optional<KvCache> first(int n) const;
 
+  /** Those of some prompts as one of a batch, for passes that put one position
+   * behind each of them: all as long as the longest, empty places in front of
+   * the others (`padding`). Of caches with attention alone. */
+  static KvCache joined(const std::vector<KvCache>& rows);
+  /** How many empty places `joined` puts in front of each. */
+  static std::vector<int> padding(const std::vector<KvCache>& rows);
+  /** One of a joined batch again; `padding`: its own. */
+  KvCache row(int i, int padding) const;
+
   /** The arrays that it consists of, to be evaluated with a pass. */
   std::vector<mlx::core::array> arrays() const;
 

@@ -31,6 +31,11 @@ struct PackedBatch {
     KvCache* cache = nullptr;
   };
   std::vector<Sequence> sequences;  ///< They cover all rows, in order.
+  /** What they go on from together, where each is one row and none has a cache
+   * of its own: [sequence, ...], all at the same position, in front of whose
+   * own ones so many places hold nothing. */
+  KvCache* joint = nullptr;
+  std::vector<int> padding = {};
   int longest = 0;  ///< The largest position and one: what rotation goes by.
 
   int rows() const {
@@ -38,7 +43,9 @@ struct PackedBatch {
                              : sequences.back().row + sequences.back().length;
   }
   /** Whether its sequences have caches. */
-  bool cached() const { return !sequences.empty() && sequences[0].cache; }
+  bool cached() const {
+    return joint || (!sequences.empty() && sequences[0].cache);
+  }
 
   /** The position of each row. */
   std::vector<int> positions() const;

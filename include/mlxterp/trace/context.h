@@ -133,13 +133,26 @@ class TraceContext final : public Observer {
   static TraceContext* current();
 
  private:
-  using Guards = std::vector<std::pair<SiteId, mlx::core::array>>;
+  /** Whether an edited value holds a NaN or an infinity that is new. Of a small
+   * one it tells only whether there is any; what it is, is then found from what
+   * was looked at: that takes 15 more ops, which is most of a small edit. */
+  struct Guard {
+    SiteId site;
+    mlx::core::array fault;
+    struct Edited {
+      std::optional<mlx::core::array> before;  ///< If `after` is made of it.
+      mlx::core::array after;
+    };
+    std::optional<Edited> looked_at = {};
+  };
+  using Guards = std::vector<Guard>;
   enum Flag : unsigned char { wanted = 1, changed = 2, reached = 4 };
 
   bool is(SiteId site, Flag flag) const {
     return site >= 0 && flags_[static_cast<size_t>(site)] & flag;
   }
   const mlx::core::array& handle(SiteId site);
+  mlx::core::array fault(SiteId site, const Guard::Edited& edited) const;
   void check_guards(const Guards& guards) const;
 
   std::shared_ptr<const SiteCatalog> sites_;
@@ -151,7 +164,7 @@ class TraceContext final : public Observer {
   std::vector<std::optional<mlx::core::array>> values_;
   /** In the order of the pass; each is taken once. */
   std::vector<std::pair<SiteId, std::function<mlx::core::array()>>> offers_;
-  /** For each edited site, whether its new value holds a NaN. */
+  /** One for each edited site. */
   Guards guards_;
   std::vector<std::shared_ptr<Saved::State>> saved_;
   bool ended_ = false;
