@@ -8,6 +8,7 @@
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "nn/cuda/few_rows.h"
 #include "nn/cuda/packed_rows.h"
 #include "nn/packed_product.h"
 #include "nn/product.h"
@@ -161,6 +162,9 @@ mx::array Matrix::rows(int from, int to) const {
 mx::array Matrix::times(
     const mx::array& x, const std::optional<mx::array>& bias) const {
   const bool as_it_is = !packed_ && numbers_.dtype() == dtype();
+  if (as_it_is)
+    if (auto y = cuda::few_rows(x, numbers_))
+      return bias ? mx::add(*y, *bias) : *std::move(y);
   if (as_it_is && bias && !reads_once(x, numbers_))
     return mx::addmm(*bias, x, mx::transpose(numbers_));
   const auto y = as_it_is || (!packed_ && reads_once(x, numbers_))

@@ -104,5 +104,36 @@ TEST(PackedRows, OfALargeMatrixAndTheirDerivative) {
       test::max_difference(d, wanted), most * test::max_magnitude(wanted));
 }
 
+// Of a matrix that is not packed, in bfloat16 and with a bias: on a CUDA GPU
+// nn/cuda/few_rows.h.
+TEST(FewRows, AreThoseOfTheMatrix) {
+  size_t compared = 0;
+  double worst = 0;
+  for (const auto& [n, columns] : {std::pair{130, 384}, {6, 32}, {5000, 544}}) {
+    const auto w = mx::astype(mx::random::normal({n, columns}), mx::bfloat16);
+    const nn::Matrix matrix(w);
+    for (const int rows : {1, 2, 7, 8, 9, 16, 17, 31, 32, 33}) {
+      const double error = error_of(matrix, rows, compared);
+      EXPECT_LE(error, 0x1p-8) << n << " x " << columns << ", " << rows;
+      worst = std::max(worst, error);
+      const auto x =
+          mx::astype(mx::random::normal({rows, columns}), mx::bfloat16);
+      const auto bias = mx::astype(mx::random::normal({n}), mx::bfloat16);
+      const auto wanted = mx::add(
+          mx::matmul(
+              mx::astype(x, mx::float32),
+              mx::transpose(mx::astype(w, mx::float32))),
+          mx::astype(bias, mx::float32));
+      const auto y = mx::astype(matrix.times(x, bias), mx::float32);
+      EXPECT_LE(
+          test::max_difference(y, wanted), 0x1p-7 * test::max_magnitude(wanted))
+          << "with a bias";
+      compared += y.size();
+    }
+  }
+  EXPECT_EQ(compared, 2u * (130 + 6 + 5000) * 156);
+  std::printf("%zu values, largest error %.1e\n", compared, worst);
+}
+
 }  // namespace
 }  // namespace mlxterp
