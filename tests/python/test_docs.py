@@ -68,7 +68,7 @@ def quiet(monkeypatch):
 
 
 def test_there_is_something_to_test():
-    assert len(TUTORIALS) == 7
+    assert len(TUTORIALS) == 8
     assert sum(bool(blocks(page)) for page in PAGES) >= 6
 
 
