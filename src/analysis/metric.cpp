@@ -73,7 +73,7 @@ int Token::id(const InterpretableModel& model) const {
   if (id < 0 || id >= vocab)
     fail(
         ErrorKind::out_of_range,
-        "[metric] token id {} is out of range; the vocabulary has {}",
+        "[Token] token id {} is out of range; the vocabulary has {}",
         id,
         vocab);
   return id;
