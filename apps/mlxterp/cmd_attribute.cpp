@@ -8,6 +8,7 @@
 
 #include "mlxterp/analysis/attribute.h"
 #include "mlxterp/report/attribution.h"
+#include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/range.h"
 #include "mlxterp/view/heatmap.h"
 #include "mlxterp/view/terminal.h"
@@ -26,12 +27,16 @@ struct Arguments {
   PairArguments pairs;
   TaskArguments task;
   std::vector<std::string> sites = {"resid_pre"};
+  std::string method = "atp";
   int steps = 1;
   bool exact = false;
 };
 
 AttributeOptions attribute_options(
-    const PatchOptions& pairs, std::vector<std::string> sites, int steps) {
+    const PatchOptions& pairs,
+    std::vector<std::string> sites,
+    AttributionMethod method,
+    int steps) {
   return {
       .clean = pairs.clean,
       .corrupt = pairs.corrupt,
@@ -39,6 +44,7 @@ AttributeOptions attribute_options(
       .by = pairs.by,
       .metric = pairs.metric,
       .direction = pairs.direction,
+      .method = method,
       .steps = steps,
       .layers = pairs.layers,
       .positions = pairs.positions,
@@ -48,10 +54,12 @@ AttributeOptions attribute_options(
       .progress = pairs.progress};
 }
 
-std::string agreement_text(const report::SiteReport& site) {
+std::string agreement_text(const report::SiteReport& site, bool sizes) {
   auto out = fmt::format(
-      "agreement with the exact sweep ({:.3g} s): Pearson {:.4f}, Spearman "
+      "agreement with the {}exact sweep{} ({:.3g} s): Pearson {:.4f}, Spearman "
       "{:.4f}; largest differences:\n",
+      sizes ? "sizes of the " : "",
+      sizes ? "'s changes" : "",
       site.exact_seconds,
       site.agreement.pearson,
       site.agreement.spearman);
@@ -69,7 +77,9 @@ std::string text_of(const report::AttributionReport& report) {
   auto text = runs_line(report.metric, sweep);
   for (size_t i = 0; i < report.sites.size(); ++i) {
     text += grid_text(report::heatmap(report, i));
-    if (report.sites[i].exact) text += agreement_text(report.sites[i]) + "\n";
+    if (report.sites[i].exact)
+      text +=
+          agreement_text(report.sites[i], gives_sizes(report.method)) + "\n";
   }
   text += fmt::format(
       "{} in {:.3g} s",
@@ -113,10 +123,12 @@ void write_files(
 }
 
 void run(const Arguments& arguments) {
-  const auto& [sweep, pairs, task, site_texts, steps, exact] = arguments;
+  const auto& [sweep, pairs, task, site_texts, method_text, steps, exact] =
+      arguments;
   task.check_alone(!pairs.empty(), pair_options);
   pairs.check(task.given());
   const auto sites = spec::parse_list(site_texts, "--site");
+  const auto method = spec::parse_attribution_method(method_text, "--method");
   sweep.check();
   const auto model = sweep.model.load();
   auto style = sweep.style();
@@ -126,7 +138,7 @@ void run(const Arguments& arguments) {
     style.task = task.name();
   }
   options.memory = sweep.bytes();
-  const auto asked = attribute_options(options, sites, steps);
+  const auto asked = attribute_options(options, sites, method, steps);
   std::vector<Attribution> found;
   const double seconds = seconds_of([&] { found = attribute(model, asked); });
   auto report =
@@ -164,6 +176,12 @@ Run add_attribute(CLI::App& app) {
   a.pairs.add_to(app);
   a.task.add_to(app);
   app.add_option(
+         "--method",
+         a.method,
+         "How: atp; qk-fix (q, k: through the whole softmax), grad-drop (mean "
+         "size, without one layer after the other) or atp-star (AtP*, both)")
+      ->capture_default_str();
+  app.add_option(
          "--steps",
          a.steps,
          "Number of gradients to average along the line between the embeddings "
@@ -178,7 +196,9 @@ Run add_attribute(CLI::App& app) {
       "Example:\n  mlxterp attribute demo \\\n    --clean 'When Mary and John "
       "went to the store, John gave a drink to' \\\n    --corrupt 'When Mary "
       "and John went to the store, Mary gave a drink to' \\\n    --metric "
-      "'logit_diff( Mary, John)' --site resid_pre,z --exact");
+      "'logit_diff( Mary, John)' --site resid_pre,z --exact\n"
+      "  mlxterp attribute demo --task ioi --site q,k --by layer,head \\\n"
+      "    --method atp-star");
   return [arguments] { run(*arguments); };
 }
 

@@ -193,6 +193,12 @@ void bind_sweeps(nb::module_& m) {
             "direction",
             spec::parse_direction,
             spec::name)},
+       {"method",
+        worded(
+            &AttributeOptions::method,
+            "method",
+            spec::parse_attribution_method,
+            spec::name)},
        {"steps", field(&AttributeOptions::steps)},
        {"layers", field(&AttributeOptions::layers)},
        {"positions", field(&AttributeOptions::positions)},
@@ -276,13 +282,15 @@ void bind_sweeps(nb::module_& m) {
       .def("strongest", &EdgeScores::strongest);
   m.def("edges", &run<EdgeOptions, &edges>);
 
-  m.def("compare", [](const Sweep& exact, const Sweep& approximate, size_t n) {
-    const auto found = compare(exact, approximate, n);
-    std::vector<std::tuple<size_t, float, float>> worst;
-    for (const auto& it : found.worst)
-      worst.emplace_back(it.cell, it.exact, it.approximate);
-    return nb::make_tuple(found.pearson, found.spearman, worst);
-  });
+  m.def(
+      "compare",
+      [](const Sweep& exact, const Sweep& approximate, size_t n, bool sizes) {
+        const auto found = compare(exact, approximate, n, sizes);
+        std::vector<std::tuple<size_t, float, float>> worst;
+        for (const auto& it : found.worst)
+          worst.emplace_back(it.cell, it.exact, it.approximate);
+        return nb::make_tuple(found.pearson, found.spearman, worst);
+      });
 }
 
 }  // namespace mlxterp::python

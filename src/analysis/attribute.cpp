@@ -2,24 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <set>
 
 #include "analysis/any_model.h"
-#include "analysis/gradient_tap.h"
-#include "analysis/int_array.h"
-#include "analysis/measured.h"
+#include "analysis/joint_gradients.h"
 #include "analysis/pairs.h"
 #include "analysis/plain_gradients.h"
+#include "analysis/qk_fix.h"
 #include "analysis/readout.h"
 #include "analysis/sites.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
-#include "mlx/utils.h"
-#include "trace/carried_rows.h"
 #include "trace/overlay.h"
-#include "trace/stepper.h"
 
 namespace mx = mlx::core;
 
@@ -27,15 +24,17 @@ namespace mlxterp {
 
 namespace {
 
-// Rows of one pass beyond which a larger one is no faster.
-constexpr int rows_that_pay = 1024;
-
-// Rows [from, to) of the first axis.
-mx::array rows(const mx::array& x, int from, int to) {
+// Rows [from, to) of an axis.
+mx::array cut(const mx::array& x, int axis, int from, int to) {
   auto first = mx::Shape(x.ndim(), 0), last = x.shape();
-  first[0] = from;
-  last[0] = to;
+  first[static_cast<size_t>(axis)] = from;
+  last[static_cast<size_t>(axis)] = to;
   return mx::slice(x, first, last);
+}
+
+bool fixes(AttributionMethod method) {
+  return method == AttributionMethod::qk_fix ||
+         method == AttributionMethod::atp_star;
 }
 
 class Attributor {
@@ -64,17 +63,35 @@ class Attributor {
         for (const auto& place : cell)
           for (int i = place.first_layer; i <= place.last_layer; ++i)
             layers.insert(i);
-      it.first = watched_.size();
+      it.first = parts_;
       it.layers.assign(layers.begin(), layers.end());
+      parts_ += layers.size();
+      it.stream = it.site.relative.starts_with("resid_");
+      it.query = is_query(it.site.relative);
+      it.fixed =
+          fixes(options.method) && (it.query || is_key(it.site.relative));
       for (const int layer : layers) {
-        watched_.push_back(model.sites().find(it.site.name_of(layer)));
-        if (!known.insert(watched_.back()).second)
+        lowest_ = std::min(lowest_, layer);
+        const auto own = model.sites().find(it.site.name_of(layer));
+        if (!known.insert(own).second)
           fail(
               ErrorKind::usage,
               "[attribute] the site '{}' is given twice",
               printable(name));
+        if (!it.fixed) {
+          it.watched.push_back(index_in(watched_, own));
+          continue;
+        }
+        auto& readers = it.readers.emplace_back();
+        for (const auto& reader : qk_readers(model, it.site.relative, layer))
+          readers.push_back(
+              {reader.attention,
+               index_in(watched_, reader.pattern),
+               index_in(seen_, reader.q),
+               index_in(seen_, reader.k)});
       }
     }
+    check_method();
     metrics_ = readouts("attribute", model, options.metric, pairs_);
   }
 
@@ -92,18 +109,17 @@ class Attributor {
       sweep.metric.resize(cells);
       sweep.spread.resize(cells);
     }
-    std::vector<std::vector<double>> sums(sites_.size()), squares;
-    for (size_t s = 0; s < sites_.size(); ++s)
-      sums[s].resize(out[s].sweep.cells());
-    squares = sums;
+    // [pair][cell], what each adds to the run's metric.
+    std::vector<std::vector<std::vector<double>>> added(sites_.size());
+    std::vector<double> runs;
     double run = 0, source = 0;
     for (size_t i = 0; i < pairs_.size(); ++i) {
       const auto parts = decoder_ ? together(i) : by_passes(i);
-      for (size_t s = 0; s < sites_.size(); ++s)
-        for (size_t c = 0; c < sums[s].size(); ++c) {
-          const double value =
-              parts.run + cell(sites_[s], c, pairs_[i], parts.rows);
-          if (!std::isfinite(value))
+      for (size_t s = 0; s < sites_.size(); ++s) {
+        auto& of_pair = added[s].emplace_back();
+        for (size_t c = 0; c < out[s].sweep.cells(); ++c) {
+          const double value = score(sites_[s], c, pairs_[i], parts.rows);
+          if (!std::isfinite(parts.run + value))
             fail(
                 ErrorKind::usage,
                 "[attribute] '{}' at '{}' is {} in cell {} of pair {}; does "
@@ -111,24 +127,32 @@ class Attributor {
                 "values, or the model overflow in this precision?",
                 printable(options_.metric.name),
                 printable(out[s].site),
-                value,
+                parts.run + value,
                 c,
                 i);
-          sums[s][c] += value;
-          squares[s][c] += value * value;
+          of_pair.push_back(value);
         }
+      }
+      runs.push_back(parts.run);
       run += parts.run;
       source += parts.source;
     }
     const auto pairs = static_cast<double>(pairs_.size());
     const bool denoise = options_.direction == Direction::denoise;
+    const double sign = gives_sizes(options_.method) && source < run ? -1 : 1;
     for (size_t s = 0; s < sites_.size(); ++s) {
       auto& sweep = out[s].sweep;
       sweep.clean = static_cast<float>((denoise ? source : run) / pairs);
       sweep.corrupt = static_cast<float>((denoise ? run : source) / pairs);
-      for (size_t c = 0; c < sums[s].size(); ++c) {
-        const double mean = sums[s][c] / pairs;
-        const double variance = squares[s][c] / pairs - mean * mean;
+      for (size_t c = 0; c < sweep.cells(); ++c) {
+        double sum = 0, squares = 0;
+        for (size_t i = 0; i < pairs_.size(); ++i) {
+          const double value = runs[i] + sign * added[s][i][c];
+          sum += value;
+          squares += value * value;
+        }
+        const double mean = sum / pairs;
+        const double variance = squares / pairs - mean * mean;
         sweep.metric[c] = static_cast<float>(mean);
         sweep.spread[c] =
             static_cast<float>(std::sqrt(std::max(0.0, variance)));
@@ -141,12 +165,23 @@ class Attributor {
   struct Site {
     LayerSite site;
     Grid grid;
-    bool by_unit = false;     // heads, or neurons told apart
-    size_t first = 0;         // in watched_, its first layer
-    std::vector<int> layers;  // that are watched, in order
+    bool by_unit = false;         // heads, or neurons told apart
+    bool stream = false;          // of no layer's own
+    bool query = false;           // not keys, where it is
+    bool fixed = false;           // by the QK fix
+    size_t first = 0;             // among the parts, its first layer
+    std::vector<int> layers;      // that are watched, in order
+    std::vector<size_t> watched;  // of each, unless it is fixed
+    struct Reader {
+      const nn::Attention* attention;
+      size_t pattern;  // in watched_
+      size_t q, k;     // in seen_
+    };
+    std::vector<std::vector<Reader>> readers;  // of each, where it is fixed
   };
 
-  // Of one pair, by what is watched: [pos, unit], summed over the rest.
+  // Of one pair, by site and layer: [row, pos, unit], summed over the rest. Row
+  // 0 is of the whole gradient, the others of those without a layer.
   struct Parts {
     std::vector<mx::array> rows;
     double run = 0, source = 0;  // the metric
@@ -182,73 +217,72 @@ class Attributor {
           ErrorKind::usage,
           "[attribute] a rank has no gradient; measure logit, logit_diff or "
           "log_prob");
+    if (options_.method == AttributionMethod::atp) return;
+    if (!decoder_)
+      fail(
+          ErrorKind::usage,
+          "[attribute] this model runs elsewhere: neither can its patterns be "
+          "made again nor its layers be dropped; choose the method atp");
+    const auto uneven = [](const Pair& pair) {
+      return pair.run.size() != pair.source.size() ||
+             !pair.position_map.empty();
+    };
+    if (fixes(options_.method) && std::ranges::any_of(pairs_, uneven))
+      fail(
+          ErrorKind::usage,
+          "[attribute] the QK fix compares patterns, which needs prompts that "
+          "match position by position; choose the method atp or grad-drop");
+    if (gives_sizes(options_.method) && decoder_->config().n_layers < 2)
+      fail(
+          ErrorKind::usage,
+          "[attribute] GradDrop leaves out one layer after the other, and this "
+          "model has one; choose the method atp or qk-fix");
+  }
+
+  // Behind the sites.
+  void check_method() const {
+    const auto fixed = [](const Site& it) { return it.fixed; };
+    if (options_.method == AttributionMethod::qk_fix &&
+        std::ranges::none_of(sites_, fixed))
+      fail(
+          ErrorKind::usage,
+          "[attribute] the QK fix is of queries and keys, and none of the "
+          "sites has any; add q or k (or rot_q, rot_k), or choose the method "
+          "atp");
+  }
+
+  static size_t index_in(std::vector<SiteId>& sites, SiteId site) {
+    const auto found = std::ranges::find(sites, site);
+    const auto index = static_cast<size_t>(found - sites.begin());
+    if (found == sites.end()) sites.push_back(site);
+    return index;
   }
 
   // Zero, but differentiated by; one for all rows of the batch. Layers may
   // differ in heads and widths.
-  mx::array nothing(const Site& it, SiteId watched, int length) const {
-    const auto& site = it.site;
+  mx::array nothing(const LayerSite& site, SiteId watched, int length) const {
     const auto& own = model_.sites()[watched];
     const int width = own.width > 0 ? own.width : site.width;
     const int heads = own.n_heads > 0 ? own.n_heads : site.heads;
     mx::Shape shape{1, length, width};
-    if (site.layout == Layout::scores)
+    if (own.layout == Layout::scores)
       shape = {1, heads, length, length};
     else if (site.heads > 0)
       shape = {1, length, heads, width};
     return mx::zeros(shape, mx::float32);
   }
 
-  // What enters layer 0: [1, pos, d_model] of the source, and of the run and of
-  // the points on the way to it, [step, pos, d_model].
-  // So goes what travels beside it.
-  std::pair<Stream, Stream> embedded(const Pair& pair, int length) const {
-    std::vector<int> ids(static_cast<size_t>(2 * length));
-    std::ranges::copy(pair.source, ids.begin());
-    std::ranges::copy(pair.run, ids.begin() + length);
-    Stepper stepper(model_, nullptr, lengths(pair, 1));
-    const auto both = stepper.embed(mx::reshape(int_array(ids), {2, length}));
-    const auto one = [&](int row) {
-      return Stream{
-          rows(both, row, row + 1), each(stepper.carried(), [&](const auto& x) {
-            return rows(x, row, row + 1);
-          })};
-    };
-    auto source = one(0), run = one(1);
-    if (options_.steps == 1) return {source, run};
-    std::vector<float> shares;
-    for (int k = 0; k < options_.steps; ++k)
-      shares.push_back(
-          static_cast<float>(k) / static_cast<float>(options_.steps));
-    const mx::array share(shares.data(), {options_.steps, 1, 1});
-    const auto between = [&](const mx::array& from, const mx::array& to) {
-      auto by = mx::astype(share, from.dtype());
-      while (by.ndim() < from.ndim())
-        by = mx::expand_dims(by, -1);
-      const auto way = mx::subtract(aligned(to, pair, from), from);
-      return mx::add(from, mx::multiply(by, way));
-    };
-    Stream line{between(run.x, source.x)};
-    for (const auto& [name, value] : run.carried)
-      line.carried.emplace(name, between(value, source.carried.at(name)));
-    return {source, line};
-  }
-
-  // Of the source, then of so many points on the way to the run.
-  static PassRows lengths(const Pair& pair, int lines) {
-    PassRows out;
-    out.lengths.assign(
-        static_cast<size_t>(lines) + 1, static_cast<int>(pair.run.size()));
-    out.lengths[0] = static_cast<int>(pair.source.size());
-    return out;
-  }
-
   // Zeros for everything that is watched.
   std::vector<mx::array> nothings_of(int length) const {
-    std::vector<mx::array> nothings;
-    for (const auto& it : sites_)
-      for (size_t i = 0; i < it.layers.size(); ++i)
-        nothings.push_back(nothing(it, watched_[it.first + i], length));
+    std::vector<mx::array> nothings(watched_.size(), mx::array(0.0f));
+    for (const auto& it : sites_) {
+      for (const auto i : it.watched)
+        nothings[i] = nothing(it.site, watched_[i], length);
+      for (const auto& readers : it.readers)
+        for (const auto& reader : readers)
+          nothings[reader.pattern] =
+              nothing(it.site, watched_[reader.pattern], length);
+    }
     return nothings;
   }
 
@@ -267,11 +301,11 @@ class Attributor {
         .steps = options_.steps,
         .clean_source = options_.direction == Direction::denoise,
         .report = [&](int step) {
-          report(index, step);
+          report(index, step / double(options_.steps));
         }}.compute();
     Parts parts;
     for (const auto& it : sites_)
-      for (size_t i = it.first; i < it.first + it.layers.size(); ++i)
+      for (const auto i : it.watched)
         parts.rows.push_back(
             contracted(it, found.gradients[i], found.differences[i], pair));
     mx::eval(parts.rows);
@@ -280,113 +314,62 @@ class Attributor {
     return parts;
   }
 
-  // All points of a Decoder's passes in as few passes as pay.
   Parts together(size_t index) const {
     const auto& pair = pairs_[index];
-    const auto& metric = metrics_[index];
-    const int length =
-        static_cast<int>(std::max(pair.run.size(), pair.source.size()));
-    const auto nothings = nothings_of(length);
-    const auto [source, line] = embedded(pair, length);
-    const int chunk = std::max(1, rows_that_pay / length);
-    const bool denoise = options_.direction == Direction::denoise;
-    std::optional<mx::array> reference;
-    std::vector<mx::array> gradients, differences;
-    Parts parts;
-    for (int done = 0; done < options_.steps; done += chunk) {
-      report(index, done);
-      const int lines = std::min(chunk, options_.steps - done);
-      const auto some = [&](const mx::array& x) {
-        return rows(x, done, done + lines);
-      };
-      Stream batch{some(line.x), each(line.carried, some)};
-      // The source runs along with the first.
-      const int first = done == 0 ? 1 : 0;
-      if (first)
-        batch = {
-            mx::concatenate({source.x, batch.x}, 0),
-            concatenate({source.carried, batch.carried}, 0)};
-      GradientTap tap(model_.sites().size(), watched_);
-      std::optional<mx::array> of_source;
-      auto [values, grads] = mx::vjp(
-          [&](const std::vector<mx::array>& added) {
-            tap.zeros = &added;
-            auto rows_in_pass = lengths(pair, lines);
-            if (!first)
-              rows_in_pass.lengths.erase(rows_in_pass.lengths.begin());
-            Stepper stepper(model_, &tap, rows_in_pass);
-            stepper.carried() = batch.carried;
-            auto x = batch.x;
-            for (int i = 0; i < decoder_->config().n_layers; ++i)
-              x = stepper.layer(i, x);
-            if (first && metric.needs_reference()) {
-              const int row = denoise ? 0 : 1;
-              const auto& ids = denoise ? pair.source : pair.run;
-              reference = mx::stop_gradient(logits_at_end(
-                  model_,
-                  rows(x, row, row + 1),
-                  static_cast<int>(ids.size()),
-                  metric));
-            }
-            if (first)
-              of_source = mx::stop_gradient(measured(
-                  model_, rows(x, 0, 1), pair.source, metric, reference));
-            return std::vector{measured(
-                model_,
-                rows(x, first, first + lines),
-                pair.run,
-                metric,
-                reference)};
-          },
-          nothings,
-          {mx::ones({lines})});
-      if (first)
-        for (const auto& value : tap.values)
-          differences.push_back(difference(value.value(), pair));
-      if (gradients.empty())
-        gradients = std::move(grads);
-      else
-        for (size_t i = 0; i < grads.size(); ++i)
-          gradients[i] = mx::add(gradients[i], grads[i]);
-      const bool last = done + lines == options_.steps;
-      if (last)
-        for (const auto& it : sites_)
-          for (size_t i = it.first; i < it.first + it.layers.size(); ++i)
-            parts.rows.push_back(
-                contracted(it, gradients[i], differences[i], pair));
-      auto wanted = last ? parts.rows : gradients;
-      if (first) {
-        wanted.push_back(values[0]);
-        wanted.push_back(*of_source);
-        if (!last)
-          wanted.insert(wanted.end(), differences.begin(), differences.end());
-        if (reference) wanted.push_back(*reference);
-      }
-      mx::eval(std::move(wanted));
-      if (first) {
-        parts.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
-        parts.source = pair.run == pair.source && pair.position_map.empty()
-                           ? parts.run
-                           : static_cast<double>(of_source->item<float>());
-      }
-    }
-    report(index, options_.steps);
-    return parts;
+    const auto zeros = nothings_of(
+        static_cast<int>(std::max(pair.run.size(), pair.source.size())));
+    auto found = JointGradients{
+        .model = model_,
+        .pair = pair,
+        .metric = metrics_[index],
+        .watched = watched_,
+        .zeros = zeros,
+        .seen = seen_,
+        .steps = options_.steps,
+        .clean_source = options_.direction == Direction::denoise,
+        .drop_from = gives_sizes(options_.method) ? lowest_
+                                                  : decoder_->config().n_layers,
+        .report = [&](double share) { report(index, share); },
+        .contract =
+            [&](const auto& gradients, const auto& values) {
+              return parts_of(gradients, values, pair);
+            }}.compute();
+    return {std::move(found.parts), found.run, found.source};
   }
 
-  void report(size_t pair, int steps) const {
+  std::vector<mx::array> parts_of(
+      const std::vector<mx::array>& gradients,
+      const JointGradients::Values& values,
+      const Pair& pair) const {
+    std::vector<mx::array> out;
+    for (const auto& it : sites_) {
+      for (const auto i : it.watched)
+        out.push_back(
+            contracted(it, gradients[i], values.differences[i], pair));
+      for (const auto& readers : it.readers) {
+        std::optional<mx::array> sum;
+        for (const auto& reader : readers) {
+          const auto& [q, other_q] = values.seen[reader.q];
+          const auto& [k, other_k] = values.seen[reader.k];
+          const auto& gradient = gradients[reader.pattern];
+          const auto& attention = *reader.attention;
+          const auto one = it.query
+                               ? query_fix(attention, {q, k}, other_q, gradient)
+                               : key_fix(attention, {q, k}, other_k, gradient);
+          sum = sum ? mx::add(*sum, one) : one;
+        }
+        out.push_back(finished(sum.value(), pair));
+      }
+    }
+    return out;
+  }
+
+  void report(size_t pair, double share) const {
     if (!options_.progress) return;
     options_.progress(
         "Attributing",
-        (static_cast<double>(pair) + steps / double(options_.steps)) /
+        (static_cast<double>(pair) + share) /
             static_cast<double>(pairs_.size()));
-  }
-
-  // The source's value less the run's, of rows 0 and 1 of a batch.
-  static mx::array difference(const mx::array& value, const Pair& pair) {
-    const auto run = mx::astype(rows(value, 1, 2), mx::float32);
-    const auto source = mx::astype(rows(value, 0, 1), mx::float32);
-    return mx::subtract(aligned(source, pair, run), run);
   }
 
   // How many leading positions have equal values in both runs: where the tokens
@@ -401,45 +384,70 @@ class Attributor {
     return pair.shared();
   }
 
-  // Gradient times difference as [pos, unit], of the run's own positions.
+  // Gradient times difference as [row, pos, unit], of the run's own positions.
   mx::array contracted(
       const Site& it,
       const mx::array& gradient,
       const mx::array& difference,
       const Pair& pair) const {
     auto x = mx::multiply(gradient, difference);
-    if (it.by_unit && it.site.heads == 0)
-      x = mx::squeeze(x, 0);
-    else
-      x = mx::squeeze(mx::sum(x, -1), 0);
-    if (it.site.layout == Layout::scores) x = mx::transpose(x);
-    if (x.ndim() == 1) x = mx::expand_dims(x, 1);
-    x = rows(x, 0, static_cast<int>(pair.run.size()));
+    if (!it.by_unit || it.site.heads > 0) x = mx::sum(x, -1);
+    if (it.site.layout == Layout::scores) x = mx::swapaxes(x, 1, 2);
+    if (x.ndim() == 2) x = mx::expand_dims(x, 2);
+    return finished(x, pair);
+  }
+
+  mx::array finished(mx::array x, const Pair& pair) const {
+    x = cut(x, 1, 0, static_cast<int>(pair.run.size()));
     // Where the two runs are one, nothing can differ; but of one product two
     // rows need not have the same bits.
     if (const int same = alike(pair); same > 0)
       x = mx::concatenate(
-          {mx::zeros({same, x.shape(1)}, x.dtype()), rows(x, same, x.shape(0))},
-          0);
+          {mx::zeros({x.shape(0), same, x.shape(2)}, x.dtype()),
+           cut(x, 1, same, x.shape(1))},
+          1);
     return mx::contiguous(
         mx::divide(x, mx::array(static_cast<float>(options_.steps))));
   }
 
+  // What a cell adds to the metric, or of GradDrop how much.
+  double score(
+      const Site& it,
+      size_t index,
+      const Pair& pair,
+      const std::vector<mx::array>& parts) const {
+    if (!gives_sizes(options_.method))
+      return cell(it, index, pair, parts, 0, -1);
+    // Below the lowest layer that is asked for nothing is between the nodes and
+    // the metric.
+    const int layers = decoder_->config().n_layers;
+    double sum = lowest_ * std::abs(cell(it, index, pair, parts, 0, -1));
+    for (int layer = lowest_; layer < layers; ++layer)
+      sum += std::abs(cell(
+          it, index, pair, parts, 1 + layer - lowest_, it.stream ? -1 : layer));
+    return sum / (it.stream ? layers : layers - 1);
+  }
+
+  // Of one row, without the nodes of one layer.
   static double cell(
       const Site& it,
       size_t index,
       const Pair& pair,
-      const std::vector<mx::array>& parts) {
+      const std::vector<mx::array>& parts,
+      int row,
+      int without) {
     double sum = 0;
     for (const auto& place : of_pair(it.grid.cells[index], pair))
       for (size_t i = 0; i < it.layers.size(); ++i) {
-        if (it.layers[i] < place.first_layer || it.layers[i] > place.last_layer)
+        if (it.layers[i] < place.first_layer ||
+            it.layers[i] > place.last_layer || it.layers[i] == without)
           continue;
         const auto& part = parts[it.first + i];
-        const int units = part.shape(1);
+        const int units = part.shape(2);
         const int from = std::max(place.unit, 0);
         const int to = place.unit < 0 ? units : place.unit + 1;
-        const auto* data = part.data<float>();
+        const auto* data = part.data<float>() +
+                           static_cast<ptrdiff_t>(row) * part.shape(1) * units;
         for (int p = place.from; p <= place.to; ++p)
           for (int u = from; u < to; ++u)
             sum += static_cast<double>(data[p * units + u]);
@@ -452,11 +460,18 @@ class Attributor {
   const AttributeOptions& options_;
   std::vector<Pair> pairs_;
   std::vector<Site> sites_;
-  std::vector<SiteId> watched_;
+  std::vector<SiteId> watched_, seen_;
+  size_t parts_ = 0;                              // of all sites
+  int lowest_ = std::numeric_limits<int>::max();  // layer of any site
   std::vector<Readout> metrics_;
 };
 
 }  // namespace
+
+bool gives_sizes(AttributionMethod method) {
+  return method == AttributionMethod::grad_drop ||
+         method == AttributionMethod::atp_star;
+}
 
 std::vector<float> Attribution::attributions() const {
   const float run =

@@ -39,9 +39,17 @@ double correlation(const std::vector<double>& a, const std::vector<double>& b) {
   return both / std::sqrt(of_a * of_b);  // 0 / 0: NaN
 }
 
+std::vector<float> sizes_of(const Sweep& sweep) {
+  auto out = sweep.delta();
+  for (auto& value : out)
+    value = std::abs(value);
+  return out;
+}
+
 }  // namespace
 
-Agreement compare(const Sweep& exact, const Sweep& approximate, size_t worst) {
+Agreement compare(
+    const Sweep& exact, const Sweep& approximate, size_t worst, bool sizes) {
   const auto same = [](const Sweep::Range& a, const Sweep::Range& b) {
     return a.axis == b.axis && a.values == b.values;
   };
@@ -54,17 +62,17 @@ Agreement compare(const Sweep& exact, const Sweep& approximate, size_t worst) {
         "over the same axes",
         exact.cells(),
         approximate.cells());
-  const std::vector<double> a(exact.metric.begin(), exact.metric.end());
-  const std::vector<double> b(
-      approximate.metric.begin(), approximate.metric.end());
+  const auto wanted = sizes ? sizes_of(exact) : exact.metric;
+  const auto given = sizes ? sizes_of(approximate) : approximate.metric;
+  const std::vector<double> a(wanted.begin(), wanted.end());
+  const std::vector<double> b(given.begin(), given.end());
   Agreement out{correlation(a, b), correlation(ranks(a), ranks(b)), {}};
   std::vector<size_t> order(a.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::ranges::stable_sort(
       order, std::greater<>(), [&](size_t i) { return std::abs(a[i] - b[i]); });
   for (size_t i = 0; i < std::min(worst, order.size()); ++i)
-    out.worst.push_back(
-        {order[i], exact.metric[order[i]], approximate.metric[order[i]]});
+    out.worst.push_back({order[i], wanted[order[i]], given[order[i]]});
   return out;
 }
 

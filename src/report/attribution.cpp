@@ -12,7 +12,13 @@ namespace mlxterp::report {
 namespace {
 
 std::string about(const AttributionReport& report, const std::string& sites) {
-  return "Estimated from gradients: " +
+  std::string how;
+  if (report.method != AttributionMethod::atp)
+    how = fmt::format(
+        " by {}{}",
+        spec::name(report.method),
+        gives_sizes(report.method) ? ", as sizes without a sign" : "");
+  return fmt::format("Estimated from gradients{}: ", how) +
          about_patching(
              report.metric, sites, report.sites.front().sweep, report.raw);
 }
@@ -49,12 +55,14 @@ AttributionReport attribution_report(
       {"model", style.model},
       {"task", style.task ? Value(*style.task) : Value(nullptr)},
       {"direction", std::string(spec::name(options.direction))},
+      {"method", std::string(spec::name(options.method))},
       {"edits", style.edits},
       {"raw", style.raw},
       {"steps", int64_t{options.steps}}};
   out.tokens = named(model, found.front().sweep.ids);
   out.prompts = pair_lines(model, options.clean, options.corrupt);
   out.metric = options.metric.name;
+  out.method = options.method;
   out.raw = style.raw;
   out.warnings = style.warnings;
   for (auto& sentence : run_warnings(
@@ -75,7 +83,7 @@ AttributionReport attribution_report(
 void add_exact(
     AttributionReport& report, size_t site, Sweep exact, double seconds) {
   auto& entry = report.sites.at(site);
-  entry.agreement = compare(exact, entry.sweep);
+  entry.agreement = compare(exact, entry.sweep, 5, gives_sizes(report.method));
   entry.exact_values = patching_values(exact, {.raw = report.raw});
   entry.exact = std::move(exact);
   entry.exact_seconds = seconds;

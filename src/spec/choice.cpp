@@ -88,6 +88,11 @@ constexpr Word<EdgeMethod> edge_methods[] = {
     {"clean-corrupted", EdgeMethod::clean_corrupted},
     {"exact", EdgeMethod::exact},
     {"ifr", EdgeMethod::ifr}};
+constexpr Word<AttributionMethod> attribution_methods[] = {
+    {"atp", AttributionMethod::atp},
+    {"qk-fix", AttributionMethod::qk_fix},
+    {"grad-drop", AttributionMethod::grad_drop},
+    {"atp-star", AttributionMethod::atp_star}};
 constexpr Word<LineRule> line_rules[] = {
     {"left", LineRule::left},
     {"mid", LineRule::mid},
@@ -164,12 +169,21 @@ EdgeMethod parse_edge_method(std::string_view text, std::string_view name) {
   return choose(text, name, edge_methods);
 }
 
+AttributionMethod parse_attribution_method(
+    std::string_view text, std::string_view name) {
+  return choose(text, name, attribution_methods);
+}
+
 LineRule parse_line_rule(std::string_view text, std::string_view name) {
   return choose(text, name, line_rules);
 }
 
 const char* name(EdgeMethod method) {
   return word_of(method, edge_methods);
+}
+
+const char* name(AttributionMethod method) {
+  return word_of(method, attribution_methods);
 }
 
 const char* name(LineRule rule) {

@@ -68,6 +68,56 @@ TEST_F(AttributionCli, AgreesWithTheExactSweepAndWritesFiles) {
   EXPECT_NE(read(page).find("Attribution patching"), std::string::npos);
 }
 
+TEST_F(AttributionCli, MethodsAreNamedAndTheirAgreement) {
+  const std::vector<std::string> nodes = {
+      "--site",
+      "q,k",
+      "--by",
+      "layer,pos,head",
+      "--layers",
+      "20..29",
+      "--positions",
+      "9..13"};
+  std::vector<double> signed_ones;
+  for (const std::string method : {"atp", "qk-fix"}) {
+    auto arguments = nodes;
+    arguments.insert(
+        arguments.end(), {"--method", method, "--exact", "--json"});
+    const auto outcome = run(with(arguments));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto out = json::parse(outcome.out);
+    EXPECT_EQ(out["method"], method);
+    signed_ones.push_back(out["sites"][1]["exact"]["pearson"].get<double>());
+  }
+  // Of keys the softmax matters most.
+  EXPECT_GT(signed_ones[1], signed_ones[0]);
+  EXPECT_GT(signed_ones[1], 0.95);
+  const auto page = folder / "page.html";
+  const auto sizes = run(with(
+      {"--site",
+       "k",
+       "--by",
+       "layer,head",
+       "--layers",
+       "26..29",
+       "--method",
+       "atp-star",
+       "--exact",
+       "--html",
+       page.string()}));
+  ASSERT_EQ(sizes.code, 0) << sizes.err;
+  EXPECT_NE(
+      sizes.out.find("agreement with the sizes of the exact sweep's changes"),
+      std::string::npos)
+      << sizes.out;
+  EXPECT_NE(
+      read(page).find("by atp-star, as sizes without a sign"),
+      std::string::npos);
+  const auto wrong = run(with({"--method", "atp*"}));
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_NE(wrong.err.find("atp-star"), std::string::npos) << wrong.err;
+}
+
 TEST_F(AttributionCli, ShowsAGridIn80Columns) {
   const auto outcome = run(with({"--layers", "28,29", "--compare-cost"}));
   ASSERT_EQ(outcome.code, 0) << outcome.err;

@@ -193,6 +193,8 @@ def runs(model, worded, family, folder):
                         "--receiver", "2.1.q", "--raw"]),
         ("attribute", ["attribute", model, *pair, *by_id, "--site",
                        "z,resid_pre", "--by", "layer,pos", "--exact"]),
+        ("attribute", ["attribute", model, *pair, *by_id, "--site", "q,z",
+                       "--by", "layer", "--method", "atp-star", "--exact"]),
         ("edges", ["edges", model, *pair, *by_id, "--compare-cost", "--sample", "0.3"]),
         ("edges", ["edges", model, *pair, *by_id, "--method", "exact"]),
         ("edges", ["edges", worded, "--clean", "a b c", "--method", "ifr"]),

@@ -124,6 +124,26 @@ def test_ablate_trace_paths_and_gradients(model):
     assert agreement.pearson > 0.8 and len(agreement.worst) == 5
 
 
+def test_attribution_by_the_whole_softmax_and_without_layers(model):
+    how = {"by": ("layer", "head"), "layers": [26, 29]}
+    exact = sweeps.patch(model, CLEAN, CORRUPT, MARY_JOHN, site="q", **how)
+    found = {
+        method: sweeps.attribute(
+            model, CLEAN, CORRUPT, MARY_JOHN, "q", method=method, **how
+        )["q"]
+        for method in ("atp", "qk-fix", "grad-drop", "atp-star")
+    }
+    assert all(guess.shape == (2, 9) for guess in found.values())
+    for method in ("grad-drop", "atp-star"):
+        assert mx.min(found[method].effect).item() >= 0
+        sizes = sweeps.compare(exact, found[method], sizes=True)
+        assert sizes.pearson > sweeps.compare(exact, found[method]).pearson
+    near = sweeps.compare(exact, found["qk-fix"]).pearson
+    assert near > max(0.9, sweeps.compare(exact, found["atp"]).pearson)
+    with pytest.raises(mlxterp.UsageError, match="qk-fix"):
+        sweeps.attribute(model, CLEAN, CORRUPT, MARY_JOHN, method="atp*")
+
+
 def test_logit_attribution_sums_to_the_logit(model):
     for unit in ("component", "head"):
         found = logits.logit_attribution(model, CLEAN, MARY_JOHN, unit)

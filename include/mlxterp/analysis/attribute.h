@@ -12,6 +12,22 @@
 
 namespace mlxterp {
 
+/** How a node (a cell of a site) is scored. */
+enum class AttributionMethod {
+  atp,  ///< Its difference times the gradient (Nanda, 2023).
+  /** Of queries and keys (q, k, rot_q, rot_k) the pattern is made again with
+   * the other run's and its change taken times the gradient at the pattern, a
+   * head's queries or one position's key at a time: a saturated softmax has no
+   * slope. Other sites as atp (Kramar, Lieberum, Shah and Nanda, 2024, 3.1). */
+  qk_fix,
+  /** The mean of absolute scores by gradients that leave out what one layer
+   * adds to the stream, each layer in turn but the node's own: effects of
+   * opposite signs that cancel still show. A size, without a sign (ibid., 3.2).
+   */
+  grad_drop,
+  atp_star,  ///< AtP*: both.
+};
+
 /** As PatchOptions, but of several sites. */
 struct AttributeOptions {
   Inputs clean, corrupt;
@@ -22,6 +38,7 @@ struct AttributeOptions {
   /** Any but rank, which has no gradient. */
   Metric metric = {};  ///< Must be given.
   Direction direction = Direction::denoise;
+  AttributionMethod method = AttributionMethod::atp;
   /** 1: the gradient of the patched run. n: the mean of n gradients, at k / n
    * (k = 0 .. n - 1) of the straight line from the patched run's embeddings to
    * the other one's. */
@@ -39,7 +56,9 @@ struct Attribution {
   std::string site;
   Sweep sweep;
 
-  /** What each cell adds to the run's metric, flat. */
+  /** What each cell adds to the run's metric, flat. Of grad_drop and atp_star
+   * its size, with the sign of the way from the run's metric to the source's.
+   */
   std::vector<float> attributions() const;
 };
 
@@ -57,8 +76,17 @@ struct Attribution {
  * One pass forward for both runs and one backward, whatever the number of
  * sites; with steps, of n + 1 rows. Products and sums in float32. Evaluates.
  *
+ * With a QK fix a cell of several positions or heads is the sum over each
+ * alone; a key that later layers read too counts in all of them. GradDrop takes
+ * a pass forward and backward more for each layer from the lowest one asked for
+ * on; a cell is added up before its absolute value is taken, of each pair by
+ * itself. A residual stream is no layer's own: the mean is over all of them.
+ *
  * Throws usage, unknown_name, out_of_range, before any long work; usage where
- * an attribution is not finite.
+ * an attribution is not finite. Of a QK fix also where prompts do not match
+ * position by position, where queries or keys are normalised across heads
+ * (rot_q and rot_k still are a head's own), where an edit stands between the
+ * scores and the pattern; of all but atp where the model runs elsewhere.
  */
 std::vector<Attribution> attribute(
     const InterpretableModel& model, const AttributeOptions& options);
@@ -75,9 +103,17 @@ struct Agreement {
   std::vector<Cell> worst;  ///< Largest difference first.
 };
 
-/** Of the patched runs' metric. Throws usage where the sweeps do not go over
- * the same cells. */
+/** Of the patched runs' metric, or of `sizes`: of how much it differs from that
+ * of the run that is patched, whichever way, which is what grad_drop and
+ * atp_star estimate. Throws usage where the sweeps do not go over the same
+ * cells. */
 Agreement compare(
-    const Sweep& exact, const Sweep& approximate, size_t worst = 5);
+    const Sweep& exact,
+    const Sweep& approximate,
+    size_t worst = 5,
+    bool sizes = false);
+
+/** Whether a method gives sizes without a sign. */
+bool gives_sizes(AttributionMethod method);
 
 }  // namespace mlxterp

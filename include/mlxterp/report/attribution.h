@@ -29,6 +29,7 @@ struct AttributionReport {
   std::vector<PromptLine> prompts = {};  ///< As in SweepReport.
   std::string metric = {};
   std::vector<SiteReport> sites = {};
+  AttributionMethod method = AttributionMethod::atp;
   bool raw = false;
   std::vector<std::string> warnings = {};  ///< As in SweepReport.
   std::optional<double> seconds = {}, forward_seconds = {};

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "mlxterp/analysis/ablate.h"
+#include "mlxterp/analysis/attribute.h"
 #include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/edges.h"
 #include "mlxterp/analysis/heads.h"
@@ -71,6 +72,10 @@ GgufLayers parse_gguf_layers(
 EdgeMethod parse_edge_method(
     std::string_view text, std::string_view name = "method");
 
+/** "atp", "qk-fix", "grad-drop" or "atp-star". */
+AttributionMethod parse_attribution_method(
+    std::string_view text, std::string_view name = "method");
+
 /** "left", "mid" or "right". */
 LineRule parse_line_rule(std::string_view text, std::string_view name = "rule");
 
@@ -83,6 +88,7 @@ const char* name(AblationOptions::Value value);
 const char* name(CollectOptions::Positions positions);
 const char* name(ProbeKind kind);
 const char* name(EdgeMethod method);
+const char* name(AttributionMethod method);
 const char* name(LineRule rule);
 
 }  // namespace mlxterp::spec

@@ -259,6 +259,7 @@ def attribute(
     direction: str = "denoise",
     steps: int = 1,
     *,
+    method: str = "atp",
     layers=None,
     positions=None,
     heads=None,
@@ -270,6 +271,10 @@ def attribute(
     first order, one pass forward and one back for all `sites`. `steps` > 1:
     gradients averaged along the line between the runs' embeddings (EAP-IG:
     Hanna et al., 2024). A sweep for each site; `delta` is the attribution.
+
+    `method`: "atp"; "qk-fix" (q, k, rot_q, rot_k through the whole softmax),
+    "grad-drop" (the mean size, without one layer after the other) or "atp-star"
+    (both; AtP*: Kramar et al., 2024). The last two give sizes without a sign.
     """
     inner, chosen = asked("attribute()", _core.AttributeOptions, locals())
     found = _core.attribute(inner, chosen)
@@ -287,6 +292,9 @@ class Agreement:
     worst: list[tuple[int, float, float]]
 
 
-def compare(exact: Sweep, approximate: Sweep, worst: int = 5) -> Agreement:
-    """Of two sweeps' metrics over the same cells; else UsageError."""
-    return Agreement(*_core.compare(exact._inner, approximate._inner, worst))
+def compare(
+    exact: Sweep, approximate: Sweep, worst: int = 5, *, sizes: bool = False
+) -> Agreement:
+    """Of two sweeps' metrics over the same cells; else UsageError. `sizes`: of
+    their `delta` without signs, as "grad-drop" and "atp-star" estimate it."""
+    return Agreement(*_core.compare(exact._inner, approximate._inner, worst, sizes))

@@ -1,0 +1,287 @@
+#include "analysis/joint_gradients.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "analysis/gradient_tap.h"
+#include "analysis/int_array.h"
+#include "analysis/measured.h"
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "trace/stepper.h"
+
+namespace mx = mlx::core;
+
+namespace mlxterp {
+
+namespace {
+
+// Rows of one pass beyond which a larger one is no faster.
+constexpr int rows_that_pay = 1024;
+
+// Rows [from, to) of the first axis.
+mx::array rows(const mx::array& x, int from, int to) {
+  auto first = mx::Shape(x.ndim(), 0), last = x.shape();
+  first[0] = from;
+  last[0] = to;
+  return mx::slice(x, first, last);
+}
+
+Stream rows(const Stream& all, int from, int to) {
+  const auto some = [&](const mx::array& x) { return rows(x, from, to); };
+  return {some(all.x), each(all.carried, some)};
+}
+
+// One behind the other, so often.
+Stream repeated(const Stream& all, int times) {
+  const std::vector<Carried> carried(static_cast<size_t>(times), all.carried);
+  return {
+      mx::concatenate(
+          std::vector<mx::array>(static_cast<size_t>(times), all.x), 0),
+      concatenate(carried, 0)};
+}
+
+// Of the source, then of so many points on the way to the run.
+PassRows lengths(const Pair& pair, int lines, bool with_source) {
+  PassRows out;
+  out.lengths.assign(
+      static_cast<size_t>(lines), static_cast<int>(pair.run.size()));
+  if (with_source)
+    out.lengths.insert(
+        out.lengths.begin(), static_cast<int>(pair.source.size()));
+  return out;
+}
+
+// The source's value less the run's, of rows 0 and 1 of a batch.
+mx::array difference(const mx::array& value, const Pair& pair) {
+  const auto run = mx::astype(rows(value, 1, 2), mx::float32);
+  const auto source = mx::astype(rows(value, 0, 1), mx::float32);
+  return mx::subtract(aligned(source, pair, run), run);
+}
+
+mx::array through_layers(
+    const InterpretableModel& model,
+    Observer& observer,
+    PassRows of_rows,
+    const Stream& batch) {
+  Stepper stepper(model, &observer, std::move(of_rows));
+  stepper.carried() = batch.carried;
+  auto x = batch.x;
+  for (int i = 0; i < model.decoder().config().n_layers; ++i)
+    x = stepper.layer(i, x);
+  return x;
+}
+
+// Keeps what layers write from being differentiated, in a row each.
+class DroppedLayers final : public Observer {
+ public:
+  DroppedLayers(const InterpretableModel& model, GradientTap& tap)
+      : sites_(model.sites()), tap_(tap) {}
+
+  // `dropped`: bool [row].
+  void drop(int layer, const mx::array& dropped) {
+    for (const auto* written : {"attn_out", "mlp_out", "ple_out"})
+      for (const auto site :
+           sites_.lookup(fmt::format("layers.{}.{}", layer, written)))
+        dropped_.insert_or_assign(site, mx::reshape(dropped, {-1, 1, 1}));
+  }
+
+  mx::array at(SiteId site, mx::array value) override {
+    value = tap_.at(site, std::move(value));
+    const auto found = dropped_.find(site);
+    if (found == dropped_.end()) return value;
+    return mx::where(found->second, mx::stop_gradient(value), value);
+  }
+  bool edits(SiteId site) const override {
+    return tap_.edits(site) || dropped_.contains(site);
+  }
+  void offer(SiteId, std::function<mx::array()>) override {}
+
+ private:
+  const SiteCatalog& sites_;
+  GradientTap& tap_;
+  std::map<SiteId, mx::array> dropped_;
+};
+
+}  // namespace
+
+int JointGradients::drops() const {
+  return model.decoder().config().n_layers - drop_from;
+}
+
+void JointGradients::tell(double rows) const {
+  if (report) report(rows / (double(steps) * (1 + drops())));
+}
+
+JointGradients::Result JointGradients::compute() const {
+  const auto line =
+      embedded(static_cast<int>(std::max(pair.run.size(), pair.source.size())));
+  auto out = whole(line);
+  if (drops() > 0) add_dropped(line, out);
+  tell(double(steps) * (1 + drops()));
+  return out.result;
+}
+
+// What enters layer 0: [1, pos, d_model] of the source, and of the run and of
+// the points on the way to it, [step, pos, d_model].
+// So goes what travels beside it.
+JointGradients::Line JointGradients::embedded(int length) const {
+  std::vector<int> ids(static_cast<size_t>(2 * length));
+  std::ranges::copy(pair.source, ids.begin());
+  std::ranges::copy(pair.run, ids.begin() + length);
+  Stepper stepper(model, nullptr, lengths(pair, 1, true));
+  const auto x = stepper.embed(mx::reshape(int_array(ids), {2, length}));
+  const Stream both{x, stepper.carried()};
+  auto source = rows(both, 0, 1), run = rows(both, 1, 2);
+  if (steps == 1) return {source, run};
+  std::vector<float> shares;
+  for (int k = 0; k < steps; ++k)
+    shares.push_back(static_cast<float>(k) / static_cast<float>(steps));
+  const mx::array share(shares.data(), {steps, 1, 1});
+  const auto between = [&](const mx::array& from, const mx::array& to) {
+    auto by = mx::astype(share, from.dtype());
+    while (by.ndim() < from.ndim())
+      by = mx::expand_dims(by, -1);
+    const auto way = mx::subtract(aligned(to, pair, from), from);
+    return mx::add(from, mx::multiply(by, way));
+  };
+  Stream points{between(run.x, source.x)};
+  for (const auto& [name, value] : run.carried)
+    points.carried.emplace(name, between(value, source.carried.at(name)));
+  return {source, points};
+}
+
+JointGradients::Whole JointGradients::whole(const Line& line) const {
+  const int chunk = std::max(1, rows_that_pay / line.source.x.shape(1));
+  Whole out;
+  auto& [result, kept, reference] = out;
+  std::vector<mx::array> gradients;
+  for (int done = 0; done < steps; done += chunk) {
+    tell(done);
+    const int lines = std::min(chunk, steps - done);
+    auto batch = rows(line.points, done, done + lines);
+    // The source runs along with the first.
+    const int first = done == 0 ? 1 : 0;
+    if (first)
+      batch = {
+          mx::concatenate({line.source.x, batch.x}, 0),
+          concatenate({line.source.carried, batch.carried}, 0)};
+    GradientTap tap(
+        model.sites().size(), watched, first ? seen : std::vector<SiteId>{});
+    std::optional<mx::array> of_source;
+    auto [values, grads] = mx::vjp(
+        [&](const std::vector<mx::array>& added) {
+          tap.zeros = &added;
+          const auto x = through_layers(
+              model, tap, lengths(pair, lines, first == 1), batch);
+          if (first && metric.needs_reference()) {
+            const int row = clean_source ? 0 : 1;
+            const auto& ids = clean_source ? pair.source : pair.run;
+            reference = mx::stop_gradient(logits_at_end(
+                model,
+                rows(x, row, row + 1),
+                static_cast<int>(ids.size()),
+                metric));
+          }
+          if (first)
+            of_source = mx::stop_gradient(
+                measured(model, rows(x, 0, 1), pair.source, metric, reference));
+          return std::vector{measured(
+              model,
+              rows(x, first, first + lines),
+              pair.run,
+              metric,
+              reference)};
+        },
+        zeros,
+        {mx::ones({lines})});
+    for (size_t i = 0; first && i < watched.size(); ++i)
+      kept.differences.push_back(difference(tap.values[i].value(), pair));
+    for (size_t i = 0; first && i < seen.size(); ++i) {
+      const auto& value = tap.seen_values[i].value();
+      kept.seen.emplace_back(rows(value, 1, 2), rows(value, 0, 1));
+    }
+    for (size_t i = 0; i < gradients.size(); ++i)
+      grads[i] = mx::add(gradients[i], grads[i]);
+    gradients = std::move(grads);
+    const bool last = done + lines == steps;
+    if (last) result.parts = contract(gradients, kept);
+    auto wanted = last ? result.parts : gradients;
+    if (first) {
+      wanted.push_back(values[0]);
+      wanted.push_back(*of_source);
+      if (reference) wanted.push_back(*reference);
+    }
+    if (first && (!last || drops() > 0)) {
+      const auto& all = kept.differences;
+      wanted.insert(wanted.end(), all.begin(), all.end());
+      for (const auto& [run, source] : kept.seen)
+        wanted.insert(wanted.end(), {run, source});
+    }
+    mx::eval(std::move(wanted));
+    if (first) {
+      result.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
+      result.source = pair.run == pair.source && pair.position_map.empty()
+                          ? result.run
+                          : static_cast<double>(of_source->item<float>());
+    }
+  }
+  return out;
+}
+
+void JointGradients::add_dropped(const Line& line, Whole& out) const {
+  const int chunk = std::max(1, rows_that_pay / line.source.x.shape(1));
+  const int lines_at_once = std::min(chunk, steps);
+  const int layers_at_once = std::max(1, chunk / lines_at_once);
+  auto& parts = out.result.parts;
+  int told = steps;
+  for (int from = 0; from < drops(); from += layers_at_once) {
+    const int layers = std::min(layers_at_once, drops() - from);
+    std::vector<mx::array> zeros_of_each, sums;
+    for (const auto& zero : zeros)
+      zeros_of_each.push_back(mx::repeat(zero, layers, 0));
+    for (int done = 0; done < steps; done += lines_at_once) {
+      tell(told);
+      const int lines = std::min(lines_at_once, steps - done);
+      told += layers * lines;
+      const auto batch =
+          repeated(rows(line.points, done, done + lines), layers);
+      GradientTap tap(model.sites().size(), watched);
+      DroppedLayers observer(model, tap);
+      const auto layer_of_row = mx::repeat(mx::arange(layers), lines, 0);
+      for (int i = 0; i < layers; ++i)
+        observer.drop(
+            drop_from + from + i, mx::equal(layer_of_row, mx::array(i)));
+      auto grads = mx::vjp(
+                       [&](const std::vector<mx::array>& added) {
+                         std::vector<mx::array> of_rows;
+                         for (const auto& zero : added)
+                           of_rows.push_back(mx::repeat(zero, lines, 0));
+                         tap.zeros = &of_rows;
+                         const auto x = through_layers(
+                             model,
+                             observer,
+                             lengths(pair, layers * lines, false),
+                             batch);
+                         return std::vector{measured(
+                             model, x, pair.run, metric, out.reference)};
+                       },
+                       zeros_of_each,
+                       {mx::ones({layers * lines})})
+                       .second;
+      for (size_t i = 0; i < sums.size(); ++i)
+        grads[i] = mx::add(grads[i], sums[i]);
+      sums = std::move(grads);
+      mx::eval(sums);
+    }
+    const auto more = contract(sums, out.values);
+    for (size_t i = 0; i < parts.size(); ++i)
+      parts[i] = mx::concatenate({parts[i], more[i]}, 0);
+    mx::eval(parts);
+  }
+}
+
+}  // namespace mlxterp
