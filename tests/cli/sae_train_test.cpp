@@ -1,5 +1,6 @@
 // `mlxterp sae train`: killed, interrupted, without room, with other settings.
 
+#include <fmt/format.h>
 #include <signal.h>
 
 #include <chrono>
@@ -8,7 +9,10 @@
 #include <random>
 #include <thread>
 
+#include "mlxterp/sae/attach.h"
 #include "mlxterp/sae/load.h"
+#include "mlxterp/sae/set.h"
+#include "mlxterp/trace/model.h"
 #include "tests/cli/program.h"
 #include "tests/cli/worded_checkpoint.h"
 
@@ -70,6 +74,13 @@ class SaeTrain : public test::Program {
             "0.02", "--resume", "-o",   to.string()};
   }
 
+  Words across_layers(const fs::path& to, const std::string& recipe) const {
+    return {"sae",  "train",        model,  "--text",     text, "--layers",
+            "0..2", "--k",          "8",    "--features", "32", "--batch",
+            "64",   "--tokens",     "1024", "--length",   "16", "--recipe",
+            recipe, "--checkpoint", "0.02", "--resume",   "-o", to.string()};
+  }
+
   static std::map<std::string, std::string> files(const fs::path& at) {
     std::map<std::string, std::string> out;
     for (const auto& entry : fs::recursive_directory_iterator(at))
@@ -91,8 +102,8 @@ class SaeTrain : public test::Program {
     const auto took =
         std::chrono::duration<double>(Clock::now() - begin).count();
     const auto expected = files(whole);
-    ASSERT_TRUE(expected.contains("sae_weights.safetensors"));
-    ASSERT_TRUE(expected.contains("cfg.json"));
+    const bool one = expected.contains("sae_weights.safetensors");
+    ASSERT_TRUE(expected.contains(one ? "cfg.json" : "config.yaml"));
     std::mt19937 random(7);
     int killed = 0, midway = 0, stores = 0;
     while (killed < kills || stores == 0) {
@@ -118,8 +129,10 @@ class SaeTrain : public test::Program {
         const bool state = fs::exists(to / "trainer_state.safetensors");
         midway += state;
         // A checkpoint is an SAE.
-        if (state) {
+        if (state && one) {
           EXPECT_EQ(load_sae(to.string()).d_sae(), 64);
+        } else if (state) {
+          EXPECT_EQ(SaeSet::open(to.string()).layer(1).d_sae(), 32);
         }
       }
       EXPECT_EQ(run(words).code, 0);
@@ -163,6 +176,81 @@ TEST_F(SaeTrain, AResumedRunAddsUpByAsManyThreads) {
 TEST_F(SaeTrain, KilledWhileReadingATextGoesOnToTheSameBytes) {
   const auto whole = folder / "whole", to = folder / "killed";
   kill_often(from_text(whole), from_text(to), whole, to, 8);
+}
+
+TEST_F(SaeTrain, ACrossLayerTranscoderGoesOnToTheSameBytes) {
+  for (const char* recipe : {"jump_relu", "batch_topk"}) {
+    const auto whole = folder / "whole", to = folder / "killed";
+    fs::remove_all(whole);
+    kill_often(
+        across_layers(whole, recipe), across_layers(to, recipe), whole, to, 4);
+  }
+}
+
+TEST_F(SaeTrain, ACrossLayerTranscoderIsReadAndAttached) {
+  const auto to = folder / "clt";
+  auto words = across_layers(to, "jump_relu");
+  words[14] = "6400";
+  words[20] = "30";
+  words = with(words, {"--rate", "0.005", "--sparsity", "0.2"});
+  const auto outcome = run(with(words, {"--json"}));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = nlohmann::json::parse(outcome.out);
+  EXPECT_EQ(json["layers"], nlohmann::json({0, 1, 2}));
+  EXPECT_EQ(json["site"], "resid_mid");
+  EXPECT_EQ(json["site_out"], "mlp_out");
+  EXPECT_EQ(json["steps"], 100);
+  ASSERT_EQ(json["trained"]["layers"].size(), 3u);
+  EXPECT_GT(json["trained"]["explained_variance"], 0.3);
+  double l0 = 0;
+  for (const auto& layer : json["trained"]["layers"])
+    l0 += layer["l0"].get<double>();
+  EXPECT_NEAR(json["trained"]["l0"].get<double>(), l0, 1e-6 * l0);
+  const auto info = run({"sae", "info", to.string(), "--json"});
+  ASSERT_EQ(info.code, 0) << info.err;
+  EXPECT_NE(info.out.find("cross_layer"), std::string::npos);
+  // From the files, what the trainer measured.
+  const auto model_here = InterpretableModel::load(model);
+  const auto set = SaeSet::open(to.string());
+  ASSERT_EQ(set.layers(), 3);
+  for (int layer = 0; layer < 3; ++layer) {
+    const auto sae = set.layer(layer);
+    EXPECT_EQ(sae.targets(), 3 - layer);
+    const auto site = fmt::format("layers.{}.resid_mid", layer);
+    EXPECT_EQ(sae.source.site_in, site);
+    const auto attached = attach_sae(model_here, sae);
+    EXPECT_NO_THROW((void)attached.sites().find(site + ".sae.acts"));
+  }
+  const auto again = run(words);
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.out.find("layers 0 to 2"), std::string::npos) << again.out;
+}
+
+TEST_F(SaeTrain, ACrossLayerTranscoderRefusesWhatCannotBe) {
+  const auto to = folder / "clt";
+  const auto refused = [&](const Words& more, const std::string& what) {
+    auto words = across_layers(to, "jump_relu");
+    words.erase(words.begin() + 5, words.begin() + 7);
+    const auto outcome = run(with(words, more));
+    EXPECT_EQ(outcome.code, 2) << what << outcome.err;
+    EXPECT_NE(outcome.err.find(what), std::string::npos) << outcome.err;
+    EXPECT_FALSE(fs::exists(to));
+  };
+  refused({"--layers", "0"}, "give two or more");
+  refused({"--layers", "1..2"}, "give two or more, 0, 1, 2");
+  refused({"--layers", "0..99"}, "layers.");
+  refused(
+      {"--layers", "0..2", "--site", "layers.1.resid_mid"},
+      "no site within a layer");
+  refused({"--layers", "0..2", "--site", "nowhere"}, "layers.0.nowhere");
+  refused({"--layers", "0..2", "--layer", "1"}, "give one of the two");
+  refused({"--layers", "0..2", "--preset", "saelens"}, "CLT-Forge");
+  refused({"--layers", "0..2", "--skip"}, "has no skip");
+  refused({"--layers", "0..2", "--baseline"}, "a cross-layer transcoder");
+  auto words = across_layers(to, "topk");
+  const auto outcome = run(words);
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.err.find("not by topk"), std::string::npos) << outcome.err;
 }
 
 TEST_F(SaeTrain, SaysWhatItDid) {

@@ -93,7 +93,8 @@ struct SaeTrainOptions {
   double target_l0 = 32;
   double bandwidth = 0.05, threshold = 0.01;  ///< jump_relu: of its gradients,
                                               ///< and at the beginning.
-  /** jump_relu: of sum ReLU(threshold - pre) |W_dec,i| over dead features. */
+  /** jump_relu: of sum ReLU(threshold - pre) |W_dec,i| over dead features;
+   * across layers over all. */
   double pre_act = 3e-6;
 
   SaeLossScale loss = SaeLossScale::rows;
@@ -113,6 +114,9 @@ struct SaeTrainOptions {
 
   bool transcoder = false;  ///< Predicts another value than it reads.
   bool skip = false;        ///< ... with x W_skip, which begins as 0.
+  /** Of a transcoder across so many layers (CltTrainer), whose `features` are
+   * of each; 0: it is none. */
+  int layers = 0;
 
   int batch_size = 2048;  ///< Rows of a step.
   int64_t tokens = 0;     ///< Rows in all; they decide how rates decay.
@@ -133,6 +137,11 @@ struct SaeTrainOptions {
  * steps are smaller and rates higher. Throws usage. */
 SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe);
 std::span<const std::string_view> sae_presets();
+
+/** Of a transcoder across `layers` layers, by jump_relu or batch_topk: losses
+ * and rates of CLT-Forge (dcf4cc8, as it trains gpt2), with the data's mean in
+ * b_dec and steps of 512 rows. Throws usage for another recipe. */
+SaeTrainOptions clt_preset(SaeRecipe recipe, int layers);
 
 /** Throws usage, with the values, for what cannot be trained; `d_in` and
  * `d_out` are the widths of what is read and predicted. Gives back the options
@@ -199,8 +208,6 @@ class SaeTrainer {
   void restore(const Tensors& state);
 
  private:
-  double rate() const;
-  double sparsity() const;
   std::vector<int> dead() const;
   void move(Tensors gradients);
 

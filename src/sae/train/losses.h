@@ -49,6 +49,26 @@ struct Slopes {
 
 Slopes slopes_of(const Problem& problem);
 
+/** What the loss of a transcoder across layers depends on. */
+struct CltProblem {
+  const SaeTrainOptions& options;
+  const Tensors& p;       ///< The parameters, as CltTrainer has them.
+  mlx::core::array x, y;  ///< float32 [rows, layers, d], scaled.
+  double sparsity = 0;    ///< The coefficient now.
+  Engine engine = Engine::loops;
+
+  int rows() const { return x.shape(0); }
+  int layers() const { return x.shape(1); }
+  int d_out() const { return y.shape(2); }
+  int features() const { return p.at("W_enc_0").shape(0); }
+  /** "W_enc" of a layer. */
+  const mlx::core::array& of(const char* name, int layer) const;
+};
+
+/** Errors, variance and the active features of a row are sums over layers;
+ * `fired` is [layers * features], layer 0's first. */
+Slopes slopes_of(const CltProblem& problem);
+
 /** Of topk, batch_topk and matryoshka; of the others. */
 Slopes sparse_slopes(const Problem& problem);
 Slopes dense_slopes(const Problem& problem);

@@ -110,6 +110,47 @@ void check_widths(SaeTrainOptions& o) {
   if (o.widths.back() != o.features) o.widths.push_back(o.features);
 }
 
+void check_layers(const SaeTrainOptions& o, int d_in, int d_out) {
+  if (o.layers < 2 || o.layers > limits::layers)
+    fail(
+        ErrorKind::usage,
+        "[{}] a cross-layer transcoder of {} layers; give 2 to {}: of one, "
+        "train a transcoder",
+        who,
+        o.layers,
+        limits::layers);
+  if (o.recipe != SaeRecipe::jump_relu && o.recipe != SaeRecipe::batch_topk)
+    fail(
+        ErrorKind::usage,
+        "[{}] a cross-layer transcoder is trained by jump_relu or batch_topk, "
+        "which circuit-tracer's files hold as thresholds; not by {}",
+        who,
+        name_of(o.recipe));
+  if (!o.transcoder || o.skip || o.penalty != SaePenalty::tanh ||
+      o.loss != SaeLossScale::rows || o.unit_decoder)
+    fail(
+        ErrorKind::usage,
+        "[{}] a cross-layer transcoder has no skip, the penalty tanh and the "
+        "loss of rows, as clt_preset has it",
+        who);
+  const auto n = static_cast<uint64_t>(o.layers);
+  const auto features = static_cast<uint64_t>(o.features);
+  const auto most = std::max(
+      {n * static_cast<uint64_t>(std::max(d_in, d_out)),
+       n * static_cast<uint64_t>(std::max(o.batch_size, 1))});
+  if (features * most > limits::dim)
+    fail(
+        ErrorKind::usage,
+        "[{}] {} features of {} layers, {} numbers, batches of {}; give at "
+        "most {} features",
+        who,
+        o.features,
+        o.layers,
+        std::max(d_in, d_out),
+        o.batch_size,
+        limits::dim / most);
+}
+
 }  // namespace
 
 std::string_view name_of(SaeRecipe recipe) {
@@ -214,6 +255,25 @@ SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe) {
   return o;
 }
 
+SaeTrainOptions clt_preset(SaeRecipe recipe, int layers) {
+  SaeTrainOptions o;
+  o.recipe = recipe;
+  o.layers = layers;
+  o.transcoder = true;
+  o.subtract_b_dec = false;
+  o.scale = SaeInputScale::root_d;
+  o.aux = SaeAuxLoss::none;
+  o.mean_bias = true;
+  o.sparsity = 2;
+  o.sparsity_warm_up = 0.7;
+  o.bandwidth = 1;
+  o.threshold = 0.03;
+  o.pre_act = 1e-5;
+  o.clip = 1;
+  o.batch_size = 512;
+  return o;
+}
+
 SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   constexpr double many = 1e9;
   if (o.features == 0 && o.expansion > 0 &&
@@ -230,14 +290,16 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
         o.expansion,
         d_in,
         limits::dim / static_cast<uint64_t>(d_in));
-  if (chooses_k(o.recipe) && (o.k < 1 || o.k > o.features))
+  if (o.layers != 0) check_layers(o, d_in, d_out);
+  const int choice = o.features * std::max(o.layers, 1);
+  if (chooses_k(o.recipe) && (o.k < 1 || o.k > choice))
     fail(
         ErrorKind::usage,
         "[{}] k is {} of {} features; give 1 to {}",
         who,
         o.k,
-        o.features,
-        o.features);
+        choice,
+        choice);
   if (o.recipe == SaeRecipe::matryoshka) check_widths(o);
   if (o.batch_size < 1 || o.batch_size > 1 << 20 || o.tokens < 0 ||
       o.dead_after < 0 || o.aux_k < 0)
@@ -255,12 +317,12 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   if (o.dead_after == 0)
     o.dead_after = std::clamp(o.tokens / parts, least_rows, most_rows);
   if (o.aux_k == 0) o.aux_k = std::max(1, d_in / 2);
-  if (!chooses_k(o.recipe)) o.aux = SaeAuxLoss::none;
+  if (!chooses_k(o.recipe) || o.layers > 0) o.aux = SaeAuxLoss::none;
   check_number("sparsity", o.sparsity, 0, many, false);
   check_number("tanh_scale", o.tanh_scale, 0, many, true);
   check_number("target_l0", o.target_l0, 0, many, true);
   check_number("bandwidth", o.bandwidth, 0, many, true);
-  check_number("threshold", o.threshold, 0, many, false);
+  check_number("threshold", o.threshold, 0, many, /*above=*/o.layers > 0);
   check_number("pre_act", o.pre_act, 0, many, false);
   check_number("aux_weight", o.aux_weight, 0, many, false);
   check_number("decoder_norm", o.decoder_norm, 0, many, true);

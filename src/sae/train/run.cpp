@@ -1,8 +1,11 @@
 // A training from beginning to end.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <functional>
+#include <memory>
 
 #include "analysis/row_sites.h"
 #include "core/fail.h"
@@ -10,12 +13,11 @@
 #include "io/json.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/blas.h"
-#include "mlxterp/sae/load.h"
 #include "mlxterp/sae/train_run.h"
 #include "sae/hooks.h"
 #include "sae/train/rows.h"
+#include "sae/train/trainee.h"
 #include "sae/train/training_folder.h"
-#include "trace/lens_names.h"
 
 namespace fs = std::filesystem;
 namespace mx = mlx::core;
@@ -28,48 +30,36 @@ namespace {
 
 constexpr const char* who = "train_sae";
 constexpr const char* baseline_prefix = "baseline.";
-constexpr int chunk_rows = 1024;
-
-// TransformerLens' name of a site, as other tools write it; else the site's
-// own.
-std::string hook_of(const std::string& site) {
-  const auto hook = to_lens(site);
-  return hook.empty() ? site : hook;
-}
-
-SaeTrained trained_on(const Sae& sae, const Rows& rows) {
-  SaeFitter fitter;
-  auto fired = mx::zeros({sae.d_sae()}, mx::bool_);
-  for (int begin = 0; begin < rows.size(); begin += chunk_rows) {
-    const auto part =
-        part_of(rows, begin, std::min(rows.size(), begin + chunk_rows));
-    const auto acts = encode(sae, part.x);
-    fitter.add(part.y.value_or(part.x), decode(sae, acts, part.x), acts);
-    fired =
-        mx::logical_or(fired, mx::any(mx::not_equal(acts, mx::array(0.0f)), 0));
-    fired.eval();
-  }
-  auto share = mx::mean(mx::astype(fired, mx::float32));
-  return {
-      .fit = fitter.fit(),
-      .dead_share = 1 - static_cast<double>(share.item<float>())};
-}
 
 Json to_json(const SaeTrained& it) {
-  return {
+  Json out = {
       {"rows", it.fit.rows},
       {"explained_variance", it.fit.explained_variance},
       {"l0", it.fit.l0},
       {"dead_share", it.dead_share}};
+  for (const auto& fit : it.layers)
+    out["layers"].push_back(
+        {{"explained_variance", fit.explained_variance}, {"l0", fit.l0}});
+  return out;
+}
+
+SaeFit fit_of(const nlohmann::json& json, size_t rows) {
+  SaeFit out;
+  out.rows = rows;
+  out.explained_variance = number_in(json, "explained_variance");
+  out.fvu = 1 - out.explained_variance;
+  out.l0 = number_in(json, "l0");
+  return out;
 }
 
 SaeTrained trained_of(const nlohmann::json& json) {
   SaeTrained out;
-  out.fit.rows = static_cast<size_t>(count_in(json, "rows"));
-  out.fit.explained_variance = number_in(json, "explained_variance");
-  out.fit.fvu = 1 - out.fit.explained_variance;
-  out.fit.l0 = number_in(json, "l0");
+  const auto rows = static_cast<size_t>(count_in(json, "rows"));
+  out.fit = fit_of(json, rows);
   out.dead_share = number_in(json, "dead_share");
+  if (json.contains("layers"))
+    for (const auto& layer : json["layers"])
+      out.layers.push_back(fit_of(layer, rows));
   return out;
 }
 
@@ -85,6 +75,7 @@ class Training {
     settings_["model"] = options.model;
     settings_["site"] = options.site;
     settings_["site_out"] = options.site_out;
+    if (!options.layers.empty()) settings_["layers"] = options.layers;
     settings_["d_in"] = source.d_in();
     settings_["d_out"] = source.d_out();
     settings_["rows"] = source.facts();
@@ -135,13 +126,15 @@ class Training {
     const auto at = Clock::now();
     const auto first = [&]() -> Rows {
       if (!found) return source_.sample();
-      Rows out{mx::ones({1, source_.d_in()}, mx::float32)};
-      if (train_.transcoder) out.y = mx::ones({1, source_.d_out()});
+      const int layers = std::max(train_.layers, 1);
+      Rows out{mx::ones({1, layers * source_.d_in()}, mx::float32)};
+      if (train_.transcoder) out.y = mx::ones({1, layers * source_.d_out()});
       return out;
     }();
     model_seconds_ += seconds_since(at);
-    trainer_.emplace(train_, first.x, first.y);
-    if (options_.baseline) baseline_.emplace(of_baseline(), first.x);
+    trainer_ = trainee_of(train_, options_, first);
+    if (options_.baseline)
+      baseline_ = trainee_of(of_baseline(), options_, first);
     if (!found) return;
     trainer_->restore(found->tensors);
     if (baseline_) {
@@ -167,8 +160,8 @@ class Training {
     const auto begin = Clock::now();
     const auto rows = source_.next();
     model_seconds_ += seconds_since(begin);
-    last_ = trainer_->step(rows.x, rows.y);
-    if (baseline_) baseline_->step(rows.x);
+    last_ = trainer_->step(rows);
+    if (baseline_) baseline_->step(rows);
     if (options_.on_step) options_.on_step(trainer_->steps() - 1, *last_);
     tell(fmt::format(
         "Loss {:.4g}, EV {:.3f}, L0 {:.4g}, dead {:.1f} %, {:.0f} tokens/s",
@@ -195,29 +188,18 @@ class Training {
               static_cast<double>(train_.steps()));
   }
 
-  Sae sae_of(const SaeTrainer& trainer) const {
-    auto out = trainer.sae();
-    out.source = {
-        .format = "saelens",
-        .model = options_.model,
-        .hook_in = hook_of(options_.site),
-        .hook_out = hook_of(
-            options_.site_out.empty() ? options_.site : options_.site_out),
-        .site_in = options_.site,
-        .site_out =
-            options_.site_out.empty() ? options_.site : options_.site_out,
-        .layer = layer_of_site(options_.site)};
-    return out;
+  static std::function<void(const fs::path&)> writer_of(
+      const Trainee& it, const std::optional<SaeTrained>& trained) {
+    const auto l0 = trained ? std::optional(trained->fit.l0) : std::nullopt;
+    return
+        [l0, what = &it](const fs::path& folder) { what->write(folder, l0); };
   }
 
   void save() {
     auto state = trainer_->state();
-    auto sae = sae_of(*trainer_);
-    if (trained_) sae.source.l0 = trained_->fit.l0;
-    std::optional<Sae> other;
+    std::function<void(const fs::path&)> write_baseline;
     if (baseline_) {
-      other = sae_of(*baseline_);
-      if (of_baseline_) other->source.l0 = of_baseline_->fit.l0;
+      write_baseline = writer_of(*baseline_, of_baseline_);
       for (const auto& [name, value] : baseline_->state())
         state.insert_or_assign(baseline_prefix + name, value);
     }
@@ -227,15 +209,20 @@ class Training {
     progress["threads"] = blas_threads();
     if (trained_) progress["trained"] = to_json(*trained_);
     if (of_baseline_) progress["baseline"] = to_json(*of_baseline_);
-    folder_.save(sae, other, state, settings_, progress);
+    folder_.save(
+        writer_of(*trainer_, trained_),
+        write_baseline,
+        state,
+        settings_,
+        progress);
     saved_ = Clock::now();
   }
 
   void finish() {
     tell("Measuring what was trained");
     const auto rows = source_.sample();
-    trained_ = trained_on(sae_of(*trainer_), rows);
-    if (baseline_) of_baseline_ = trained_on(sae_of(*baseline_), rows);
+    trained_ = trainer_->measured(rows);
+    if (baseline_) of_baseline_ = baseline_->measured(rows);
     complete_ = true;
     save();
   }
@@ -252,6 +239,7 @@ class Training {
     out.options = train_;
     out.site = options_.site;
     out.site_out = options_.site_out;
+    out.layers = options_.layers;
     out.last = last_;
     out.trained = trained_;
     out.baseline = of_baseline_;
@@ -267,7 +255,7 @@ class Training {
   TrainingFolder folder_;
   SaeTrainOptions train_;
   Json settings_;
-  std::optional<SaeTrainer> trainer_, baseline_;
+  std::unique_ptr<Trainee> trainer_, baseline_;
   std::optional<SaeStep> last_;
   std::optional<SaeTrained> trained_, of_baseline_;
   bool complete_ = false;
@@ -275,6 +263,32 @@ class Training {
   double model_seconds_ = 0;
   Clock::time_point begin_ = Clock::now(), saved_ = begin_;
 };
+
+// The layers and sites of a transcoder across layers.
+void fill_layers(SaeRunOptions& options) {
+  auto& layers = options.layers;
+  options.train.layers = static_cast<int>(layers.size());
+  if (layers.empty()) return;
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (layers[i] != static_cast<int>(i) || layers.size() < 2)
+      fail(
+          ErrorKind::usage,
+          "[{}] the layers {} of a cross-layer transcoder; give two or more, "
+          "0, 1, 2 and so on, as circuit-tracer's files number them: of one "
+          "layer train a transcoder",
+          who,
+          fmt::join(layers, ", "));
+  if (options.site.empty()) options.site = "resid_mid";
+  if (options.site_out.empty()) options.site_out = "mlp_out";
+  for (const auto& site : {options.site, options.site_out})
+    if (site.find_first_of("*{,") != site.npos || layer_of_site(site) >= 0)
+      fail(
+          ErrorKind::usage,
+          "[{}] '{}' is no site within a layer; a cross-layer transcoder has "
+          "the same of each, such as resid_mid, ln2.output and mlp_out",
+          who,
+          printable(site));
+}
 
 void check(const SaeRunOptions& options) {
   const auto& train = options.train;
@@ -287,7 +301,7 @@ void check(const SaeRunOptions& options) {
             ? "a transcoder needs the site that it predicts"
             : "a site to predict is given, and this is no transcoder; ask for "
               "one, or leave the site out");
-  if (train.transcoder && train.recipe == SaeRecipe::topk)
+  if (train.transcoder && train.layers == 0 && train.recipe == SaeRecipe::topk)
     fail(
         ErrorKind::usage,
         "[{}] no tool reads a transcoder of topk from SAELens' files; train "
@@ -298,7 +312,9 @@ void check(const SaeRunOptions& options) {
         ErrorKind::usage,
         "[{}] the baseline is a topk SAE; what is trained is {}",
         who,
-        train.transcoder ? "a transcoder" : "one itself");
+        train.layers > 0   ? "a cross-layer transcoder"
+        : train.transcoder ? "a transcoder"
+                           : "one itself");
   if (!(options.longest >= 0) || !(options.checkpoint_seconds >= 0) ||
       options.buffer_rows < 0 || options.batch_size < 1 || options.length < 0)
     fail(
@@ -328,6 +344,7 @@ SaeRunSummary train_sae(
     const fs::path& folder,
     const SaeRunOptions& given) {
   auto options = given;
+  fill_layers(options);
   check(options);
   if (options.site.empty()) {
     std::vector<std::string> sites;
@@ -358,6 +375,7 @@ SaeRunSummary train_sae(
     const fs::path& folder,
     const SaeRunOptions& given) {
   auto options = given;
+  fill_layers(options);
   check(options);
   if (options.train.tokens < 1)
     fail(
@@ -365,18 +383,23 @@ SaeRunSummary train_sae(
         "[{}] give how many tokens to train on: rates fall over the last of "
         "them",
         who);
-  for (auto* name : {&options.site, &options.site_out}) {
-    if (name->empty() && name == &options.site_out) continue;
-    const auto sites = row_sites(model, {*name}, who);
+  const auto only = [&](const std::string& name) {
+    const auto sites = row_sites(model, {name}, who);
     if (sites.size() != 1)
       fail(
           ErrorKind::usage,
           "[{}] '{}' means {} sites; name one",
           who,
-          printable(*name),
+          printable(name),
           sites.size());
-    *name = model.sites()[sites.front()].name;
+    return model.sites()[sites.front()].name;
+  };
+  if (options.layers.empty()) {
+    options.site = only(options.site);
+    if (!options.site_out.empty()) options.site_out = only(options.site_out);
   }
+  for (const auto& name : sites_of(options))
+    (void)only(name);
   const auto source = rows_of_text(model, text, options);
   return Training(*source, folder, options).run();
 }

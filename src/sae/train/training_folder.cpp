@@ -8,7 +8,6 @@
 #include "io/input_file.h"
 #include "io/json.h"
 #include "mlxterp/io/safetensors.h"
-#include "mlxterp/sae/save.h"
 
 namespace fs = std::filesystem;
 
@@ -50,6 +49,7 @@ Json to_json(const SaeTrainOptions& o) {
   out["scale"] = name_of(o.scale);
   out["transcoder"] = o.transcoder;
   out["skip"] = o.skip;
+  if (o.layers > 0) out["layers"] = o.layers;
   out["batch_size"] = o.batch_size;
   out["tokens"] = o.tokens;
   out["learning_rate"] = o.learning_rate;
@@ -117,16 +117,14 @@ std::optional<FoundState> TrainingFolder::find(const Json& settings) const {
 }
 
 void TrainingFolder::save(
-    const Sae& sae,
-    const std::optional<Sae>& baseline,
+    const std::function<void(const fs::path&)>& write,
+    const std::function<void(const fs::path&)>& write_baseline,
     const SaeTrainer::Tensors& state,
     const Json& settings,
     const Json& progress) const {
   try {
-    save_saelens(sae, folder_.path(), /*overwrite=*/true);
-    if (baseline)
-      save_saelens(
-          *baseline, folder_.path() / baseline_name, /*overwrite=*/true);
+    write(folder_.path());
+    if (write_baseline) write_baseline(folder_.path() / baseline_name);
     save_safetensors(
         folder_.path() / state_name,
         {state.begin(), state.end()},

@@ -1,0 +1,195 @@
+#include "sae/train/trainee.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "mlx/ops.h"
+#include "mlx/transforms.h"
+#include "mlxterp/sae/clt_train.h"
+#include "mlxterp/sae/save.h"
+#include "sae/hooks.h"
+#include "trace/lens_names.h"
+
+namespace fs = std::filesystem;
+namespace mx = mlx::core;
+
+namespace mlxterp::sae_train {
+
+namespace {
+
+constexpr int chunk_rows = 1024;
+
+// TransformerLens' name of a site, as other tools write it; else the site's
+// own.
+std::string hook_of(const std::string& site) {
+  const auto hook = to_lens(site);
+  return hook.empty() ? site : hook;
+}
+
+void name_sites(const std::string& in, const std::string& out, SaeSource& to) {
+  to.hook_in = hook_of(in);
+  to.hook_out = hook_of(out);
+  to.site_in = in;
+  to.site_out = out;
+  to.layer = layer_of_site(in);
+}
+
+// Features that any rows had active.
+class Fired {
+ public:
+  explicit Fired(int features) : any_(mx::zeros({features}, mx::bool_)) {}
+
+  void add(const mx::array& acts) {
+    any_ =
+        mx::logical_or(any_, mx::any(mx::not_equal(acts, mx::array(0.0f)), 0));
+    any_.eval();
+  }
+  double dead_share() const {
+    auto share = mx::mean(mx::astype(any_, mx::float32));
+    return 1 - static_cast<double>(share.item<float>());
+  }
+
+ private:
+  mx::array any_;
+};
+
+class OneTrainee : public Trainee {
+ public:
+  OneTrainee(
+      const SaeTrainOptions& train,
+      const SaeRunOptions& run,
+      const Rows& sample)
+      : run_(run),
+        trainer_(train, sample.x, train.transcoder ? sample.y : std::nullopt) {}
+
+  SaeStep step(const Rows& rows) override {
+    return trainer_.step(
+        rows.x, trainer_.options().transcoder ? rows.y : std::nullopt);
+  }
+  int64_t steps() const override { return trainer_.steps(); }
+  const SaeTimes& times() const override { return trainer_.times(); }
+  SaeTrainer::Tensors state() const override { return trainer_.state(); }
+  void restore(const SaeTrainer::Tensors& state) override {
+    trainer_.restore(state);
+  }
+
+  SaeTrained measured(const Rows& rows) const override {
+    const auto sae = trainer_.sae();
+    SaeFitter fitter;
+    Fired fired(sae.d_sae());
+    for (int begin = 0; begin < rows.size(); begin += chunk_rows) {
+      const auto part =
+          part_of(rows, begin, std::min(rows.size(), begin + chunk_rows));
+      const auto acts = encode(sae, part.x);
+      fitter.add(part.y.value_or(part.x), decode(sae, acts, part.x), acts);
+      fired.add(acts);
+    }
+    return {.fit = fitter.fit(), .dead_share = fired.dead_share()};
+  }
+
+  void write(const fs::path& folder, std::optional<double> l0) const override {
+    auto sae = trainer_.sae();
+    sae.source = {.format = "saelens", .model = run_.model, .l0 = l0};
+    name_sites(
+        run_.site,
+        run_.site_out.empty() ? run_.site : run_.site_out,
+        sae.source);
+    save_saelens(sae, folder, /*overwrite=*/true);
+  }
+
+ private:
+  const SaeRunOptions& run_;
+  SaeTrainer trainer_;
+};
+
+class CltTrainee : public Trainee {
+ public:
+  CltTrainee(
+      const SaeTrainOptions& train,
+      const SaeRunOptions& run,
+      const Rows& sample)
+      : run_(run),
+        layers_(train.layers),
+        trainer_(train, by_layer(sample.x), by_layer(*sample.y)) {}
+
+  SaeStep step(const Rows& rows) override {
+    return trainer_.step(by_layer(rows.x), by_layer(*rows.y));
+  }
+  int64_t steps() const override { return trainer_.steps(); }
+  const SaeTimes& times() const override { return trainer_.times(); }
+  SaeTrainer::Tensors state() const override { return trainer_.state(); }
+  void restore(const SaeTrainer::Tensors& state) override {
+    trainer_.restore(state);
+  }
+
+  SaeTrained measured(const Rows& rows) const override {
+    auto all = trainer_.transcoders();
+    for (auto& it : all)
+      mx::eval(it.W_enc, it.b_enc, it.W_dec, it.b_dec, *it.threshold);
+    std::vector<SaeFitter> fitters(all.size());
+    std::vector<Fired> fired(all.size(), Fired(all.front().d_sae()));
+    for (int begin = 0; begin < rows.size(); begin += chunk_rows) {
+      const auto part =
+          part_of(rows, begin, std::min(rows.size(), begin + chunk_rows));
+      const auto x = by_layer(part.x), y = by_layer(*part.y);
+      std::vector<std::optional<mx::array>> recon(all.size());
+      for (size_t l = 0; l < all.size(); ++l) {
+        const auto acts = encode(all[l], mx::take(x, static_cast<int>(l), 1));
+        const auto written = decode(all[l], acts);
+        for (size_t t = l; t < all.size(); ++t) {
+          const auto to = mx::take(written, static_cast<int>(t - l), 1);
+          recon[t] = recon[t] ? mx::add(*recon[t], to) : to;
+        }
+        // All that is written to this layer is known.
+        fitters[l].add(mx::take(y, static_cast<int>(l), 1), *recon[l], acts);
+        fired[l].add(acts);
+      }
+    }
+    SaeTrained out;
+    const auto n = static_cast<double>(all.size());
+    for (size_t l = 0; l < all.size(); ++l) {
+      const auto fit = fitters[l].fit();
+      out.layers.push_back(fit);
+      out.fit.rows = fit.rows;
+      out.fit.explained_variance += fit.explained_variance / n;
+      out.fit.l0 += fit.l0;
+      out.dead_share += fired[l].dead_share() / n;
+    }
+    out.fit.fvu = 1 - out.fit.explained_variance;
+    return out;
+  }
+
+  void write(
+      const fs::path& folder, std::optional<double> /*l0*/) const override {
+    const auto sites = sites_of(run_);
+    auto all = trainer_.transcoders();
+    for (size_t l = 0; l < all.size(); ++l) {
+      all[l].source.model = run_.model;
+      name_sites(sites[l], sites[l + all.size()], all[l].source);
+    }
+    save_circuit_tracer(all, folder, /*overwrite=*/true);
+  }
+
+ private:
+  // [n, layers, d] of rows.
+  mx::array by_layer(const mx::array& x) const {
+    return mx::reshape(x, {x.shape(0), layers_, -1});
+  }
+
+  const SaeRunOptions& run_;
+  int layers_;
+  CltTrainer trainer_;
+};
+
+}  // namespace
+
+std::unique_ptr<Trainee> trainee_of(
+    const SaeTrainOptions& train,
+    const SaeRunOptions& run,
+    const Rows& sample) {
+  if (train.layers > 0) return std::make_unique<CltTrainee>(train, run, sample);
+  return std::make_unique<OneTrainee>(train, run, sample);
+}
+
+}  // namespace mlxterp::sae_train
