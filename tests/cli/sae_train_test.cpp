@@ -226,6 +226,51 @@ TEST_F(SaeTrain, ACrossLayerTranscoderIsReadAndAttached) {
   EXPECT_NE(again.out.find("layers 0 to 2"), std::string::npos) << again.out;
 }
 
+TEST_F(SaeTrain, ACrossLayerTranscoderOfAStore) {
+  const auto to = folder / "clt";
+  const auto from = (folder / "sites").string();
+  const auto collected = run(
+      {"collect",
+       model,
+       "--text",
+       text,
+       "--save",
+       "layers.*.{mlp.input,mlp_out}",
+       "-o",
+       from});
+  ASSERT_EQ(collected.code, 0) << collected.err;
+  const Words words = {
+      "sae",
+      "train",
+      "--store",
+      from,
+      "--layers",
+      "0..2",
+      "--site",
+      "mlp.input",
+      "--features",
+      "32",
+      "--batch",
+      "64",
+      "--tokens",
+      "640",
+      "-o",
+      to.string()};
+  const auto outcome = run(words);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto sae = SaeSet::open(to.string()).layer(2);
+  EXPECT_EQ(sae.source.site_in, "layers.2.mlp.input");
+  EXPECT_EQ(sae.source.hook_in, "blocks.2.mlp.hook_in");
+  EXPECT_EQ(sae.source.site_out, "layers.2.mlp_out");
+  auto other = words;
+  other[7] = "resid_mid";
+  other.back() = (folder / "other").string();
+  const auto refused = run(other);
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_NE(refused.err.find("layers.0.resid_mid"), std::string::npos)
+      << refused.err;
+}
+
 TEST_F(SaeTrain, ACrossLayerTranscoderRefusesWhatCannotBe) {
   const auto to = folder / "clt";
   const auto refused = [&](const Words& more, const std::string& what) {

@@ -176,7 +176,7 @@ class CltStep {
         to = mx::add(to, layer_of(written, t - l));
       }
     }
-    const auto e = mx::subtract(mx::stack(recon, 1), it_.y);
+    auto e = mx::subtract(mx::stack(recon, 1), it_.y);
     const auto flat = mx::reshape(e, {rows, -1});
     out_.errors = total(mx::square(flat));
     out_.variance = variance_of(mx::reshape(it_.y, {rows, -1}));

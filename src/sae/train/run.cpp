@@ -285,7 +285,7 @@ void fill_layers(SaeRunOptions& options) {
       fail(
           ErrorKind::usage,
           "[{}] '{}' is no site within a layer; a cross-layer transcoder has "
-          "the same of each, such as resid_mid, ln2.output and mlp_out",
+          "the same of each, such as resid_mid, mlp.input and mlp_out",
           who,
           printable(site));
 }
