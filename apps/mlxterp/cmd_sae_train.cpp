@@ -2,6 +2,7 @@
 // stored activations.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -53,11 +54,14 @@ SaeTrainOptions preset_of(const Arguments& a, size_t layers) {
   const auto recipe = [&](const char* without) {
     return parse_sae_recipe(a.recipe.empty() ? without : a.recipe);
   };
-  if (layers == 0) return sae_preset(a.preset, recipe("topk"));
+  const bool crosses = a.options.crosscoder;
+  if (layers == 0 && !crosses) return sae_preset(a.preset, recipe("topk"));
   if (a.preset != own_preset)
-    usage(
-        "--layers trains by CLT-Forge's losses; of --preset there is none "
-        "else");
+    usage(fmt::format(
+        "--layers trains by {} losses; of --preset there is none else",
+        crosses ? "SAELens'" : "CLT-Forge's"));
+  if (crosses)
+    return crosscoder_preset(recipe("topk"), static_cast<int>(layers));
   return clt_preset(recipe("jump_relu"), static_cast<int>(layers));
 }
 
@@ -78,7 +82,8 @@ SaeTrainOptions training_of(const Arguments& arguments, size_t layers) {
   if (!given.widths.empty())
     out.widths = spec::parse_numbers(given.widths, "--widths");
   if (!given.penalty.empty()) out.penalty = parse_sae_penalty(given.penalty);
-  out.transcoder = given.transcoder || given.skip || layers > 0;
+  out.transcoder = given.transcoder || given.skip ||
+                   (layers > 0 && !arguments.options.crosscoder);
   out.skip = given.skip;
   return out;
 }
@@ -90,6 +95,14 @@ std::string share(double part, double whole) {
 std::string what_is(const SaeRunSummary& it) {
   const auto& o = it.options;
   const auto recipe = name_of(o.recipe);
+  if (o.blocks > 0)
+    return fmt::format(
+        "{} of a crosscoder at {} in layers {}:\n{} features of {} numbers",
+        recipe,
+        it.site,
+        fmt::join(it.layers, ", "),
+        o.features,
+        it.d_in);
   if (!it.layers.empty())
     return fmt::format(
         "{} of a cross-layer transcoder, {} to {} in layers 0 to {}:\n{} "
@@ -132,12 +145,13 @@ std::string text_of(const report::SaeTrainReport& report) {
     for (size_t l = 0; l < it.trained->layers.size(); ++l) {
       const auto& fit = it.trained->layers[l];
       table.add(
-          {fmt::format("layer {}", l),
+          {fmt::format("layer {}", it.layers[l]),
            fmt::format("{:.4f}", fit.explained_variance),
-           fmt::format("{:.2f}", fit.l0),
+           o.blocks > 0 ? "" : fmt::format("{:.2f}", fit.l0),
            ""});
     }
     add(it.layers.empty() ? std::string(name_of(o.recipe))
+        : o.blocks > 0    ? "their mean"
                           : "their mean, L0 of all",
         *it.trained);
     if (it.baseline) add("topk, the baseline", *it.baseline);
@@ -304,8 +318,15 @@ Run add_sae_train(CLI::App& app) {
       "--layers",
       a.layers,
       "Train a cross-layer transcoder of these: 0..5, from 0 on");
+  app.add_flag(
+      "--crosscoder",
+      o.crosscoder,
+      "With --layers 3,7,11: one SAE of all these together");
   app.add_option(
-      "--site", o.site, "What is read; with --layers in each (resid_mid)");
+      "--site",
+      o.site,
+      "What is read; with --layers in each (resid_mid, of a crosscoder "
+      "resid_post)");
   app.add_option(
       "--site-out",
       o.site_out,

@@ -39,6 +39,10 @@ void bind_sae_training(nb::module_& m) {
         whole([](SaeRunOptions& self, const std::string& name) {
           self.train = clt_preset(parse_sae_recipe(name), 0);
         })},
+       {"crosscoder", whole([](SaeRunOptions& self, const std::string& name) {
+          self.train = crosscoder_preset(parse_sae_recipe(name), 0);
+          self.crosscoder = true;
+        })},
        {"penalty", whole([](SaeRunOptions& self, const std::string& name) {
           self.train.penalty = parse_sae_penalty(name);
         })},

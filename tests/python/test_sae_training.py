@@ -70,6 +70,21 @@ def test_a_transcoder_across_layers(demo, tmp_path):
         train_sae(demo, tmp_path / "p", text=text, layers=2, preset="saelens", **options)
 
 
+def test_a_crosscoder(demo, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(TEXTS))
+    options = {"features": 32, "k": 8, "rows_per_step": 32, "tokens": 320, "length": 32}
+    made = train_sae(
+        demo, tmp_path / "cross", text=text, layers=[0, 2], crosscoder=True, **options
+    )
+    assert made["layers"] == [0, 2] and made["recipe"] == "topk" and made["k"] == 8
+    sae = SAE.load(tmp_path / "cross")
+    acts = sae.encode(mx.ones((3, 2 * 576)))
+    assert acts.shape == (3, 32) and sae.decode(acts).shape == (3, 2 * 576)
+    with pytest.raises(UsageError, match="of layers"):
+        train_sae(demo, tmp_path / "none", text=text, crosscoder=True, **options)
+
+
 def test_texts_in_01s_words(demo, tmp_path):
     config = SAEConfig(expansion_factor=1, k=4, batch_size=64, num_epochs=2)
     made = demo.train_sae(

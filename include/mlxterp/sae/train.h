@@ -117,6 +117,10 @@ struct SaeTrainOptions {
   /** Of a transcoder across so many layers (CltTrainer), whose `features` are
    * of each; 0: it is none. */
   int layers = 0;
+  /** Of a crosscoder (Lindsey et al. 2024): an SAE of so many layers' values
+   * behind each other, each scaled by itself, for which |W_dec,i| is the sum of
+   * the lengths within each layer; 0: it is none. */
+  int blocks = 0;
 
   int batch_size = 2048;  ///< Rows of a step.
   int64_t tokens = 0;     ///< Rows in all; they decide how rates decay.
@@ -147,6 +151,11 @@ SaeTrainOptions clt_preset(SaeRecipe recipe, int layers);
  * `d_out` are the widths of what is read and predicted. Gives back the options
  * with every 0 that means a default replaced. */
 SaeTrainOptions checked(SaeTrainOptions options, int d_in, int d_out);
+
+/** Of a crosscoder of `layers` layers: sae_preset("mlxterp", recipe) with
+ * `blocks`, a decoder of rows of length 0.1 in each layer and no b_dec
+ * subtracted. Throws usage for gated and matryoshka. */
+SaeTrainOptions crosscoder_preset(SaeRecipe recipe, int layers);
 
 /** What one step saw, before it moved the weights. */
 struct SaeStep {
@@ -209,11 +218,13 @@ class SaeTrainer {
 
  private:
   std::vector<int> dead() const;
+  mlx::core::array scaled(const mlx::core::array& x) const;
   void move(Tensors gradients);
 
   SaeTrainOptions options_;
   int d_in_ = 0, d_out_ = 0;
   double scale_in_ = 1, scale_out_ = 1;
+  std::vector<double> scales_;           // of each block; in place of scale_in_
   Tensors parameters_, first_, second_;  // the moments of Adam
   int64_t steps_ = 0;
   double threshold_ = 0;        // of batch_topk, at inference

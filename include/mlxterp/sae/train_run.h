@@ -25,10 +25,13 @@ struct SaeRunOptions {
   std::string site = {};
   std::string site_out = {};  ///< What a transcoder predicts.
   /** Those of a transcoder across layers: 0, 1, ... without a gap, as
-   * circuit-tracer's files number them. `site` and `site_out` are then names
-   * within a layer, resid_mid and mlp_out where they are empty. Empty: one SAE
-   * or transcoder. */
+   * circuit-tracer's files number them; or of a crosscoder, ascending. `site`
+   * and `site_out` are then names within a layer, resid_mid and mlp_out where
+   * they are empty; a crosscoder has resid_post alone. Empty: one SAE or
+   * transcoder. */
   std::vector<int> layers = {};
+  /** The folder is then an SAE's of all layers' values behind each other. */
+  bool crosscoder = false;
   std::string model = {};  ///< Its name, for the files.
   bool resume = false;     ///< Goes on with what stands in the folder.
   /** Seconds between checkpoints, which is what a killed run loses. */

@@ -30,6 +30,7 @@ def train_sae(
     recipe: str | None = None,
     preset: str | None = None,
     layers: int | Sequence[int] | None = None,
+    crosscoder: bool = False,
     features: int | None = None,
     k: int | None = None,
     tokens: int | None = None,
@@ -63,6 +64,9 @@ def train_sae(
             `site_out` ("mlp_out") of it and all later ones. The folder is what
             circuit-tracer loads and SAE.load(folder, layer=N) reads; `trained["layers"]` has each
             layer's figures.
+        crosscoder: Of these `layers` trains one SAE of `site` ("resid_post") in
+            all of them: what is read and predicted is their values behind each
+            other, so W_dec is [features, layers * d].
         features: How many, of each layer; 8 times the width without it.
         k: Active features of a row, of topk and its kin (32); of all layers.
         tokens: Rows to train on; of a store all once without it.
@@ -83,6 +87,8 @@ def train_sae(
     checkpoint stays whole.
     """
     if layers is None:
+        if crosscoder:
+            raise UsageError("train_sae(): a crosscoder is of layers; give two or more")
         # First: the others replace what it says.
         given: dict[str, Any] = {"preset": (preset or "mlxterp", recipe or "topk")}
     else:
@@ -91,14 +97,15 @@ def train_sae(
         numbers = list(range(layers)) if isinstance(layers, int) else list(layers)
         if not numbers:
             raise UsageError("train_sae(): layers is empty; give two or more")
-        given = {"across_layers": recipe or "jump_relu", "layers": numbers}
+        kind = ("crosscoder", "topk") if crosscoder else ("across_layers", "jump_relu")
+        given = {kind[0]: recipe or kind[1], "layers": numbers}
     given |= {
         "site": site,
         "site_out": site_out,
         "features": features,
         "k": k,
         "tokens": tokens,
-        "transcoder": bool(site_out) or layers is not None or None,
+        "transcoder": bool(site_out) or (layers is not None and not crosscoder) or None,
         "skip": skip or None,
         "resume": resume,
         "baseline": baseline,

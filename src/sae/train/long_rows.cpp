@@ -59,6 +59,13 @@ Rows LongRows::without(const Rows& rows) const {
     return rows;
   const auto all = squares_of(rows, blocks_);
   std::vector<int> kept;
+  if (all.size() != limits_.size())
+    fail(
+        ErrorKind::bad_data,
+        "[train_sae] the trainer's state says {} limits of {}; train anew into "
+        "another folder",
+        limits_.size(),
+        all.size());
   for (size_t i = 0; i < static_cast<size_t>(rows.size()); ++i) {
     bool longer = false, finite = true;
     for (size_t part = 0; part < limits_.size(); ++part) {
@@ -90,10 +97,12 @@ void LongRows::from_json(const nlohmann::json& place) {
     limits_.push_back(number_in(place, "limit"));
     return;
   }
-  const auto parts = static_cast<size_t>(blocks_) * 2;
+  // Of what is read, or of both sides.
+  const auto parts = static_cast<size_t>(blocks_);
   const auto found = place.find("limit");
   if (found != place.end() && found->is_array() &&
-      (found->size() == parts || found->empty()) &&
+      (found->size() == parts || found->size() == 2 * parts ||
+       found->empty()) &&
       std::ranges::all_of(
           *found, [](const auto& it) { return it.is_number(); })) {
     limits_ = found->get<std::vector<double>>();

@@ -32,6 +32,8 @@ struct Problem {
   mlx::core::array offset() const;
   /** |W_dec,i|, [features], 1e-8 at least. */
   mlx::core::array norms() const;
+  /** Their gradient by W_dec, each row times `c` [features]. */
+  mlx::core::array norm_slope(const mlx::core::array& c) const;
 };
 
 /** Scalars are float32 arrays, lazy with `ops`. */
@@ -75,6 +77,9 @@ Slopes dense_slopes(const Problem& problem);
 
 /** sum |y - mean y|^2 over rows. */
 mlx::core::array variance_of(const mlx::core::array& y);
+/** The lengths of the rows of W [features, d] within each of `blocks` equal
+ * parts, [features, blocks, 1], 1e-8 at least; 0 is 1. */
+mlx::core::array block_norms(const mlx::core::array& W, int blocks);
 /** Sum of all, rows first. */
 mlx::core::array total(const mlx::core::array& x);
 /** What a sum of squared errors is multiplied by, and a mean over rows. */

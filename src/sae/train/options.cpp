@@ -151,6 +151,31 @@ void check_layers(const SaeTrainOptions& o, int d_in, int d_out) {
         limits::dim / most);
 }
 
+void check_blocks(const SaeTrainOptions& o, int d_in) {
+  if (o.blocks < 2 || o.blocks > limits::layers || d_in % o.blocks != 0)
+    fail(
+        ErrorKind::usage,
+        "[{}] a crosscoder of {} layers and {} numbers in all; give 2 to {} "
+        "layers of one width: of one, train an SAE",
+        who,
+        o.blocks,
+        d_in,
+        limits::layers);
+  if (o.recipe == SaeRecipe::gated || o.recipe == SaeRecipe::matryoshka)
+    fail(
+        ErrorKind::usage,
+        "[{}] a crosscoder is trained by relu_l1, topk, batch_topk or "
+        "jump_relu, not by {}",
+        who,
+        name_of(o.recipe));
+  if (o.transcoder || o.layers != 0 || o.subtract_b_dec || o.unit_decoder)
+    fail(
+        ErrorKind::usage,
+        "[{}] a crosscoder predicts what it reads, with b_dec not subtracted "
+        "and rows of W_dec of any length, as crosscoder_preset has it",
+        who);
+}
+
 }  // namespace
 
 std::string_view name_of(SaeRecipe recipe) {
@@ -274,6 +299,13 @@ SaeTrainOptions clt_preset(SaeRecipe recipe, int layers) {
   return o;
 }
 
+SaeTrainOptions crosscoder_preset(SaeRecipe recipe, int layers) {
+  auto o = sae_preset("mlxterp", recipe);
+  o.blocks = layers;
+  o.subtract_b_dec = false;
+  return o;
+}
+
 SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   constexpr double many = 1e9;
   if (o.features == 0 && o.expansion > 0 &&
@@ -291,6 +323,7 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
         d_in,
         limits::dim / static_cast<uint64_t>(d_in));
   if (o.layers != 0) check_layers(o, d_in, d_out);
+  if (o.blocks != 0) check_blocks(o, d_in);
   const int choice = o.features * std::max(o.layers, 1);
   if (chooses_k(o.recipe) && (o.k < 1 || o.k > choice))
     fail(

@@ -48,7 +48,7 @@ class StoredRowSource : public RowSource {
       : store_(store),
         options_(options),
         names_(sites_of(options)),
-        long_(options.train.layers, options.longest) {
+        long_(layers_in(options.train), options.longest) {
     std::vector<int> widths;
     for (const auto& name : names_) {
       const auto& tensor = store.tensor(name);
@@ -186,10 +186,15 @@ class StoredRowSource : public RowSource {
 
 }  // namespace
 
+int layers_in(const SaeTrainOptions& options) {
+  return std::max(options.layers, options.blocks);
+}
+
 std::vector<std::string> sites_of(const SaeRunOptions& options) {
   std::vector<std::string> out;
   for (const auto& site : {options.site, options.site_out}) {
-    if (options.layers.empty() && !site.empty()) out.push_back(site);
+    if (site.empty()) continue;
+    if (options.layers.empty()) out.push_back(site);
     for (const int layer : options.layers)
       out.push_back(fmt::format("layers.{}.{}", layer, site));
   }
@@ -221,8 +226,8 @@ std::pair<int, int> widths_of(
     if (widths[i] != widths[first])
       fail(
           ErrorKind::usage,
-          "[{}] {} is of {} numbers and {} of {}; a cross-layer transcoder's "
-          "layers are alike",
+          "[{}] {} is of {} numbers and {} of {}; layers trained "
+          "together are alike",
           who,
           names[first],
           widths[first],

@@ -57,6 +57,10 @@ class RowSource {
 
 inline constexpr int sample_rows = 8192;
 
+/** How many layers' values a row has behind each other, on each side; 0: it is
+ * of one site. */
+int layers_in(const SaeTrainOptions& options);
+
 /** The sites that rows are of, in order: what is read, then what is predicted,
  * each of all layers. */
 std::vector<std::string> sites_of(const SaeRunOptions& options);

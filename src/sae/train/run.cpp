@@ -70,14 +70,16 @@ class Training {
       : source_(source),
         options_(options),
         folder_(folder, options.resume),
-        train_(checked(options.train, source.d_in(), source.d_out())) {
+        d_in_(source.d_in() * std::max(options.train.blocks, 1)),
+        d_out_(source.d_out() * std::max(options.train.blocks, 1)),
+        train_(checked(options.train, d_in_, d_out_)) {
     settings_["format"] = "mlxterp-sae-training-1";
     settings_["model"] = options.model;
     settings_["site"] = options.site;
     settings_["site_out"] = options.site_out;
     if (!options.layers.empty()) settings_["layers"] = options.layers;
-    settings_["d_in"] = source.d_in();
-    settings_["d_out"] = source.d_out();
+    settings_["d_in"] = d_in_;
+    settings_["d_out"] = d_out_;
     settings_["rows"] = source.facts();
     settings_["longest"] = options.longest;
     settings_["buffer_rows"] = options.buffer_rows;
@@ -112,7 +114,7 @@ class Training {
     auto out = train_;
     out.recipe = SaeRecipe::topk;
     out.aux = sae_preset("saelens", SaeRecipe::topk).aux;
-    out.subtract_b_dec = true;
+    out.subtract_b_dec = out.blocks == 0;
     return out;
   }
 
@@ -127,8 +129,8 @@ class Training {
     const auto first = [&]() -> Rows {
       if (!found) return source_.sample();
       const int layers = std::max(train_.layers, 1);
-      Rows out{mx::ones({1, layers * source_.d_in()}, mx::float32)};
-      if (train_.transcoder) out.y = mx::ones({1, layers * source_.d_out()});
+      Rows out{mx::ones({1, layers * d_in_}, mx::float32)};
+      if (train_.transcoder) out.y = mx::ones({1, layers * d_out_});
       return out;
     }();
     model_seconds_ += seconds_since(at);
@@ -234,8 +236,8 @@ class Training {
     out.kept = kept_;
     out.rows = out.steps * train_.batch_size;
     out.left_out = source_.left_out();
-    out.d_in = source_.d_in();
-    out.d_out = source_.d_out();
+    out.d_in = d_in_;
+    out.d_out = d_out_;
     out.options = train_;
     out.site = options_.site;
     out.site_out = options_.site_out;
@@ -253,6 +255,7 @@ class Training {
   RowSource& source_;
   const SaeRunOptions& options_;
   TrainingFolder folder_;
+  int d_in_, d_out_;
   SaeTrainOptions train_;
   Json settings_;
   std::unique_ptr<Trainee> trainer_, baseline_;
@@ -264,27 +267,47 @@ class Training {
   Clock::time_point begin_ = Clock::now(), saved_ = begin_;
 };
 
-// The layers and sites of a transcoder across layers.
-void fill_layers(SaeRunOptions& options) {
-  auto& layers = options.layers;
-  options.train.layers = static_cast<int>(layers.size());
-  if (layers.empty()) return;
+void check_layers(const SaeRunOptions& options) {
+  const auto& layers = options.layers;
+  bool fits = layers.size() >= 2;
   for (size_t i = 0; i < layers.size(); ++i)
-    if (layers[i] != static_cast<int>(i) || layers.size() < 2)
-      fail(
-          ErrorKind::usage,
-          "[{}] the layers {} of a cross-layer transcoder; give two or more, "
-          "0, 1, 2 and so on, as circuit-tracer's files number them: of one "
-          "layer train a transcoder",
-          who,
-          fmt::join(layers, ", "));
-  if (options.site.empty()) options.site = "resid_mid";
-  if (options.site_out.empty()) options.site_out = "mlp_out";
+    fits &= options.crosscoder
+                ? layers[i] >= 0 && (i == 0 || layers[i] > layers[i - 1])
+                : layers[i] == static_cast<int>(i);
+  if (!fits && options.crosscoder)
+    fail(
+        ErrorKind::usage,
+        "[{}] the layers {} of a crosscoder; give two or more that ascend from "
+        "0: of one layer train an SAE",
+        who,
+        fmt::join(layers, ", "));
+  if (!fits)
+    fail(
+        ErrorKind::usage,
+        "[{}] the layers {} of a cross-layer transcoder; give two or more, 0, "
+        "1, 2 and so on, as circuit-tracer's files number them: of one layer "
+        "train a transcoder",
+        who,
+        fmt::join(layers, ", "));
+}
+
+// What layers there are together, and their sites.
+void fill_layers(SaeRunOptions& options) {
+  const auto& layers = options.layers;
+  const auto n = static_cast<int>(layers.size());
+  options.train.layers = options.crosscoder ? 0 : n;
+  options.train.blocks = options.crosscoder ? n : 0;
+  if (options.crosscoder || n > 0) check_layers(options);
+  if (n == 0) return;
+  if (options.site.empty())
+    options.site = options.crosscoder ? "resid_post" : "resid_mid";
+  if (options.site_out.empty() && !options.crosscoder)
+    options.site_out = "mlp_out";
   for (const auto& site : {options.site, options.site_out})
     if (site.find_first_of("*{,") != site.npos || layer_of_site(site) >= 0)
       fail(
           ErrorKind::usage,
-          "[{}] '{}' is no site within a layer; a cross-layer transcoder has "
+          "[{}] '{}' is no site within a layer; layers trained together have "
           "the same of each, such as resid_mid, mlp.input and mlp_out",
           who,
           printable(site));

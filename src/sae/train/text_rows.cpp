@@ -35,7 +35,7 @@ class TextRowSource : public RowSource {
         options_(options),
         files_(text, options.warn),
         names_(sites_of(options)),
-        long_(options.train.layers, options.longest) {
+        long_(layers_in(options.train), options.longest) {
     std::vector<int> widths;
     for (const auto& name : names_)
       widths.push_back(width_of(name));
@@ -55,7 +55,7 @@ class TextRowSource : public RowSource {
           context);
     // Rows across layers are as much longer.
     constexpr int64_t batches = 8, of_a_layer = 16384;
-    const int64_t least = of_a_layer / std::max(options.train.layers, 1);
+    const int64_t least = of_a_layer / std::max(layers_in(options.train), 1);
     const int64_t n = options.train.batch_size;
     // No more than there is to train on, and whole batches of it.
     round_rows_ = options.buffer_rows > 0

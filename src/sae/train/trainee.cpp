@@ -1,5 +1,7 @@
 #include "sae/train/trainee.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <utility>
 #include <vector>
@@ -77,24 +79,47 @@ class OneTrainee : public Trainee {
   SaeTrained measured(const Rows& rows) const override {
     const auto sae = trainer_.sae();
     SaeFitter fitter;
+    std::vector<SaeFitter> parts(run_.layers.size());  // of a crosscoder
     Fired fired(sae.d_sae());
     for (int begin = 0; begin < rows.size(); begin += chunk_rows) {
       const auto part =
           part_of(rows, begin, std::min(rows.size(), begin + chunk_rows));
       const auto acts = encode(sae, part.x);
-      fitter.add(part.y.value_or(part.x), decode(sae, acts, part.x), acts);
+      const auto want = part.y.value_or(part.x);
+      const auto recon = decode(sae, acts, part.x);
+      fitter.add(want, recon, acts);
       fired.add(acts);
+      const int width =
+          want.shape(1) / std::max(static_cast<int>(parts.size()), 1);
+      for (size_t i = 0; i < parts.size(); ++i) {
+        const auto cut = [&](const mx::array& x) {
+          const int first = static_cast<int>(i) * width;
+          return mx::slice(x, {0, first}, {x.shape(0), first + width});
+        };
+        parts[i].add(cut(want), cut(recon), acts);
+      }
     }
-    return {.fit = fitter.fit(), .dead_share = fired.dead_share()};
+    SaeTrained out{.fit = fitter.fit(), .dead_share = fired.dead_share()};
+    if (parts.empty()) return out;
+    out.fit.explained_variance = 0;
+    for (const auto& it : parts) {
+      out.layers.push_back(it.fit());
+      out.fit.explained_variance += out.layers.back().explained_variance /
+                                    static_cast<double>(parts.size());
+    }
+    out.fit.fvu = 1 - out.fit.explained_variance;
+    return out;
   }
 
   void write(const fs::path& folder, std::optional<double> l0) const override {
     auto sae = trainer_.sae();
     sae.source = {.format = "saelens", .model = run_.model, .l0 = l0};
-    name_sites(
-        run_.site,
-        run_.site_out.empty() ? run_.site : run_.site_out,
-        sae.source);
+    const auto in =
+        run_.crosscoder
+            ? fmt::format(
+                  "layers.{{{}}}.{}", fmt::join(run_.layers, ","), run_.site)
+            : run_.site;
+    name_sites(in, run_.site_out.empty() ? in : run_.site_out, sae.source);
     save_saelens(sae, folder, /*overwrite=*/true);
   }
 

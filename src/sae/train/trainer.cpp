@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -39,6 +40,18 @@ mx::array rows_of(const mx::array& x, int width, const char* what) {
   return mx::astype(x, mx::float32);
 }
 
+// The same from decoder rows whose lengths in all blocks sum to 1, by which
+// they are ranked.
+Sae fold_block_norms(Sae sae, int blocks) {
+  const auto norms = mx::sum(
+      mx::reshape(block_norms(sae.W_dec, blocks), {sae.d_sae(), -1}), 1);
+  sae.W_dec = mx::divide(sae.W_dec, mx::expand_dims(norms, 1));
+  sae.W_enc = mx::multiply(sae.W_enc, norms);
+  sae.b_enc = mx::multiply(sae.b_enc, norms);
+  if (sae.threshold) sae.threshold = mx::multiply(*sae.threshold, norms);
+  return sae;
+}
+
 }  // namespace
 
 SaeTrainer::SaeTrainer(
@@ -60,7 +73,14 @@ SaeTrainer::SaeTrainer(
   d_out_ = wanted.shape(1);
   options_ = checked(std::move(options), d_in_, d_out_);
   const auto& o = options_;
-  scale_in_ = scale_of(read, o.scale, "what is read");
+  for (int i = 0; i < o.blocks; ++i) {
+    const int width = d_in_ / o.blocks;
+    scales_.push_back(scale_of(
+        mx::slice(read, {0, i * width}, {read.shape(0), (i + 1) * width}),
+        o.scale,
+        fmt::format("what is read, part {},", i).c_str()));
+  }
+  scale_in_ = o.blocks > 0 ? 1 : scale_of(read, o.scale, "what is read");
   scale_out_ = y ? scale_of(wanted, o.scale, "what is predicted") : scale_in_;
 
   // Rows in random directions; the encoder begins as their transpose.
@@ -79,7 +99,9 @@ SaeTrainer::SaeTrainer(
       "W_enc", o.transcoder ? directions(d_in_, key2) : p.at("W_dec"));
   p.insert_or_assign(
       "b_dec",
-      o.mean_bias ? mx::multiply(mx::mean(wanted, 0), scalar(scale_out_))
+      o.mean_bias ? mx::multiply(
+                        mx::mean(scales_.empty() ? wanted : scaled(wanted), 0),
+                        scalar(scale_out_))
                   : zeros(d_out_));
   if (o.recipe == SaeRecipe::gated) {
     for (const char* name : {"b_gate", "b_mag", "r_mag"})
@@ -100,6 +122,17 @@ SaeTrainer::SaeTrainer(
   since_.assign(static_cast<size_t>(o.features), 0);
 }
 
+// A crosscoder's rows, each block by its own scale.
+mx::array SaeTrainer::scaled(const mx::array& x) const {
+  std::vector<float> factors(scales_.begin(), scales_.end());
+  const int blocks = options_.blocks;
+  return mx::reshape(
+      mx::multiply(
+          mx::reshape(x, {x.shape(0), blocks, -1}),
+          mx::array(factors.data(), {1, blocks, 1}, mx::float32)),
+      x.shape());
+}
+
 std::vector<int> SaeTrainer::dead() const {
   std::vector<int> out;
   for (size_t f = 0; f < since_.size(); ++f)
@@ -116,7 +149,8 @@ SaeStep SaeTrainer::step(
     const mx::array& x, const std::optional<mx::array>& y) {
   if (options_.transcoder != y.has_value())
     fail(ErrorKind::usage, "[{}] a transcoder's steps have both values", who);
-  auto in = mx::multiply(rows_of(x, d_in_, "x"), scalar(scale_in_));
+  auto in = rows_of(x, d_in_, "x");
+  in = scales_.empty() ? mx::multiply(in, scalar(scale_in_)) : scaled(in);
   auto out =
       y ? mx::multiply(rows_of(*y, d_out_, "y"), scalar(scale_out_)) : in;
   mx::eval(in, out);
@@ -230,12 +264,24 @@ Sae SaeTrainer::sae() const {
     out.threshold = mx::full({o.features}, scalar(0), mx::float32);
     // It is of activations as they were ranked.
     if (o.rank_by_norm && !o.unit_decoder)
-      out = fold_decoder_norm(std::move(out));
+      out = o.blocks > 0 ? fold_block_norms(std::move(out), o.blocks)
+                         : fold_decoder_norm(std::move(out));
     // It began at 0, which a short run would remember.
     const double known =
         1 - std::pow(1 - threshold_weight, static_cast<double>(steps_));
     out.threshold = mx::full(
         {o.features}, scalar(known > 0 ? threshold_ / known : 0), mx::float32);
+  }
+  if (o.blocks > 0) {
+    if (chosen_so) out = fold_block_norms(std::move(out), o.blocks);
+    const auto back = [&](const mx::array& rows) {
+      return mx::divide(rows, scaled(mx::ones({1, d_in_}, mx::float32)));
+    };
+    out.W_enc = mx::transpose(scaled(mx::transpose(out.W_enc)));
+    out.W_dec = back(out.W_dec);
+    out.b_dec = mx::reshape(back(mx::reshape(out.b_dec, {1, d_in_})), {d_in_});
+    out.W_enc = mx::contiguous(out.W_enc);
+    return out;
   }
   out = fold_scale(
       std::move(out),
@@ -255,20 +301,23 @@ void SaeTrainer::set(const Tensors& parameters) {
 SaeTrainer::Tensors SaeTrainer::state() const {
   Tensors out;
   add_state(parameters_, first_, second_, out);
-  const double numbers[] = {
+  std::vector<double> numbers = {
       static_cast<double>(steps_), threshold_, scale_in_, scale_out_};
+  numbers.insert(numbers.end(), scales_.begin(), scales_.end());
   add_counts(since_, numbers, out);
   return out;
 }
 
 void SaeTrainer::restore(const Tensors& state) {
   restore_state(state, parameters_, first_, second_);
-  double numbers[4];
+  constexpr size_t plain = 4;
+  std::vector<double> numbers(plain + scales_.size());
   restore_counts(state, since_, numbers);
   steps_ = static_cast<int64_t>(numbers[0]);
   threshold_ = numbers[1];
   scale_in_ = numbers[2];
   scale_out_ = numbers[3];
+  std::copy(numbers.begin() + plain, numbers.end(), scales_.begin());
 }
 
 }  // namespace mlxterp

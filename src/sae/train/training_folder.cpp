@@ -50,6 +50,7 @@ Json to_json(const SaeTrainOptions& o) {
   out["transcoder"] = o.transcoder;
   out["skip"] = o.skip;
   if (o.layers > 0) out["layers"] = o.layers;
+  if (o.blocks > 0) out["blocks"] = o.blocks;
   out["batch_size"] = o.batch_size;
   out["tokens"] = o.tokens;
   out["learning_rate"] = o.learning_rate;
