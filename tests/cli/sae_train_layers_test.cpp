@@ -60,6 +60,27 @@ TEST_F(SaeTrain, ACrossLayerTranscoderIsReadAndAttached) {
   EXPECT_NE(again.out.find("layers 0 to 2"), std::string::npos) << again.out;
 }
 
+TEST_F(SaeTrain, ACrossLayerTranscoderWithoutRoomGoesOnLater) {
+  const auto to = folder / "full";
+  std::string command;
+  for (const auto& word : across_layers(to, "jump_relu"))
+    command += ' ' + test::quoted(word);
+  const auto outcome = shell("ulimit -f 8; " + binary() + command);
+  EXPECT_EQ(outcome.code, 4) << outcome.err;
+  EXPECT_NE(outcome.err.find("resuming goes on"), std::string::npos)
+      << outcome.err;
+  EXPECT_FALSE(fs::exists(to / "config.yaml"));
+  EXPECT_EQ(run(across_layers(to, "jump_relu")).code, 0);
+  EXPECT_FALSE(fs::exists(to / "next"));
+  const auto whole = folder / "whole";
+  EXPECT_EQ(run(across_layers(whole, "jump_relu")).code, 0);
+  const auto expected = files(whole), made = files(to);
+  for (const auto& [name, bytes] : made)
+    EXPECT_TRUE(expected.contains(name)) << name;
+  for (const auto& [name, bytes] : expected)
+    EXPECT_TRUE(made.at(name) == bytes) << name;
+}
+
 TEST_F(SaeTrain, ACrossLayerTranscoderOfAStore) {
   const auto to = folder / "clt";
   const auto from = (folder / "sites").string();

@@ -85,10 +85,9 @@ struct SaeRunSummary {
  * is more than it has, and once where it is 0. `folder` becomes what SAELens 6
  * loads (cfg.json, sae_weights.safetensors), at every checkpoint, beside
  * trainer_state.safetensors; across layers what circuit-tracer loads and SaeSet
- * reads, whose files a run that is killed while it writes may leave of two
- * checkpoints until it goes on. A run that was killed goes on with `resume` to
- * the same bytes as if it never had been. With `baseline` there is a folder
- * "baseline" in it.
+ * reads, written to a folder "next" in it first. A run that was killed goes on
+ * with `resume` to the same bytes as if it never had been. With `baseline`
+ * there is a folder "baseline" in it.
  *
  * Evaluates. Throws usage for options that cannot be, a folder that holds
  * something else, a training and `resume` is not asked, or one of other

@@ -3,9 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "core/fail.h"
+#include "io/input_file.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/sae/clt_train.h"
@@ -193,7 +196,24 @@ class CltTrainee : public Trainee {
       all[l].source.model = run_.model;
       name_sites(sites[l], sites[l + all.size()], all[l].source);
     }
-    save_circuit_tracer(all, folder, /*overwrite=*/true);
+    // Beside them first: a disk that fills up leaves the files of one
+    // checkpoint together.
+    const auto next = folder / "next";
+    std::error_code error;
+    fs::remove_all(next, error);
+    save_circuit_tracer(all, next, /*overwrite=*/true);
+    std::vector<fs::path> names;
+    for (const auto& entry : fs::directory_iterator(next, error))
+      names.push_back(entry.path().filename());
+    for (const auto& name : names)
+      if (!error) fs::rename(next / name, folder / name, error);
+    if (!error) fs::remove_all(next, error);
+    if (error)
+      fail(
+          ErrorKind::environment,
+          "[train_sae] what stands in {} cannot be moved above it ({})",
+          quoted(next),
+          error.message());
   }
 
  private:

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <system_error>
+#include <vector>
 
 #include "core/fail.h"
 #include "io/input_file.h"
@@ -19,6 +20,26 @@ constexpr const char* who = "train_sae";
 constexpr const char* settings_key = "mlxterp_sae_training";
 constexpr const char* progress_key = "progress";
 constexpr const char* baseline_name = "baseline";
+
+// Whether a checkpoint writes an entry of this name.
+bool is_part(const std::string& name) {
+  return name == "cfg.json" || name == "sae_weights.safetensors" ||
+         name == "config.yaml" || name == "next" || name == baseline_name ||
+         ((name.starts_with("W_enc_") || name.starts_with("W_dec_")) &&
+          name.ends_with(".safetensors"));
+}
+
+// What a first checkpoint left that found no room: without a state beside it a
+// later run would take it for somebody else's.
+void remove_parts(const fs::path& folder) {
+  std::error_code ignored;
+  std::vector<fs::path> parts;
+  for (fs::directory_iterator it(folder, ignored), end; it != end;
+       it.increment(ignored))
+    if (is_part(it->path().filename().string())) parts.push_back(it->path());
+  for (const auto& part : parts)
+    fs::remove_all(part, ignored);
+}
 
 }  // namespace
 
@@ -132,6 +153,9 @@ void TrainingFolder::save(
         {{settings_key, settings.dump()}, {progress_key, progress.dump()}},
         /*overwrite=*/true);
   } catch (const Error& error) {
+    std::error_code ignored;
+    if (!fs::exists(folder_.path() / state_name, ignored))
+      remove_parts(folder_.path());
     fail(
         error.kind(),
         "{}; what stood in the folder is whole, and resuming goes on there",
