@@ -34,7 +34,7 @@ class JumpReLU(torch.autograd.Function):
         return (pre > threshold) * g, down, None
 
 
-def loss_of(case, p, x, y, sparsity):
+def loss_of(case, p, x, y, dead, sparsity):
     pre = [x[:, s] @ p[f"W_enc_{s}"].T + p[f"b_enc_{s}"] for s in range(L)]
     norms = [p[f"W_dec_{s}"].pow(2).sum((1, 2)).sqrt() for s in range(L)]
     rest, least = 0, None
@@ -55,18 +55,33 @@ def loss_of(case, p, x, y, sparsity):
         least = kept[kept > 0].min().item()
         acts = [kept[:, s] / norms[s] for s in range(L)]
     loss = rest
+    errors = []
     for t in range(L):
         recon = p[f"b_dec_{t}"]
         for s in range(t + 1):
             recon = recon + acts[s] @ p[f"W_dec_{s}"][:, t - s]
-        loss = loss + (recon - y[:, t]).pow(2).sum(-1).mean()
-    return loss, least
+        errors.append(y[:, t] - recon)
+        loss = loss + errors[-1].pow(2).sum(-1).mean()
+    # SAELens' loss of dead features, over all layers.
+    if case["recipe"] == "batch_topk" and dead.any():
+        n, k = int(dead.sum()), case["aux_k"]
+        flat = torch.where(dead, rank, -torch.inf).flatten(1)
+        top = flat.topk(min(k, n), dim=-1)
+        z = torch.zeros_like(flat).scatter(-1, top.indices, top.values)
+        z = z.view_as(rank)
+        for t in range(L):
+            e = errors[t].detach()
+            for s in range(t + 1):
+                e = e - (z[:, s] / norms[s]) @ p[f"W_dec_{s}"][:, t - s]
+            loss = loss + min(n / k, 1.0) * e.pow(2).sum(-1).mean()
+    return loss, least, torch.stack([(a > 0).any(0) for a in acts])
 
 
 def train(case, start, xs, ys):
     p = {k: v.clone().requires_grad_() for k, v in start.items()}
     adam = torch.optim.Adam(p.values(), lr=1)
-    losses, threshold = [], 0.0
+    losses, threshold, most_dead = [], 0.0, 0
+    since = torch.zeros(L, F, dtype=torch.int64)
     for t in range(STEPS):
         x, y = xs[t % BATCHES], ys[t % BATCHES]
         up = max(1, math.floor(case["warm_up"] * STEPS))
@@ -76,7 +91,10 @@ def train(case, start, xs, ys):
         up = math.floor(case["sparsity_warm_up"] * STEPS)
         sparsity = case["sparsity"] * (min(1, t / up) if up else 1)
         adam.zero_grad()
-        loss, least = loss_of(case, p, x, y, sparsity)
+        dead = since >= case["dead_after"]
+        most_dead = max(most_dead, int(dead.sum()))
+        loss, least, fired = loss_of(case, p, x, y, dead, sparsity)
+        since = torch.where(fired, 0, since + len(x))
         loss.backward()
         if least is not None:
             threshold = 0.99 * threshold + 0.01 * least
@@ -84,18 +102,20 @@ def train(case, start, xs, ys):
             torch.nn.utils.clip_grad_norm_(p.values(), case["clip"])
         adam.step()
         losses.append(loss.item())
-    return losses, threshold
+    return losses, threshold, most_dead
 
 
 DEFAULTS = dict(
     k=6, sparsity=0.0, tanh_scale=4.0, bandwidth=0.5, threshold=0.05,
     pre_act=0.0, clip=1.0, learning_rate=3e-3, warm_up=0.1, decay=0.2,
-    sparsity_warm_up=0.7,
+    sparsity_warm_up=0.7, dead_after=10_000, aux_k=7,
 )  # fmt: skip
 CASES = [
     dict(recipe="jump_relu", sparsity=0.3, pre_act=0.02),
     dict(recipe="jump_relu", sparsity=0.1, clip=0.0, bandwidth=1.0),
     dict(recipe="batch_topk"),
+    dict(recipe="batch_topk", dead_after=64),
+    dict(recipe="batch_topk", dead_after=128, aux_k=40, k=3),
 ]
 
 
@@ -126,10 +146,10 @@ def main():
         if case["recipe"] == "jump_relu":
             for s in range(L):
                 p[f"log_threshold_{s}"] = torch.full((F,), math.log(case["threshold"]))
-        losses, threshold = train(case, p, given["x"], given["y"])
+        losses, threshold, dead = train(case, p, given["x"], given["y"])
         out.append({"options": case, "losses": [float(f"{v:.8g}") for v in losses],
-                    "threshold": threshold})  # fmt: skip
-        print(more, losses[0], losses[-1], threshold)
+                    "threshold": threshold, "most_dead": dead})  # fmt: skip
+        print(more, losses[0], losses[-1], "dead", dead, threshold)
     path = FOLDER / "clt_training.json"
     path.write_text(json.dumps({"steps": STEPS, "cases": out}) + "\n")
 

@@ -60,6 +60,8 @@ SaeTrainOptions options_of(const nlohmann::json& json, const Tensors& all) {
         {"sparsity_warm_up", &o.sparsity_warm_up}})
     *to = json.at(name);
   o.k = json.at("k");
+  o.dead_after = json.at("dead_after");
+  o.aux_k = json.at("aux_k");
   o.batch_size = x.shape(1);
   constexpr int steps = 100;
   o.tokens = static_cast<int64_t>(o.batch_size) * steps;
@@ -106,7 +108,7 @@ TEST(CltTraining, LossesAreTorchs) {
         item.at("losses").at(99).get<double>(),
         item.at("losses").at(0).get<double>());
   }
-  EXPECT_EQ(compared, 300u);
+  EXPECT_EQ(compared, 500u);
   std::printf("%zu losses, largest relative error %.1e\n", compared, largest);
 }
 
@@ -121,12 +123,15 @@ TEST(CltTraining, OperationsAgreeWithLoops) {
       .options = trainer.options(),
       .p = trainer.parameters(),
       .x = batch(all.at("x"), 0),
-      .y = batch(all.at("y"), 0)};
+      .y = batch(all.at("y"), 0),
+      .dead = {1, 5, 6, 7, 11, 30, 39, 40, 41, 79, 100, 119}};
   const auto loops = slopes_of(problem);
   problem.engine = Engine::ops;
   const auto ops = slopes_of(problem);
   ASSERT_EQ(loops.gradients.size(), 12u);
   EXPECT_LE(off(ops.loss, loops.loss), 1e-5);
+  EXPECT_GT(mx::array(loops.aux).item<float>(), 0);
+  EXPECT_LE(off(ops.aux, loops.aux), 1e-5);
   EXPECT_LE(off(ops.fired, loops.fired), 1e-5);
   EXPECT_LE(off(*ops.least, *loops.least), 1e-5);
   for (const auto& [name, value] : loops.gradients)

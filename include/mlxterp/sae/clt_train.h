@@ -25,9 +25,9 @@ namespace mlxterp {
  * where |W_dec_si| is the length of all that a feature writes together. These
  * are CLT-Forge's (dcf4cc8), thresholds being trained by their logarithms; its
  * biases, one for each source and target, are one for each target here.
- * batch_topk has the first term alone; it chooses among the features of all
- * layers by a_si |W_dec_si|, `k` a row together. Nothing revives dead features
- * of it.
+ * batch_topk has the first term, chooses among the features of all layers by
+ * a_si |W_dec_si|, `k` a row together, and has SAELens' loss of dead features
+ * (SaeAuxLoss::saelens), which are counted and chosen over all layers, too.
  *
  * Parameters, moments and statistics are float32 or wider. Steps evaluate. With
  * the same start and rows, a machine gives the same bits. A value; one thread

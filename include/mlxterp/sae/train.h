@@ -217,7 +217,6 @@ class SaeTrainer {
   void restore(const Tensors& state);
 
  private:
-  std::vector<int> dead() const;
   mlx::core::array scaled(const mlx::core::array& x) const;
   void move(Tensors gradients);
 

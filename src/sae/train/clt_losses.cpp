@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "mlx/ops.h"
@@ -83,6 +84,9 @@ class CltStep {
       else
         back(l, slopes_from(G, l));
     }
+    if (by_k && it_.options.aux != SaeAuxLoss::none &&
+        it_.options.aux_weight > 0 && !it_.dead.empty())
+      add_aux(e);
     out_.loss = mx::add(out_.loss, mx::add(out_.sparsity, out_.aux));
     return std::move(out_);
   }
@@ -117,7 +121,8 @@ class CltStep {
       ranks.push_back(mx::multiply(it.pre, it.norms));
       norms.push_back(it.norms);
     }
-    const auto rank = mx::concatenate(ranks, 1);
+    const auto rank = rank_ = mx::concatenate(ranks, 1);
+    norms_ = mx::concatenate(norms, 0);
     const auto n = static_cast<int64_t>(it_.options.k) * it_.rows();
     if (it_.engine == Engine::loops) mx::eval(rank);
     const auto begin = Now::now();
@@ -132,7 +137,7 @@ class CltStep {
     }
     out_.least = least;
     if (it_.engine == Engine::loops) {
-      by_places(all, mx::concatenate(norms, 0));
+      by_places(all);
       return;
     }
     for (auto& it : sources_) {
@@ -145,13 +150,13 @@ class CltStep {
     count(fired);
   }
 
-  void by_places(const Sparse& all, const mx::array& norms) {
+  void by_places(const Sparse& all) {
     const int features = it_.features();
     std::vector<mx::array> fired;
     for (int l = 0; l < it_.layers(); ++l) {
       const int begin = l * features;
       auto own = columns(all, begin, begin + features, it_.engine);
-      own.values = mx::divide(own.values, mx::take(norms, own.cols, 0));
+      own.values = mx::divide(own.values, mx::take(norms_, own.cols, 0));
       own.cols = mx::subtract(own.cols, mx::array(begin));
       auto ones = own;
       ones.values = mx::ones_like(own.values);
@@ -273,8 +278,69 @@ class CltStep {
     out_.sparse += std::chrono::duration<double>(Now::now() - begin).count();
   }
 
+  // Dead features of all layers together predict the error (SAELens' loss):
+  // the aux_k of each row that are closest to firing, without a ReLU.
+  void add_aux(const mx::array& e) {
+    const auto& o = it_.options;
+    const int layers = it_.layers(), rows = it_.rows(), d = it_.d_out();
+    const int features = it_.features();
+    const auto dead = static_cast<int>(it_.dead.size());
+    if (it_.engine == Engine::loops) mx::eval(rank_);
+    auto z = top_of_rows(rank_, std::min(o.aux_k, dead), it_.dead, it_.engine);
+    z.values = mx::divide(z.values, mx::take(norms_, z.cols, 0));
+    std::vector<Sparse> own;
+    std::vector<mx::array> rest;
+    for (int l = 0; l < layers; ++l)
+      rest.push_back(layer_of(e, l));
+    for (int l = 0; l < layers; ++l) {
+      const int begin = l * features;
+      if (it_.engine == Engine::loops) mx::eval(z.values);
+      auto part = columns(z, begin, begin + features, it_.engine);
+      part.cols = mx::clip(
+          mx::subtract(part.cols, mx::array(begin)),
+          mx::array(0),
+          mx::array(features - 1));
+      const auto& W = sources_[static_cast<size_t>(l)].W_dec;
+      if (it_.engine == Engine::loops) mx::eval(part.cols, part.values, W);
+      own.push_back(part);
+      const auto written =
+          mx::reshape(decode(part, W, rows, it_.engine), {rows, layers - l, d});
+      for (int t = l; t < layers; ++t) {
+        auto& to = rest[static_cast<size_t>(t)];
+        to = mx::add(to, layer_of(written, t - l));
+      }
+    }
+    const auto all = mx::stack(rest, 1);
+    const auto weight = mx::multiply(
+        scalar(o.aux_weight * std::min(1.0, 1.0 * dead / o.aux_k)), of_row_);
+    out_.aux =
+        mx::multiply(weight, total(mx::square(mx::reshape(all, {rows, -1}))));
+    const auto G = mx::multiply(mx::multiply(scalar(2), weight), all);
+    for (int l = 0; l < layers; ++l) {
+      const auto& it = sources_[static_cast<size_t>(l)];
+      const auto& part = own[static_cast<size_t>(l)];
+      const auto slopes = mx::contiguous(slopes_from(G, l));
+      if (it_.engine == Engine::loops) mx::eval(slopes, it.x);
+      auto pre = part;
+      pre.values = mx::where(
+          mx::not_equal(part.values, scalar(0)),
+          dots(part, slopes, it.W_dec, it_.engine),
+          scalar(0));
+      if (it_.engine == Engine::loops) mx::eval(pre.values);
+      more(l, "W_dec", outer(part, slopes, features, it_.engine));
+      more(l, "W_enc", outer(pre, it.x, features, it_.engine));
+      more(l, "b_enc", sums(pre, features, it_.engine));
+    }
+  }
+
+  void more(int l, const char* name, const mx::array& value) {
+    auto& to = out_.gradients.at(at(name, l));
+    to = mx::add(to, mx::reshape(value, to.shape()));
+  }
+
   const CltProblem& it_;
   std::vector<Source> sources_;
+  mx::array rank_ = mx::array(0.0f), norms_ = mx::array(0.0f);
   mx::array of_row_;
   Slopes out_;
 };

@@ -154,9 +154,8 @@ void CltTrainer::begin_biases(const mx::array& x) {
 }
 
 double CltTrainer::dead_share() const {
-  const auto n = std::ranges::count_if(
-      since_, [&](int64_t rows) { return rows >= options_.dead_after; });
-  return static_cast<double>(n) / static_cast<double>(since_.size());
+  return static_cast<double>(dead_of(since_, options_.dead_after).size()) /
+         static_cast<double>(since_.size());
 }
 
 SaeStep CltTrainer::step(const mx::array& x, const mx::array& y) {
@@ -177,6 +176,7 @@ SaeStep CltTrainer::step(const mx::array& x, const mx::array& y) {
       .x = in,
       .y = out,
       .sparsity = sparsity_at(options_, steps_),
+      .dead = dead_of(since_, options_.dead_after),
       .engine = default_engine()};
   auto slopes = slopes_of(problem);
   std::vector<mx::array> all = {

@@ -57,6 +57,8 @@ struct CltProblem {
   const Tensors& p;       ///< The parameters, as CltTrainer has them.
   mlx::core::array x, y;  ///< float32 [rows, layers, d], scaled.
   double sparsity = 0;    ///< The coefficient now.
+  /** Of all layers, layer 0's first, ascending. */
+  std::vector<int> dead = {};
   Engine engine = Engine::loops;
 
   int rows() const { return x.shape(0); }

@@ -127,7 +127,8 @@ void check_layers(const SaeTrainOptions& o, int d_in, int d_out) {
         who,
         name_of(o.recipe));
   if (!o.transcoder || o.skip || o.penalty != SaePenalty::tanh ||
-      o.loss != SaeLossScale::rows || o.unit_decoder)
+      o.loss != SaeLossScale::rows || o.unit_decoder ||
+      (o.aux != SaeAuxLoss::none && o.aux != SaeAuxLoss::saelens))
     fail(
         ErrorKind::usage,
         "[{}] a cross-layer transcoder has no skip, the penalty tanh and the "
@@ -287,7 +288,6 @@ SaeTrainOptions clt_preset(SaeRecipe recipe, int layers) {
   o.transcoder = true;
   o.subtract_b_dec = false;
   o.scale = SaeInputScale::root_d;
-  o.aux = SaeAuxLoss::none;
   o.mean_bias = true;
   o.sparsity = 2;
   o.sparsity_warm_up = 0.7;
@@ -350,7 +350,7 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   if (o.dead_after == 0)
     o.dead_after = std::clamp(o.tokens / parts, least_rows, most_rows);
   if (o.aux_k == 0) o.aux_k = std::max(1, d_in / 2);
-  if (!chooses_k(o.recipe) || o.layers > 0) o.aux = SaeAuxLoss::none;
+  if (!chooses_k(o.recipe)) o.aux = SaeAuxLoss::none;
   check_number("sparsity", o.sparsity, 0, many, false);
   check_number("tanh_scale", o.tanh_scale, 0, many, true);
   check_number("target_l0", o.target_l0, 0, many, true);

@@ -149,6 +149,13 @@ void count_rows(const mx::array& fired, int rows, std::vector<int64_t>& since) {
     since[f] = now[f] > 0 ? 0 : since[f] + rows;
 }
 
+std::vector<int> dead_of(std::span<const int64_t> since, int64_t dead_after) {
+  std::vector<int> out;
+  for (size_t f = 0; f < since.size(); ++f)
+    if (since[f] >= dead_after) out.push_back(static_cast<int>(f));
+  return out;
+}
+
 void add_state(
     const Tensors& parameters,
     const Tensors& first,

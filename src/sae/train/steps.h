@@ -46,6 +46,9 @@ SaeStep seen(const Slopes& slopes, const mlx::core::array& in, int64_t at);
 void count_rows(
     const mlx::core::array& fired, int rows, std::vector<int64_t>& since);
 
+/** Those that have not fired for so many rows, ascending. */
+std::vector<int> dead_of(std::span<const int64_t> since, int64_t dead_after);
+
 /** Parameters and moments under the names that `part_of_state` reads. */
 void add_state(
     const Tensors& parameters,

@@ -133,15 +133,8 @@ mx::array SaeTrainer::scaled(const mx::array& x) const {
       x.shape());
 }
 
-std::vector<int> SaeTrainer::dead() const {
-  std::vector<int> out;
-  for (size_t f = 0; f < since_.size(); ++f)
-    if (since_[f] >= options_.dead_after) out.push_back(static_cast<int>(f));
-  return out;
-}
-
 double SaeTrainer::dead_share() const {
-  return static_cast<double>(dead().size()) /
+  return static_cast<double>(dead_of(since_, options_.dead_after).size()) /
          static_cast<double>(since_.size());
 }
 
@@ -161,7 +154,7 @@ SaeStep SaeTrainer::step(
       .x = in,
       .y = out,
       .sparsity = sparsity_at(options_, steps_),
-      .dead = dead(),
+      .dead = dead_of(since_, options_.dead_after),
       .engine = default_engine()};
   auto slopes = slopes_of(problem);
   std::vector<mx::array> all = {
