@@ -2,6 +2,7 @@
 // stored activations.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -22,6 +23,8 @@ namespace mlxterp::cli {
 
 namespace {
 
+constexpr const char* own_preset = "mlxterp";
+
 // What is given; the rest is as the preset has it.
 struct Choices {
   std::optional<int> features, k, batch;
@@ -35,7 +38,8 @@ struct Choices {
 
 struct Arguments {
   ModelArguments model;
-  std::string text, store, folder, recipe = "topk", preset = "mlxterp";
+  std::string text, store, folder, recipe, preset = own_preset;
+  std::vector<std::string> layers;
   std::optional<int> layer;
   Choices choices;
   SaeRunOptions options;
@@ -46,9 +50,24 @@ void take(const std::optional<T>& given, T& to) {
   if (given) to = *given;
 }
 
-SaeTrainOptions training_of(const Arguments& arguments) {
+SaeTrainOptions preset_of(const Arguments& a, size_t layers) {
+  const auto recipe = [&](const char* without) {
+    return parse_sae_recipe(a.recipe.empty() ? without : a.recipe);
+  };
+  const bool crosses = a.options.crosscoder;
+  if (layers == 0 && !crosses) return sae_preset(a.preset, recipe("topk"));
+  if (a.preset != own_preset)
+    usage(fmt::format(
+        "--layers trains by {} losses; of --preset there is none else",
+        crosses ? "SAELens'" : "CLT-Forge's"));
+  if (crosses)
+    return crosscoder_preset(recipe("topk"), static_cast<int>(layers));
+  return clt_preset(recipe("jump_relu"), static_cast<int>(layers));
+}
+
+SaeTrainOptions training_of(const Arguments& arguments, size_t layers) {
   const auto& given = arguments.choices;
-  auto out = sae_preset(arguments.preset, parse_sae_recipe(arguments.recipe));
+  auto out = preset_of(arguments, layers);
   take(given.features, out.features);
   take(given.k, out.k);
   take(given.batch, out.batch_size);
@@ -63,7 +82,8 @@ SaeTrainOptions training_of(const Arguments& arguments) {
   if (!given.widths.empty())
     out.widths = spec::parse_numbers(given.widths, "--widths");
   if (!given.penalty.empty()) out.penalty = parse_sae_penalty(given.penalty);
-  out.transcoder = given.transcoder || given.skip;
+  out.transcoder = given.transcoder || given.skip ||
+                   (layers > 0 && !arguments.options.crosscoder);
   out.skip = given.skip;
   return out;
 }
@@ -72,20 +92,43 @@ std::string share(double part, double whole) {
   return view::percent(static_cast<float>(whole > 0 ? part / whole : 0));
 }
 
+std::string what_is(const SaeRunSummary& it) {
+  const auto& o = it.options;
+  const auto recipe = name_of(o.recipe);
+  if (o.blocks > 0)
+    return fmt::format(
+        "{} of a crosscoder at {} in layers {}:\n{} features of {} numbers",
+        recipe,
+        it.site,
+        fmt::join(it.layers, ", "),
+        o.features,
+        it.d_in);
+  if (!it.layers.empty())
+    return fmt::format(
+        "{} of a cross-layer transcoder, {} to {} in layers 0 to {}:\n{} "
+        "features of {} numbers in each",
+        recipe,
+        it.site,
+        it.site_out,
+        it.layers.back(),
+        o.features,
+        it.d_in);
+  return fmt::format(
+      "{} of {} at {}{}: {} features of {} numbers",
+      recipe,
+      o.transcoder ? "a transcoder" : "an SAE",
+      it.site,
+      it.site_out.empty() ? "" : " to " + it.site_out,
+      o.features,
+      it.d_in);
+}
+
 std::string text_of(const report::SaeTrainReport& report) {
   using view::Align;
   const auto& it = report.summary;
   const auto& o = it.options;
   auto text = fmt::format(
-      "{} of {} at {}{}: {} features of {} numbers, {} steps of {} tokens\n",
-      name_of(o.recipe),
-      o.transcoder ? "a transcoder" : "an SAE",
-      it.site,
-      it.site_out.empty() ? "" : " to " + it.site_out,
-      o.features,
-      it.d_in,
-      it.steps,
-      o.batch_size);
+      "{}, {} steps of {} tokens\n", what_is(it), it.steps, o.batch_size);
   if (it.trained) {
     view::Table table(
         {{""},
@@ -99,7 +142,18 @@ std::string text_of(const report::SaeTrainReport& report) {
            fmt::format("{:.2f}", one.fit.l0),
            view::percent(static_cast<float>(one.dead_share))});
     };
-    add(std::string(name_of(o.recipe)), *it.trained);
+    for (size_t l = 0; l < it.trained->layers.size(); ++l) {
+      const auto& fit = it.trained->layers[l];
+      table.add(
+          {fmt::format("layer {}", it.layers[l]),
+           fmt::format("{:.4f}", fit.explained_variance),
+           o.blocks > 0 ? "" : fmt::format("{:.2f}", fit.l0),
+           ""});
+    }
+    add(it.layers.empty() ? std::string(name_of(o.recipe))
+        : o.blocks > 0    ? "their mean"
+                          : "their mean, L0 of all",
+        *it.trained);
     if (it.baseline) add("topk, the baseline", *it.baseline);
     text += "\n" + table.text(view::terminal(STDOUT_FILENO)) +
             fmt::format(
@@ -135,10 +189,16 @@ void check(const Arguments& arguments) {
     usage("--store holds activations of a model already; leave MODEL out");
   if (!a.text.empty() && a.model.model.empty())
     usage("--text is read by a model; give MODEL, or --store instead");
+  if (a.layer && !a.layers.empty())
+    usage(
+        "--layer is the one of an SAE, --layers those of a cross-layer "
+        "transcoder; give one of the two");
   if (a.layer && !a.options.site.empty())
     usage("--layer N means --site layers.N.resid_post; give one of the two");
-  if (!a.text.empty() && a.options.site.empty() && !a.layer)
-    usage("give --layer, or --site as `mlxterp sites` lists them");
+  if (!a.text.empty() && a.options.site.empty() && !a.layer && a.layers.empty())
+    usage(
+        "give --layer, --site as `mlxterp sites` lists them, or --layers of a "
+        "cross-layer transcoder");
   if (!a.text.empty() && !a.choices.tokens)
     usage(
         "give --tokens to train on: learning rates fall over the last of them");
@@ -147,7 +207,9 @@ void check(const Arguments& arguments) {
 void run(const Arguments& arguments) {
   check(arguments);
   auto options = arguments.options;
-  options.train = training_of(arguments);
+  if (!arguments.layers.empty())
+    options.layers = spec::parse_numbers(arguments.layers, "--layers");
+  options.train = training_of(arguments, options.layers.size());
   if (arguments.layer)
     options.site = fmt::format("layers.{}.resid_post", *arguments.layer);
   options.model = arguments.model.model;
@@ -196,10 +258,10 @@ void run(const Arguments& arguments) {
 void add_recipe(CLI::App& app, Arguments& a) {
   auto& c = a.choices;
   app.add_option(
-         "--recipe",
-         a.recipe,
-         "relu_l1, gated, topk, batch_topk, jump_relu or matryoshka")
-      ->capture_default_str();
+      "--recipe",
+      a.recipe,
+      "relu_l1, gated, topk, batch_topk, jump_relu or matryoshka (topk; across "
+      "layers jump_relu, which batch_topk may be instead)");
   app.add_option(
          "--preset",
          a.preset,
@@ -207,12 +269,14 @@ void add_recipe(CLI::App& app, Arguments& a) {
          "dictionary_learning, sparsify or openai")
       ->capture_default_str();
   app.add_option("--features", c.features, "How many (8 times the width)");
-  app.add_option("--k", c.k, "Active features of a row (32)");
+  app.add_option(
+      "--k", c.k, "Active features of a row, of all layers together (32)");
   add_list(app, "--widths", c.widths, "Of matryoshka: 288,1152,4608");
   app.add_option(
       "--sparsity",
       c.sparsity,
-      "The penalty's coefficient, of relu_l1, gated and jump_relu (1)");
+      "The penalty's coefficient, of relu_l1, gated and jump_relu (1; across "
+      "layers 2)");
   app.add_option(
       "--penalty", c.penalty, "Of jump_relu: step, tanh or quadratic");
   app.add_option(
@@ -222,7 +286,8 @@ void add_recipe(CLI::App& app, Arguments& a) {
   app.add_flag("--transcoder", c.transcoder, "Predicts --site-out from --site");
   app.add_flag("--skip", c.skip, "A transcoder with a linear skip connection");
   app.add_option("--batch", c.batch, "Tokens of a step (512)");
-  app.add_option("--rate", c.rate, "Learning rate (0.001)");
+  app.add_option(
+      "--rate", c.rate, "Learning rate (0.001; across layers 0.0004)");
   app.add_option(
       "--dead-after",
       c.dead_after,
@@ -248,8 +313,24 @@ Run add_sae_train(CLI::App& app) {
       a.store,
       "Instead of MODEL and --text: what `mlxterp collect` wrote");
   app.add_option("--layer", a.layer, "N for --site layers.N.resid_post");
-  app.add_option("--site", o.site, "What is read");
-  app.add_option("--site-out", o.site_out, "What a transcoder predicts");
+  add_list(
+      app,
+      "--layers",
+      a.layers,
+      "Train a cross-layer transcoder of these: 0..5, from 0 on");
+  app.add_flag(
+      "--crosscoder",
+      o.crosscoder,
+      "With --layers 3,7,11: one SAE of all these together");
+  app.add_option(
+      "--site",
+      o.site,
+      "What is read; with --layers in each (resid_mid, of a crosscoder "
+      "resid_post)");
+  app.add_option(
+      "--site-out",
+      o.site_out,
+      "What a transcoder predicts; with --layers in each (mlp_out)");
   app.add_option(
       "--tokens",
       a.choices.tokens,
@@ -276,9 +357,9 @@ Run add_sae_train(CLI::App& app) {
          "Seconds between checkpoints, each a whole SAE")
       ->capture_default_str();
   app.footer(
-      "The folder is what SAELens loads, at every checkpoint. Ctrl-C keeps "
-      "what "
-      "there\nis.\n\nExample:\n  mlxterp sae train demo --text books "
+      "The folder is what SAELens loads, with --layers what circuit-tracer "
+      "does, at\nevery checkpoint. Ctrl-C keeps what there is.\n\nExample:\n  "
+      "mlxterp sae train demo --text books "
       "--layer 15 --features 4608 --k 32 \\\n    --tokens 1000000 -o sae");
   return [arguments] { run(*arguments); };
 }

@@ -35,6 +35,14 @@ void bind_sae_training(nb::module_& m) {
               nb::cast<std::pair<std::string, std::string>>(value);
           self.train = sae_preset(peer, parse_sae_recipe(recipe));
         }}},
+       {"across_layers",
+        whole([](SaeRunOptions& self, const std::string& name) {
+          self.train = clt_preset(parse_sae_recipe(name), 0);
+        })},
+       {"crosscoder", whole([](SaeRunOptions& self, const std::string& name) {
+          self.train = crosscoder_preset(parse_sae_recipe(name), 0);
+          self.crosscoder = true;
+        })},
        {"penalty", whole([](SaeRunOptions& self, const std::string& name) {
           self.train.penalty = parse_sae_penalty(name);
         })},
@@ -63,6 +71,7 @@ void bind_sae_training(nb::module_& m) {
        {"decay", train_field(&SaeTrainOptions::decay)},
        {"clip", train_field(&SaeTrainOptions::clip)},
        {"seed", train_field(&SaeTrainOptions::seed)},
+       {"layers", field(&SaeRunOptions::layers)},
        {"site", field(&SaeRunOptions::site)},
        {"site_out", field(&SaeRunOptions::site_out)},
        {"name", field(&SaeRunOptions::model)},

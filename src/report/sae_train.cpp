@@ -13,6 +13,13 @@ Json json_of(const std::optional<SaeTrained>& it) {
   out["explained_variance"] = number(it->fit.explained_variance);
   out["l0"] = number(it->fit.l0);
   out["dead_share"] = number(it->dead_share);
+  out["layers"] = nullptr;
+  for (const auto& fit : it->layers) {
+    Json layer;
+    layer["explained_variance"] = number(fit.explained_variance);
+    layer["l0"] = number(fit.l0);
+    out["layers"].push_back(layer);
+  }
   return out;
 }
 
@@ -43,6 +50,7 @@ std::string to_json(const SaeTrainReport& report) {
   out["complete"] = it.complete;
   out["site"] = it.site;
   out["site_out"] = name_or_null(it.site_out);
+  out["layers"] = it.layers.empty() ? Json() : Json(it.layers);
   out["recipe"] = name_of(it.options.recipe);
   out["d_in"] = it.d_in;
   out["d_out"] = it.d_out;

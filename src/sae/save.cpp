@@ -206,12 +206,16 @@ void write_cross_layer(
       overwrite);
 }
 
-// "hook_mlp_out" of "blocks.3.hook_mlp_out".
+// "hook_mlp_out" of "blocks.3.hook_mlp_out", "ln2.output" of
+// "layers.3.ln2.output", which no other tool has a name for.
 std::string behind_block(const std::string& hook) {
-  constexpr std::string_view blocks = "blocks.";
-  const auto dot = hook.find('.', blocks.size());
-  return hook.starts_with(blocks) && dot != hook.npos ? hook.substr(dot + 1)
-                                                      : hook;
+  if (hook.ends_with(".mlp.input")) return "mlp.hook_in";
+  for (const std::string_view above : {"blocks.", "layers."}) {
+    if (!hook.starts_with(above)) continue;
+    const auto dot = hook.find('.', above.size());
+    if (dot != hook.npos) return hook.substr(dot + 1);
+  }
+  return hook;
 }
 
 // A plain value of YAML, whatever is in it.

@@ -83,7 +83,9 @@ def loss_of(case, p, x, y, dead, sparsity):
     recipe = case["recipe"]
     rows = len(x)
     variance = (y - y.mean(0)).pow(2).sum()
-    norms = p["W_dec"].norm(dim=1)
+    # Of a crosscoder the sum of each layer's (Lindsey et al. 2024).
+    parts = p["W_dec"].view(F, case["blocks"] or 1, -1)
+    norms = parts.norm(dim=2).sum(1)
     over = variance if case["loss"] == "variance" else rows
 
     def squares(acts, upto=F):
@@ -199,7 +201,7 @@ PEERS = {
 }
 DEFAULTS = dict(
     rank_by_norm=True, unit_decoder=False, mean_over_widths=False, clip=0.0,
-    subtract_b_dec=True, transcoder=False, skip=False, k=4, sparsity=0.0,
+    subtract_b_dec=True, blocks=0, transcoder=False, skip=False, k=4, sparsity=0.0,
     penalty="tanh", bandwidth=0.2, threshold=0.05, target_l0=8.0, pre_act=0.01,
     widths=[8, 24, F], dead_after=48, epsilon=1e-8, learning_rate=3e-3,
     warm_up=0.1, decay=0.2, sparsity_warm_up=0.1,
@@ -229,6 +231,9 @@ CASES = [
      dict(transcoder=True, skip=True, subtract_b_dec=False)),
     ("topk", "sparsify",
      dict(transcoder=True, skip=True, subtract_b_dec=False)),
+    ("relu_l1", "saelens", dict(sparsity=0.2, subtract_b_dec=False, blocks=2)),
+    ("jump_relu", "saelens", dict(sparsity=0.2, subtract_b_dec=False, blocks=4)),
+    ("batch_topk", "saelens", dict(subtract_b_dec=False, blocks=2)),
 ]  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import json
 import mlx.core as mx
 import mlxterp
 import pytest
-from mlxterp import InterpretableModel, SAEConfig, train_sae
+from mlxterp import SAE, InterpretableModel, SAEConfig, train_sae
 from mlxterp.errors import OutOfRangeError, UsageError
 from mlxterp.sae import (
     BatchTopKSAE,
@@ -47,6 +47,42 @@ def test_a_store_becomes_an_sae(store, tmp_path):
         store.folder, tmp_path / "sae", recipe="batch_topk", resume=True, **options
     )
     assert again["kept"] == 100 and again["trained"] == made["trained"]
+
+
+def test_a_transcoder_across_layers(demo, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(TEXTS))
+    options = {"features": 32, "k": 8, "rows_per_step": 32, "tokens": 320, "length": 32}
+    made = train_sae(
+        demo, tmp_path / "clt", text=text, layers=2, recipe="batch_topk", **options
+    )
+    assert made["complete"] and made["layers"] == [0, 1] and made["steps"] == 10
+    assert len(made["trained"]["layers"]) == 2
+    weights = mx.load(str(tmp_path / "clt" / "W_dec_0.safetensors"))
+    assert weights["W_dec_0"].shape == (32, 2, 576)
+    sae = SAE.load(tmp_path / "clt", layer=1)
+    assert sae.info["kind"] == "cross_layer"
+    with pytest.raises(UsageError, match="two or more"):
+        train_sae(demo, tmp_path / "one", text=text, layers=[1], **options)
+    with pytest.raises(UsageError, match="not by topk"):
+        train_sae(demo, tmp_path / "k", text=text, layers=2, recipe="topk", **options)
+    with pytest.raises(UsageError, match="one preset"):
+        train_sae(demo, tmp_path / "p", text=text, layers=2, preset="saelens", **options)
+
+
+def test_a_crosscoder(demo, tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(TEXTS))
+    options = {"features": 32, "k": 8, "rows_per_step": 32, "tokens": 320, "length": 32}
+    made = train_sae(
+        demo, tmp_path / "cross", text=text, layers=[0, 2], crosscoder=True, **options
+    )
+    assert made["layers"] == [0, 2] and made["recipe"] == "topk" and made["k"] == 8
+    sae = SAE.load(tmp_path / "cross")
+    acts = sae.encode(mx.ones((3, 2 * 576)))
+    assert acts.shape == (3, 32) and sae.decode(acts).shape == (3, 2 * 576)
+    with pytest.raises(UsageError, match="of layers"):
+        train_sae(demo, tmp_path / "none", text=text, crosscoder=True, **options)
 
 
 def test_texts_in_01s_words(demo, tmp_path):

@@ -59,6 +59,7 @@ SaeTrainOptions options_of(const nlohmann::json& json, int steps, int rows) {
   o.aux_k = json.value("aux_k", 0);
   o.dead_after = json.at("dead_after");
   o.subtract_b_dec = json.at("subtract_b_dec");
+  o.blocks = json.at("blocks");
   o.transcoder = json.at("transcoder");
   o.skip = json.at("skip");
   o.learning_rate = json.at("learning_rate");
@@ -139,7 +140,7 @@ TEST(SaeTraining, LossesAreTorchs) {
     }
     largest = std::max(largest, worst);
   }
-  EXPECT_EQ(compared, 1900u);
+  EXPECT_EQ(compared, 2200u);
   std::printf("%zu losses, largest relative error %.1e\n", compared, largest);
 }
 
@@ -267,10 +268,57 @@ TEST(SaeTraining, FoldsWhatItGivesBack) {
     }
 }
 
+// Of layers of very different lengths.
+TEST(SaeTraining, FoldsACrosscoder) {
+  const auto all = given();
+  std::vector<float> factors(16, 0.2f);
+  std::fill_n(factors.begin(), 8, 30.0f);
+  const auto x = mx::multiply(
+      batch(all.at("x"), 0), mx::array(factors.data(), {16}, mx::float32));
+  const auto half = [](const mx::array& it, int i) {
+    return mx::slice(it, {0, 8 * i}, {it.shape(0), 8 * i + 8});
+  };
+  for (const auto recipe :
+       {SaeRecipe::relu_l1, SaeRecipe::topk, SaeRecipe::jump_relu}) {
+    auto o = crosscoder_preset(recipe, 2);
+    o.features = 64;
+    o.k = 4;
+    o.sparsity = 0.1;
+    o.batch_size = x.shape(0);
+    o.tokens = 3200;
+    o.aux = SaeAuxLoss::none;
+    SaeTrainer trainer(o, x);
+    for (int t = 0; t < 60; ++t)
+      trainer.step(x);
+    const auto sae = trainer.sae();
+    check(sae);
+    const auto acts = encode(sae, x), recon = decode(sae, acts, x);
+    const auto step = trainer.step(x);
+    double errors = 0, l0 = 0;
+    for (int i = 0; i < 2; ++i) {
+      SaeFitter fitter;
+      fitter.add(half(x, i), half(recon, i), acts);
+      l0 = fitter.fit().l0;
+      EXPECT_GT(fitter.fit().explained_variance, 0.3) << name_of(recipe);
+      const auto lengths = mx::sqrt(mx::sum(mx::square(half(x, i)), 1));
+      const auto scale =
+          mx::divide(mx::array(std::sqrt(8.0f)), mx::mean(lengths));
+      const auto e =
+          mx::multiply(mx::subtract(half(recon, i), half(x, i)), scale);
+      errors += static_cast<double>(mx::sum(mx::square(e)).item<float>());
+    }
+    EXPECT_NEAR(l0, step.l0, 1e-3) << name_of(recipe);
+    EXPECT_NEAR(errors / x.shape(0), step.error, 1e-4 * step.error)
+        << name_of(recipe);
+  }
+}
+
 TEST(SaeTraining, GoesOnFromItsState) {
   const auto all = given();
   for (const auto recipe : {SaeRecipe::matryoshka, SaeRecipe::jump_relu}) {
-    auto o = sae_preset("saelens", recipe);
+    const bool crosses = recipe == SaeRecipe::jump_relu;
+    auto o =
+        crosses ? crosscoder_preset(recipe, 2) : sae_preset("saelens", recipe);
     o.features = 64;
     o.k = 4;
     o.batch_size = 32;
@@ -311,6 +359,15 @@ TEST(SaeTraining, RefusesWhatCannotBe) {
   refused([](auto& o) { o.skip = true; }, "transcoder");
   refused([](auto& o) { o.features = -1; }, "-1 features");
   refused([](auto& o) { o.batch_size = 0; }, "batches of 0");
+  refused([](auto& o) { o.blocks = 1; }, "a crosscoder of 1 layers");
+  refused([](auto& o) { o.blocks = 3; }, "a crosscoder of 3 layers");
+  refused([](auto& o) { o.blocks = 2; }, "b_dec not subtracted");
+  refused(
+      [](auto& o) {
+        o.blocks = 2;
+        o.recipe = SaeRecipe::gated;
+      },
+      "not by gated");
   EXPECT_THROW(parse_sae_recipe("topq"), Error);
   EXPECT_THROW(sae_preset("openai", SaeRecipe::gated), Error);
   EXPECT_THROW(

@@ -93,7 +93,8 @@ struct SaeTrainOptions {
   double target_l0 = 32;
   double bandwidth = 0.05, threshold = 0.01;  ///< jump_relu: of its gradients,
                                               ///< and at the beginning.
-  /** jump_relu: of sum ReLU(threshold - pre) |W_dec,i| over dead features. */
+  /** jump_relu: of sum ReLU(threshold - pre) |W_dec,i| over dead features;
+   * across layers over all. */
   double pre_act = 3e-6;
 
   SaeLossScale loss = SaeLossScale::rows;
@@ -113,6 +114,13 @@ struct SaeTrainOptions {
 
   bool transcoder = false;  ///< Predicts another value than it reads.
   bool skip = false;        ///< ... with x W_skip, which begins as 0.
+  /** Of a transcoder across so many layers (CltTrainer), whose `features` are
+   * of each; 0: it is none. */
+  int layers = 0;
+  /** Of a crosscoder (Lindsey et al. 2024): an SAE of so many layers' values
+   * behind each other, each scaled by itself, for which |W_dec,i| is the sum of
+   * the lengths within each layer; 0: it is none. */
+  int blocks = 0;
 
   int batch_size = 2048;  ///< Rows of a step.
   int64_t tokens = 0;     ///< Rows in all; they decide how rates decay.
@@ -134,10 +142,20 @@ struct SaeTrainOptions {
 SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe);
 std::span<const std::string_view> sae_presets();
 
+/** Of a transcoder across `layers` layers, by jump_relu or batch_topk: losses
+ * and rates of CLT-Forge (dcf4cc8, as it trains gpt2), with the data's mean in
+ * b_dec and steps of 512 rows. Throws usage for another recipe. */
+SaeTrainOptions clt_preset(SaeRecipe recipe, int layers);
+
 /** Throws usage, with the values, for what cannot be trained; `d_in` and
  * `d_out` are the widths of what is read and predicted. Gives back the options
  * with every 0 that means a default replaced. */
 SaeTrainOptions checked(SaeTrainOptions options, int d_in, int d_out);
+
+/** Of a crosscoder of `layers` layers: sae_preset("mlxterp", recipe) with
+ * `blocks`, a decoder of rows of length 0.1 in each layer and no b_dec
+ * subtracted. Throws usage for gated and matryoshka. */
+SaeTrainOptions crosscoder_preset(SaeRecipe recipe, int layers);
 
 /** What one step saw, before it moved the weights. */
 struct SaeStep {
@@ -199,14 +217,13 @@ class SaeTrainer {
   void restore(const Tensors& state);
 
  private:
-  double rate() const;
-  double sparsity() const;
-  std::vector<int> dead() const;
+  mlx::core::array scaled(const mlx::core::array& x) const;
   void move(Tensors gradients);
 
   SaeTrainOptions options_;
   int d_in_ = 0, d_out_ = 0;
   double scale_in_ = 1, scale_out_ = 1;
+  std::vector<double> scales_;           // of each block; in place of scale_in_
   Tensors parameters_, first_, second_;  // the moments of Adam
   int64_t steps_ = 0;
   double threshold_ = 0;        // of batch_topk, at inference

@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "mlxterp/analysis/activation_store.h"
 #include "mlxterp/core/progress.h"
@@ -23,8 +24,16 @@ struct SaeRunOptions {
    * empty. */
   std::string site = {};
   std::string site_out = {};  ///< What a transcoder predicts.
-  std::string model = {};     ///< Its name, for the files.
-  bool resume = false;        ///< Goes on with what stands in the folder.
+  /** Those of a transcoder across layers: 0, 1, ... without a gap, as
+   * circuit-tracer's files number them; or of a crosscoder, ascending. `site`
+   * and `site_out` are then names within a layer, resid_mid and mlp_out where
+   * they are empty; a crosscoder has resid_post alone. Empty: one SAE or
+   * transcoder. */
+  std::vector<int> layers = {};
+  /** The folder is then an SAE's of all layers' values behind each other. */
+  bool crosscoder = false;
+  std::string model = {};  ///< Its name, for the files.
+  bool resume = false;     ///< Goes on with what stands in the folder.
   /** Seconds between checkpoints, which is what a killed run loses. */
   double checkpoint_seconds = 30;
   /** Rows longer than so many times the median are left out: a first token's
@@ -49,8 +58,10 @@ struct SaeRunOptions {
 
 /** What a trained SAE does with up to 8192 of the rows it was trained on. */
 struct SaeTrained {
+  /** Across layers: the mean explained variance, active features in all. */
   SaeFit fit = {};
   double dead_share = 0;  ///< Of features that none of these rows has active.
+  std::vector<SaeFit> layers = {};  ///< Of each, across layers.
 };
 
 struct SaeRunSummary {
@@ -61,6 +72,7 @@ struct SaeRunSummary {
   int d_in = 0, d_out = 0;
   SaeTrainOptions options = {};  ///< With every default filled in.
   std::string site = {}, site_out = {};
+  std::vector<int> layers = {};
   std::optional<SaeStep> last = {};                       ///< Of this run.
   std::optional<SaeTrained> trained = {}, baseline = {};  ///< Where complete.
   SaeTimes times = {};
@@ -72,15 +84,16 @@ struct SaeRunSummary {
  * Trains on a store's rows in random order, several times over where `tokens`
  * is more than it has, and once where it is 0. `folder` becomes what SAELens 6
  * loads (cfg.json, sae_weights.safetensors), at every checkpoint, beside
- * trainer_state.safetensors. A run that was killed goes on with `resume` to the
- * same bytes as if it never had been. With `baseline` there is a folder
- * "baseline" in it.
+ * trainer_state.safetensors; across layers what circuit-tracer loads and SaeSet
+ * reads, written to a folder "next" in it first. A run that was killed goes on
+ * with `resume` to the same bytes as if it never had been. With `baseline`
+ * there is a folder "baseline" in it.
  *
  * Evaluates. Throws usage for options that cannot be, a folder that holds
  * something else, a training and `resume` is not asked, or one of other
- * settings (named), or fewer rows than a batch; bad_data for activations that
- * are not finite or a state that is broken; environment where files cannot be
- * read or written: the last checkpoint stays whole.
+ * settings (named), layers there are not, or fewer rows than a batch; bad_data
+ * for activations that are not finite or a state that is broken; environment
+ * where files cannot be read or written: the last checkpoint stays whole.
  */
 SaeRunSummary train_sae(
     const ActivationStore& store,

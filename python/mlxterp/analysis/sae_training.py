@@ -27,8 +27,10 @@ def train_sae(
     *,
     text: str | os.PathLike[str] | None = None,
     site: str | None = None,
-    recipe: str = "topk",
-    preset: str = "mlxterp",
+    recipe: str | None = None,
+    preset: str | None = None,
+    layers: int | Sequence[int] | None = None,
+    crosscoder: bool = False,
     features: int | None = None,
     k: int | None = None,
     tokens: int | None = None,
@@ -52,12 +54,21 @@ def train_sae(
         site: What is read, "layers.15.resid_post"; of a store with one site it
             may be left out.
         recipe: "relu_l1", "gated", "topk", "batch_topk", "jump_relu" or
-            "matryoshka".
+            "matryoshka"; "topk" without it, across layers "jump_relu".
         preset: Whose losses, normalisation and initial weights: "mlxterp"
             (SAELens' losses, b_dec begins as the mean), "saelens",
             "dictionary_learning", "sparsify" or "openai".
-        features: How many; 8 times the width without it.
-        k: Active features of a row, of topk and its kin (32).
+        layers: Trains a cross-layer transcoder of so many layers, or of these,
+            from 0 on, with CLT-Forge's losses, "jump_relu" or "batch_topk":
+            each layer's features read `site` ("resid_mid") and write
+            `site_out` ("mlp_out") of it and all later ones. The folder is what
+            circuit-tracer loads and SAE.load(folder, layer=N) reads; `trained["layers"]` has each
+            layer's figures.
+        crosscoder: Of these `layers` trains one SAE of `site` ("resid_post") in
+            all of them: what is read and predicted is their values behind each
+            other, so W_dec is [features, layers * d].
+        features: How many, of each layer; 8 times the width without it.
+        k: Active features of a row, of topk and its kin (32); of all layers.
         tokens: Rows to train on; of a store all once without it.
         site_out: What a transcoder predicts; `skip` gives it x W_skip beside.
         resume: Goes on with what stands in the folder, to the same bytes as if
@@ -75,15 +86,26 @@ def train_sae(
     for activations that are not finite; IoError where the disk is full: the last
     checkpoint stays whole.
     """
-    given = {
+    if layers is None:
+        if crosscoder:
+            raise UsageError("train_sae(): a crosscoder is of layers; give two or more")
         # First: the others replace what it says.
-        "preset": (preset, recipe),
+        given: dict[str, Any] = {"preset": (preset or "mlxterp", recipe or "topk")}
+    else:
+        if preset is not None:
+            raise UsageError("train_sae(): across layers there is one preset; leave it out")
+        numbers = list(range(layers)) if isinstance(layers, int) else list(layers)
+        if not numbers:
+            raise UsageError("train_sae(): layers is empty; give two or more")
+        kind = ("crosscoder", "topk") if crosscoder else ("across_layers", "jump_relu")
+        given = {kind[0]: recipe or kind[1], "layers": numbers}
+    given |= {
         "site": site,
         "site_out": site_out,
         "features": features,
         "k": k,
         "tokens": tokens,
-        "transcoder": bool(site_out) or None,
+        "transcoder": bool(site_out) or (layers is not None and not crosscoder) or None,
         "skip": skip or None,
         "resume": resume,
         "baseline": baseline,

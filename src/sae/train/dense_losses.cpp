@@ -18,10 +18,6 @@ mx::array as_float(const mx::array& x) {
   return mx::astype(x, mx::float32);
 }
 
-mx::array column(const mx::array& x) {
-  return mx::expand_dims(x, 1);
-}
-
 // What the dense recipes share.
 struct Dense {
   const Problem& problem;
@@ -53,7 +49,7 @@ struct Dense {
   }
   /** Of sum_i c_i |W_dec,i|, by W_dec. */
   mx::array norm_slope(const mx::array& c) const {
-    return mx::multiply(column(mx::divide(c, norms)), p("W_dec"));
+    return problem.norm_slope(c);
   }
   Slopes begin(const mx::array& e) const {
     const auto squares = total(mx::square(e));

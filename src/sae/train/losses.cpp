@@ -1,5 +1,7 @@
 #include "sae/train/losses.h"
 
+#include <algorithm>
+
 #include "mlx/ops.h"
 
 namespace mx = mlx::core;
@@ -24,9 +26,25 @@ mx::array Problem::offset() const {
   return options.skip ? mx::addmm(b, x, p.at("W_skip")) : b;
 }
 
-mx::array Problem::norms() const {
+mx::array block_norms(const mx::array& W, int blocks) {
+  const auto parts = mx::reshape(W, {W.shape(0), std::max(blocks, 1), -1});
   return mx::maximum(
-      mx::sqrt(mx::sum(mx::square(p.at("W_dec")), 1)), mx::array(1e-8f));
+      mx::sqrt(mx::sum(mx::square(parts), 2, /*keepdims=*/true)),
+      mx::array(1e-8f));
+}
+
+mx::array Problem::norms() const {
+  return mx::sum(
+      mx::reshape(block_norms(p.at("W_dec"), options.blocks), {features(), -1}),
+      1);
+}
+
+mx::array Problem::norm_slope(const mx::array& c) const {
+  const auto& W = p.at("W_dec");
+  const auto lengths = block_norms(W, options.blocks);
+  const auto factor = mx::divide(mx::reshape(c, {features(), 1, 1}), lengths);
+  const auto parts = mx::reshape(W, {features(), lengths.shape(1), -1});
+  return mx::reshape(mx::multiply(factor, parts), W.shape());
 }
 
 mx::array total(const mx::array& x) {

@@ -32,6 +32,8 @@ struct Problem {
   mlx::core::array offset() const;
   /** |W_dec,i|, [features], 1e-8 at least. */
   mlx::core::array norms() const;
+  /** Their gradient by W_dec, each row times `c` [features]. */
+  mlx::core::array norm_slope(const mlx::core::array& c) const;
 };
 
 /** Scalars are float32 arrays, lazy with `ops`. */
@@ -49,12 +51,37 @@ struct Slopes {
 
 Slopes slopes_of(const Problem& problem);
 
+/** What the loss of a transcoder across layers depends on. */
+struct CltProblem {
+  const SaeTrainOptions& options;
+  const Tensors& p;       ///< The parameters, as CltTrainer has them.
+  mlx::core::array x, y;  ///< float32 [rows, layers, d], scaled.
+  double sparsity = 0;    ///< The coefficient now.
+  /** Of all layers, layer 0's first, ascending. */
+  std::vector<int> dead = {};
+  Engine engine = Engine::loops;
+
+  int rows() const { return x.shape(0); }
+  int layers() const { return x.shape(1); }
+  int d_out() const { return y.shape(2); }
+  int features() const { return p.at("W_enc_0").shape(0); }
+  /** "W_enc" of a layer. */
+  const mlx::core::array& of(const char* name, int layer) const;
+};
+
+/** Errors, variance and the active features of a row are sums over layers;
+ * `fired` is [layers * features], layer 0's first. */
+Slopes slopes_of(const CltProblem& problem);
+
 /** Of topk, batch_topk and matryoshka; of the others. */
 Slopes sparse_slopes(const Problem& problem);
 Slopes dense_slopes(const Problem& problem);
 
 /** sum |y - mean y|^2 over rows. */
 mlx::core::array variance_of(const mlx::core::array& y);
+/** The lengths of the rows of W [features, d] within each of `blocks` equal
+ * parts, [features, blocks, 1], 1e-8 at least; 0 is 1. */
+mlx::core::array block_norms(const mlx::core::array& W, int blocks);
 /** Sum of all, rows first. */
 mlx::core::array total(const mlx::core::array& x);
 /** What a sum of squared errors is multiplied by, and a mean over rows. */

@@ -110,6 +110,73 @@ void check_widths(SaeTrainOptions& o) {
   if (o.widths.back() != o.features) o.widths.push_back(o.features);
 }
 
+void check_layers(const SaeTrainOptions& o, int d_in, int d_out) {
+  if (o.layers < 2 || o.layers > limits::layers)
+    fail(
+        ErrorKind::usage,
+        "[{}] a cross-layer transcoder of {} layers; give 2 to {}: of one, "
+        "train a transcoder",
+        who,
+        o.layers,
+        limits::layers);
+  if (o.recipe != SaeRecipe::jump_relu && o.recipe != SaeRecipe::batch_topk)
+    fail(
+        ErrorKind::usage,
+        "[{}] a cross-layer transcoder is trained by jump_relu or batch_topk, "
+        "which circuit-tracer's files hold as thresholds; not by {}",
+        who,
+        name_of(o.recipe));
+  if (!o.transcoder || o.skip || o.penalty != SaePenalty::tanh ||
+      o.loss != SaeLossScale::rows || o.unit_decoder ||
+      (o.aux != SaeAuxLoss::none && o.aux != SaeAuxLoss::saelens))
+    fail(
+        ErrorKind::usage,
+        "[{}] a cross-layer transcoder has no skip, the penalty tanh and the "
+        "loss of rows, as clt_preset has it",
+        who);
+  const auto n = static_cast<uint64_t>(o.layers);
+  const auto features = static_cast<uint64_t>(o.features);
+  const auto most = std::max(
+      {n * static_cast<uint64_t>(std::max(d_in, d_out)),
+       n * static_cast<uint64_t>(std::max(o.batch_size, 1))});
+  if (features * most > limits::dim)
+    fail(
+        ErrorKind::usage,
+        "[{}] {} features of {} layers, {} numbers, batches of {}; give at "
+        "most {} features",
+        who,
+        o.features,
+        o.layers,
+        std::max(d_in, d_out),
+        o.batch_size,
+        limits::dim / most);
+}
+
+void check_blocks(const SaeTrainOptions& o, int d_in) {
+  if (o.blocks < 2 || o.blocks > limits::layers || d_in % o.blocks != 0)
+    fail(
+        ErrorKind::usage,
+        "[{}] a crosscoder of {} layers and {} numbers in all; give 2 to {} "
+        "layers of one width: of one, train an SAE",
+        who,
+        o.blocks,
+        d_in,
+        limits::layers);
+  if (o.recipe == SaeRecipe::gated || o.recipe == SaeRecipe::matryoshka)
+    fail(
+        ErrorKind::usage,
+        "[{}] a crosscoder is trained by relu_l1, topk, batch_topk or "
+        "jump_relu, not by {}",
+        who,
+        name_of(o.recipe));
+  if (o.transcoder || o.layers != 0 || o.subtract_b_dec || o.unit_decoder)
+    fail(
+        ErrorKind::usage,
+        "[{}] a crosscoder predicts what it reads, with b_dec not subtracted "
+        "and rows of W_dec of any length, as crosscoder_preset has it",
+        who);
+}
+
 }  // namespace
 
 std::string_view name_of(SaeRecipe recipe) {
@@ -214,6 +281,31 @@ SaeTrainOptions sae_preset(std::string_view peer, SaeRecipe recipe) {
   return o;
 }
 
+SaeTrainOptions clt_preset(SaeRecipe recipe, int layers) {
+  SaeTrainOptions o;
+  o.recipe = recipe;
+  o.layers = layers;
+  o.transcoder = true;
+  o.subtract_b_dec = false;
+  o.scale = SaeInputScale::root_d;
+  o.mean_bias = true;
+  o.sparsity = 2;
+  o.sparsity_warm_up = 0.7;
+  o.bandwidth = 1;
+  o.threshold = 0.03;
+  o.pre_act = 1e-5;
+  o.clip = 1;
+  o.batch_size = 512;
+  return o;
+}
+
+SaeTrainOptions crosscoder_preset(SaeRecipe recipe, int layers) {
+  auto o = sae_preset("mlxterp", recipe);
+  o.blocks = layers;
+  o.subtract_b_dec = false;
+  return o;
+}
+
 SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   constexpr double many = 1e9;
   if (o.features == 0 && o.expansion > 0 &&
@@ -230,14 +322,17 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
         o.expansion,
         d_in,
         limits::dim / static_cast<uint64_t>(d_in));
-  if (chooses_k(o.recipe) && (o.k < 1 || o.k > o.features))
+  if (o.layers != 0) check_layers(o, d_in, d_out);
+  if (o.blocks != 0) check_blocks(o, d_in);
+  const int choice = o.features * std::max(o.layers, 1);
+  if (chooses_k(o.recipe) && (o.k < 1 || o.k > choice))
     fail(
         ErrorKind::usage,
         "[{}] k is {} of {} features; give 1 to {}",
         who,
         o.k,
-        o.features,
-        o.features);
+        choice,
+        choice);
   if (o.recipe == SaeRecipe::matryoshka) check_widths(o);
   if (o.batch_size < 1 || o.batch_size > 1 << 20 || o.tokens < 0 ||
       o.dead_after < 0 || o.aux_k < 0)
@@ -260,7 +355,7 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   check_number("tanh_scale", o.tanh_scale, 0, many, true);
   check_number("target_l0", o.target_l0, 0, many, true);
   check_number("bandwidth", o.bandwidth, 0, many, true);
-  check_number("threshold", o.threshold, 0, many, false);
+  check_number("threshold", o.threshold, 0, many, /*above=*/o.layers > 0);
   check_number("pre_act", o.pre_act, 0, many, false);
   check_number("aux_weight", o.aux_weight, 0, many, false);
   check_number("decoder_norm", o.decoder_norm, 0, many, true);

@@ -1,12 +1,14 @@
 #include "sae/train/rows.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <cmath>
 
 #include "core/fail.h"
 #include "io/digest.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "sae/train/long_rows.h"
 
 namespace mx = mlx::core;
 
@@ -15,12 +17,6 @@ namespace mlxterp::sae_train {
 namespace {
 
 constexpr const char* who = "train_sae";
-
-mx::array taken(const mx::array& x, const mx::array& which) {
-  auto out = mx::take(x, which, 0);
-  out.eval();
-  return out;
-}
 
 mx::array cut(const mx::array& x, int begin, int end) {
   auto out = mx::contiguous(mx::slice(x, {begin, 0}, {end, x.shape(1)}));
@@ -32,12 +28,6 @@ mx::array after(const mx::array& a, const mx::array& b) {
   auto out = mx::concatenate({a, b}, 0);
   out.eval();
   return out;
-}
-
-std::vector<float> squares_of(const mx::array& x) {
-  auto squares = mx::sum(mx::square(x), 1);
-  squares.eval();
-  return {squares.data<float>(), squares.data<float>() + squares.size()};
 }
 
 const nlohmann::json& item(const nlohmann::json& place, const char* key) {
@@ -55,8 +45,11 @@ const nlohmann::json& item(const nlohmann::json& place, const char* key) {
 class StoredRowSource : public RowSource {
  public:
   StoredRowSource(const ActivationStore& store, const SaeRunOptions& options)
-      : store_(store), options_(options), names_{options.site} {
-    if (!options.site_out.empty()) names_.push_back(options.site_out);
+      : store_(store),
+        options_(options),
+        names_(sites_of(options)),
+        long_(layers_in(options.train), options.longest) {
+    std::vector<int> widths;
     for (const auto& name : names_) {
       const auto& tensor = store.tensor(name);
       if (!mx::issubdtype(tensor.dtype, mx::floating) || tensor.shape.empty())
@@ -68,8 +61,9 @@ class StoredRowSource : public RowSource {
       int width = 1;
       for (const int dim : tensor.shape)
         width *= dim;
-      widths_.push_back(width);
+      widths.push_back(width);
     }
+    widths_ = widths_of(widths, options);
     if (store.rows() < options.train.batch_size)
       fail(
           ErrorKind::usage,
@@ -112,16 +106,15 @@ class StoredRowSource : public RowSource {
 
   Rows sample() override {
     need_limit();
-    return not_longer(first_rows(), limit_);
+    return long_.without(first_rows());
   }
 
   Json place() const override {
-    return {{"epoch", epoch_}, {"given", given_}, {"limit", limit_}};
+    return {{"epoch", epoch_}, {"given", given_}, {"limit", long_.to_json()}};
   }
 
   void go_to(const nlohmann::json& place) override {
-    limit_ = number_in(place, "limit");
-    limited_ = true;
+    long_.from_json(place);
     const auto given = count_in(place, "given");
     begin(count_in(place, "epoch"));
     while (given_ < given)
@@ -130,8 +123,8 @@ class StoredRowSource : public RowSource {
   }
 
   const Json& facts() const override { return facts_; }
-  int d_in() const override { return widths_.front(); }
-  int d_out() const override { return widths_.back(); }
+  int d_in() const override { return widths_.first; }
+  int d_out() const override { return widths_.second; }
 
  private:
   ShuffledRows shuffled(int64_t epoch, int batch) const {
@@ -154,76 +147,94 @@ class StoredRowSource : public RowSource {
     open_.emplace(shuffled(epoch, options_.train.batch_size));
   }
 
-  static Rows rows_of(const StoredRows& read) {
-    const auto dense = [](const mx::array& x) {
-      auto out = mx::astype(mx::reshape(x, {x.shape(0), -1}), mx::float32);
-      out.eval();
-      return out;
-    };
-    Rows out{dense(read.values.front().second)};
-    if (read.values.size() > 1) out.y = dense(read.values.back().second);
-    return out;
+  Rows rows_in(const StoredRows& read) const {
+    std::vector<mx::array> values;
+    for (const auto& [name, value] : read.values)
+      values.push_back(mx::reshape(value, {value.shape(0), -1}));
+    return rows_of(values, options_);
   }
 
   std::optional<Rows> read() {
     if (!open_) begin(epoch_);
     const auto found = open_->next();
     if (!found) return {};
-    const auto all = rows_of(*found);
-    auto out = not_longer(all, limit_);
+    const auto all = rows_in(*found);
+    auto out = long_.without(all);
     left_out_ += all.size() - out.size();
     return out;
   }
 
   Rows first_rows() const {
     auto source = shuffled(0, sample_rows);
-    return rows_of(*source.next());
+    return rows_in(*source.next());
   }
 
   void need_limit() {
-    if (limited_) return;
-    limit_ = limit_of(first_rows().x, options_.longest);
-    limited_ = true;
+    if (!long_.known()) long_.learn(first_rows());
   }
 
   const ActivationStore& store_;
   const SaeRunOptions& options_;
   std::vector<std::string> names_;
-  std::vector<int> widths_;
+  std::pair<int, int> widths_;
   Json facts_;
   int64_t epoch_ = 0, given_ = 0;
-  double limit_ = 0;
-  bool limited_ = false;
+  LongRows long_;
   std::optional<ShuffledRows> open_;
   std::optional<Rows> waiting_;
 };
 
 }  // namespace
 
-Rows not_longer(const Rows& rows, double limit) {
-  if (limit <= 0) return rows;
-  const auto squares = squares_of(rows.x);
-  std::vector<int> kept;
-  for (size_t i = 0; i < squares.size(); ++i)
-    // What is not a number stays and is refused by name.
-    if (!(std::sqrt(static_cast<double>(squares[i])) > limit) ||
-        !std::isfinite(squares[i]))
-      kept.push_back(static_cast<int>(i));
-  if (kept.size() == squares.size()) return rows;
-  const mx::array which(
-      kept.data(), {static_cast<int>(kept.size())}, mx::int32);
-  Rows out{taken(rows.x, which)};
-  if (rows.y) out.y = taken(*rows.y, which);
+int layers_in(const SaeTrainOptions& options) {
+  return std::max(options.layers, options.blocks);
+}
+
+std::vector<std::string> sites_of(const SaeRunOptions& options) {
+  std::vector<std::string> out;
+  for (const auto& site : {options.site, options.site_out}) {
+    if (site.empty()) continue;
+    if (options.layers.empty()) out.push_back(site);
+    for (const int layer : options.layers)
+      out.push_back(fmt::format("layers.{}.{}", layer, site));
+  }
   return out;
 }
 
-double limit_of(const mx::array& x, double times) {
-  if (times <= 0) return 0;
-  auto squares = squares_of(x);
-  const auto middle = squares.begin() + static_cast<long>(squares.size() / 2);
-  std::nth_element(squares.begin(), middle, squares.end());
-  const double median = std::sqrt(static_cast<double>(*middle));
-  return std::isfinite(median) ? times * median : 0;
+Rows rows_of(
+    const std::vector<mx::array>& values, const SaeRunOptions& options) {
+  const auto dense = [&](size_t begin, size_t n) {
+    std::vector<mx::array> parts;
+    for (size_t i = begin; i < begin + n; ++i)
+      parts.push_back(mx::astype(values[i], mx::float32));
+    auto out = n == 1 ? parts.front() : mx::concatenate(parts, 1);
+    out.eval();
+    return out;
+  };
+  const auto side = std::max<size_t>(options.layers.size(), 1);
+  Rows out{dense(0, side)};
+  if (values.size() > side) out.y = dense(side, side);
+  return out;
+}
+
+std::pair<int, int> widths_of(
+    const std::vector<int>& widths, const SaeRunOptions& options) {
+  const auto names = sites_of(options);
+  const auto side = std::max<size_t>(options.layers.size(), 1);
+  for (size_t i = 0; i < widths.size(); ++i) {
+    const auto first = i / side * side;
+    if (widths[i] != widths[first])
+      fail(
+          ErrorKind::usage,
+          "[{}] {} is of {} numbers and {} of {}; layers trained "
+          "together are alike",
+          who,
+          names[first],
+          widths[first],
+          names[i],
+          widths[i]);
+  }
+  return {widths.front(), widths.back()};
 }
 
 Rows part_of(const Rows& rows, int begin, int end) {

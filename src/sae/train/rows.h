@@ -6,6 +6,9 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "mlx/array.h"
 #include "mlxterp/sae/train_run.h"
@@ -14,7 +17,8 @@ namespace mlxterp::sae_train {
 
 using Json = nlohmann::ordered_json;
 
-/** float32 [n, d_in], and of a transcoder [n, d_out]; evaluated. */
+/** float32 [n, d_in], and of a transcoder [n, d_out]; across layers [n, layers
+ * * d_in] and [n, layers * d_out]; evaluated. */
 struct Rows {
   mlx::core::array x;
   std::optional<mlx::core::array> y = {};
@@ -41,6 +45,7 @@ class RowSource {
   virtual void go_to(const nlohmann::json& place) = 0;
   /** What it is read from, to tell one source from another. */
   virtual const Json& facts() const = 0;
+  /** Of one layer. */
   virtual int d_in() const = 0;
   virtual int d_out() const = 0;
 
@@ -52,10 +57,21 @@ class RowSource {
 
 inline constexpr int sample_rows = 8192;
 
-/** Those that are not longer than `limit`; 0: all. */
-Rows not_longer(const Rows& rows, double limit);
-/** What is too long, by the median of some. */
-double limit_of(const mlx::core::array& x, double times);
+/** How many layers' values a row has behind each other, on each side; 0: it is
+ * of one site. */
+int layers_in(const SaeTrainOptions& options);
+
+/** The sites that rows are of, in order: what is read, then what is predicted,
+ * each of all layers. */
+std::vector<std::string> sites_of(const SaeRunOptions& options);
+/** Rows of the values [n, width] of each of them. */
+Rows rows_of(
+    const std::vector<mlx::core::array>& values, const SaeRunOptions& options);
+/** What is read and predicted in a layer, of the widths of each of them. Throws
+ * usage where layers differ. */
+std::pair<int, int> widths_of(
+    const std::vector<int>& widths, const SaeRunOptions& options);
+
 /** Rows [begin, end), and two after each other. */
 Rows part_of(const Rows& rows, int begin, int end);
 Rows joined(const std::optional<Rows>& first, const Rows& second);

@@ -1,8 +1,11 @@
 // A training from beginning to end.
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <functional>
+#include <memory>
 
 #include "analysis/row_sites.h"
 #include "core/fail.h"
@@ -10,12 +13,11 @@
 #include "io/json.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/blas.h"
-#include "mlxterp/sae/load.h"
 #include "mlxterp/sae/train_run.h"
 #include "sae/hooks.h"
 #include "sae/train/rows.h"
+#include "sae/train/trainee.h"
 #include "sae/train/training_folder.h"
-#include "trace/lens_names.h"
 
 namespace fs = std::filesystem;
 namespace mx = mlx::core;
@@ -28,48 +30,36 @@ namespace {
 
 constexpr const char* who = "train_sae";
 constexpr const char* baseline_prefix = "baseline.";
-constexpr int chunk_rows = 1024;
-
-// TransformerLens' name of a site, as other tools write it; else the site's
-// own.
-std::string hook_of(const std::string& site) {
-  const auto hook = to_lens(site);
-  return hook.empty() ? site : hook;
-}
-
-SaeTrained trained_on(const Sae& sae, const Rows& rows) {
-  SaeFitter fitter;
-  auto fired = mx::zeros({sae.d_sae()}, mx::bool_);
-  for (int begin = 0; begin < rows.size(); begin += chunk_rows) {
-    const auto part =
-        part_of(rows, begin, std::min(rows.size(), begin + chunk_rows));
-    const auto acts = encode(sae, part.x);
-    fitter.add(part.y.value_or(part.x), decode(sae, acts, part.x), acts);
-    fired =
-        mx::logical_or(fired, mx::any(mx::not_equal(acts, mx::array(0.0f)), 0));
-    fired.eval();
-  }
-  auto share = mx::mean(mx::astype(fired, mx::float32));
-  return {
-      .fit = fitter.fit(),
-      .dead_share = 1 - static_cast<double>(share.item<float>())};
-}
 
 Json to_json(const SaeTrained& it) {
-  return {
+  Json out = {
       {"rows", it.fit.rows},
       {"explained_variance", it.fit.explained_variance},
       {"l0", it.fit.l0},
       {"dead_share", it.dead_share}};
+  for (const auto& fit : it.layers)
+    out["layers"].push_back(
+        {{"explained_variance", fit.explained_variance}, {"l0", fit.l0}});
+  return out;
+}
+
+SaeFit fit_of(const nlohmann::json& json, size_t rows) {
+  SaeFit out;
+  out.rows = rows;
+  out.explained_variance = number_in(json, "explained_variance");
+  out.fvu = 1 - out.explained_variance;
+  out.l0 = number_in(json, "l0");
+  return out;
 }
 
 SaeTrained trained_of(const nlohmann::json& json) {
   SaeTrained out;
-  out.fit.rows = static_cast<size_t>(count_in(json, "rows"));
-  out.fit.explained_variance = number_in(json, "explained_variance");
-  out.fit.fvu = 1 - out.fit.explained_variance;
-  out.fit.l0 = number_in(json, "l0");
+  const auto rows = static_cast<size_t>(count_in(json, "rows"));
+  out.fit = fit_of(json, rows);
   out.dead_share = number_in(json, "dead_share");
+  if (json.contains("layers"))
+    for (const auto& layer : json["layers"])
+      out.layers.push_back(fit_of(layer, rows));
   return out;
 }
 
@@ -80,13 +70,16 @@ class Training {
       : source_(source),
         options_(options),
         folder_(folder, options.resume),
-        train_(checked(options.train, source.d_in(), source.d_out())) {
+        d_in_(source.d_in() * std::max(options.train.blocks, 1)),
+        d_out_(source.d_out() * std::max(options.train.blocks, 1)),
+        train_(checked(options.train, d_in_, d_out_)) {
     settings_["format"] = "mlxterp-sae-training-1";
     settings_["model"] = options.model;
     settings_["site"] = options.site;
     settings_["site_out"] = options.site_out;
-    settings_["d_in"] = source.d_in();
-    settings_["d_out"] = source.d_out();
+    if (!options.layers.empty()) settings_["layers"] = options.layers;
+    settings_["d_in"] = d_in_;
+    settings_["d_out"] = d_out_;
     settings_["rows"] = source.facts();
     settings_["longest"] = options.longest;
     settings_["buffer_rows"] = options.buffer_rows;
@@ -121,7 +114,7 @@ class Training {
     auto out = train_;
     out.recipe = SaeRecipe::topk;
     out.aux = sae_preset("saelens", SaeRecipe::topk).aux;
-    out.subtract_b_dec = true;
+    out.subtract_b_dec = out.blocks == 0;
     return out;
   }
 
@@ -135,13 +128,15 @@ class Training {
     const auto at = Clock::now();
     const auto first = [&]() -> Rows {
       if (!found) return source_.sample();
-      Rows out{mx::ones({1, source_.d_in()}, mx::float32)};
-      if (train_.transcoder) out.y = mx::ones({1, source_.d_out()});
+      const int layers = std::max(train_.layers, 1);
+      Rows out{mx::ones({1, layers * d_in_}, mx::float32)};
+      if (train_.transcoder) out.y = mx::ones({1, layers * d_out_});
       return out;
     }();
     model_seconds_ += seconds_since(at);
-    trainer_.emplace(train_, first.x, first.y);
-    if (options_.baseline) baseline_.emplace(of_baseline(), first.x);
+    trainer_ = trainee_of(train_, options_, first);
+    if (options_.baseline)
+      baseline_ = trainee_of(of_baseline(), options_, first);
     if (!found) return;
     trainer_->restore(found->tensors);
     if (baseline_) {
@@ -167,8 +162,8 @@ class Training {
     const auto begin = Clock::now();
     const auto rows = source_.next();
     model_seconds_ += seconds_since(begin);
-    last_ = trainer_->step(rows.x, rows.y);
-    if (baseline_) baseline_->step(rows.x);
+    last_ = trainer_->step(rows);
+    if (baseline_) baseline_->step(rows);
     if (options_.on_step) options_.on_step(trainer_->steps() - 1, *last_);
     tell(fmt::format(
         "Loss {:.4g}, EV {:.3f}, L0 {:.4g}, dead {:.1f} %, {:.0f} tokens/s",
@@ -195,29 +190,18 @@ class Training {
               static_cast<double>(train_.steps()));
   }
 
-  Sae sae_of(const SaeTrainer& trainer) const {
-    auto out = trainer.sae();
-    out.source = {
-        .format = "saelens",
-        .model = options_.model,
-        .hook_in = hook_of(options_.site),
-        .hook_out = hook_of(
-            options_.site_out.empty() ? options_.site : options_.site_out),
-        .site_in = options_.site,
-        .site_out =
-            options_.site_out.empty() ? options_.site : options_.site_out,
-        .layer = layer_of_site(options_.site)};
-    return out;
+  static std::function<void(const fs::path&)> writer_of(
+      const Trainee& it, const std::optional<SaeTrained>& trained) {
+    const auto l0 = trained ? std::optional(trained->fit.l0) : std::nullopt;
+    return
+        [l0, what = &it](const fs::path& folder) { what->write(folder, l0); };
   }
 
   void save() {
     auto state = trainer_->state();
-    auto sae = sae_of(*trainer_);
-    if (trained_) sae.source.l0 = trained_->fit.l0;
-    std::optional<Sae> other;
+    std::function<void(const fs::path&)> write_baseline;
     if (baseline_) {
-      other = sae_of(*baseline_);
-      if (of_baseline_) other->source.l0 = of_baseline_->fit.l0;
+      write_baseline = writer_of(*baseline_, of_baseline_);
       for (const auto& [name, value] : baseline_->state())
         state.insert_or_assign(baseline_prefix + name, value);
     }
@@ -227,15 +211,20 @@ class Training {
     progress["threads"] = blas_threads();
     if (trained_) progress["trained"] = to_json(*trained_);
     if (of_baseline_) progress["baseline"] = to_json(*of_baseline_);
-    folder_.save(sae, other, state, settings_, progress);
+    folder_.save(
+        writer_of(*trainer_, trained_),
+        write_baseline,
+        state,
+        settings_,
+        progress);
     saved_ = Clock::now();
   }
 
   void finish() {
     tell("Measuring what was trained");
     const auto rows = source_.sample();
-    trained_ = trained_on(sae_of(*trainer_), rows);
-    if (baseline_) of_baseline_ = trained_on(sae_of(*baseline_), rows);
+    trained_ = trainer_->measured(rows);
+    if (baseline_) of_baseline_ = baseline_->measured(rows);
     complete_ = true;
     save();
   }
@@ -247,11 +236,12 @@ class Training {
     out.kept = kept_;
     out.rows = out.steps * train_.batch_size;
     out.left_out = source_.left_out();
-    out.d_in = source_.d_in();
-    out.d_out = source_.d_out();
+    out.d_in = d_in_;
+    out.d_out = d_out_;
     out.options = train_;
     out.site = options_.site;
     out.site_out = options_.site_out;
+    out.layers = options_.layers;
     out.last = last_;
     out.trained = trained_;
     out.baseline = of_baseline_;
@@ -265,9 +255,10 @@ class Training {
   RowSource& source_;
   const SaeRunOptions& options_;
   TrainingFolder folder_;
+  int d_in_, d_out_;
   SaeTrainOptions train_;
   Json settings_;
-  std::optional<SaeTrainer> trainer_, baseline_;
+  std::unique_ptr<Trainee> trainer_, baseline_;
   std::optional<SaeStep> last_;
   std::optional<SaeTrained> trained_, of_baseline_;
   bool complete_ = false;
@@ -275,6 +266,52 @@ class Training {
   double model_seconds_ = 0;
   Clock::time_point begin_ = Clock::now(), saved_ = begin_;
 };
+
+void check_layers(const SaeRunOptions& options) {
+  const auto& layers = options.layers;
+  bool fits = layers.size() >= 2;
+  for (size_t i = 0; i < layers.size(); ++i)
+    fits &= options.crosscoder
+                ? layers[i] >= 0 && (i == 0 || layers[i] > layers[i - 1])
+                : layers[i] == static_cast<int>(i);
+  if (!fits && options.crosscoder)
+    fail(
+        ErrorKind::usage,
+        "[{}] the layers {} of a crosscoder; give two or more that ascend from "
+        "0: of one layer train an SAE",
+        who,
+        fmt::join(layers, ", "));
+  if (!fits)
+    fail(
+        ErrorKind::usage,
+        "[{}] the layers {} of a cross-layer transcoder; give two or more, 0, "
+        "1, 2 and so on, as circuit-tracer's files number them: of one layer "
+        "train a transcoder",
+        who,
+        fmt::join(layers, ", "));
+}
+
+// What layers there are together, and their sites.
+void fill_layers(SaeRunOptions& options) {
+  const auto& layers = options.layers;
+  const auto n = static_cast<int>(layers.size());
+  options.train.layers = options.crosscoder ? 0 : n;
+  options.train.blocks = options.crosscoder ? n : 0;
+  if (options.crosscoder || n > 0) check_layers(options);
+  if (n == 0) return;
+  if (options.site.empty())
+    options.site = options.crosscoder ? "resid_post" : "resid_mid";
+  if (options.site_out.empty() && !options.crosscoder)
+    options.site_out = "mlp_out";
+  for (const auto& site : {options.site, options.site_out})
+    if (site.find_first_of("*{,") != site.npos || layer_of_site(site) >= 0)
+      fail(
+          ErrorKind::usage,
+          "[{}] '{}' is no site within a layer; layers trained together have "
+          "the same of each, such as resid_mid, mlp.input and mlp_out",
+          who,
+          printable(site));
+}
 
 void check(const SaeRunOptions& options) {
   const auto& train = options.train;
@@ -287,7 +324,7 @@ void check(const SaeRunOptions& options) {
             ? "a transcoder needs the site that it predicts"
             : "a site to predict is given, and this is no transcoder; ask for "
               "one, or leave the site out");
-  if (train.transcoder && train.recipe == SaeRecipe::topk)
+  if (train.transcoder && train.layers == 0 && train.recipe == SaeRecipe::topk)
     fail(
         ErrorKind::usage,
         "[{}] no tool reads a transcoder of topk from SAELens' files; train "
@@ -298,7 +335,9 @@ void check(const SaeRunOptions& options) {
         ErrorKind::usage,
         "[{}] the baseline is a topk SAE; what is trained is {}",
         who,
-        train.transcoder ? "a transcoder" : "one itself");
+        train.layers > 0   ? "a cross-layer transcoder"
+        : train.transcoder ? "a transcoder"
+                           : "one itself");
   if (!(options.longest >= 0) || !(options.checkpoint_seconds >= 0) ||
       options.buffer_rows < 0 || options.batch_size < 1 || options.length < 0)
     fail(
@@ -328,6 +367,7 @@ SaeRunSummary train_sae(
     const fs::path& folder,
     const SaeRunOptions& given) {
   auto options = given;
+  fill_layers(options);
   check(options);
   if (options.site.empty()) {
     std::vector<std::string> sites;
@@ -358,6 +398,7 @@ SaeRunSummary train_sae(
     const fs::path& folder,
     const SaeRunOptions& given) {
   auto options = given;
+  fill_layers(options);
   check(options);
   if (options.train.tokens < 1)
     fail(
@@ -365,18 +406,23 @@ SaeRunSummary train_sae(
         "[{}] give how many tokens to train on: rates fall over the last of "
         "them",
         who);
-  for (auto* name : {&options.site, &options.site_out}) {
-    if (name->empty() && name == &options.site_out) continue;
-    const auto sites = row_sites(model, {*name}, who);
+  const auto only = [&](const std::string& name) {
+    const auto sites = row_sites(model, {name}, who);
     if (sites.size() != 1)
       fail(
           ErrorKind::usage,
           "[{}] '{}' means {} sites; name one",
           who,
-          printable(*name),
+          printable(name),
           sites.size());
-    *name = model.sites()[sites.front()].name;
+    return model.sites()[sites.front()].name;
+  };
+  if (options.layers.empty()) {
+    options.site = only(options.site);
+    if (!options.site_out.empty()) options.site_out = only(options.site_out);
   }
+  for (const auto& name : sites_of(options))
+    (void)only(name);
   const auto source = rows_of_text(model, text, options);
   return Training(*source, folder, options).run();
 }

@@ -13,6 +13,7 @@
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/analysis/collect.h"
+#include "sae/train/long_rows.h"
 #include "sae/train/rows.h"
 
 namespace mx = mlx::core;
@@ -33,10 +34,12 @@ class TextRowSource : public RowSource {
       : model_(model),
         options_(options),
         files_(text, options.warn),
-        names_{options.site} {
-    if (!options.site_out.empty()) names_.push_back(options.site_out);
+        names_(sites_of(options)),
+        long_(layers_in(options.train), options.longest) {
+    std::vector<int> widths;
     for (const auto& name : names_)
-      widths_.push_back(width_of(name));
+      widths.push_back(width_of(name));
+    widths_ = widths_of(widths, options);
     const int context = context_length(model);
     windows_.length =
         options.length > 0 ? options.length : std::min(default_length, context);
@@ -50,7 +53,9 @@ class TextRowSource : public RowSource {
           windows_.length,
           least,
           context);
-    constexpr int64_t batches = 8, least = 16384;
+    // Rows across layers are as much longer.
+    constexpr int64_t batches = 8, of_a_layer = 16384;
+    const int64_t least = of_a_layer / std::max(layers_in(options.train), 1);
     const int64_t n = options.train.batch_size;
     // No more than there is to train on, and whole batches of it.
     round_rows_ = options.buffer_rows > 0
@@ -94,15 +99,14 @@ class TextRowSource : public RowSource {
     return {
         {"round", rounds_},
         {"given", given_},
-        {"limit", limit_},
+        {"limit", long_.to_json()},
         {"text", begin_.to_json()}};
   }
 
   void go_to(const nlohmann::json& place) override {
     rounds_ = count_in(place, "round");
     given_ = count_in(place, "given");
-    limit_ = number_in(place, "limit");
-    limited_ = true;
+    long_.from_json(place);
     const auto text = place.find("text");
     begin_ = WindowPlace::from_json(
         text != place.end() && text->is_string() ? text->get<std::string>()
@@ -114,8 +118,8 @@ class TextRowSource : public RowSource {
   }
 
   const Json& facts() const override { return facts_; }
-  int d_in() const override { return widths_.front(); }
-  int d_out() const override { return widths_.back(); }
+  int d_in() const override { return widths_.first; }
+  int d_out() const override { return widths_.second; }
 
  private:
   int width_of(const std::string& name) const {
@@ -126,15 +130,6 @@ class TextRowSource : public RowSource {
         collect_activations(model_, Inputs({0}), {name}, {.batch_size = 1});
     const auto& value = found.entries().front().second;
     return static_cast<int>(value.size()) / value.shape(0);
-  }
-
-  mx::array values(
-      const ActivationCache& found, const std::string& name) const {
-    const auto value = found[name];
-    auto out =
-        mx::astype(mx::reshape(value, {value.shape(0), -1}), mx::float32);
-    out.eval();
-    return out;
   }
 
   // From begin_ on; the text from its beginning again where it ends.
@@ -171,11 +166,14 @@ class TextRowSource : public RowSource {
         prompts,
         names_,
         {.batch_size = options_.batch_size, .progress = options_.progress});
-    Rows all{values(found, names_.front())};
-    if (names_.size() > 1) all.y = values(found, names_.back());
-    if (!limited_) limit_ = limit_of(all.x, options_.longest);
-    limited_ = true;
-    auto kept = not_longer(all, limit_);
+    std::vector<mx::array> values;
+    for (const auto& name : names_) {
+      const auto value = found[name];
+      values.push_back(mx::reshape(value, {value.shape(0), -1}));
+    }
+    const auto all = rows_of(values, options_);
+    if (!long_.known()) long_.learn(all);
+    auto kept = long_.without(all);
     left_out_ += all.size() - kept.size();
     round_ = shuffled(kept);
     if (round_->size() < options_.train.batch_size) fail_short(round_->size());
@@ -211,14 +209,14 @@ class TextRowSource : public RowSource {
   const SaeRunOptions& options_;
   TextFiles files_;
   std::vector<std::string> names_;
-  std::vector<int> widths_;
+  std::pair<int, int> widths_;
   Windows::Options windows_;
   int64_t round_rows_ = 0;
   Json facts_;
   WindowPlace begin_, behind_;  // of this round and the next
   int64_t rounds_ = 0, given_ = 0;
-  double limit_ = 0;
-  bool limited_ = false, told_ = false;
+  LongRows long_;
+  bool told_ = false;
   std::optional<Rows> round_;
 };
 

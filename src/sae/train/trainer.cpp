@@ -3,9 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <cstring>
 #include <utility>
 
 #include "core/fail.h"
@@ -15,6 +13,7 @@
 #include "mlxterp/sae/train.h"
 #include "sae/train/adam.h"
 #include "sae/train/losses.h"
+#include "sae/train/steps.h"
 
 namespace mx = mlx::core;
 
@@ -24,29 +23,9 @@ using namespace sae_train;  // NOLINT(google-build-using-namespace): its parts
 
 namespace {
 
-constexpr const char* who = "train_sae";
-constexpr double threshold_weight = 0.01;  // of SAELens' moving average
-
 mx::array scalar(double value) {
   return mx::array(static_cast<float>(value));
 }
-
-double number(mx::array x) {
-  x.eval();
-  return static_cast<double>(x.item<float>());
-}
-
-class Stopwatch {
- public:
-  /** Seconds since the last time. */
-  double lap() {
-    const auto now = std::chrono::steady_clock::now();
-    return std::chrono::duration<double>(now - std::exchange(at_, now)).count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point at_ = std::chrono::steady_clock::now();
-};
 
 // [n, width] as float32; throws where it is not.
 mx::array rows_of(const mx::array& x, int width, const char* what) {
@@ -61,43 +40,16 @@ mx::array rows_of(const mx::array& x, int width, const char* what) {
   return mx::astype(x, mx::float32);
 }
 
-// What rows are multiplied by, from float64 sums of the lengths.
-double scale_of(const mx::array& x, SaeInputScale scale, const char* what) {
-  auto squares = mx::sum(mx::square(x), 1);
-  mx::eval(squares);
-  double lengths = 0, all = 0;
-  const auto n = static_cast<size_t>(squares.size());
-  for (size_t i = 0; i < n; ++i) {
-    const auto it = static_cast<double>(squares.data<float>()[i]);
-    lengths += std::sqrt(it);
-    all += it;
-  }
-  if (!std::isfinite(all) || all <= 0)
-    fail(
-        ErrorKind::bad_data,
-        "[{}] {} has a mean square of {}; an SAE is trained on values that "
-        "are finite and not all 0",
-        who,
-        what,
-        all / static_cast<double>(n));
-  const auto rows = static_cast<double>(n);
-  switch (scale) {
-    case SaeInputScale::none:
-      return 1;
-    case SaeInputScale::root_d:
-      return std::sqrt(static_cast<double>(x.shape(1))) / (lengths / rows);
-    case SaeInputScale::unit:
-      return 1 / std::sqrt(all / rows);
-  }
-  return 1;
-}
-
-std::string first_of(const std::string& name) {
-  return fmt::format("first.{}", name);
-}
-
-std::string second_of(const std::string& name) {
-  return fmt::format("second.{}", name);
+// The same from decoder rows whose lengths in all blocks sum to 1, by which
+// they are ranked.
+Sae fold_block_norms(Sae sae, int blocks) {
+  const auto norms = mx::sum(
+      mx::reshape(block_norms(sae.W_dec, blocks), {sae.d_sae(), -1}), 1);
+  sae.W_dec = mx::divide(sae.W_dec, mx::expand_dims(norms, 1));
+  sae.W_enc = mx::multiply(sae.W_enc, norms);
+  sae.b_enc = mx::multiply(sae.b_enc, norms);
+  if (sae.threshold) sae.threshold = mx::multiply(*sae.threshold, norms);
+  return sae;
 }
 
 }  // namespace
@@ -121,7 +73,14 @@ SaeTrainer::SaeTrainer(
   d_out_ = wanted.shape(1);
   options_ = checked(std::move(options), d_in_, d_out_);
   const auto& o = options_;
-  scale_in_ = scale_of(read, o.scale, "what is read");
+  for (int i = 0; i < o.blocks; ++i) {
+    const int width = d_in_ / o.blocks;
+    scales_.push_back(scale_of(
+        mx::slice(read, {0, i * width}, {read.shape(0), (i + 1) * width}),
+        o.scale,
+        fmt::format("what is read, part {},", i).c_str()));
+  }
+  scale_in_ = o.blocks > 0 ? 1 : scale_of(read, o.scale, "what is read");
   scale_out_ = y ? scale_of(wanted, o.scale, "what is predicted") : scale_in_;
 
   // Rows in random directions; the encoder begins as their transpose.
@@ -140,7 +99,9 @@ SaeTrainer::SaeTrainer(
       "W_enc", o.transcoder ? directions(d_in_, key2) : p.at("W_dec"));
   p.insert_or_assign(
       "b_dec",
-      o.mean_bias ? mx::multiply(mx::mean(wanted, 0), scalar(scale_out_))
+      o.mean_bias ? mx::multiply(
+                        mx::mean(scales_.empty() ? wanted : scaled(wanted), 0),
+                        scalar(scale_out_))
                   : zeros(d_out_));
   if (o.recipe == SaeRecipe::gated) {
     for (const char* name : {"b_gate", "b_mag", "r_mag"})
@@ -161,32 +122,19 @@ SaeTrainer::SaeTrainer(
   since_.assign(static_cast<size_t>(o.features), 0);
 }
 
-double SaeTrainer::rate() const {
-  const auto all = static_cast<double>(options_.steps());
-  const auto at = static_cast<double>(steps_);
-  const double up = std::max(1.0, std::floor(options_.warm_up * all));
-  const double down = std::max(1.0, std::floor(options_.decay * all));
-  const double left =
-      options_.decay > 0 ? std::clamp((all - at) / down, 0.0, 1.0) : 1.0;
-  return options_.learning_rate * std::min(1.0, (at + 1) / up) * left;
-}
-
-double SaeTrainer::sparsity() const {
-  const double up = std::floor(
-      options_.sparsity_warm_up * static_cast<double>(options_.steps()));
-  const auto at = static_cast<double>(steps_);
-  return options_.sparsity * (up > 0 ? std::min(1.0, at / up) : 1.0);
-}
-
-std::vector<int> SaeTrainer::dead() const {
-  std::vector<int> out;
-  for (size_t f = 0; f < since_.size(); ++f)
-    if (since_[f] >= options_.dead_after) out.push_back(static_cast<int>(f));
-  return out;
+// A crosscoder's rows, each block by its own scale.
+mx::array SaeTrainer::scaled(const mx::array& x) const {
+  std::vector<float> factors(scales_.begin(), scales_.end());
+  const int blocks = options_.blocks;
+  return mx::reshape(
+      mx::multiply(
+          mx::reshape(x, {x.shape(0), blocks, -1}),
+          mx::array(factors.data(), {1, blocks, 1}, mx::float32)),
+      x.shape());
 }
 
 double SaeTrainer::dead_share() const {
-  return static_cast<double>(dead().size()) /
+  return static_cast<double>(dead_of(since_, options_.dead_after).size()) /
          static_cast<double>(since_.size());
 }
 
@@ -194,7 +142,8 @@ SaeStep SaeTrainer::step(
     const mx::array& x, const std::optional<mx::array>& y) {
   if (options_.transcoder != y.has_value())
     fail(ErrorKind::usage, "[{}] a transcoder's steps have both values", who);
-  auto in = mx::multiply(rows_of(x, d_in_, "x"), scalar(scale_in_));
+  auto in = rows_of(x, d_in_, "x");
+  in = scales_.empty() ? mx::multiply(in, scalar(scale_in_)) : scaled(in);
   auto out =
       y ? mx::multiply(rows_of(*y, d_out_, "y"), scalar(scale_out_)) : in;
   mx::eval(in, out);
@@ -204,8 +153,8 @@ SaeStep SaeTrainer::step(
       .p = parameters_,
       .x = in,
       .y = out,
-      .sparsity = sparsity(),
-      .dead = dead(),
+      .sparsity = sparsity_at(options_, steps_),
+      .dead = dead_of(since_, options_.dead_after),
       .engine = default_engine()};
   auto slopes = slopes_of(problem);
   std::vector<mx::array> all = {
@@ -224,30 +173,12 @@ SaeStep SaeTrainer::step(
   times_.sparse += slopes.sparse;
   times_.products += watch.lap() - slopes.choice - slopes.sparse;
 
-  SaeStep result;
-  result.loss = number(slopes.loss);
-  if (!std::isfinite(result.loss))
-    fail(
-        ErrorKind::bad_data,
-        "[{}] the loss of step {} is {}; {}",
-        who,
-        steps_,
-        result.loss,
-        mx::all(mx::isfinite(in)).item<bool>()
-            ? "use a smaller learning rate"
-            : "the activations have values that are NaN or infinite");
-  result.error = number(slopes.errors) / in.shape(0);
-  const double variance = number(slopes.variance);
-  result.explained = variance > 0 ? 1 - number(slopes.errors) / variance : 0;
-  result.sparsity = number(slopes.sparsity);
-  result.aux = number(slopes.aux);
-  result.l0 = number(slopes.l0);
-
-  const auto* fired = slopes.fired.data<float>();
-  for (size_t f = 0; f < since_.size(); ++f)
-    since_[f] = fired[f] > 0 ? 0 : since_[f] + in.shape(0);
-  if (slopes.least && number(*slopes.least) > 0)
-    threshold_ += threshold_weight * (number(*slopes.least) - threshold_);
+  auto result = seen(slopes, in, steps_);
+  count_rows(slopes.fired, in.shape(0), since_);
+  if (slopes.least)
+    if (const auto least = slopes.least->item<float>(); least > 0)
+      threshold_ +=
+          threshold_weight * (static_cast<double>(least) - threshold_);
   move(std::move(slopes.gradients));
   ++steps_;
   result.dead_share = dead_share();
@@ -261,28 +192,15 @@ void SaeTrainer::move(Tensors gradients) {
     auto& slope = gradients.at("W_dec");
     slope = without_parallel(slope, parameters_.at("W_dec"));
   }
-  float factor = 1;
-  if (o.clip > 0) {
-    auto squares = scalar(0);
-    for (const auto& [name, value] : gradients)
-      squares = mx::add(squares, total(mx::square(value)));
-    const double norm = std::sqrt(number(squares));
-    constexpr double tiny = 1e-6;
-    factor = static_cast<float>(std::min(1.0, o.clip / (norm + tiny)));
-  }
-  const AdamOptions adam_options{
-      .rate = rate(),
-      .beta1 = o.beta1,
-      .beta2 = o.beta2,
-      .epsilon = o.epsilon,
-      .step = steps_ + 1};
+  const auto factor = clip_factor(gradients, o.clip);
+  const auto options = adam_options(o, steps_);
   std::vector<mx::array> all;
   for (auto& [name, value] : parameters_) {
     auto moved = adam(
         {value, first_.at(name), second_.at(name)},
         gradients.at(name),
         factor,
-        adam_options,
+        options,
         default_engine());
     if (o.unit_decoder && name == "W_dec")
       moved.parameter = with_unit_rows(moved.parameter);
@@ -339,12 +257,24 @@ Sae SaeTrainer::sae() const {
     out.threshold = mx::full({o.features}, scalar(0), mx::float32);
     // It is of activations as they were ranked.
     if (o.rank_by_norm && !o.unit_decoder)
-      out = fold_decoder_norm(std::move(out));
+      out = o.blocks > 0 ? fold_block_norms(std::move(out), o.blocks)
+                         : fold_decoder_norm(std::move(out));
     // It began at 0, which a short run would remember.
     const double known =
         1 - std::pow(1 - threshold_weight, static_cast<double>(steps_));
     out.threshold = mx::full(
         {o.features}, scalar(known > 0 ? threshold_ / known : 0), mx::float32);
+  }
+  if (o.blocks > 0) {
+    if (chosen_so) out = fold_block_norms(std::move(out), o.blocks);
+    const auto back = [&](const mx::array& rows) {
+      return mx::divide(rows, scaled(mx::ones({1, d_in_}, mx::float32)));
+    };
+    out.W_enc = mx::transpose(scaled(mx::transpose(out.W_enc)));
+    out.W_dec = back(out.W_dec);
+    out.b_dec = mx::reshape(back(mx::reshape(out.b_dec, {1, d_in_})), {d_in_});
+    out.W_enc = mx::contiguous(out.W_enc);
+    return out;
   }
   out = fold_scale(
       std::move(out),
@@ -358,85 +288,29 @@ Sae SaeTrainer::sae() const {
 }
 
 void SaeTrainer::set(const Tensors& parameters) {
-  for (const auto& [name, value] : parameters) {
-    const auto found = parameters_.find(name);
-    if (found == parameters_.end() || found->second.shape() != value.shape())
-      fail(
-          ErrorKind::usage,
-          "[{}] there is no parameter '{}' of shape [{}]",
-          who,
-          printable(name),
-          fmt::join(value.shape(), ", "));
-    found->second = mx::contiguous(mx::astype(value, mx::float32));
-    found->second.eval();
-  }
+  replace(parameters, parameters_);
 }
 
 SaeTrainer::Tensors SaeTrainer::state() const {
   Tensors out;
-  for (const auto& [name, value] : parameters_) {
-    out.insert_or_assign(name, value);
-    out.insert_or_assign(first_of(name), first_.at(name));
-    out.insert_or_assign(second_of(name), second_.at(name));
-  }
-  out.insert_or_assign(
-      "since",
-      mx::array(since_.data(), {static_cast<int>(since_.size())}, mx::int64));
-  // float64 is no dtype of files here: the bits.
-  const double numbers[] = {
+  add_state(parameters_, first_, second_, out);
+  std::vector<double> numbers = {
       static_cast<double>(steps_), threshold_, scale_in_, scale_out_};
-  out.insert_or_assign(
-      "numbers",
-      mx::array(
-          reinterpret_cast<const int64_t*>(numbers),
-          {static_cast<int>(std::size(numbers))},
-          mx::int64));
+  numbers.insert(numbers.end(), scales_.begin(), scales_.end());
+  add_counts(since_, numbers, out);
   return out;
 }
 
 void SaeTrainer::restore(const Tensors& state) {
-  const auto part = [&](const std::string& name,
-                        const mx::Shape& shape,
-                        mx::Dtype dtype) {
-    const auto found = state.find(name);
-    if (found == state.end() || found->second.shape() != shape ||
-        found->second.dtype() != dtype)
-      fail(
-          ErrorKind::bad_data,
-          "[{}] '{}' of shape [{}] is not what the trainer's state holds; it "
-          "is of other options, or broken: train anew into another folder",
-          who,
-          name,
-          fmt::join(shape, ", "));
-    auto out = mx::contiguous(found->second);
-    out.eval();
-    return out;
-  };
-  for (auto& [name, value] : parameters_) {
-    const auto shape = value.shape();
-    value = part(name, shape, mx::float32);
-    first_.at(name) = part(first_of(name), shape, mx::float32);
-    second_.at(name) = part(second_of(name), shape, mx::float32);
-  }
-  const auto since =
-      part("since", {static_cast<int>(since_.size())}, mx::int64);
-  since_.assign(since.data<int64_t>(), since.data<int64_t>() + since.size());
-  double numbers[4];
-  const auto bits =
-      part("numbers", {static_cast<int>(std::size(numbers))}, mx::int64);
-  std::memcpy(numbers, bits.data<int64_t>(), sizeof numbers);
-  for (const double it : numbers)
-    if (!std::isfinite(it) || it < 0)
-      fail(
-          ErrorKind::bad_data,
-          "[{}] the trainer's state holds the number {}; it is broken: train "
-          "anew into another folder",
-          who,
-          it);
+  restore_state(state, parameters_, first_, second_);
+  constexpr size_t plain = 4;
+  std::vector<double> numbers(plain + scales_.size());
+  restore_counts(state, since_, numbers);
   steps_ = static_cast<int64_t>(numbers[0]);
   threshold_ = numbers[1];
   scale_in_ = numbers[2];
   scale_out_ = numbers[3];
+  std::copy(numbers.begin() + plain, numbers.end(), scales_.begin());
 }
 
 }  // namespace mlxterp

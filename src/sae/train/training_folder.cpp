@@ -3,12 +3,12 @@
 #include <fmt/ranges.h>
 
 #include <system_error>
+#include <vector>
 
 #include "core/fail.h"
 #include "io/input_file.h"
 #include "io/json.h"
 #include "mlxterp/io/safetensors.h"
-#include "mlxterp/sae/save.h"
 
 namespace fs = std::filesystem;
 
@@ -20,6 +20,26 @@ constexpr const char* who = "train_sae";
 constexpr const char* settings_key = "mlxterp_sae_training";
 constexpr const char* progress_key = "progress";
 constexpr const char* baseline_name = "baseline";
+
+// Whether a checkpoint writes an entry of this name.
+bool is_part(const std::string& name) {
+  return name == "cfg.json" || name == "sae_weights.safetensors" ||
+         name == "config.yaml" || name == "next" || name == baseline_name ||
+         ((name.starts_with("W_enc_") || name.starts_with("W_dec_")) &&
+          name.ends_with(".safetensors"));
+}
+
+// What a first checkpoint left that found no room: without a state beside it a
+// later run would take it for somebody else's.
+void remove_parts(const fs::path& folder) {
+  std::error_code ignored;
+  std::vector<fs::path> parts;
+  for (fs::directory_iterator it(folder, ignored), end; it != end;
+       it.increment(ignored))
+    if (is_part(it->path().filename().string())) parts.push_back(it->path());
+  for (const auto& part : parts)
+    fs::remove_all(part, ignored);
+}
 
 }  // namespace
 
@@ -50,6 +70,8 @@ Json to_json(const SaeTrainOptions& o) {
   out["scale"] = name_of(o.scale);
   out["transcoder"] = o.transcoder;
   out["skip"] = o.skip;
+  if (o.layers > 0) out["layers"] = o.layers;
+  if (o.blocks > 0) out["blocks"] = o.blocks;
   out["batch_size"] = o.batch_size;
   out["tokens"] = o.tokens;
   out["learning_rate"] = o.learning_rate;
@@ -117,22 +139,23 @@ std::optional<FoundState> TrainingFolder::find(const Json& settings) const {
 }
 
 void TrainingFolder::save(
-    const Sae& sae,
-    const std::optional<Sae>& baseline,
+    const std::function<void(const fs::path&)>& write,
+    const std::function<void(const fs::path&)>& write_baseline,
     const SaeTrainer::Tensors& state,
     const Json& settings,
     const Json& progress) const {
   try {
-    save_saelens(sae, folder_.path(), /*overwrite=*/true);
-    if (baseline)
-      save_saelens(
-          *baseline, folder_.path() / baseline_name, /*overwrite=*/true);
+    write(folder_.path());
+    if (write_baseline) write_baseline(folder_.path() / baseline_name);
     save_safetensors(
         folder_.path() / state_name,
         {state.begin(), state.end()},
         {{settings_key, settings.dump()}, {progress_key, progress.dump()}},
         /*overwrite=*/true);
   } catch (const Error& error) {
+    std::error_code ignored;
+    if (!fs::exists(folder_.path() / state_name, ignored))
+      remove_parts(folder_.path());
     fail(
         error.kind(),
         "{}; what stood in the folder is whole, and resuming goes on there",

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -37,11 +38,12 @@ class TrainingFolder {
    * differs, where it is of others; bad_data where it is broken. */
   std::optional<FoundState> find(const Json& settings) const;
 
-  /** The SAEs first, the state last: a state has an SAE beside it. Throws
-   * environment; what stood there is whole. */
+  /** The SAEs first, the state last: a state has an SAE beside it. Either
+   * writes the files of one into the folder it gets; without a baseline the
+   * second is empty. Throws environment; what stood there is whole. */
   void save(
-      const Sae& sae,
-      const std::optional<Sae>& baseline,
+      const std::function<void(const std::filesystem::path&)>& write,
+      const std::function<void(const std::filesystem::path&)>& write_baseline,
       const SaeTrainer::Tensors& state,
       const Json& settings,
       const Json& progress) const;
