@@ -198,7 +198,7 @@ Run add_attribute(CLI::App& app) {
       "and John went to the store, Mary gave a drink to' \\\n    --metric "
       "'logit_diff( Mary, John)' --site resid_pre,z --exact\n"
       "  mlxterp attribute demo --task ioi --site q,k --by layer,head \\\n"
-      "    --method atp-star");
+      "    --method qk-fix");
   return [arguments] { run(*arguments); };
 }
 
