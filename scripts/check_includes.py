@@ -4,6 +4,8 @@
 Each folder of include/mlxterp and src includes only itself and the folders
 before it in ORDER; public headers include no private one; mlx/mlx.h, which
 costs seconds, stands in no header; nothing names a folder of one machine.
+A type has one definition: two of one name in one namespace share the code of
+vector and the like, whichever the linker takes.
 What python/src includes is its own, public, or private of a folder of src, and
 nothing includes it. Prints every offence as path:line: what, and exits 1 where there is one.
 """
@@ -43,6 +45,35 @@ def includes(path):
     for number, line in enumerate(text.splitlines(), 1):
         if found := INCLUDE.match(line):
             yield number, found[2], found[1] == '"'
+
+
+TYPE = re.compile(
+    r"(?:template <.*> )?(?:struct|class|enum class) (\w+)(?: final)?(?: : [^;]*)?(?: \{|$)")
+
+
+def types(path):
+    """(line number, qualified name) of each type that other files can see, or that the
+    linker takes for theirs."""
+    inside = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if found := re.match(r"namespace ?([\w:]*) ?\{", line):
+            inside.append(found[1])
+        elif re.match(r"\}  // namespace", line) and inside:
+            inside.pop()
+        elif (found := TYPE.match(line)) and "" not in inside:
+            yield number, "::".join([*inside, found[1]])
+
+
+def check_types(root):
+    """One definition of each, in all of ours that is linked together."""
+    first = {}
+    folders = ("include", "src", "apps", "python/src", "tests")
+    for path in (it for folder in folders for it in files(root / folder, SUFFIXES)):
+        for number, name in types(path):
+            other = first.setdefault(name, path)
+            if other != path:
+                yield path, number, (
+                    f"{name} is another type in {other.relative_to(root)}")
 
 
 def folder_of(included):
@@ -117,7 +148,9 @@ def check_machine_paths(root):
 
 
 def offences(root):
-    for check in (check_library, check_apps, check_python, check_machine_paths):
+    checks = (
+        check_library, check_apps, check_python, check_machine_paths, check_types)
+    for check in checks:
         for path, line, what in check(root):
             yield f"{path.relative_to(root)}:{line}: {what}"
 

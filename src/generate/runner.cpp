@@ -24,7 +24,7 @@ struct Rows {
   std::vector<int> last;  // the row of each one's last position
 
   Rows(
-      const std::vector<Stretch>& parts,
+      const std::vector<PromptStretch>& parts,
       int step,
       int batch,
       JointCache* joint) {
@@ -107,7 +107,7 @@ Runner::Runner(
 }
 
 mx::array Runner::part(
-    const mx::array& value, int row, const Stretch& it) const {
+    const mx::array& value, int row, const PromptStretch& it) const {
   auto from = mx::Shape(value.ndim(), 0), to = value.shape();
   from[1] = row;
   to[1] = row + it.length;
@@ -147,7 +147,7 @@ mx::array Runner::logits_of_module(const mx::array& ids, Pass& pass) const {
 }
 
 Ran Runner::run(
-    const std::vector<Stretch>& parts,
+    const std::vector<PromptStretch>& parts,
     int step,
     bool with_logits,
     JointCache* joint) const {

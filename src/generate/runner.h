@@ -15,7 +15,7 @@
 namespace mlxterp {
 
 /** What runs of one prompt. */
-struct Stretch {
+struct PromptStretch {
   int index = 0;   ///< Of the prompt.
   int prompt = 0;  ///< Its positions.
   int total = 0;   ///< Positions there will be at most.
@@ -66,7 +66,7 @@ class Runner {
   /** `joint`: what the parts, a position each, go on from instead of caches of
    * their own. */
   Ran run(
-      const std::vector<Stretch>& parts,
+      const std::vector<PromptStretch>& parts,
       int step,
       bool with_logits,
       JointCache* joint = nullptr) const;
@@ -81,7 +81,7 @@ class Runner {
   mlx::core::array logits_of_module(
       const mlx::core::array& ids, Pass& pass) const;
   mlx::core::array part(
-      const mlx::core::array& value, int row, const Stretch& it) const;
+      const mlx::core::array& value, int row, const PromptStretch& it) const;
 
   const InterpretableModel& model_;
   const Decoder* decoder_;

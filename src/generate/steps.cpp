@@ -96,11 +96,11 @@ nn::KvCache Steps::empty_cache() const {
   return cache;
 }
 
-bool Steps::same_angles(const std::vector<Stretch>& parts) const {
+bool Steps::same_angles(const std::vector<PromptStretch>& parts) const {
   int longest = 0;
   for (const auto& it : parts)
     longest = std::max(longest, it.first + it.length);
-  return std::ranges::all_of(parts, [&](const Stretch& it) {
+  return std::ranges::all_of(parts, [&](const PromptStretch& it) {
     return same_angles(it.first + it.length, longest);
   });
 }
@@ -109,7 +109,7 @@ bool Steps::ahead() const {
   return cached_ && options_.forced.empty() && runner_.by_position();
 }
 
-Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
+PromptStretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
   auto& row = rows_[i];
   const bool kept = cached_ && (row.ran == 0 || same_angles(row.ran, to));
   if (!kept) row.cache = empty_cache();
@@ -127,7 +127,7 @@ Stretch Steps::stretch(size_t i, int to, const mx::array* lazy) {
 }
 
 void Steps::keep_saved(
-    const Ran& ran, const std::vector<Stretch>& parts, Step& step) {
+    const Ran& ran, const std::vector<PromptStretch>& parts, Step& step) {
   for (size_t s = 0; s < ran.saved.size(); ++s)
     for (size_t i = 0; i < parts.size(); ++i) {
       auto& row = rows_[static_cast<size_t>(parts[i].index)];
@@ -151,7 +151,7 @@ void Steps::settle(const Step& step, size_t row) {
 }
 
 mx::array Steps::pass(
-    const std::vector<Stretch>& parts,
+    const std::vector<PromptStretch>& parts,
     Step& step,
     bool logits,
     JointCache* joint) {
@@ -304,7 +304,7 @@ Step Steps::go_on(std::vector<size_t> some, const Step* before) {
                    same_angles(row.ran + 1, longest);
           }));
   Step step{.rows = std::move(some), .early = before != nullptr};
-  std::vector<Stretch> parts;
+  std::vector<PromptStretch> parts;
   for (const size_t i : step.rows) {
     if (!before) {
       parts.push_back(stretch(i, rows_[i].length()));
@@ -317,7 +317,7 @@ Step Steps::go_on(std::vector<size_t> some, const Step* before) {
     parts.push_back(stretch(i, rows_[i].length() + 1, &lazy));
   }
   const bool cached = std::ranges::all_of(
-      parts, [](const Stretch& it) { return it.cache && it.first > 0; });
+      parts, [](const PromptStretch& it) { return it.cache && it.first > 0; });
   std::vector<mx::array> logits;
   if (joint_) {
     logits.push_back(pass(parts, step, true, &*joint_));

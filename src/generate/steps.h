@@ -94,19 +94,20 @@ class Steps {
     const auto* decoder = runner_.decoder();
     return !decoder || decoder->config().same_angles(length, other);
   }
-  bool same_angles(const std::vector<Stretch>& parts) const;
+  bool same_angles(const std::vector<PromptStretch>& parts) const;
 
   /** Positions of a row up to `to`, from where it stands, or from the first
    * where nothing may be kept. */
-  Stretch stretch(size_t i, int to, const mlx::core::array* lazy = nullptr);
+  PromptStretch stretch(
+      size_t i, int to, const mlx::core::array* lazy = nullptr);
   /** Logits of the last positions; lazy. */
   mlx::core::array pass(
-      const std::vector<Stretch>& parts,
+      const std::vector<PromptStretch>& parts,
       Step& step,
       bool logits = true,
       JointCache* joint = nullptr);
   void keep_saved(
-      const Ran& ran, const std::vector<Stretch>& parts, Step& step);
+      const Ran& ran, const std::vector<PromptStretch>& parts, Step& step);
 
   int chunk_of(const Row& row) const;
   /** Runs a row's prompt up to a position, in chunks, and evaluates it. */

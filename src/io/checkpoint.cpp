@@ -215,7 +215,7 @@ void add_shards(const ModelFolder& folder, Checkpoint::Files& files) {
 
 // MLX's packed matrices take the place of their parts.
 void join_packed(const json& config, Checkpoint::Files& files) {
-  std::vector<StoredTensor> all;
+  std::vector<TensorInFile> all;
   for (size_t i = 0; i < files.tensors.size(); ++i)
     all.push_back({files.tensors[i], files.sources[i].file});
   std::unordered_map<std::string, std::shared_ptr<QuantizedMatrix>> part_of;
@@ -545,7 +545,7 @@ std::optional<Packed> Checkpoint::read_packed(
   }
   const auto& packed = *source.packed;
   uint64_t not_finite = 0;
-  const auto part = [&](const StoredTensor& stored) {
+  const auto part = [&](const TensorInFile& stored) {
     const auto decoded = decode(*stored.file, stored.info, {.caller = caller});
     stored.file->check_unchanged(caller);
     not_finite += decoded.not_finite;

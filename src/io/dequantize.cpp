@@ -62,7 +62,7 @@ class Unpacked {
   };
 
   void read(
-      const StoredTensor& tensor,
+      const TensorInFile& tensor,
       size_t at,
       size_t bytes,
       std::span<std::byte> to) const {

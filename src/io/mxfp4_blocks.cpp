@@ -22,8 +22,8 @@ std::string without(const std::string& name, std::string_view end) {
 
 std::vector<QuantizedMatrix> find_mxfp4_blocks(
     const std::filesystem::path& folder,
-    const std::vector<StoredTensor>& tensors) {
-  std::unordered_map<std::string, const StoredTensor*> by_name;
+    const std::vector<TensorInFile>& tensors) {
+  std::unordered_map<std::string, const TensorInFile*> by_name;
   for (const auto& tensor : tensors)
     by_name.emplace(tensor.info.name, &tensor);
   const auto find = [&](const std::string& name) {
@@ -67,7 +67,7 @@ std::vector<QuantizedMatrix> find_mxfp4_blocks(
       bad(info, "which is more columns than any model has");
 
     // As MLX would store it: words of 8 numbers.
-    StoredTensor words = tensor;
+    TensorInFile words = tensor;
     words.info.type = "U32";
     words.info.shape = groups;
     words.info.shape.back() *= group_bytes / 4;

@@ -18,6 +18,6 @@ namespace mlxterp {
  */
 std::vector<QuantizedMatrix> find_mxfp4_blocks(
     const std::filesystem::path& folder,
-    const std::vector<StoredTensor>& tensors);
+    const std::vector<TensorInFile>& tensors);
 
 }  // namespace mlxterp

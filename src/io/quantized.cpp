@@ -159,7 +159,7 @@ class Settings {
 /** Finds a folder's packed matrices. */
 class Finder {
  public:
-  Finder(const fs::path& folder, const std::vector<StoredTensor>& tensors)
+  Finder(const fs::path& folder, const std::vector<TensorInFile>& tensors)
       : folder_(folder), tensors_(tensors) {
     for (const auto& tensor : tensors)
       by_name_.emplace(tensor.info.name, &tensor);
@@ -217,7 +217,7 @@ class Finder {
     return name.substr(0, name.rfind('.'));
   }
 
-  const StoredTensor* part(const std::string& module, const char* what) const {
+  const TensorInFile* part(const std::string& module, const char* what) const {
     const auto found = by_name_.find(fmt::format("{}.{}", module, what));
     return found == by_name_.end() ? nullptr : found->second;
   }
@@ -239,7 +239,7 @@ class Finder {
 
   QuantizedMatrix matrix(
       const std::string& module,
-      const StoredTensor& weight,
+      const TensorInFile& weight,
       const Packing& packing) const {
     const auto& name = weight.info.name;
     const auto shape = unpacked_shape(weight.info, packing);
@@ -335,8 +335,8 @@ class Finder {
   }
 
   const fs::path& folder_;
-  const std::vector<StoredTensor>& tensors_;
-  std::unordered_map<std::string, const StoredTensor*> by_name_;
+  const std::vector<TensorInFile>& tensors_;
+  std::unordered_map<std::string, const TensorInFile*> by_name_;
 };
 
 [[noreturn]] void fail_other_maker(
@@ -373,7 +373,7 @@ std::string_view Packing::name() const {
 std::vector<QuantizedMatrix> find_quantized(
     const fs::path& folder,
     const json& config,
-    const std::vector<StoredTensor>& tensors) {
+    const std::vector<TensorInFile>& tensors) {
   const Finder finder(folder, tensors);
   // MLX writes the same under both names; others only the second.
   const auto found = config.find(field);

@@ -28,7 +28,7 @@ struct Packing {
 };
 
 /** A tensor and the file it lies in. */
-struct StoredTensor {
+struct TensorInFile {
   TensorInfo info;
   const InputFile* file;
 };
@@ -38,8 +38,8 @@ struct StoredTensor {
  * they were X.weight, and X_scales. */
 struct QuantizedMatrix {
   Packing packing;
-  StoredTensor weight, scales;
-  std::optional<StoredTensor> biases, global_scale;
+  TensorInFile weight, scales;
+  std::optional<TensorInFile> biases, global_scale;
   /** Of the matrix as it is read: unpacked shape, the bytes of all parts. */
   TensorInfo info;
 };
@@ -54,7 +54,7 @@ struct QuantizedMatrix {
 std::vector<QuantizedMatrix> find_quantized(
     const std::filesystem::path& folder,
     const nlohmann::json& config,
-    const std::vector<StoredTensor>& tensors);
+    const std::vector<TensorInFile>& tensors);
 
 /** The matrix's numbers, as decode() gives those of a tensor. Where no dtype is
  * asked: the scales' own, bfloat16 where these are not numbers. */

@@ -44,6 +44,19 @@ class CheckIncludes(unittest.TestCase):
                 '#include "core/fail.h"\n#include "mlxterp/view/html.h"\n',
         }), [])
 
+    def test_two_types_of_one_name(self):
+        text = "namespace mlxterp {\nstruct Row {\n};\n}  // namespace mlxterp\n"
+        own = text.replace("struct", "namespace {\nstruct").replace(
+            "};\n", "};\n}  // namespace\n")
+        self.assertEqual(found({
+            "src/io/a.h": text, "src/text/b.cpp": own,
+            "src/nn/c.h": text.replace("mlxterp", "mlxterp::nn"),
+            "src/nn/d.h": text.replace("struct Row {\n}", "struct Row"),
+        }), [])
+        self.assertEqual(
+            found({"src/io/a.h": text, "src/text/b.cpp": text}),
+            ["src/text/b.cpp:2: mlxterp::Row is another type in src/io/a.h"])
+
     def test_a_later_folder(self):
         self.offends("include/mlxterp/core/a.h",
                      '#include "mlxterp/io/b.h"', "later")

@@ -125,7 +125,7 @@ std::string TextFiles::read(const File& file, int64_t offset, uint64_t most) {
   return text;
 }
 
-std::optional<std::string> TextFiles::next(Place& at) {
+std::optional<std::string> TextFiles::next(TextPlace& at) {
   while (static_cast<size_t>(at.file) < files_.size()) {
     const auto& file = files_[static_cast<size_t>(at.file)];
     while (static_cast<uint64_t>(at.offset) < file.bytes)
@@ -139,7 +139,8 @@ std::optional<std::string> TextFiles::next(Place& at) {
   return {};
 }
 
-std::optional<std::string> TextFiles::next_piece(const File& file, Place& at) {
+std::optional<std::string> TextFiles::next_piece(
+    const File& file, TextPlace& at) {
   auto text = read(file, at.offset, piece);
   if (static_cast<uint64_t>(at.offset) + text.size() < file.bytes)
     text.resize(end_of_piece(text));
@@ -155,7 +156,8 @@ std::optional<std::string> TextFiles::next_piece(const File& file, Place& at) {
   return text;
 }
 
-std::optional<std::string> TextFiles::next_line(const File& file, Place& at) {
+std::optional<std::string> TextFiles::next_line(
+    const File& file, TextPlace& at) {
   constexpr uint64_t step = 1 << 16;
   const auto begin = static_cast<uint64_t>(at.offset);
   const auto where = [&] {
@@ -198,7 +200,7 @@ std::optional<std::string> TextFiles::next_line(const File& file, Place& at) {
   return out;
 }
 
-double TextFiles::share(const Place& at) const {
+double TextFiles::share(const TextPlace& at) const {
   if (static_cast<size_t>(at.file) >= files_.size()) return 1;
   const auto before = files_[static_cast<size_t>(at.file)].before;
   return static_cast<double>(before + static_cast<uint64_t>(at.offset)) /

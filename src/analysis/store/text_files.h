@@ -16,7 +16,7 @@
 namespace mlxterp {
 
 /** Where a document begins. */
-struct Place {
+struct TextPlace {
   int64_t file = 0;      ///< In the order of the files.
   int64_t offset = 0;    ///< Its first byte; of prompts in memory their number.
   int64_t document = 0;  ///< How many came before it.
@@ -40,12 +40,12 @@ class TextFiles {
   /** The document at a place or the next one behind it that is not empty, and
    * moves the place behind it; nothing at the end. Throws bad_data, with the
    * file and the place, for what is not text or no document. */
-  std::optional<std::string> next(Place& at);
+  std::optional<std::string> next(TextPlace& at);
 
   size_t files() const { return files_.size(); }
   uint64_t bytes() const { return bytes_; }
   /** Of all bytes, those before a place. */
-  double share(const Place& at) const;
+  double share(const TextPlace& at) const;
   /** SHA-256 of the files: of one its own, of several that of their names and
    * digests. Reads all; `progress` is told, and may end it. */
   std::string digest(const Progress& progress) const;
@@ -58,8 +58,8 @@ class TextFiles {
     bool lines = false;  ///< JSONL.
   };
 
-  std::optional<std::string> next_piece(const File& file, Place& at);
-  std::optional<std::string> next_line(const File& file, Place& at);
+  std::optional<std::string> next_piece(const File& file, TextPlace& at);
+  std::optional<std::string> next_line(const File& file, TextPlace& at);
   /** Bytes from a place on, at most a piece. */
   std::string read(const File& file, int64_t offset, uint64_t most);
 

@@ -23,7 +23,7 @@ std::optional<int> first_token_of(const InterpretableModel& model) {
 }
 
 NextDocument documents_of(const InterpretableModel& model, TextFiles& files) {
-  return [&model, &files](Place& at) -> std::optional<std::vector<int>> {
+  return [&model, &files](TextPlace& at) -> std::optional<std::vector<int>> {
     const auto document = at.document;
     const auto text = files.next(at);
     if (!text) return {};
@@ -41,7 +41,7 @@ NextDocument documents_of(const InterpretableModel& model, TextFiles& files) {
 }
 
 NextDocument documents_of(const Inputs::Rows& prompts) {
-  return [&prompts](Place& at) -> std::optional<std::vector<int>> {
+  return [&prompts](TextPlace& at) -> std::optional<std::vector<int>> {
     if (static_cast<size_t>(at.offset) >= prompts.size()) return {};
     ++at.document;
     return prompts[static_cast<size_t>(at.offset++)];

@@ -15,7 +15,8 @@ namespace mlxterp {
 
 /** The ids of each document, from a place on, which it moves behind it; nothing
  * at the end. */
-using NextDocument = std::function<std::optional<std::vector<int>>(Place& at)>;
+using NextDocument =
+    std::function<std::optional<std::vector<int>>(TextPlace& at)>;
 
 NextDocument documents_of(const InterpretableModel& model, TextFiles& files);
 /** `prompts` outlives it. */
@@ -32,7 +33,7 @@ struct Window {
 
 /** Where the next window begins: plain numbers, to be written down. */
 struct WindowPlace {
-  Place document;
+  TextPlace document;
   int64_t window = 0;  ///< How many of that document came before it.
   int64_t tokens = 0;  ///< That came before it, of all documents.
 
@@ -66,7 +67,7 @@ class Windows {
   NextDocument next_;
   Options options_;
   WindowPlace place_;
-  Place behind_;  // the document that is open
+  TextPlace behind_;  // the document that is open
   std::vector<int> ids_;
   size_t at_ = 0;  // of ids_, the first that no window had
 };

@@ -37,7 +37,7 @@ constexpr const char* doing = "Collecting activations";
 struct Source {
   Json facts = {};
   NextDocument next = {};
-  std::function<double(const Place&)> share = {};
+  std::function<double(const TextPlace&)> share = {};
   Windows::Options windows = {};
 };
 
@@ -410,7 +410,7 @@ StoreSummary store_text_activations(
   source.facts["bytes"] = files.bytes();
   source.facts["sha256"] = files.digest(options.progress);
   source.next = documents_of(model, files);
-  source.share = [&](const Place& at) { return files.share(at); };
+  source.share = [&](const TextPlace& at) { return files.share(at); };
   return StoreWriter(model, sites, folder, options, source).run();
 }
 
@@ -430,7 +430,7 @@ StoreSummary store_activations(
   source.facts["prompts"] = rows.size();
   source.facts["sha256"] = digest_of(rows);
   source.next = documents_of(rows);
-  source.share = [&](const Place& at) {
+  source.share = [&](const TextPlace& at) {
     return static_cast<double>(at.offset) / static_cast<double>(rows.size());
   };
   return StoreWriter(model, sites, folder, options, source).run();

@@ -30,7 +30,7 @@ constexpr size_t most_columns = 1024;
 constexpr size_t line = 16;
 
 // Rows of w that one core takes at a time.
-struct Stretch {
+struct RowStretch {
   const MatrixShape& shape;
   const Product& product;
   size_t begin, end;
@@ -186,7 +186,7 @@ void tiles(
 
 // The columns behind the last whole line, of n rows of w from row i on.
 template <size_t n, typename T>
-void add_rest(const Stretch& it, size_t i, const T* w, size_t count) {
+void add_rest(const RowStretch& it, size_t i, const T* w, size_t count) {
   const auto& [x, rows, first, out] = it.product;
   const size_t columns = it.shape.columns;
   for (size_t row = 0; row < n; ++row) {
@@ -204,7 +204,7 @@ void add_rest(const Stretch& it, size_t i, const T* w, size_t count) {
 
 // n rows of w, from row i on, by all rows of x.
 template <size_t n, typename T>
-void block(const Stretch& it, size_t i, size_t from, size_t to) {
+void block(const RowStretch& it, size_t i, size_t from, size_t to) {
   const auto& [x, rows, w, out] = it.product;
   const size_t columns = it.shape.columns;
   const auto* own = static_cast<const T*>(w) + i * columns + from;
@@ -239,7 +239,7 @@ void block(const Stretch& it, size_t i, size_t from, size_t to) {
 }
 
 template <typename T>
-void all_blocks(const Stretch& it) {
+void all_blocks(const RowStretch& it) {
   const size_t columns = it.shape.columns;
   const size_t parts =
       std::max<size_t>((columns + most_columns - 1) / most_columns, 1);
@@ -256,7 +256,7 @@ void all_blocks(const Stretch& it) {
   }
 }
 
-void stretch(const Stretch& it) {
+void stretch(const RowStretch& it) {
   switch (it.shape.stored) {
     case Stored::float32:
       return all_blocks<float>(it);
