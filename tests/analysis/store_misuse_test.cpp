@@ -41,8 +41,8 @@ TEST(ActivationStore, TextFilesAreCutAtLinesAndReadFromAnyPlace) {
   });
   ASSERT_EQ(warned.size(), 1u);
   EXPECT_EQ(files.files(), 3u);
-  std::vector<std::pair<Place, std::string>> found;
-  Place at;
+  std::vector<std::pair<TextPlace, std::string>> found;
+  TextPlace at;
   for (auto from = at; const auto next = files.next(at); from = at)
     found.emplace_back(from, *next);
   ASSERT_EQ(found.size(), 4u + 2u + 2u);
