@@ -397,7 +397,7 @@ std::vector<Attention::KeysAndValues> Attention::sources(
   }
   for (const auto& it : pass.packed()->sequences) {
     const auto with_prefix = [&](const mx::array& x) {
-      const auto own = rows_of(x, it.row, it.length);
+      auto own = rows_of(x, it.row, it.length);
       if (it.first == 0 || it.cache) return own;
       return mx::concatenate({rows_of(x, it.prefix_row, it.first), own}, 2);
     };

@@ -211,7 +211,7 @@ std::string TextFiles::digest(const Progress& progress) const {
   Digest all(Digest::Kind::sha256);
   for (const auto& file : files_) {
     const auto total = static_cast<double>(bytes_);
-    const auto one = digest_of(
+    auto one = digest_of(
         *InputFile::open(file.path, function),
         progress,
         static_cast<double>(file.before) / total,

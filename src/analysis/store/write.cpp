@@ -15,6 +15,7 @@
 #include "core/fail.h"
 #include "io/digest.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "mlxterp/analysis/activation_store.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/atomic_file.h"
