@@ -15,6 +15,7 @@
 #include "mlxterp/core/error.h"
 #include "tests/compare.h"
 #include "tests/families.h"
+#include "tests/said.h"
 #include "tests/tiny_model.h"
 
 namespace mlxterp {
@@ -51,16 +52,8 @@ mx::array table(const EdgeScores& found) {
 
 std::string error_of(
     const InterpretableModel& model, const EdgeOptions& options) {
-  try {
-    edges(model, options);
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
+  return test::error_of([&] { edges(model, options); });
 }
-
-#define EXPECT_SAYS(text, part) \
-  EXPECT_NE((text).find(part), std::string::npos) << (text)
 
 class EdgesOracle : public testing::TestWithParam<std::string> {};
 

@@ -22,14 +22,7 @@ class Collect : public test::Program {
   void SetUp() override {
     Program::SetUp();
     model = test::worded_checkpoint(place).string();
-    std::string lines;
-    for (int i = 0; i < 500; ++i)
-      lines += nlohmann::json{{"text",
-                               std::string("text ") + std::to_string(i * 7919) +
-                                   " of it"}}
-                   .dump() +
-               "\n";
-    text = place.write("text.jsonl", lines).string();
+    text = test::worded_texts(place, 500).string();
   }
 
   // Sites before which no product stands: those may differ in their last bits.

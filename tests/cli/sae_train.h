@@ -26,14 +26,7 @@ class SaeTrain : public Program {
     // Sums in one order: a resumed run is compared bit by bit.
     ::setenv("OPENBLAS_NUM_THREADS", "1", 1);
     model = worded_checkpoint(place).string();
-    std::string lines;
-    for (int i = 0; i < 300; ++i)
-      lines += nlohmann::json{{"text",
-                               std::string("text ") + std::to_string(i * 7919) +
-                                   " of it"}}
-                   .dump() +
-               "\n";
-    text = place.write("text.jsonl", lines).string();
+    text = worded_texts(place, 300).string();
     store = (folder / "store").string();
     const auto outcome = run(
         {"collect",

@@ -7,6 +7,8 @@
 #include <iterator>
 #include <string>
 
+#include <nlohmann/json.hpp>
+
 #include "tests/tiny_checkpoint.h"
 
 namespace mlxterp::test {
@@ -24,6 +26,17 @@ inline std::filesystem::path worded_checkpoint(
       std::ios::binary);
   tiny.tokenizer = {std::istreambuf_iterator<char>(file), {}};
   return tiny.write(place);
+}
+
+/** A JSONL file of n short texts below `place`. */
+inline std::filesystem::path worded_texts(
+    const testing::TempFolder& place, int n) {
+  std::string lines;
+  for (int i = 0; i < n; ++i) {
+    const auto text = "text " + std::to_string(i * 7919) + " of it";
+    lines += nlohmann::json{{"text", text}}.dump() + "\n";
+  }
+  return place.write("text.jsonl", lines);
 }
 
 }  // namespace mlxterp::test

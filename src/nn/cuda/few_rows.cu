@@ -1,46 +1,9 @@
 // Some rows of bfloat16 times a matrix of the same, which is read once. As
 // activate.cu: scripts/make_ptx.sh turns it into few_rows_ptx.h.
 
-#define DEVICE __attribute__((device)) inline __attribute__((always_inline))
-#define SHARED __attribute__((address_space(3)))
-
-typedef unsigned int u32;
-typedef unsigned short u16;
-
-typedef u32 Four __attribute__((ext_vector_type(4)));
+#include "device.h"
 
 extern __attribute__((shared)) float sums_of_warps[];
-
-#define SPECIAL(name, value)                 \
-  DEVICE int name() {                        \
-    int i;                                   \
-    asm("mov.u32 %0, " value ";" : "=r"(i)); \
-    return i;                                \
-  }
-SPECIAL(thread, "%%tid.x")
-SPECIAL(block_x, "%%ctaid.x")
-
-DEVICE void wait_for_others() {
-  asm volatile("bar.sync 0;" ::: "memory");
-}
-
-// c += a b of 16 x 16 and 16 x 8 numbers, by a warp.
-DEVICE void multiply(
-    float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// By the cache of what is not written.
-DEVICE Four read(const u16* from) {
-  u32 x, y, z, w;
-  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
-      : "l"(from));
-  return {x, y, z, w};
-}
 
 // x [M, K], w [N, K], y [M, N]; K a multiple of 32. A block of 256 threads has
 // all M <= 8 * eights rows and 8 * wide columns of y (rows of w); its eight
@@ -88,12 +51,12 @@ DEVICE void few_rows(
     for (int j = 0; j < ahead; ++j)
 #pragma unroll
       for (int i = 0; i < wide; ++i)
-        some_w[j][i] = read(from_w[i] + k + j * 256);
+        some_w[j][i] = read_four(from_w[i] + k + j * 256);
 #pragma unroll
     for (int j = 0; j < ahead; ++j)
 #pragma unroll
       for (int i = 0; i < eights; ++i)
-        some_x[j][i] = read(from_x[i] + k + j * 256);
+        some_x[j][i] = read_four(from_x[i] + k + j * 256);
 #pragma unroll
     for (int j = 0; j < ahead; ++j)
       add(some_w[j], some_x[j]);
@@ -102,10 +65,10 @@ DEVICE void few_rows(
     Four some_w[wide], some_x[eights];
 #pragma unroll
     for (int i = 0; i < wide; ++i)
-      some_w[i] = read(from_w[i] + k);
+      some_w[i] = read_four(from_w[i] + k);
 #pragma unroll
     for (int i = 0; i < eights; ++i)
-      some_x[i] = read(from_x[i] + k);
+      some_x[i] = read_four(from_x[i] + k);
     add(some_w, some_x);
   }
 

@@ -1,39 +1,9 @@
 // Some rows of bfloat16 times a matrix in MLX's affine packing. As activate.cu:
 // scripts/make_ptx.sh turns it into packed_rows_ptx.h, and needs clang alone.
 
-#define DEVICE __attribute__((device)) inline __attribute__((always_inline))
-#define SHARED __attribute__((address_space(3)))
-
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
-
-typedef u32 Four __attribute__((ext_vector_type(4)));
+#include "device.h"
 
 extern __attribute__((shared)) Four staged_x[];
-
-#define SPECIAL(name, value)           \
-  DEVICE int name() {                  \
-    int i;                             \
-    asm("mov.u32 %0, " value ";" : "=r"(i)); \
-    return i;                          \
-  }
-SPECIAL(thread, "%%tid.x")
-SPECIAL(block_x, "%%ctaid.x")
-SPECIAL(block_y, "%%ctaid.y")
-
-DEVICE void wait_for_others() {
-  asm volatile("bar.sync 0;" ::: "memory");
-}
-
-// c += a b of 16 x 16 and 16 x 8 numbers, by a warp.
-DEVICE void multiply(
-    float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 // Of two numbers each, rounded once.
 DEVICE u32 fma2(u32 a, u32 b, u32 c) {
@@ -58,15 +28,6 @@ DEVICE void bring(u32 to, const void* from, bool there) {
 
 DEVICE void wait_for_what_is_brought() {
   asm volatile("cp.async.wait_all;" ::: "memory");
-}
-
-// Read once: past the nearest cache.
-DEVICE Four read_four(const u32* from) {
-  u32 x, y, z, w;
-  asm("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
-      : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
-      : "l"(from));
-  return {x, y, z, w};
 }
 
 DEVICE u32 read_half(const u16* from) {

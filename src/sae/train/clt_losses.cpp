@@ -16,14 +16,6 @@ namespace mlxterp::sae_train {
 
 namespace {
 
-mx::array scalar(double value) {
-  return mx::array(static_cast<float>(value));
-}
-
-mx::array as_float(const mx::array& x) {
-  return mx::astype(x, mx::float32);
-}
-
 std::string at(const char* name, int layer) {
   return fmt::format("{}_{}", name, layer);
 }

@@ -10,14 +10,6 @@ namespace mlxterp::sae_train {
 
 namespace {
 
-mx::array scalar(double value) {
-  return mx::array(static_cast<float>(value));
-}
-
-mx::array as_float(const mx::array& x) {
-  return mx::astype(x, mx::float32);
-}
-
 // What the dense recipes share.
 struct Dense {
   const Problem& problem;

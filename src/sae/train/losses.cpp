@@ -47,6 +47,10 @@ mx::array Problem::norm_slope(const mx::array& c) const {
   return mx::reshape(mx::multiply(factor, parts), W.shape());
 }
 
+mx::array as_float(const mx::array& x) {
+  return mx::astype(x, mx::float32);
+}
+
 mx::array total(const mx::array& x) {
   return x.ndim() < 2 ? mx::sum(x) : mx::sum(mx::sum(x, 1));
 }

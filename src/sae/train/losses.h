@@ -77,6 +77,14 @@ Slopes slopes_of(const CltProblem& problem);
 Slopes sparse_slopes(const Problem& problem);
 Slopes dense_slopes(const Problem& problem);
 
+/** One number, float32. */
+inline mlx::core::array scalar(double value) {
+  return mlx::core::array(static_cast<float>(value));
+}
+
+/** In float32. */
+mlx::core::array as_float(const mlx::core::array& x);
+
 /** sum |y - mean y|^2 over rows. */
 mlx::core::array variance_of(const mlx::core::array& y);
 /** The lengths of the rows of W [features, d] within each of `blocks` equal

@@ -14,10 +14,6 @@ namespace mlxterp::sae_train {
 
 namespace {
 
-mx::array scalar(double value) {
-  return mx::array(static_cast<float>(value));
-}
-
 // Seconds of the loops alone: what they read is evaluated before.
 class Clock {
  public:

@@ -121,6 +121,31 @@ double scale_of(const mx::array& x, SaeInputScale scale, const char* what) {
   return 1;
 }
 
+void evaluate(const Slopes& slopes, Stopwatch& watch, SaeTimes& times) {
+  std::vector<mx::array> all = {
+      slopes.loss,
+      slopes.errors,
+      slopes.variance,
+      slopes.sparsity,
+      slopes.aux,
+      slopes.fired,
+      slopes.l0};
+  if (slopes.least) all.push_back(*slopes.least);
+  for (const auto& [name, value] : slopes.gradients)
+    all.push_back(value);
+  mx::eval(all);
+  times.choice += slopes.choice;
+  times.sparse += slopes.sparse;
+  times.products += watch.lap() - slopes.choice - slopes.sparse;
+}
+
+double threshold_after(double threshold, const Slopes& slopes) {
+  if (!slopes.least) return threshold;
+  auto least = *slopes.least;
+  const auto now = static_cast<double>(least.item<float>());
+  return now > 0 ? threshold + threshold_weight * (now - threshold) : threshold;
+}
+
 SaeStep seen(const Slopes& slopes, const mx::array& in, int64_t at) {
   SaeStep out;
   out.loss = number(slopes.loss);

@@ -14,7 +14,8 @@
 namespace mlxterp::sae_train {
 
 inline constexpr const char* who = "train_sae";
-inline constexpr double threshold_weight = 0.01;  // SAELens' moving average
+/** Of SAELens' moving average. */
+inline constexpr double threshold_weight = 0.01;
 
 class Stopwatch {
  public:
@@ -37,6 +38,13 @@ float clip_factor(const Tensors& gradients, double clip);
  * are not finite or all 0; `what` names them. */
 double scale_of(
     const mlx::core::array& x, SaeInputScale scale, const char* what);
+
+/** Evaluates them; the times of choice, loops and products. */
+void evaluate(const Slopes& slopes, Stopwatch& watch, SaeTimes& times);
+
+/** A moving average of the least activation that was kept, after one more
+ * step. */
+double threshold_after(double threshold, const Slopes& slopes);
 
 /** What a step saw, of slopes that are evaluated; `in` are the rows read.
  * Throws bad_data, naming the step `at`, where the loss is not finite. */

@@ -59,24 +59,38 @@ class Fired {
   mx::array any_;
 };
 
-class OneTrainee : public Trainee {
+// What each of them hands on to its trainer.
+template <typename Trainer>
+class Held : public Trainee {
  public:
-  OneTrainee(
-      const SaeTrainOptions& train,
-      const SaeRunOptions& run,
-      const Rows& sample)
-      : run_(run),
-        trainer_(train, sample.x, train.transcoder ? sample.y : std::nullopt) {}
+  template <typename... Given>
+  explicit Held(const SaeRunOptions& run, const Given&... given)
+      : run_(run), trainer_(given...) {}
 
-  SaeStep step(const Rows& rows) override {
-    return trainer_.step(
-        rows.x, trainer_.options().transcoder ? rows.y : std::nullopt);
-  }
   int64_t steps() const override { return trainer_.steps(); }
   const SaeTimes& times() const override { return trainer_.times(); }
   SaeTrainer::Tensors state() const override { return trainer_.state(); }
   void restore(const SaeTrainer::Tensors& state) override {
     trainer_.restore(state);
+  }
+
+ protected:
+  const SaeRunOptions& run_;
+  Trainer trainer_;
+};
+
+class OneTrainee : public Held<SaeTrainer> {
+ public:
+  OneTrainee(
+      const SaeTrainOptions& train,
+      const SaeRunOptions& run,
+      const Rows& sample)
+      : Held(run, train, sample.x, train.transcoder ? sample.y : std::nullopt) {
+  }
+
+  SaeStep step(const Rows& rows) override {
+    return trainer_.step(
+        rows.x, trainer_.options().transcoder ? rows.y : std::nullopt);
   }
 
   SaeTrained measured(const Rows& rows) const override {
@@ -125,30 +139,27 @@ class OneTrainee : public Trainee {
     name_sites(in, run_.site_out.empty() ? in : run_.site_out, sae.source);
     save_saelens(sae, folder, /*overwrite=*/true);
   }
-
- private:
-  const SaeRunOptions& run_;
-  SaeTrainer trainer_;
 };
 
-class CltTrainee : public Trainee {
+// [n, layers, d] of rows.
+mx::array by_layer(const mx::array& x, int layers) {
+  return mx::reshape(x, {x.shape(0), layers, -1});
+}
+
+class CltTrainee : public Held<CltTrainer> {
  public:
   CltTrainee(
       const SaeTrainOptions& train,
       const SaeRunOptions& run,
       const Rows& sample)
-      : run_(run),
-        layers_(train.layers),
-        trainer_(train, by_layer(sample.x), by_layer(*sample.y)) {}
+      : Held(
+            run,
+            train,
+            sae_train::by_layer(sample.x, train.layers),
+            sae_train::by_layer(*sample.y, train.layers)) {}
 
   SaeStep step(const Rows& rows) override {
     return trainer_.step(by_layer(rows.x), by_layer(*rows.y));
-  }
-  int64_t steps() const override { return trainer_.steps(); }
-  const SaeTimes& times() const override { return trainer_.times(); }
-  SaeTrainer::Tensors state() const override { return trainer_.state(); }
-  void restore(const SaeTrainer::Tensors& state) override {
-    trainer_.restore(state);
   }
 
   SaeTrained measured(const Rows& rows) const override {
@@ -217,14 +228,9 @@ class CltTrainee : public Trainee {
   }
 
  private:
-  // [n, layers, d] of rows.
   mx::array by_layer(const mx::array& x) const {
-    return mx::reshape(x, {x.shape(0), layers_, -1});
+    return sae_train::by_layer(x, trainer_.options().layers);
   }
-
-  const SaeRunOptions& run_;
-  int layers_;
-  CltTrainer trainer_;
 };
 
 }  // namespace

@@ -23,10 +23,6 @@ using namespace sae_train;  // NOLINT(google-build-using-namespace): its parts
 
 namespace {
 
-mx::array scalar(double value) {
-  return mx::array(static_cast<float>(value));
-}
-
 // [n, width] as float32; throws where it is not.
 mx::array rows_of(const mx::array& x, int width, const char* what) {
   if (x.ndim() != 2 || x.shape(0) < 1 || (width > 0 && x.shape(1) != width))
@@ -157,28 +153,11 @@ SaeStep SaeTrainer::step(
       .dead = dead_of(since_, options_.dead_after),
       .engine = default_engine()};
   auto slopes = slopes_of(problem);
-  std::vector<mx::array> all = {
-      slopes.loss,
-      slopes.errors,
-      slopes.variance,
-      slopes.sparsity,
-      slopes.aux,
-      slopes.fired,
-      slopes.l0};
-  if (slopes.least) all.push_back(*slopes.least);
-  for (const auto& [name, value] : slopes.gradients)
-    all.push_back(value);
-  mx::eval(all);
-  times_.choice += slopes.choice;
-  times_.sparse += slopes.sparse;
-  times_.products += watch.lap() - slopes.choice - slopes.sparse;
+  evaluate(slopes, watch, times_);
 
   auto result = seen(slopes, in, steps_);
   count_rows(slopes.fired, in.shape(0), since_);
-  if (slopes.least)
-    if (const auto least = slopes.least->item<float>(); least > 0)
-      threshold_ +=
-          threshold_weight * (static_cast<double>(least) - threshold_);
+  threshold_ = threshold_after(threshold_, slopes);
   move(std::move(slopes.gradients));
   ++steps_;
   result.dead_share = dead_share();
