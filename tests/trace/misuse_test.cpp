@@ -16,6 +16,8 @@
 #include "mlx/transforms.h"
 #include "mlxterp/core/error.h"
 #include "tests/compare.h"
+#include "tests/families.h"
+#include "tests/said.h"
 #include "tests/tiny_model.h"
 
 namespace mlxterp {
@@ -694,6 +696,44 @@ TEST(OddUse, RowsThatOneLayerWouldTurnDifferently) {
           .lengths()
           .size(),
       2u);
+}
+
+// Small values are summed up first and looked at where that says so, large ones
+// are looked at: both say the same, in every dtype.
+TEST(Edit, WhatIsNotFiniteIsSaidOfSmallAndLargeValues) {
+  size_t tried = 0;
+  for (const auto dtype : {mx::float32, mx::float16, mx::bfloat16}) {
+    const auto model = test::load_variant("llama-gqa", dtype);
+    for (const size_t rows : {size_t{1}, size_t{90}}) {
+      const Inputs texts(Inputs::Rows(rows, std::vector<int>(40, 5)));
+      const auto said = [&](const std::vector<Edit>& edits) {
+        return test::error_of([&] {
+          const auto run =
+              model.run(texts, {.save = {"layers.1.mlp_out"}, .edits = edits});
+          ASSERT_EQ(run["layers.1.mlp_out"].size() > 1u << 16, rows > 1);
+        });
+      };
+      // At one number of many.
+      const auto put = [](float value) {
+        return [value](const mx::array& x) {
+          const auto where =
+              mx::equal(mx::arange(static_cast<int>(x.size())), mx::array(7));
+          return mx::where(
+              mx::reshape(where, x.shape()), mx::array(value, x.dtype()), x);
+        };
+      };
+      const auto what = fmt::format("{} rows", rows);
+      for (const float infinity : {INFINITY, -INFINITY})
+        EXPECT_SAYS(
+            said({{"layers.1.mlp_out", put(infinity)}}),
+            "returned an infinity");
+      EXPECT_SAYS(said({{"layers.1.mlp_out", put(NAN)}}), "returned NaN");
+      EXPECT_EQ(said({{"layers.1.mlp_out", scale(0.5f)}}), "") << what;
+      EXPECT_EQ(said({{"layers.1.mlp_out", put(3e4f)}}), "") << what;
+      tried += 5;
+    }
+  }
+  EXPECT_EQ(tried, 30u);
 }
 
 }  // namespace

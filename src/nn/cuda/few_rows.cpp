@@ -21,7 +21,9 @@ bool serves(const mx::array& x, const mx::array& w) {
   const auto dtype = mx::bfloat16;
   return x.dtype() == dtype && w.dtype() == dtype && w.ndim() == 2 &&
          x.size() > 0 && w.size() > 0 && w.shape(1) % 32 == 0 &&
-         !x.is_tracer() && !w.is_tracer();
+         !x.is_tracer() && !w.is_tracer() &&
+         // A view in another order would be copied at each product.
+         (w.status() == mx::array::unscheduled || w.flags().row_contiguous);
 }
 
 }  // namespace
