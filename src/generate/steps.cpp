@@ -86,8 +86,10 @@ bool Steps::reuses() const {
 void Steps::leave(const Row& row) const {
   if (!reuses()) return;
   auto reuse = *options_.reuse;
-  reuse.keep(
-      model_, row.ids, cache_of(static_cast<size_t>(&row - rows_.data())));
+  const auto cache = cache_of(static_cast<size_t>(&row - rows_.data()));
+  // Or else it held on to what the rows have together.
+  if (joint_) evaluate(cache.arrays(), options_.between);
+  reuse.keep(model_, row.ids, cache);
 }
 
 nn::KvCache Steps::empty_cache() const {

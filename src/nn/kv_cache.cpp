@@ -169,8 +169,8 @@ KvCache KvCache::row(int i, int padding) const {
   for (auto& layer : out.layers) {
     const int empty = std::max(0, padding - (layer.positions - layer.held));
     const auto own = [&](const mx::array& x) {
-      return mx::slice(
-          x, {i, 0, empty, 0}, {i + 1, x.shape(1), layer.held, x.shape(3)});
+      return mx::contiguous(mx::slice(
+          x, {i, 0, empty, 0}, {i + 1, x.shape(1), layer.held, x.shape(3)}));
     };
     layer.k = own(layer.k);
     layer.v = own(layer.v);
