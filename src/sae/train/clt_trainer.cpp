@@ -88,7 +88,7 @@ CltTrainer::CltTrainer(
   scale_out_ = scales_of(wanted, o.scale, "what is predicted");
 
   auto key = mx::random::key(o.seed);
-  const auto uniform = [&](mx::Shape shape, double width) {
+  const auto uniform = [&](const mx::Shape& shape, double width) {
     const auto [here, rest] = mx::random::split(key);
     key = rest;
     const auto most = static_cast<float>(1 / std::sqrt(width));
