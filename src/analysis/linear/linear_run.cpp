@@ -1,6 +1,7 @@
 #include "analysis/linear/linear_run.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "analysis/int_array.h"
 #include "analysis/linear/plain_layer.h"
@@ -32,6 +33,25 @@ mx::array repeated(const mx::array& x, int rows) {
   auto shape = x.shape();
   shape[0] = rows;
   return mx::broadcast_to(x, shape);
+}
+
+// `back` of all rows [row, ...] at once, or mapped over them one by one, so
+// that what does not depend on them is there once.
+std::vector<mx::array> each_row(
+    const std::function<std::vector<mx::array>(const std::vector<mx::array>&)>&
+        back,
+    const std::vector<mx::array>& rows,
+    bool at_once) {
+  if (at_once) return back(rows);
+  const auto one = [&](std::vector<mx::array> row) {
+    for (auto& it : row)
+      it = mx::expand_dims(it, 0);
+    auto out = back(row);
+    for (auto& it : out)
+      it = mx::squeeze(it, 0);
+    return out;
+  };
+  return mx::vmap(one)(rows);
 }
 
 }  // namespace
@@ -98,23 +118,27 @@ Stream LinearRun::differentiated(
 Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
   const auto& in = entering_[static_cast<size_t>(layer)];
   const int n = rows.x.shape(0), to = from + rows.x.shape(1);
+  // MLX cannot map the product of chosen experts over rows: they are run once
+  // for each row, all else once for all.
+  const auto& own = *model_.decoder().layers[static_cast<size_t>(layer)];
+  const int runs = own.moe ? n : 1;
   // What is differentiated by: the stream's positions there, then what earlier
   // layers made beside it.
   std::vector<std::string> names;
-  std::vector<mx::array> inputs{repeated(part(in.x, 1, from, to), n)};
+  std::vector<mx::array> inputs{repeated(part(in.x, 1, from, to), runs)};
   for (const auto& [name, value] : in.carried) {
     if (std::ranges::find(constant_, name) != constant_.end() ||
         !mx::issubdtype(value.dtype(), mx::floating))
       continue;
     names.push_back(name);
-    inputs.push_back(repeated(part(value, 1, from, to), n));
+    inputs.push_back(repeated(part(value, 1, from, to), runs));
   }
   const auto whole = [&](const mx::array& kept, const mx::array& some) {
     std::vector<mx::array> pieces;
-    if (from > 0) pieces.push_back(repeated(part(kept, 1, 0, from), n));
+    if (from > 0) pieces.push_back(repeated(part(kept, 1, 0, from), runs));
     pieces.push_back(some);
     if (to < positions_)
-      pieces.push_back(repeated(part(kept, 1, to, positions_), n));
+      pieces.push_back(repeated(part(kept, 1, to, positions_), runs));
     return pieces.size() == 1 ? some : mx::concatenate(std::move(pieces), 1);
   };
   const auto run = [&](const std::vector<mx::array>& changed) {
@@ -122,9 +146,9 @@ Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
     Stepper stepper(
         model_,
         held_.rule() == LinearRule::full ? nullptr : &observer,
-        {.lengths = std::vector(static_cast<size_t>(n), positions_)});
+        {.lengths = std::vector(static_cast<size_t>(runs), positions_)});
     for (const auto& [name, value] : in.carried)
-      stepper.carried().emplace(name, repeated(value, n));
+      stepper.carried().emplace(name, repeated(value, runs));
     for (size_t i = 0; i < names.size(); ++i)
       stepper.carried().insert_or_assign(
           names[i], whole(in.carried.at(names[i]), changed[i + 1]));
@@ -137,7 +161,12 @@ Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
   std::vector<mx::array> cotangents{mx::astype(rows.x, in.x.dtype())};
   for (const auto& [name, value] : rows.carried)
     cotangents.push_back(value);
-  const auto below = mx::vjp(run, inputs, cotangents).second;
+  const auto below = each_row(
+      [&](const std::vector<mx::array>& of) {
+        return mx::vjp(run, inputs, of).second;
+      },
+      cotangents,
+      runs == n);
   Stream out{mx::astype(below[0], mx::float32)};
   for (size_t i = 0; i < names.size(); ++i)
     out.carried.emplace(names[i], below[i + 1]);

@@ -6,6 +6,7 @@
 #include <map>
 #include <typeinfo>
 
+#include "core/lanes.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -372,8 +373,8 @@ mx::array PlainLayer::through_mlp(const mx::array& rows) const {
   std::optional<Columns> taken;
   if (ln2_) taken = columns_of(*ln2_);
   const auto identity = mx::eye(d);
-  std::vector<mx::array> parts;
-  for (int p = 0; p < n; p += positions_at_once) {
+  const auto piece = [&](size_t i) {
+    const int p = static_cast<int>(i) * positions_at_once;
     const int to = std::min(n, p + positions_at_once);
     const auto some = [&](const mx::array& x) { return part(x, 0, p, to); };
     auto inner = mx::multiply(mx::expand_dims(some(it.by_up), -1), it.up);
@@ -402,11 +403,11 @@ mx::array PlainLayer::through_mlp(const mx::array& rows) const {
     if (taken)
       jacobian = mx::addmm(
           jacobian, mx::matmul(jacobian, some(taken->c)), some(taken->away));
-    auto moved = mx::matmul(some(rows), mx::add(jacobian, identity));
-    moved.eval();
-    parts.push_back(std::move(moved));
-  }
-  auto out = mx::concatenate(std::move(parts), 0);
+    return mx::matmul(some(rows), mx::add(jacobian, identity));
+  };
+  const int pieces = (n + positions_at_once - 1) / positions_at_once;
+  auto out = mx::concatenate(
+      Lanes().each(static_cast<size_t>(pieces), piece), 0);
   out.eval();
   return out;
 }
@@ -436,13 +437,12 @@ mx::array PlainLayer::through_attention(
       static_cast<size_t>(to_ - from_) * static_cast<size_t>(to_);
   const int most = static_cast<int>(std::clamp<size_t>(
       numbers_at_once / per_row, 1, static_cast<size_t>(count)));
-  std::vector<mx::array> parts;
-  for (int r = 0; r < count; r += most) {
-    const int to = std::min(count, r + most);
-    auto moved = attention_chunk(part(rows, 1, r, to), part(onto, 1, r, to));
-    moved.eval();
-    parts.push_back(std::move(moved));
-  }
+  auto parts = Lanes().each(
+      static_cast<size_t>((count + most - 1) / most), [&](size_t i) {
+        const int r = static_cast<int>(i) * most;
+        const int to = std::min(count, r + most);
+        return attention_chunk(part(rows, 1, r, to), part(onto, 1, r, to));
+      });
   if (parts.size() == 1) return parts[0];
   auto out = mx::concatenate(std::move(parts), 1);
   out.eval();
