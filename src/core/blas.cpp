@@ -190,10 +190,15 @@ int blas_threads() {
 #ifdef __APPLE__
   return 0;
 #else
-  const auto threads = reinterpret_cast<int (*)()>(
+  static const auto threads = reinterpret_cast<int (*)()>(
       dlsym(RTLD_DEFAULT, "openblas_get_num_threads"));
   return threads ? threads() : 0;
 #endif
+}
+
+size_t compute_threads() {
+  const int threads = blas_threads();
+  return threads > 0 ? static_cast<size_t>(threads) : usable_cores();
 }
 
 std::string better_kernels(const Blas& blas) {

@@ -6,6 +6,7 @@
 #include "core/fail.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "nn/cuda/activate.h"
 #include "nn/simd/fused.h"
 #include "nn/simd/kernels.h"
@@ -40,6 +41,36 @@ mx::array in_steps(Activation activation, const mx::array& x) {
   }
   const auto half = mx::multiply(wide, constant(0.5));
   return mx::astype(mx::multiply(half, mx::add(share, constant(1))), x.dtype());
+}
+
+// The derivative at x, times `factor` where it is given; float32 on a CPU.
+mx::array slope_at(
+    Activation activation,
+    const mx::array& x,
+    const std::optional<mx::array>& factor) {
+  const auto plain = [activation](const std::vector<mx::array>& in) {
+    const auto act = [&](const std::vector<mx::array>& of) {
+      return std::vector{in_steps(activation, of[0])};
+    };
+    auto y = mx::vjp(act, {in[0]}, {mx::ones_like(in[0])}).second[0];
+    if (in.size() > 1) y = mx::multiply(y, in[1]);
+    return std::vector{y};
+  };
+  std::vector<mx::array> inputs{mx::contiguous(x)};
+  if (factor) inputs.push_back(mx::contiguous(*factor));
+  return simd::fused(
+      "activation_slope",
+      x.shape(),
+      std::move(inputs),
+      plain,
+      [activation](const std::vector<mx::array>& in, float* out) {
+        simd::activation_slope(
+            activation,
+            in[0].data<float>(),
+            in.size() == 1 ? nullptr : in[1].data<float>(),
+            out,
+            in[0].size());
+      });
 }
 
 }  // namespace
@@ -79,7 +110,14 @@ mx::array activate(
         const auto* up = in.size() == 1 ? nullptr : in[1].data<float>();
         simd::activate(activation, in[0].data<float>(), up, out, in[0].size());
       },
-      true);
+      true,
+      [activation](const std::vector<mx::array>& in, const mx::array& of) {
+        const auto up = in.size() == 1 ? std::nullopt : std::optional(in[1]);
+        std::vector out{
+            mx::multiply(of, slope_at(activation, in[0], up))};
+        if (up) out.push_back(mx::multiply(of, activate(activation, in[0], {})));
+        return out;
+      });
 }
 
 XIELU::XIELU(int d_mlp)

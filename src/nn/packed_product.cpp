@@ -83,7 +83,6 @@ void multiply(const Work& w, const std::vector<mx::array>& in, float* out) {
       std::min(std::max<size_t>(at_a_time / w.columns, 1), w.rows);
   const size_t tasks = (w.rows + each - 1) / each;
   std::atomic<size_t> next{0};
-  const int threads = blas_threads();
   split_over_cores(
       tasks,
       1,
@@ -114,7 +113,7 @@ void multiply(const Work& w, const std::vector<mx::array>& in, float* out) {
                 results.data() + row * rows, rows, out + row * w.rows + begin);
         }
       },
-      threads > 0 ? static_cast<size_t>(threads) : no_limit);
+      compute_threads());
 }
 
 }  // namespace

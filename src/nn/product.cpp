@@ -6,7 +6,6 @@
 #include <numeric>
 #include <vector>
 
-#include "core/machine.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/blas.h"
 #include "nn/simd/few_rows.h"
@@ -44,13 +43,6 @@ simd::MatrixShape shape_of(const mx::array& w) {
       stored};
 }
 
-// As many as the BLAS has, whose threads are bounded by the cores that were
-// free when the model was loaded.
-size_t threads() {
-  const int blas = blas_threads();
-  return blas > 0 ? static_cast<size_t>(blas) : usable_cores();
-}
-
 mx::array transposed(const mx::array& w, mx::Dtype dtype) {
   return mx::swapaxes(mx::astype(w, dtype), -1, -2);
 }
@@ -83,7 +75,7 @@ mx::array product(const mx::array& x, const mx::array& w) {
             in[0].size() / by.columns,
             in[1].data<void>(),
             out};
-        simd::multiply(by, {&one, 1}, threads());
+        simd::multiply(by, {&one, 1}, compute_threads());
       });
 }
 
@@ -116,7 +108,7 @@ void multiply_each(
            results.get() + i * w.rows});
     ++products.back().rows;
   }
-  simd::multiply(w, products, threads());
+  simd::multiply(w, products, compute_threads());
   for (size_t i = 0; i < n; ++i)
     std::copy_n(results.get() + i * w.rows, w.rows, out + order[i] * w.rows);
 }

@@ -150,6 +150,76 @@ TEST(Activate, SizesLayoutsAndTheFactor) {
   EXPECT_EQ(values(x), kept);
 }
 
+TEST(Activate, DerivativesAreThoseOfTheSteps) {
+  float worst = 0;
+  size_t compared = 0;
+  const auto compare = [&](const mx::array& ours, const mx::array& theirs) {
+    const auto a = values(ours), b = values(theirs);
+    ASSERT_EQ(a.size(), b.size());
+    for (size_t i = 0; i < a.size(); ++i) {
+      const float error = std::abs(a[i] - b[i]) / (1 + std::abs(b[i]));
+      ASSERT_LE(error, 2e-6f) << a[i] << " for " << b[i] << " " << i;
+      worst = std::max(worst, error);
+    }
+    compared += a.size();
+  };
+  for (const auto activation : activations)
+    for (const int n : {1, 15, 17, 20001}) {
+      const auto x = mx::concatenate(
+          {6.0f * random({n}, 1), mx::array({0.0f, -40.0f, 40.0f})});
+      const auto up = random({n + 3}, 2), of = random({n + 3}, 3);
+      const auto gradients = [&](const auto& f) {
+        return mx::vjp(f, {x, up}, {of}).second;
+      };
+      const auto ours = gradients([&](const std::vector<mx::array>& in) {
+        return std::vector{nn::activate(activation, in[0], in[1])};
+      });
+      const auto theirs = gradients([&](const std::vector<mx::array>& in) {
+        return std::vector{steps(activation, in[0]) * in[1]};
+      });
+      for (size_t i = 0; i < 2; ++i)
+        compare(ours[i], theirs[i]);
+      const auto curve = [&](const auto& f) {
+        const auto slope = [&](const mx::array& y) {
+          return mx::vjp(
+                     [&](const std::vector<mx::array>& in) {
+                       return std::vector{f(in[0])};
+                     },
+                     {y},
+                     {of})
+              .second[0];
+        };
+        return mx::vjp(
+                   [&](const std::vector<mx::array>& in) {
+                     return std::vector{slope(in[0])};
+                   },
+                   {x},
+                   {up})
+            .second[0];
+      };
+      compare(
+          curve([&](const mx::array& y) { return nn::activate(activation, y); }),
+          curve([&](const mx::array& y) { return steps(activation, y); }));
+      // One that is mapped over many.
+      const auto mapped = [&](const auto& f) {
+        return mx::vmap(std::function(
+            [&](const std::vector<mx::array>& row) {
+              return mx::vjp(f, {x, up}, row).second;
+            }))({mx::stack({of, up, of * up})});
+      };
+      const auto many = mapped([&](const std::vector<mx::array>& in) {
+        return std::vector{nn::activate(activation, in[0], in[1])};
+      });
+      const auto plain = mapped([&](const std::vector<mx::array>& in) {
+        return std::vector{steps(activation, in[0]) * in[1]};
+      });
+      for (size_t i = 0; i < 2; ++i)
+        compare(many[i], plain[i]);
+    }
+  EXPECT_EQ(compared, std::size(activations) * 9 * (4 + 18 + 20 + 20004));
+  fmt::print("{} derivatives within {}\n", compared, worst);
+}
+
 TEST(Activate, NanAndInf) {
   const mx::array x({nan, inf, -inf, 1.0f, -100.0f, 100.0f});
   for (const auto activation : activations)

@@ -12,6 +12,7 @@
 #include "analysis/edges/runs.h"
 #include "analysis/pairs.h"
 #include "core/fail.h"
+#include "core/lanes.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/core/error.h"
@@ -25,6 +26,9 @@ namespace {
 
 // Rows of one pass beyond which a larger one is no faster.
 constexpr int rows_that_pay = 1024;
+
+// Pairs that are in work side by side.
+constexpr int most_lanes = 3;
 
 size_t size(int n) {
   return static_cast<size_t>(n);
@@ -124,22 +128,18 @@ class EdgeScorer {
     draw();
     double base = 0, other = 0;
     const bool denoise = options_.direction == Direction::denoise;
-    for (size_t i = 0; i < pairs_.size(); ++i) {
-      report(i, 0);
-      const auto runs = runner_.both(pairs_[i], metrics_[i], denoise);
-      base += static_cast<double>(runs.base);
-      other += static_cast<double>(runs.other);
-      // Of two runs that are one nothing differs.
-      if (pairs_[i].run == pairs_[i].source) continue;
-      if (options_.method == EdgeMethod::exact)
-        run_each(i, runs);
-      else if (options_.method == EdgeMethod::eap_ig_activations)
-        for (const auto& writer : graph_.writers)
-          score(i, runs, &writer);
-      else
-        score(i, runs);
-      if (!chosen_.empty()) run_each(i, runs);
-    }
+    std::vector<Started> started(pairs_.size());
+    // One pair beside the other, where nothing is evaluated on the way.
+    Lanes(in_one_go() ? most_lanes : 1)
+        .each(
+            pairs_.size(),
+            [&](size_t i) { return start(i, started[i]); },
+            [&](size_t i, std::vector<mx::array>& values) {
+              base += static_cast<double>(values[0].item<float>());
+              other += static_cast<double>(values[1].item<float>());
+              finish(i, started[i]);
+              started[i] = {};
+            });
     report(pairs_.size(), 0);
     EdgeScores out{
         .sources = graph_.sources, .destinations = graph_.destinations};
@@ -250,10 +250,75 @@ class EdgeScorer {
         .sweep();
   }
 
+  // Of a pair, what its scores are made of.
+  struct Block {
+    int first = 0, start = 0, sources = 0;
+    mx::array scores;
+  };
+  struct Started {
+    std::optional<EdgeRuns> runs;
+    std::vector<Block> blocks;
+  };
+
+  bool by_points() const {
+    return options_.method != EdgeMethod::exact &&
+           options_.method != EdgeMethod::eap_ig_activations;
+  }
+
+  // Whether all that a pair takes can be asked for at once.
+  bool in_one_go() const {
+    size_t longest = 0;
+    for (const auto& pair : pairs_)
+      longest = std::max(longest, pair.run.size());
+    return by_points() && chosen_.empty() &&
+           longest * shares().size() <= size(rows_that_pay);
+  }
+
+  // Both runs of a pair, and its scores where they are made of gradients along
+  // one line for all; what is to be evaluated of them.
+  std::vector<mx::array> start(size_t pair, Started& it) const {
+    report(pair, 0);
+    const bool denoise = options_.direction == Direction::denoise;
+    const auto& runs =
+        it.runs.emplace(runner_.both(pairs_[pair], metrics_[pair], denoise));
+    std::vector<mx::array> wanted = {runs.base, runs.other, runs.differences};
+    if (runs.reference) wanted.push_back(*runs.reference);
+    if (by_points() && differ(pair)) {
+      it.blocks = blocks(pair, runs);
+      for (const auto& block : it.blocks)
+        wanted.push_back(block.scores);
+    }
+    return wanted;
+  }
+
+  void finish(size_t pair, const Started& it) {
+    const auto& runs = *it.runs;
+    if (!differ(pair)) return;
+    if (options_.method == EdgeMethod::eap_ig_activations)
+      for (const auto& writer : graph_.writers) {
+        const auto some = blocks(pair, runs, &writer);
+        std::vector<mx::array> wanted;
+        for (const auto& block : some)
+          wanted.push_back(block.scores);
+        mx::eval(std::move(wanted));
+        for (const auto& block : some)
+          add(block, runs.from, pair);
+      }
+    for (const auto& block : it.blocks)
+      add(block, runs.from, pair);
+    if (options_.method == EdgeMethod::exact || !chosen_.empty())
+      run_each(pair, runs);
+  }
+
+  // Of two runs that are one nothing differs.
+  bool differ(size_t pair) const {
+    return pairs_[pair].run != pairs_[pair].source;
+  }
+
   // `own`: what moves along the line, whose edges alone are scored; null: the
-  // embedding moves, and all are.
-  void score(
-      size_t pair, const EdgeRuns& runs, const EdgeWriter* own = nullptr) {
+  // embedding moves, and all are. Lazy, unless the points take several passes.
+  std::vector<Block> blocks(
+      size_t pair, const EdgeRuns& runs, const EdgeWriter* own = nullptr) const {
     const bool shifts = own && own->kind != EdgeWriter::Kind::input;
     const auto all = shares();
     const int length = static_cast<int>(pairs_[pair].run.size());
@@ -284,11 +349,10 @@ class EdgeScorer {
       gradients = std::move(more);
       if (all.size() > chunk) mx::eval(gradients);
     }
-    contract(
+    return contracted(
         runs,
         gradients,
         static_cast<float>(all.size()),
-        pair,
         own ? own->first : 0,
         own ? own->first + own->count
             : static_cast<int>(graph_.sources.size()));
@@ -319,18 +383,13 @@ class EdgeScorer {
   }
 
   // Differences of sources [start, end) times gradients, of neighbouring
-  // readers in one product.
-  void contract(
+  // readers in one product. Lazy.
+  std::vector<Block> contracted(
       const EdgeRuns& runs,
       const std::vector<mx::array>& gradients,
       float points,
-      size_t pair,
       int start,
-      int end) {
-    struct Block {
-      int first = 0, sources = 0;
-      mx::array scores;
-    };
+      int end) const {
     std::vector<Block> blocks;
     const auto& readers = graph_.readers;
     const auto d = runs.differences;  // [source, pos, d_model]
@@ -353,30 +412,20 @@ class EdgeScorer {
                     mx::reshape(some, {sources, rows * width}),
                     mx::transpose(mx::reshape(g, {g.shape(0), rows * width})));
       product = mx::contiguous(mx::divide(product, mx::array(points)));
-      blocks.push_back({head.first, sources, product});
+      blocks.push_back({head.first, start, sources, product});
     }
-    std::vector<mx::array> wanted;
-    for (const auto& block : blocks)
-      wanted.push_back(block.scores);
-    mx::eval(wanted);
-    for (const auto& block : blocks)
-      add(block.first, start, block.sources, block.scores, runs.from, pair);
+    return blocks;
   }
 
-  void add(
-      int first,
-      int start,
-      int sources,
-      const mx::array& scores,
-      int from,
-      size_t pair) {
-    const auto columns = size(scores.shape(-1));
-    const auto* data = scores.data<float>();
-    for (size_t i = 0; i < scores.size(); ++i) {
-      const auto source = size(start) + i / columns % size(sources);
+  void add(const Block& block, int from, size_t pair) {
+    const auto columns = size(block.scores.shape(-1));
+    const auto sources = size(block.sources);
+    const auto* data = block.scores.data<float>();
+    for (size_t i = 0; i < block.scores.size(); ++i) {
+      const auto source = size(block.start) + i / columns % sources;
       const auto position =
-          positions_ > 0 ? i / columns / size(sources) + size(from) : 0;
-      const auto destination = size(first) + i % columns;
+          positions_ > 0 ? i / columns / sources + size(from) : 0;
+      const auto destination = size(block.first) + i % columns;
       add(source, destination, position, static_cast<double>(data[i]), pair);
     }
   }

@@ -141,7 +141,7 @@ void ExactEdges::of_logits(
             size(s),
             size(reader.first),
             static_cast<double>(values.data<float>()[s - begin]) -
-                static_cast<double>(runs.base));
+                static_cast<double>(mx::array(runs.base).item<float>()));
   }
 }
 

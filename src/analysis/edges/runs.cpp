@@ -130,16 +130,21 @@ EdgeRuns EdgeRunner::both(
   ids.insert(ids.end(), pair.source.begin(), pair.source.end());
   Stepper stepper(model_, &tap);
   auto x = stepper.embed(mx::reshape(int_array(ids), {2, length}));
-  EdgeRuns out{.embedded = {x, stepper.carried()}, .differences = x};
+  EdgeRuns out{
+      .base = x,
+      .other = x,
+      .embedded = {x, stepper.carried()},
+      .differences = x};
   out.from = std::min(pair.shared(), length - 1);
   for (int i = 0; i < decoder_.config().n_layers; ++i)
     x = stepper.layer(i, x);
   const auto row = [&](int i) { return part(x, 0, i, i + 1); };
   if (metric.needs_reference())
     out.reference = logits_at_end(model_, row(denoise ? 1 : 0), length, metric);
-  const auto base = measured(model_, row(0), pair.run, metric, out.reference);
-  const auto other =
-      measured(model_, row(1), pair.source, metric, out.reference);
+  out.base = measured(model_, row(0), pair.run, metric, out.reference);
+  out.other = pair.run == pair.source
+                  ? out.base
+                  : measured(model_, row(1), pair.source, metric, out.reference);
   std::vector<mx::array> parts;
   for (const auto& writer : graph_.writers) {
     std::optional<mx::array> scale;
@@ -151,11 +156,6 @@ EdgeRuns EdgeRunner::both(
     parts.push_back(mx::squeeze(change, 1));
   }
   out.differences = mx::concatenate(std::move(parts), 0);
-  std::vector<mx::array> wanted = {base, other, out.differences};
-  if (out.reference) wanted.push_back(*out.reference);
-  mx::eval(std::move(wanted));
-  out.base = base.item<float>();
-  out.other = pair.run == pair.source ? out.base : other.item<float>();
   return out;
 }
 

@@ -13,13 +13,13 @@
 
 namespace mlxterp {
 
-/** Both runs of a pair, and what they measure. */
+/** Both runs of a pair, and what they measure; lazy. */
 struct EdgeRuns {
-  float base = 0, other = 0;  ///< The metric.
+  mlx::core::array base, other;  ///< The metric.
   /** What enters layer 0, of the base run and the other, [2, pos, d_model]. */
   Stream embedded;
   /** Of each source, other less base, [source, pos, d_model], float32, from
-   * the first position on where the two differ; lazy. */
+   * the first position on where the two differ. */
   mlx::core::array differences;
   int from = 0;  ///< That position.
   std::optional<mlx::core::array> reference = {};
@@ -49,7 +49,7 @@ class EdgeRunner {
         graph_(graph),
         ungrouped_(ungrouped) {}
 
-  /** `denoise`: the other run is the clean one. Evaluates. */
+  /** `denoise`: the other run is the clean one. Lazy. */
   EdgeRuns both(const Pair& pair, const Readout& metric, bool denoise) const;
 
   EdgeParts parts(const std::vector<int>& ids) const;

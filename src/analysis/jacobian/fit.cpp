@@ -7,8 +7,9 @@
 #include "analysis/any_model.h"
 #include "analysis/jacobian/source.h"
 #include "analysis/jacobian/sums.h"
-#include "analysis/linear/walk_down.h"
+#include "analysis/linear/whole_walk.h"
 #include "core/fail.h"
+#include "core/lanes.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 
@@ -176,13 +177,15 @@ LensDirections lens_directions(
   auto below = out.layers;
   const bool last = below.back() == source.target_layer;
   if (last) below.pop_back();
-  for (size_t i = 0; i < prompts.size() && !below.empty(); ++i) {
+  const auto begin = [&](size_t i) {
     if (options.progress)
       options.progress(
           "Walking down",
           static_cast<double>(i) / static_cast<double>(prompts.size()));
-    const auto some =
-        means_of_rows(model, held, prompts[i], rows, below, options);
+    if (options.stop && options.stop())
+      fail(ErrorKind::usage, "[{}] stopped; nothing was kept", caller);
+  };
+  const auto add = [&](size_t i, const std::vector<mx::array>& some) {
     check_finite(some, i);
     for (size_t l = 0; l < some.size(); ++l)
       if (i == 0)
@@ -190,8 +193,33 @@ LensDirections lens_directions(
       else
         out.directions[l] = mx::add(out.directions[l], some[l]);
     mx::eval(out.directions);
-    if (options.stop && options.stop())
-      fail(ErrorKind::usage, "[{}] stopped; nothing was kept", caller);
+  };
+  const auto count = below.empty() ? 0 : prompts.size();
+  if (walks_whole(model, rows.shape(0), source.length, options.memory)) {
+    constexpr int most_lanes = 3;
+    Lanes(most_lanes)
+        .each(
+            count,
+            [&](size_t i) {
+              begin(i);
+              const int length = static_cast<int>(prompts[i].size());
+              auto some = walk_whole(
+                  model,
+                  prompts[i],
+                  held,
+                  rows,
+                  {options.skip, length - 1},
+                  below);
+              for (auto& it : some)
+                it = mx::mean(it, 1);
+              return some;
+            },
+            add);
+  } else {
+    for (size_t i = 0; i < count; ++i) {
+      begin(i);
+      add(i, means_of_rows(model, held, prompts[i], rows, below, options));
+    }
   }
   for (auto& it : out.directions)
     it = mx::divide(it, mx::array(static_cast<float>(prompts.size())));

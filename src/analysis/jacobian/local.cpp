@@ -7,7 +7,7 @@
 #include "analysis/fingerprint.h"
 #include "analysis/jacobian/source.h"
 #include "analysis/jacobian/sums.h"
-#include "analysis/linear/walk_down.h"
+#include "analysis/linear/whole_walk.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -62,21 +62,30 @@ LocalLens local_lens(
   std::vector<std::vector<mx::array>> pieces(out.layers.size());
   if (out.layers.front() < n - 1) {
     if (options.progress) options.progress("Walking down", 0);
-    const LinearRun run(model, ids, held);
-    walk_down(
-        run,
-        rows,
-        {options.skip, length},
-        out.layers.front(),
-        options.memory,
-        [&](int layer, int, const mx::array& x) {
-          const auto found = std::ranges::find(out.layers, layer);
-          if (found == out.layers.end()) return;
-          auto some = mx::contiguous(mx::swapaxes(x, 0, 1));
-          some.eval();
-          pieces[static_cast<size_t>(found - out.layers.begin())].push_back(
-              std::move(some));
-        });
+    const PositionRange at{options.skip, length};
+    if (walks_whole(model, k, length, options.memory)) {
+      auto below = out.layers;
+      if (below.back() == n - 1) below.pop_back();
+      auto found = walk_whole(model, ids, held, rows, at, below);
+      mx::eval(found);
+      for (size_t l = 0; l < found.size(); ++l)
+        pieces[l].push_back(std::move(found[l]));
+    } else {
+      walk_down(
+          LinearRun(model, ids, held),
+          rows,
+          at,
+          out.layers.front(),
+          options.memory,
+          [&](int layer, int, const mx::array& x) {
+            const auto found = std::ranges::find(out.layers, layer);
+            if (found == out.layers.end()) return;
+            auto some = mx::contiguous(mx::swapaxes(x, 0, 1));
+            some.eval();
+            pieces[static_cast<size_t>(found - out.layers.begin())].push_back(
+                std::move(some));
+          });
+    }
   }
   for (size_t l = 0; l < pieces.size(); ++l) {
     auto& piece = pieces[l];

@@ -22,6 +22,8 @@ namespace {
 constexpr size_t numbers_at_once = size_t{4} << 20;
 // Positions whose MLP's Jacobians are there at a time.
 constexpr int positions_at_once = 4;
+// Pieces of these that are in work side by side.
+constexpr int most_lanes = 8;
 
 mx::array wide(const mx::array& x) {
   return mx::astype(x, mx::float32);
@@ -407,7 +409,7 @@ mx::array PlainLayer::through_mlp(const mx::array& rows) const {
   };
   const int pieces = (n + positions_at_once - 1) / positions_at_once;
   auto out = mx::concatenate(
-      Lanes().each(static_cast<size_t>(pieces), piece), 0);
+      Lanes(most_lanes).each(static_cast<size_t>(pieces), piece), 0);
   out.eval();
   return out;
 }
@@ -437,7 +439,7 @@ mx::array PlainLayer::through_attention(
       static_cast<size_t>(to_ - from_) * static_cast<size_t>(to_);
   const int most = static_cast<int>(std::clamp<size_t>(
       numbers_at_once / per_row, 1, static_cast<size_t>(count)));
-  auto parts = Lanes().each(
+  auto parts = Lanes(most_lanes).each(
       static_cast<size_t>((count + most - 1) / most), [&](size_t i) {
         const int r = static_cast<int>(i) * most;
         const int to = std::min(count, r + most);

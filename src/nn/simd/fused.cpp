@@ -22,12 +22,14 @@ class Fused : public mx::Primitive {
       const char* name,
       Plain plain,
       Kernel kernel,
-      bool in_place)
+      bool in_place,
+      Back back)
       : Primitive(stream),
         name_(name),
         plain_(std::move(plain)),
         kernel_(std::move(kernel)),
-        in_place_(in_place) {}
+        in_place_(in_place),
+        back_(std::move(back)) {}
 
   void eval_cpu(
       const std::vector<mx::array>& inputs,
@@ -67,6 +69,7 @@ class Fused : public mx::Primitive {
       const std::vector<mx::array>& cotangents,
       const std::vector<int>& argnums,
       const std::vector<mx::array>&) override {
+    if (back_) return chosen(back_(primals, cotangents[0]), argnums);
     return mx::vjp(
                plain_of(primals, argnums), chosen(primals, argnums), cotangents)
         .second;
@@ -114,6 +117,7 @@ class Fused : public mx::Primitive {
   Plain plain_;
   Kernel kernel_;
   bool in_place_;
+  Back back_;
 };
 
 }  // namespace
@@ -128,13 +132,19 @@ mx::array fused(
     std::vector<mx::array> inputs,
     Plain plain,
     Kernel kernel,
-    bool in_place) {
+    bool in_place,
+    Back back) {
   const auto stream = mx::default_stream(mx::default_device());
   return mx::array(
       shape,
       mx::float32,
       std::make_shared<Fused>(
-          stream, name, std::move(plain), std::move(kernel), in_place),
+          stream,
+          name,
+          std::move(plain),
+          std::move(kernel),
+          in_place,
+          std::move(back)),
       std::move(inputs));
 }
 

@@ -18,6 +18,12 @@ using Plain = std::function<std::vector<mlx::core::array>(
 using Kernel = std::function<void(
     const std::vector<mlx::core::array>& inputs, float* out)>;
 
+/** From the inputs and what a derivative is of the result, those of each input:
+ * where the derivative of Plain would be slow. */
+using Back = std::function<std::vector<mlx::core::array>(
+    const std::vector<mlx::core::array>& inputs,
+    const mlx::core::array& cotangent)>;
+
 /** Whether a float32 op on x would run on the CPU: else use MLX's own. */
 bool applies_to(const mlx::core::array& x);
 
@@ -30,6 +36,7 @@ mlx::core::array fused(
     std::vector<mlx::core::array> inputs,
     Plain plain,
     Kernel kernel,
-    bool in_place = false);
+    bool in_place = false,
+    Back back = {});
 
 }  // namespace mlxterp::simd

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "io/parallel.h"
+#include "mlxterp/core/blas.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "nn/simd/kernels.cpp"
@@ -143,10 +144,44 @@ V act(V x) {
 }
 
 template <Activation activation>
+V slope(V x) {
+  const auto one = set(1);
+  if constexpr (activation == Activation::relu) {
+    // NaN stays.
+    return hn::IfThenElse(
+        hn::IsNaN(x),
+        x,
+        hn::IfThenElseZero(hn::Gt(x, hn::Zero(wide)), one));
+  } else if constexpr (activation == Activation::relu_squared) {
+    return hn::Mul(set(2), act<Activation::relu>(x));
+  } else if constexpr (activation == Activation::silu) {
+    const auto s = sigmoid_of_negated(hn::Neg(x));
+    return hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
+  } else if constexpr (activation == Activation::gelu) {
+    const auto density = hn::Mul(
+        set(0.398942280f), exp(hn::Mul(hn::Mul(x, x), set(-0.5f))));
+    return hn::MulAdd(x, density, normal_share(x));
+  } else {
+    const auto square = hn::Mul(x, x);
+    const auto s = sigmoid_of_negated(hn::Mul(
+        x, hn::MulAdd(square, set(-0.0713548163f), set(-1.59576912f))));
+    const auto inner =
+        hn::Mul(x, hn::MulAdd(square, set(0.214064449f), set(1.59576912f)));
+    return hn::Mul(s, hn::MulAdd(inner, hn::Sub(one, s), one));
+  }
+}
+
+// act, or its slope.
+template <Activation activation, bool slopes>
 void activate_all(const float* gate, const float* up, float* out, size_t n) {
   const size_t lanes = hn::Lanes(wide);
   const auto step = [&](const float* g, const float* u, float* o) HWY_ATTR {
-    auto y = act<activation>(hn::LoadU(wide, g));
+    const auto x = hn::LoadU(wide, g);
+    auto y = x;
+    if constexpr (slopes)
+      y = slope<activation>(x);
+    else
+      y = act<activation>(x);
     if (u) y = hn::Mul(y, hn::LoadU(wide, u));
     hn::StoreU(y, wide, o);
   };
@@ -162,7 +197,8 @@ void activate_all(const float* gate, const float* up, float* out, size_t n) {
   std::copy(g, g + (n - i), out + i);
 }
 
-void activate(
+template <bool slopes>
+void activate_by(
     Activation activation,
     const float* gate,
     const float* up,
@@ -170,18 +206,31 @@ void activate(
     size_t n) {
   switch (activation) {
     case Activation::silu:
-      return activate_all<Activation::silu>(gate, up, out, n);
+      return activate_all<Activation::silu, slopes>(gate, up, out, n);
     case Activation::gelu:
-      return activate_all<Activation::gelu>(gate, up, out, n);
+      return activate_all<Activation::gelu, slopes>(gate, up, out, n);
     case Activation::gelu_tanh:
-      return activate_all<Activation::gelu_tanh>(gate, up, out, n);
+      return activate_all<Activation::gelu_tanh, slopes>(gate, up, out, n);
     case Activation::relu:
-      return activate_all<Activation::relu>(gate, up, out, n);
+      return activate_all<Activation::relu, slopes>(gate, up, out, n);
     case Activation::relu_squared:
-      return activate_all<Activation::relu_squared>(gate, up, out, n);
+      return activate_all<Activation::relu_squared, slopes>(gate, up, out, n);
     case Activation::xielu:
       return;  // never asked for: it has parameters
   }
+}
+
+void activate(
+    Activation activation,
+    bool slopes,
+    const float* gate,
+    const float* up,
+    float* out,
+    size_t n) {
+  if (slopes)
+    activate_by<true>(activation, gate, up, out, n);
+  else
+    activate_by<false>(activation, gate, up, out, n);
 }
 
 void rms_norm(
@@ -432,8 +481,35 @@ HWY_EXPORT(sum_of_exponentials);
 // start, of light work (a load, an exponential, a store).
 constexpr size_t light_work = size_t{1} << 15;
 
+template <typename Part>
+void over_threads(size_t n, size_t least, const Part& part) {
+  split_over_cores(n, least, part, compute_threads());
+}
+
 std::unique_ptr<float[]> uninitialized(size_t n) {
   return std::make_unique_for_overwrite<float[]>(n);
+}
+
+}  // namespace
+
+namespace {
+
+void activated(
+    nn::Activation activation,
+    bool slopes,
+    const float* gate,
+    const float* up,
+    float* out,
+    size_t n) {
+  over_threads(n, light_work, [&](size_t begin, size_t end) {
+    HWY_DYNAMIC_DISPATCH(activate)
+    (activation,
+     slopes,
+     gate + begin,
+     up ? up + begin : nullptr,
+     out + begin,
+     end - begin);
+  });
 }
 
 }  // namespace
@@ -444,14 +520,16 @@ void activate(
     const float* up,
     float* out,
     size_t n) {
-  split_over_cores(n, light_work, [&](size_t begin, size_t end) {
-    HWY_DYNAMIC_DISPATCH(activate)
-    (activation,
-     gate + begin,
-     up ? up + begin : nullptr,
-     out + begin,
-     end - begin);
-  });
+  activated(activation, false, gate, up, out, n);
+}
+
+void activation_slope(
+    nn::Activation activation,
+    const float* gate,
+    const float* up,
+    float* out,
+    size_t n) {
+  activated(activation, true, gate, up, out, n);
 }
 
 double sum_of_exponentials(const float* x, size_t n, float most) {
@@ -466,7 +544,7 @@ void rms_norm(
     size_t rows,
     size_t n) {
   const size_t least = 4 * light_work / std::max<size_t>(n, 1) + 1;
-  split_over_cores(rows, least, [&](size_t begin, size_t end) {
+  over_threads(rows, least, [&](size_t begin, size_t end) {
     for (size_t i = begin; i < end; ++i)
       HWY_DYNAMIC_DISPATCH(rms_norm)(x + i * n, weight, eps, out + i * n, n);
   });
@@ -475,7 +553,7 @@ void rms_norm(
 void rotate(const Rotation& by, const Heads& x, float* out) {
   const size_t half = by.dims / 2, d = by.d_head;
   const size_t rows = by.batch * by.heads * by.rows;
-  split_over_cores(
+  over_threads(
       rows, light_work / std::max<size_t>(d, 1) + 1, [&](size_t i, size_t end) {
         const auto dense = uninitialized(d);
         for (; i < end; ++i) {
@@ -590,7 +668,7 @@ void attend(
   const auto packed_v =
       uninitialized(shape.batch * shape.kv_heads * src * v_columns);
   const size_t pairs = shape.batch * shape.kv_heads;
-  split_over_cores(
+  over_threads(
       pairs,
       light_work / std::max<size_t>(src * d, 1) + 1,
       [&](size_t begin, size_t end) {
@@ -621,7 +699,7 @@ void attend(
   const size_t tasks = shape.batch * shape.heads * stretches;
   const size_t work = std::min(stretch, shape.dest) * src * d / 8;
   std::atomic<size_t> next{0};
-  split_over_cores(
+  over_threads(
       tasks, light_work / std::max<size_t>(work, 1) + 1, [&](size_t, size_t) {
         const auto scratch =
             uninitialized(most_rows * (d + v_columns + k_columns));
@@ -672,7 +750,7 @@ void attend_packed(
   const size_t tasks = packed.sequences.size() * shape.kv_heads;
   const size_t each = work / std::max<size_t>(packed.sequences.size(), 1);
   std::atomic<size_t> next{0};
-  split_over_cores(
+  over_threads(
       tasks, light_work / std::max<size_t>(each, 1) + 1, [&](size_t, size_t) {
         const auto packed_k = uninitialized(d * most_columns);
         const auto packed_v = uninitialized(longest * v_columns);

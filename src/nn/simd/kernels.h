@@ -21,6 +21,14 @@ void activate(
     float* out,
     size_t n);
 
+/** The same with act's derivative in place of act. */
+void activation_slope(
+    nn::Activation activation,
+    const float* gate,
+    const float* up,
+    float* out,
+    size_t n);
+
 /** Each of `rows` rows of n numbers over its root mean square, times weight. */
 void rms_norm(
     const float* x,
