@@ -9,6 +9,7 @@
 #include "analysis/jacobian/sums.h"
 #include "analysis/linear/whole_walk.h"
 #include "core/fail.h"
+#include "core/kept_memory.h"
 #include "core/lanes.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -131,6 +132,7 @@ JacobianFit fit_jacobian_lens(
   const int d_model = residual_width(model);
   auto sums = begun(source, layers, d_model, options);
   const auto rows = mx::eye(d_model);
+  const KeptMemory kept;
   auto written = Clock::now();
   const auto keep = [&] {
     if (!options.checkpoint.empty()) sums.save(options.checkpoint);

@@ -290,6 +290,13 @@ PlainLayer::PlainLayer(
     late = mx::multiply(late, mx::reshape(by, {n, 1}));
     turn_k = mx::multiply(turn_k, mx::reshape(by, {n, 1, 1}));
   }
+  // The softmax's derivative is one matrix for each head and position: from z
+  // by the values, less what all sources get, times the pattern.
+  const auto to_scores = mx::multiply(
+      mx::subtract(
+          mx::reshape(mx::swapaxes(v, 1, 2), {kv, 1, 1, d_value, to}),
+          mx::expand_dims(grouped(z), -1)),
+      mx::expand_dims(grouped(behind_cap), 3));
   attention_ = Attention{
       .w_o = mx::multiply(wide(attention.o_proj.weight.numbers()), written),
       .w_in = mx::concatenate(
@@ -297,11 +304,9 @@ PlainLayer::PlainLayer(
            by_gain(attention.k_proj->weight.numbers(), ln1_),
            by_gain(attention.v_proj->weight.numbers(), ln1_)},
           0),
-      .slope = mx::expand_dims(grouped(behind_cap), 3),
       .late = mx::contiguous(late),
-      .values = mx::contiguous(mx::swapaxes(v, 1, 2)),
-      .z = mx::expand_dims(grouped(z), -1),
-      .keys = keys,
+      .to_scores = to_scores,
+      .to_q = mx::matmul(to_scores, keys),
       .queries =
           mx::reshape(mx::multiply(grouped(rot_q), scale), {kv, group * n, d}),
       .turn = turn_k,
@@ -313,11 +318,9 @@ PlainLayer::PlainLayer(
   for (auto* it :
        {&a.w_o,
         &a.w_in,
-        &a.slope,
         &a.late,
-        &a.values,
-        &a.z,
-        &a.keys,
+        &a.to_scores,
+        &a.to_q,
         &a.queries,
         &a.turn,
         &mlp_->down,
@@ -327,11 +330,9 @@ PlainLayer::PlainLayer(
   std::vector<mx::array> made = {
       a.w_o,
       a.w_in,
-      a.slope,
       a.late,
-      a.values,
-      a.z,
-      a.keys,
+      a.to_scores,
+      a.to_q,
       a.queries,
       a.turn,
       mlp_->down,
@@ -462,13 +463,8 @@ mx::array PlainLayer::attention_chunk(
   const auto dz = mx::contiguous(mx::transpose(
       mx::reshape(mx::matmul(leaving, it.w_o), {n, count, kv, group, d_value}),
       {2, 3, 0, 1, 4}));
-  // What the pattern gets, and by it the scores: [..., pos, row, source].
-  const auto dp = mx::reshape(
-      mx::matmul(mx::reshape(dz, {kv, group * n * count, d_value}), it.values),
-      {kv, group, n, count, to_});
-  const auto ds =
-      mx::multiply(mx::subtract(dp, mx::matmul(dz, it.z)), it.slope);
-  const auto dq = mx::matmul(ds, it.keys);  // [kv_head, group, pos, row, d]
+  const auto ds = mx::matmul(dz, it.to_scores);  // [..., pos, row, source]
+  const auto dq = mx::matmul(dz, it.to_q);  // [kv_head, group, pos, row, d]
   const auto of_keys = mx::reshape(
       mx::matmul(
           mx::swapaxes(mx::reshape(ds, {kv, group * n, count * to_}), 1, 2),

@@ -49,11 +49,10 @@ class PlainLayer {
   struct Attention {
     mlx::core::array w_o;      // [d_model, head * d_value]
     mlx::core::array w_in;     // [q, k and v of all heads, d_model], by gain
-    mlx::core::array slope;    // [kv_head, group, pos, 1, source]: pattern
     mlx::core::array late;     // [kv_head, pos, group * pos]: to sources, / s
-    mlx::core::array values;   // [kv_head, d_value, source]
-    mlx::core::array z;        // [kv_head, group, pos, d_value, 1]
-    mlx::core::array keys;     // [kv_head, group, pos, source, d_head], / s
+    // [kv_head, group, pos, d_value, source or d_head]: from z to the scores,
+    // and on to what is behind the queries' projection, / s
+    mlx::core::array to_scores, to_q;
     mlx::core::array queries;  // [kv_head, group * pos, d_head]
     mlx::core::array turn;     // [kv_head, pos, d_head, d_head], / s
     int kv_heads = 0, group = 0, d_head = 0, d_value = 0;
