@@ -207,7 +207,8 @@ void add_corpus(CLI::App& app, Arguments& a) {
          "--rule",
          a.rule,
          "full: the gradient; relevance: norms' scales and activations held; "
-         "frozen: norms' scales and patterns held")
+         "frozen: norms' scales and patterns held; 'hold(SITE, ...)': these "
+         "sites of layers held, such as hold(attn.pattern, ln1.scale)")
       ->capture_default_str();
 }
 

@@ -127,7 +127,10 @@ std::function<void()> add_jlens_local(CLI::App& app) {
   add_list(app, "--layers", a.layers, "Only these layers: 0,5,10..20,-2");
   app.add_option("--skip", a.skip, "Leading positions that are left out")
       ->capture_default_str();
-  app.add_option("--rule", a.rule, "full, relevance or frozen, as in jlens fit")
+  app.add_option(
+         "--rule",
+         a.rule,
+         "full, relevance, frozen or 'hold(SITE, ...)', as in jlens fit")
       ->capture_default_str();
   app.add_option(
       "-o,--output", a.output, "Safetensors: local.0, ..., cosine.0, ...");

@@ -176,9 +176,9 @@ Field<Options> field(T Options::*member) {
 }
 
 /** A field whose values are words, which `parse` reads and `word` writes. */
-template <typename Options, typename T, typename Parse>
-Field<Options> worded(
-    T Options::*member, const char* name, Parse parse, const char* (*word)(T)) {
+template <typename Options, typename T, typename Parse, typename Word>
+Field<Options> worded_by(
+    T Options::*member, const char* name, Parse parse, Word word) {
   return {
       [member, name, parse](Options& self, nb::handle value) {
         self.*member = parse(nb::cast<std::string>(value), name);
@@ -186,6 +186,13 @@ Field<Options> worded(
       [member, word](const Options& self) {
         return nb::cast(word(self.*member));
       }};
+}
+
+/** The same with the one of several functions of a name that takes T. */
+template <typename Options, typename T, typename Parse>
+Field<Options> worded(
+    T Options::*member, const char* name, Parse parse, const char* (*word)(T)) {
+  return worded_by(member, name, parse, word);
 }
 
 /** A field of prompts: texts, rows of ids or an array. */

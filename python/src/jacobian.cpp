@@ -174,13 +174,13 @@ void bind_jacobian(nb::module_& m) {
       {{"layers", field(&JacobianOptions::layers)},
        {"skip", field(&JacobianOptions::skip)},
        {"rule",
-        worded(
+        worded_by(
             &JacobianOptions::rule,
             "rule",
             [](const std::string& word, const char*) {
               return linear_rule(word);
             },
-            static_cast<const char* (*)(LinearRule)>(name))},
+            [](const LinearRule& rule) { return name(rule); })},
        {"tolerance", field(&JacobianOptions::tolerance)},
        {"least", field(&JacobianOptions::least)},
        {"resume", field(&JacobianOptions::resume)},

@@ -26,9 +26,9 @@ class Lanes {
 
   size_t size() const { return streams_.size(); }
 
-  /** `make(i)` builds piece i of 0, 1, ... pieces - 1, each on a stream in turn.
-   * As many as there are streams are evaluated together, then `done(i, piece)`
-   * is called of each, in order. */
+  /** `make(i)` builds piece i of 0, 1, ... pieces - 1, each on a stream in
+   * turn. As many as there are streams are evaluated together, then `done(i,
+   * piece)` is called of each, in order. */
   void each(
       size_t pieces,
       const std::function<std::vector<mlx::core::array>(size_t)>& make,

@@ -113,9 +113,9 @@ mx::array activate(
       true,
       [activation](const std::vector<mx::array>& in, const mx::array& of) {
         const auto up = in.size() == 1 ? std::nullopt : std::optional(in[1]);
-        std::vector out{
-            mx::multiply(of, slope_at(activation, in[0], up))};
-        if (up) out.push_back(mx::multiply(of, activate(activation, in[0], {})));
+        std::vector out{mx::multiply(of, slope_at(activation, in[0], up))};
+        if (up)
+          out.push_back(mx::multiply(of, activate(activation, in[0], {})));
         return out;
       });
 }

@@ -4,8 +4,11 @@
 
 #include <cmath>
 #include <iostream>
+#include <iterator>
 #include <numeric>
+#include <set>
 
+#include "analysis/jacobian/source.h"
 #include "io/torch_pickle.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -413,12 +416,96 @@ TEST(JacobianLens, RulesHoldWhatTheyName) {
   const auto model = test::tiny_model();
   const auto ids = prompt_of(model);
   const auto full = fit_jacobian_lens(model, {ids}, options_of()).lens;
-  for (const auto rule : {LinearRule::relevance, LinearRule::frozen}) {
+  for (const LinearRule rule : {LinearRule::relevance, LinearRule::frozen}) {
     const auto held = fit_jacobian_lens(model, {ids}, options_of(rule)).lens;
     EXPECT_GT(apart(held.at(0), full.at(0)), 1e-3f) << name(rule);
     EXPECT_EQ(linear_rule(name(rule)), rule);
   }
   EXPECT_THROW(linear_rule("half"), Error);
+}
+
+// Every site inside of layers, of every family: the gradient of a model in
+// which it is put back to what it was.
+TEST(JacobianLens, HeldSitesAreThoseOfAModelThatIsHeld) {
+  float worst = 0;
+  size_t compared = 0, changed = 0, refused = 0, turn = 0;
+  for (const auto& variant : test::supported_variants()) {
+    const auto model = test::load_variant(variant, mx::float32);
+    if (model.decoder().config().n_layers < 2) continue;
+    const auto ids = prompt_of(model);
+    auto options = options_of();
+    options.layers = {0};
+    const auto full = lens_directions(model, {1, 2}, {ids}, options);
+    std::set<std::string> names;
+    for (size_t i = 0; i < model.sites().size(); ++i) {
+      const auto& site = model.sites()[static_cast<SiteId>(i)];
+      if (site.layer > 0 && !site.relative().starts_with("resid_"))
+        names.emplace(site.relative());
+    }
+    // A sixth of them each, another one with every model.
+    for (size_t i = turn++ % 6; i < names.size(); i += 6) {
+      const auto& name = *std::next(names.begin(), static_cast<long>(i));
+      options.rule = linear_rule("hold(" + name + ")");
+      if (name.ends_with(".state")) {
+        EXPECT_THROW(lens_directions(model, {1, 2}, {ids}, options), Error);
+        ++refused;
+        continue;
+      }
+      const auto held = lens_directions(model, {1, 2}, {ids}, options);
+      std::vector<std::string> sites;
+      for (const auto site : model.sites().match("layers.*." + name))
+        sites.push_back(model.sites()[site].name);
+      const auto values = model.run(ids, {.save = sites});
+      std::vector<Edit> edits;
+      for (const auto& site : sites)
+        edits.push_back({site, replace_with(values[site])});
+      const auto plain = options_of();
+      const auto wanted = mx::matmul(
+          jacobian::unembedding_of(model, {1, 2}),
+          plainly(model.with(edits), ids, 0));
+      const auto error = apart(held.directions[0], wanted);
+      // Of two tokens' rows, whose largest number is smaller than J's.
+      EXPECT_LE(error, 3e-5f) << variant << " " << name;
+      worst = std::max(worst, error);
+      if (apart(held.directions[0], full.directions[0]) > 1e-5f) ++changed;
+      ++compared;
+    }
+  }
+  std::cout << fmt::format(
+      "{} rules, {} at most; {} change the gradient\n",
+      compared,
+      worst,
+      changed);
+  EXPECT_GE(compared, 900u);
+  EXPECT_GE(changed, compared / 2);
+  EXPECT_GE(refused, 1u);
+}
+
+TEST(JacobianLens, RulesOfOnesOwn) {
+  const auto model = test::tiny_model();
+  const auto ids = prompt_of(model);
+  const auto of = [&](const char* rule) {
+    return fit_jacobian_lens(model, {ids}, options_of(linear_rule(rule)))
+        .lens.at(0);
+  };
+  EXPECT_LE(
+      apart(of("hold(attn.pattern, {ln1,ln2}.scale)"), of("frozen")), 1e-6f);
+  EXPECT_LE(
+      apart(of("hold(layers.{1..2}.attn.pattern)"), of("hold(attn.pattern)")),
+      1e-6f);
+  EXPECT_EQ(
+      name(linear_rule("hold( attn.pattern,{ln1,ln2}.scale )")),
+      "hold(attn.pattern, {ln1,ln2}.scale)");
+  for (const char* wrong :
+       {"hold()",
+        "hold(attn.pattern,)",
+        "hold(attn.pattern",
+        "hold(attn.patern)",
+        "hold(resid_pre)",
+        "hold(layers.0.resid_post)",
+        "hold(embed)",
+        "hold(logits)"})
+    EXPECT_THROW(of(wrong), Error) << wrong;
 }
 
 TEST(JacobianLens, IsTheSameFromEveryFile) {

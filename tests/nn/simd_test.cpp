@@ -198,14 +198,14 @@ TEST(Activate, DerivativesAreThoseOfTheSteps) {
             .second[0];
       };
       compare(
-          curve([&](const mx::array& y) { return nn::activate(activation, y); }),
+          curve(
+              [&](const mx::array& y) { return nn::activate(activation, y); }),
           curve([&](const mx::array& y) { return steps(activation, y); }));
       // One that is mapped over many.
       const auto mapped = [&](const auto& f) {
-        return mx::vmap(std::function(
-            [&](const std::vector<mx::array>& row) {
-              return mx::vjp(f, {x, up}, row).second;
-            }))({mx::stack({of, up, of * up})});
+        return mx::vmap(std::function([&](const std::vector<mx::array>& row) {
+          return mx::vjp(f, {x, up}, row).second;
+        }))({mx::stack({of, up, of * up})});
       };
       const auto many = mapped([&](const std::vector<mx::array>& in) {
         return std::vector{nn::activate(activation, in[0], in[1])};

@@ -15,7 +15,7 @@ from mlxterp import (
     local_lens,
 )
 from mlxterp import interventions as iv
-from mlxterp.errors import BadDataError, OutOfRangeError, UsageError
+from mlxterp.errors import BadDataError, MlxterpError, OutOfRangeError, UsageError
 
 ROWS = [[3, 9, 4, 12, 7, 5, 2], [8, 1, 6, 10, 11, 2]]
 
@@ -57,6 +57,22 @@ def test_files_keep_it(fitted, model, tmp_path, name):
     (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04" + bytes(40))
     with pytest.raises(BadDataError):
         JacobianLens.load(tmp_path / "bad.pt")
+
+
+def test_a_rule_of_ones_own(model, tmp_path):
+    def fit(rule):
+        return JacobianLens.fit(model, ROWS, skip=1, tolerance=0, rule=rule)
+
+    held = fit("hold(attn.pattern,{ln1,ln2}.scale)")
+    assert held.source.rule == "hold(attn.pattern, {ln1,ln2}.scale)"
+    close(held[0], fit("frozen")[0])
+    held.save(tmp_path / "lens.safetensors")
+    back = JacobianLens.load(tmp_path / "lens.safetensors")
+    assert back.source.rule == held.source.rule
+    with pytest.raises(MlxterpError, match="resid_pre"):
+        fit("hold(resid_pre)")
+    with pytest.raises(MlxterpError, match="attn.patern"):
+        fit("hold(attn.patern)")
 
 
 def test_directions_need_no_fit(fitted, model):

@@ -16,19 +16,31 @@
 namespace mlxterp {
 
 /** What is differentiated of a pass, and what is held as it was. */
-enum class LinearRule {
-  full,  ///< Everything: the gradient.
-  /** Norms' scales are held; an activation is x times a held factor, and each
-   * factor of a gated product gets half (relevance propagation: Achtibat et
-   * al., 2024, "AttnLRP"). Patterns are differentiated. */
-  relevance,
-  frozen,  ///< Patterns and norms' scales are held; activations are not.
+struct LinearRule {
+  enum Kind : char {
+    full,  ///< Everything is differentiated: the gradient.
+    /** Norms' scales are held; an activation is x times a held factor, and each
+     * factor of a gated product gets half (relevance propagation: Achtibat et
+     * al., 2024, "AttnLRP"). Patterns are differentiated. */
+    relevance,
+    frozen,  ///< Patterns and norms' scales are held; activations are not.
+    hold,    ///< `sites` are held, nothing else.
+  };
+  Kind kind = full;
+  /** Of hold: names or patterns of sites (SiteCatalog). What stands behind
+   * "layers.i." alone means every layer that has it: attn.pattern, ln1.scale,
+   * mlp.post. */
+  std::vector<std::string> sites = {};
+
+  LinearRule() = default;
+  LinearRule(Kind rule) : kind(rule) {}
+  bool operator==(const LinearRule&) const = default;
 };
 
-/** "full", "relevance", "frozen". */
-const char* name(LinearRule rule);
+/** "full", "relevance", "frozen", "hold(attn.pattern, ln1.scale)". */
+std::string name(const LinearRule& rule);
 /** Throws usage with the names there are. */
-LinearRule linear_rule(std::string_view name);
+LinearRule linear_rule(std::string_view text);
 
 /** What a lens was fitted on; what is empty, 0 or below 0 is not known. */
 struct JacobianSource {
@@ -40,7 +52,7 @@ struct JacobianSource {
   int target_layer = -1;  ///< Whose output is differentiated.
   int length = 0;         ///< Positions of a prompt, at most.
   int skip = -1;          ///< Leading positions that are left out.
-  LinearRule rule = LinearRule::full;
+  LinearRule rule = {};
   size_t prompts = 0;
   /** Whether it stopped because more prompts changed nothing. */
   bool converged = false;
@@ -110,7 +122,7 @@ JacobianLens merge(const std::vector<JacobianLens>& lenses);
 struct JacobianOptions {
   std::vector<int> layers = {};  ///< From the end below 0; empty: all.
   int skip = 16;                 ///< Attention sinks, which are left out.
-  LinearRule rule = LinearRule::full;
+  LinearRule rule = {};
   /** Ends where the mean of the last `window` changes is below `tolerance`, but
    * not before so many prompts; a change is the mean over layers of |J(n) -
    * J(n-1)| / |J(n)|. 0: never. */

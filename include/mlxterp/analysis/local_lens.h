@@ -13,7 +13,7 @@ namespace mlxterp {
 struct LocalLensOptions {
   std::vector<int> layers = {};  ///< From the end below 0; empty: all.
   int skip = 0;                  ///< Leading positions that are left out.
-  LinearRule rule = LinearRule::full;
+  LinearRule rule = {};
   const JacobianLens* lens = nullptr;  ///< A corpus' lens to compare with.
   size_t memory = size_t{4} << 30;     ///< As in JacobianOptions.
   Progress progress = {};

@@ -62,8 +62,8 @@ void set_blas_threads(int threads);
 /** How many threads OpenBLAS may use; 0 where that is not known. */
 int blas_threads();
 
-/** Threads for products and loops of our own: as many as OpenBLAS may use, which
- * are bounded by the cores that were free when the model was loaded; the
+/** Threads for products and loops of our own: as many as OpenBLAS may use,
+ * which are bounded by the cores that were free when the model was loaded; the
  * process's cores where that is not known. At least 1. */
 size_t compute_threads();
 

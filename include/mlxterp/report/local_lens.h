@@ -18,7 +18,7 @@ struct LocalLensReport {
   std::optional<std::string> output = {}, jacobian = {};
   std::vector<NamedToken> prompt = {}, tokens = {};
   int skip = 0;
-  LinearRule rule = LinearRule::full;
+  LinearRule rule = {};
   std::vector<int> layers = {};
   /** [layer][token][pos from skip]; cosines to the corpus lens, none without
    * one. */

@@ -109,7 +109,9 @@ class JacobianLens:
             skip: Leading positions that are left out.
             layers: From the end below 0; all but the last without.
             rule: "full", the gradient; "relevance" holds norms' scales and
-                activations; "frozen" holds norms' scales and patterns.
+                activations; "frozen" holds norms' scales and patterns;
+                "hold(SITE, ...)" these sites of every layer that has them, such
+                as "hold(attn.pattern, ln1.scale)".
             tolerance: It stops where ten prompts change it by less on average, but
                 not before `least` prompts; 0: never.
             checkpoint: A file of running sums, from which `resume` goes on.

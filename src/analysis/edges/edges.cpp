@@ -4,10 +4,12 @@
 #include <cmath>
 #include <limits>
 
+#include "analysis/edges/blocks.h"
 #include "analysis/edges/calibrate.h"
 #include "analysis/edges/exact.h"
 #include "analysis/edges/flow.h"
 #include "analysis/edges/graph.h"
+#include "analysis/edges/line.h"
 #include "analysis/edges/means.h"
 #include "analysis/edges/runs.h"
 #include "analysis/pairs.h"
@@ -178,38 +180,6 @@ class EdgeScorer {
          .direction = options.direction});
   }
 
-  // How far along the line from the base run to the other the points lie.
-  std::vector<float> shares() const {
-    if (options_.method == EdgeMethod::eap) return {0.0f};
-    if (options_.method == EdgeMethod::clean_corrupted) return {0.0f, 1.0f};
-    const float shift = options_.rule == LineRule::left  ? 0.0f
-                        : options_.rule == LineRule::mid ? 0.5f
-                                                         : 1.0f;
-    std::vector<float> out;
-    for (int k = 0; k < options_.steps; ++k)
-      out.push_back(
-          (static_cast<float>(k) + shift) / static_cast<float>(options_.steps));
-    return out;
-  }
-
-  // The points, [point, pos, d_model], with what travels beside them.
-  static Stream between(const Stream& both, const std::vector<float>& shares) {
-    const int n = static_cast<int>(shares.size());
-    const auto points = [&](const mx::array& x) {
-      auto first = mx::Shape(x.ndim(), 0), last = x.shape();
-      last[0] = 1;
-      const auto base = mx::slice(x, first, last);
-      first[0] = 1;
-      last[0] = 2;
-      const auto other = mx::slice(x, first, last);
-      mx::Shape shape(x.ndim(), 1);
-      shape[0] = n;
-      const auto share = mx::astype(mx::array(shares.data(), shape), x.dtype());
-      return mx::add(base, mx::multiply(share, mx::subtract(other, base)));
-    };
-    return {points(both.x), each(both.carried, points)};
-  }
-
   // The edges that are run beside an estimate.
   void draw() {
     if (options_.sample == 0) return;
@@ -251,13 +221,9 @@ class EdgeScorer {
   }
 
   // Of a pair, what its scores are made of.
-  struct Block {
-    int first = 0, start = 0, sources = 0;
-    mx::array scores;
-  };
   struct Started {
     std::optional<EdgeRuns> runs;
-    std::vector<Block> blocks;
+    std::vector<EdgeBlock> blocks;
   };
 
   bool by_points() const {
@@ -271,7 +237,7 @@ class EdgeScorer {
     for (const auto& pair : pairs_)
       longest = std::max(longest, pair.run.size());
     return by_points() && chosen_.empty() &&
-           longest * shares().size() <= size(rows_that_pay);
+           longest * line_shares(options_).size() <= size(rows_that_pay);
   }
 
   // Both runs of a pair, and its scores where they are made of gradients along
@@ -317,10 +283,12 @@ class EdgeScorer {
 
   // `own`: what moves along the line, whose edges alone are scored; null: the
   // embedding moves, and all are. Lazy, unless the points take several passes.
-  std::vector<Block> blocks(
-      size_t pair, const EdgeRuns& runs, const EdgeWriter* own = nullptr) const {
+  std::vector<EdgeBlock> blocks(
+      size_t pair,
+      const EdgeRuns& runs,
+      const EdgeWriter* own = nullptr) const {
     const bool shifts = own && own->kind != EdgeWriter::Kind::input;
-    const auto all = shares();
+    const auto all = line_shares(options_);
     const int length = static_cast<int>(pairs_[pair].run.size());
     const auto chunk = size(std::max(1, rows_that_pay / length));
     std::vector<mx::array> gradients;
@@ -336,7 +304,7 @@ class EdgeScorer {
           all.begin() + static_cast<long>(done),
           all.begin() + static_cast<long>(std::min(done + chunk, all.size())));
       auto more = runner_.gradients(
-          between(
+          points_between(
               runs.embedded, shifts ? std::vector<float>(some.size()) : some),
           pairs_[pair].run,
           metrics_[pair],
@@ -350,12 +318,13 @@ class EdgeScorer {
       if (all.size() > chunk) mx::eval(gradients);
     }
     return contracted(
+        graph_,
         runs,
         gradients,
         static_cast<float>(all.size()),
         own ? own->first : 0,
-        own ? own->first + own->count
-            : static_cast<int>(graph_.sources.size()));
+        own ? own->first + own->count : static_cast<int>(graph_.sources.size()),
+        positions_ > 0);
   }
 
   // So far along the line of what a writer's sources add.
@@ -382,42 +351,7 @@ class EdgeScorer {
     return {own.added, mx::multiply(by, mx::expand_dims(change, 0))};
   }
 
-  // Differences of sources [start, end) times gradients, of neighbouring
-  // readers in one product. Lazy.
-  std::vector<Block> contracted(
-      const EdgeRuns& runs,
-      const std::vector<mx::array>& gradients,
-      float points,
-      int start,
-      int end) const {
-    std::vector<Block> blocks;
-    const auto& readers = graph_.readers;
-    const auto d = runs.differences;  // [source, pos, d_model]
-    const int rows = d.shape(1), width = d.shape(2);
-    for (size_t i = 0; i < readers.size();) {
-      std::vector<mx::array> same;
-      const auto& head = readers[i];
-      for (; i < readers.size() && readers[i].before == head.before; ++i)
-        same.push_back(gradients[i]);
-      const int sources = std::min(head.before, end) - start;
-      if (sources <= 0) continue;
-      auto g = same.size() == 1 ? same[0] : mx::concatenate(same, 0);
-      const auto some =
-          mx::slice(d, {start, 0, 0}, {start + sources, rows, width});
-      auto product =
-          positions_ > 0
-              ? mx::matmul(
-                    mx::transpose(some, {1, 0, 2}), mx::transpose(g, {1, 2, 0}))
-              : mx::matmul(
-                    mx::reshape(some, {sources, rows * width}),
-                    mx::transpose(mx::reshape(g, {g.shape(0), rows * width})));
-      product = mx::contiguous(mx::divide(product, mx::array(points)));
-      blocks.push_back({head.first, start, sources, product});
-    }
-    return blocks;
-  }
-
-  void add(const Block& block, int from, size_t pair) {
+  void add(const EdgeBlock& block, int from, size_t pair) {
     const auto columns = size(block.scores.shape(-1));
     const auto sources = size(block.sources);
     const auto* data = block.scores.data<float>();

@@ -142,9 +142,10 @@ EdgeRuns EdgeRunner::both(
   if (metric.needs_reference())
     out.reference = logits_at_end(model_, row(denoise ? 1 : 0), length, metric);
   out.base = measured(model_, row(0), pair.run, metric, out.reference);
-  out.other = pair.run == pair.source
-                  ? out.base
-                  : measured(model_, row(1), pair.source, metric, out.reference);
+  out.other =
+      pair.run == pair.source
+          ? out.base
+          : measured(model_, row(1), pair.source, metric, out.reference);
   std::vector<mx::array> parts;
   for (const auto& writer : graph_.writers) {
     std::optional<mx::array> scale;

@@ -1,10 +1,14 @@
 #include "analysis/linear/held.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <string>
 
 #include "analysis/any_model.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
+#include "mlxterp/core/error.h"
 
 namespace mx = mlx::core;
 
@@ -13,13 +17,28 @@ namespace mlxterp {
 namespace {
 
 struct Named {
-  LinearRule rule;
+  LinearRule::Kind kind;
   const char* name;
 };
 constexpr Named names[] = {
     {LinearRule::full, "full"},
     {LinearRule::relevance, "relevance"},
     {LinearRule::frozen, "frozen"}};
+constexpr std::string_view hold = "hold(";
+
+// Between commas that stand outside of braces, without spaces around.
+std::vector<std::string> listed(std::string_view text) {
+  std::vector<std::string> out(1);
+  int depth = 0;
+  for (const char c : text) {
+    depth += (c == '{') - (c == '}');
+    if (c == ',' && depth == 0)
+      out.emplace_back();
+    else if (c != ' ')
+      out.back() += c;
+  }
+  return out;
+}
 
 const Decoder& needed(const InterpretableModel& model) {
   const auto* decoder = decoder_of(model);
@@ -33,24 +52,39 @@ const Decoder& needed(const InterpretableModel& model) {
 
 }  // namespace
 
-const char* name(LinearRule rule) {
-  return std::ranges::find(names, rule, &Named::rule)->name;
+std::string name(const LinearRule& rule) {
+  if (rule.kind == LinearRule::hold)
+    return fmt::format("{}{})", hold, fmt::join(rule.sites, ", "));
+  return std::ranges::find(names, rule.kind, &Named::kind)->name;
 }
 
-LinearRule linear_rule(std::string_view name) {
+LinearRule linear_rule(std::string_view text) {
   for (const auto& it : names)
-    if (name == it.name) return it.rule;
+    if (text == it.name) return it.kind;
+  if (text.starts_with(hold) && text.ends_with(')')) {
+    LinearRule out(LinearRule::hold);
+    text.remove_prefix(hold.size());
+    text.remove_suffix(1);
+    out.sites = listed(text);
+    if (std::ranges::none_of(out.sites, &std::string::empty)) return out;
+  }
   fail(
       ErrorKind::usage,
-      "[linear_rule] there is no rule '{}'; use full, relevance or frozen",
-      printable(name));
+      "[linear_rule] there is no rule '{}'; use full, relevance, frozen, or "
+      "hold(SITE, ...), such as hold(attn.pattern, ln1.scale)",
+      printable(text));
 }
 
 HeldSites::HeldSites(const InterpretableModel& model, LinearRule rule)
-    : rule_(rule),
+    : rule_(std::move(rule)),
       activation_(needed(model).config().activation),
       parts_(model.sites().size(), Part::none) {
-  if (rule == LinearRule::full) return;
+  if (rule_ == LinearRule::full) return;
+  if (rule_.kind == LinearRule::hold) {
+    for (const auto& site : rule_.sites)
+      add(model, site);
+    return;
+  }
   hold_norms(model);
   const auto& layers = model.decoder().layers;
   for (size_t i = 0; i < layers.size(); ++i)
@@ -64,6 +98,38 @@ void HeldSites::hold_norms(const InterpretableModel& model) {
           Part::held;
 }
 
+void HeldSites::add(const InterpretableModel& model, const std::string& name) {
+  const auto& sites = model.sites();
+  const auto named = [&] {
+    try {
+      return sites.match("layers.*." + name);
+    } catch (const Error&) {
+      return sites.match(name);
+    }
+  };
+  for (const auto site : named()) {
+    const auto& it = sites[site];
+    if (it.layer < 0 || it.relative().starts_with("resid_"))
+      fail(
+          ErrorKind::usage,
+          "[jacobian_lens] the rule '{}' holds '{}', {}; hold what lies "
+          "inside of layers, such as attn.pattern, ln1.scale or mlp.post",
+          printable(mlxterp::name(rule_)),
+          it.name,
+          it.layer < 0 ? "which no layer has"
+                       : "behind which nothing would be left");
+    // Recurrences take it up only where an edit changes its value.
+    if (it.relative().ends_with(".state"))
+      fail(
+          ErrorKind::usage,
+          "[jacobian_lens] the rule '{}' holds '{}', but the next state does "
+          "not come through it; hold what states are made of",
+          printable(mlxterp::name(rule_)),
+          it.name);
+    parts_[static_cast<size_t>(site)] = Part::held;
+  }
+}
+
 void HeldSites::add(const DecoderLayer& layer, int number) {
   const auto* attention = layer.attention();
   const auto refuse = [&](std::string_view what) {
@@ -71,7 +137,7 @@ void HeldSites::add(const DecoderLayer& layer, int number) {
         ErrorKind::usage,
         "[jacobian_lens] the rule '{}' says nothing of layer {}'s {}; use "
         "full",
-        name(rule_),
+        mlxterp::name(rule_),
         number,
         what);
   };

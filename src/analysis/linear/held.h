@@ -14,11 +14,12 @@ namespace mlxterp {
 class HeldSites {
  public:
   /** Throws usage where the model runs elsewhere, or where the rule says
-   * nothing of one of its layers: relevance of experts, both but `full` of
-   * mixers that are no plain attention. */
+   * nothing of one of its layers: relevance of experts, relevance and frozen of
+   * mixers that are no plain attention. Of hold unknown_name, and usage for
+   * what lies in no layer or is the stream itself. */
   HeldSites(const InterpretableModel& model, LinearRule rule);
 
-  LinearRule rule() const { return rule_; }
+  const LinearRule& rule() const { return rule_; }
 
   enum class Part : char { none, held, pre, pre_linear, post };
   Part at(SiteId site) const { return parts_[static_cast<size_t>(site)]; }
@@ -29,6 +30,8 @@ class HeldSites {
  private:
   void hold_norms(const InterpretableModel& model);
   void add(const DecoderLayer& layer, int number);
+  // What a rule of the user's own names.
+  void add(const InterpretableModel& model, const std::string& name);
 
   LinearRule rule_;
   nn::Activation activation_;

@@ -19,7 +19,7 @@ namespace mlxterp {
 namespace {
 
 // Numbers of what is between queries and keys that are in work at a time.
-constexpr size_t numbers_at_once = size_t{4} << 20;
+constexpr size_t numbers_at_once = size_t{12} << 20;
 // Positions whose MLP's Jacobians are there at a time.
 constexpr int positions_at_once = 4;
 // Pieces of these that are in work side by side.
@@ -440,12 +440,13 @@ mx::array PlainLayer::through_attention(
       static_cast<size_t>(to_ - from_) * static_cast<size_t>(to_);
   const int most = static_cast<int>(std::clamp<size_t>(
       numbers_at_once / per_row, 1, static_cast<size_t>(count)));
-  auto parts = Lanes(most_lanes).each(
-      static_cast<size_t>((count + most - 1) / most), [&](size_t i) {
-        const int r = static_cast<int>(i) * most;
-        const int to = std::min(count, r + most);
-        return attention_chunk(part(rows, 1, r, to), part(onto, 1, r, to));
-      });
+  auto parts =
+      Lanes(most_lanes)
+          .each(static_cast<size_t>((count + most - 1) / most), [&](size_t i) {
+            const int r = static_cast<int>(i) * most;
+            const int to = std::min(count, r + most);
+            return attention_chunk(part(rows, 1, r, to), part(onto, 1, r, to));
+          });
   if (parts.size() == 1) return parts[0];
   auto out = mx::concatenate(std::move(parts), 1);
   out.eval();

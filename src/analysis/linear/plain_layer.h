@@ -47,9 +47,9 @@ class PlainLayer {
 
  private:
   struct Attention {
-    mlx::core::array w_o;      // [d_model, head * d_value]
-    mlx::core::array w_in;     // [q, k and v of all heads, d_model], by gain
-    mlx::core::array late;     // [kv_head, pos, group * pos]: to sources, / s
+    mlx::core::array w_o;   // [d_model, head * d_value]
+    mlx::core::array w_in;  // [q, k and v of all heads, d_model], by gain
+    mlx::core::array late;  // [kv_head, pos, group * pos]: to sources, / s
     // [kv_head, group, pos, d_value, source or d_head]: from z to the scores,
     // and on to what is behind the queries' projection, / s
     mlx::core::array to_scores, to_q;

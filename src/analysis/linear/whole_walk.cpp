@@ -24,8 +24,7 @@ size_t bytes_of(const Decoder& decoder, int positions) {
   for (const auto& layer : decoder.layers) {
     numbers += 16 * static_cast<size_t>(config.d_model);
     if (layer->mlp)
-      numbers +=
-          5 * static_cast<size_t>(layer->mlp->up_proj.weight.shape(0));
+      numbers += 5 * static_cast<size_t>(layer->mlp->up_proj.weight.shape(0));
     if (const auto* attention = layer->attention())
       numbers += 4 * static_cast<size_t>(attention->config().n_heads) *
                  static_cast<size_t>(positions);
@@ -67,8 +66,8 @@ std::vector<mx::array> walk_whole(
       if (next < layers.size() && layers[next] == layer)
         x = mx::add(x, mx::astype(added[next++], x.dtype()));
     }
-    return std::vector{mx::astype(
-        mx::slice(x, {0, at.from, 0}, {1, at.to, d}), mx::float32)};
+    return std::vector{
+        mx::astype(mx::slice(x, {0, at.from, 0}, {1, at.to, d}), mx::float32)};
   };
   const auto back = [&](const std::vector<mx::array>& row) {
     auto by = mx::vjp(

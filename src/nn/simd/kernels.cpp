@@ -149,22 +149,20 @@ V slope(V x) {
   if constexpr (activation == Activation::relu) {
     // NaN stays.
     return hn::IfThenElse(
-        hn::IsNaN(x),
-        x,
-        hn::IfThenElseZero(hn::Gt(x, hn::Zero(wide)), one));
+        hn::IsNaN(x), x, hn::IfThenElseZero(hn::Gt(x, hn::Zero(wide)), one));
   } else if constexpr (activation == Activation::relu_squared) {
     return hn::Mul(set(2), act<Activation::relu>(x));
   } else if constexpr (activation == Activation::silu) {
     const auto s = sigmoid_of_negated(hn::Neg(x));
     return hn::Mul(s, hn::MulAdd(x, hn::Sub(one, s), one));
   } else if constexpr (activation == Activation::gelu) {
-    const auto density = hn::Mul(
-        set(0.398942280f), exp(hn::Mul(hn::Mul(x, x), set(-0.5f))));
+    const auto density =
+        hn::Mul(set(0.398942280f), exp(hn::Mul(hn::Mul(x, x), set(-0.5f))));
     return hn::MulAdd(x, density, normal_share(x));
   } else {
     const auto square = hn::Mul(x, x);
-    const auto s = sigmoid_of_negated(hn::Mul(
-        x, hn::MulAdd(square, set(-0.0713548163f), set(-1.59576912f))));
+    const auto s = sigmoid_of_negated(
+        hn::Mul(x, hn::MulAdd(square, set(-0.0713548163f), set(-1.59576912f))));
     const auto inner =
         hn::Mul(x, hn::MulAdd(square, set(0.214064449f), set(1.59576912f)));
     return hn::Mul(s, hn::MulAdd(inner, hn::Sub(one, s), one));
