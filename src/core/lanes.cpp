@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <mutex>
 #include <unordered_set>
 #include <utility>
 
@@ -18,10 +19,12 @@ namespace {
 // This thread's stream of lane `i`, beside the default one. MLX ends no stream
 // before its thread does, so that the same ones serve every time.
 mx::Stream beside(size_t i) {
-  thread_local std::vector<mx::Stream> made;
+  static std::mutex alone;
+  static std::vector<mx::ThreadLocalStream> made;
+  const std::scoped_lock lock(alone);
   while (made.size() <= i)
-    made.push_back(mx::new_stream(mx::Device::cpu));
-  return made[i];
+    made.push_back(mx::new_thread_local_stream(mx::Device::cpu));
+  return mx::stream_from_thread_local_stream(made[i]);
 }
 
 // MLX hands on some ten operations before it waits for one to end, all of one

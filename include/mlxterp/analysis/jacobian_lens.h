@@ -33,6 +33,7 @@ struct LinearRule {
   std::vector<std::string> sites = {};
 
   LinearRule() = default;
+  // NOLINTNEXTLINE(google-explicit-constructor): rules without sites are kinds.
   LinearRule(Kind rule) : kind(rule) {}
   bool operator==(const LinearRule&) const = default;
 };
