@@ -68,6 +68,7 @@ mx::array product(const mx::array& x, const mx::array& w) {
       shape,
       {mx::contiguous(x), mx::contiguous(w)},
       plain,
+      // NOLINTNEXTLINE(readability-non-const-parameter): the product goes there
       [](const std::vector<mx::array>& in, float* out) {
         const auto by = shape_of(in[1]);
         const simd::Product one{
@@ -133,6 +134,7 @@ mx::array product_of_each(
        mx::contiguous(stack),
        mx::contiguous(mx::astype(which, mx::uint32))},
       plain,
+      // NOLINTNEXTLINE(readability-non-const-parameter): the product goes there
       [](const std::vector<mx::array>& in, float* out) {
         const auto by = shape_of(in[1]);
         multiply_each(

@@ -117,8 +117,9 @@ bool vanilla(const nn::Attention& attention) {
 bool PlainLayer::knows(const InterpretableModel& model, int number) {
   const auto& decoder = model.decoder();
   const auto& layer = *decoder.layers[static_cast<size_t>(number)];
+  const auto& mixer = *layer.mixer;
   if (model.overlay() || mx::default_device() != mx::Device::cpu ||
-      typeid(*layer.mixer) != typeid(nn::Attention))
+      typeid(mixer) != typeid(nn::Attention))
     return false;
   const auto& attention = *layer.attention();
   return vanilla(attention) && layer.mlp && !layer.moe && !layer.ple &&
