@@ -14,6 +14,7 @@
 #include "mlxterp/core/blas.h"
 #include "mlxterp/core/limits.h"
 #include "mlxterp/io/hub.h"
+#include "mlxterp/report/sae.h"
 #include "mlxterp/sae/attach.h"
 #include "mlxterp/sae/load.h"
 #include "mlxterp/spec/choice.h"
@@ -180,6 +181,10 @@ std::vector<LoadedSae> ModelArguments::load_saes() const {
          n == 1 ? "sae" : fmt::format("sae{}", n)});
   }
   return out;
+}
+
+std::string ModelArguments::answer(std::string text) const {
+  return report::with_saes(std::move(text), saes) + "\n";
 }
 
 InterpretableModel ModelArguments::attached(

@@ -58,6 +58,8 @@ struct ModelArguments {
   InterpretableModel load_plain() const;
   /** What --sae names, showing progress. */
   std::vector<LoadedSae> load_saes() const;
+  /** An answer in JSON, with what --sae named, as `saes`. */
+  std::string answer(std::string text) const;
   /** With these attached, each found to fit on a text of its own. */
   InterpretableModel attached(
       InterpretableModel plain, const std::vector<LoadedSae>& saes) const;

@@ -93,7 +93,7 @@ void run(const Arguments& arguments) {
                   : report::overview(report));
   print(
       arguments.model.json
-          ? report::to_json(report) + "\n"
+          ? arguments.model.answer(report::to_json(report))
           : view::attention_text(report, view::terminal(STDOUT_FILENO)));
 }
 

@@ -156,7 +156,9 @@ void run(const Arguments& arguments) {
     report.forward_seconds =
         forward_seconds(model, report.sites.front().sweep.ids);
   write_files(sweep.output, report);
-  print(sweep.model.json ? report::to_json(report) + "\n" : text_of(report));
+  print(
+      sweep.model.json ? sweep.model.answer(report::to_json(report))
+                       : text_of(report));
 }
 
 }  // namespace

@@ -88,7 +88,8 @@ void run(const Arguments& arguments) {
         it.tokens_per_second,
         it.kept > 0 ? fmt::format("; {} rows were there", it.kept) : ""));
   print(
-      arguments.model.json ? report::to_json(report) + "\n" : text_of(report));
+      arguments.model.json ? arguments.model.answer(report::to_json(report))
+                           : text_of(report));
 }
 
 }  // namespace

@@ -207,7 +207,7 @@ void run(const Arguments& arguments) {
        {"ids", report.result.ids}});
   arguments.output.write(map);
   print(
-      arguments.model.json ? report::to_json(report) + "\n"
+      arguments.model.json ? arguments.model.answer(report::to_json(report))
                            : text_of(report, map, arguments.top));
 }
 

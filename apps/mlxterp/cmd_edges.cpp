@@ -236,7 +236,9 @@ void run(const Arguments& arguments) {
   if (a.file)
     write_tensors(
         *a.file, report::tensors(report), report::file_facts(report), a.force);
-  print(a.model.json ? report::to_json(report) + "\n" : text_of(report, a.top));
+  print(
+      a.model.json ? a.model.answer(report::to_json(report))
+                   : text_of(report, a.top));
 }
 
 }  // namespace

@@ -200,8 +200,9 @@ void run(const Arguments& arguments) {
     end_progress();
   }
   print(
-      arguments.model.json ? report::to_json(model, report) + "\n"
-                           : text_of(model, report));
+      arguments.model.json
+          ? arguments.model.answer(report::to_json(model, report))
+          : text_of(model, report));
 }
 
 }  // namespace

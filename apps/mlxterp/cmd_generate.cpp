@@ -171,7 +171,7 @@ void run(const Arguments& arguments) {
           arguments.force);
   };
   if (json) {
-    print(report::to_json(report) + "\n");
+    print(arguments.model.answer(report::to_json(report)));
     write_saved();
     return;
   }

@@ -172,7 +172,7 @@ void run(const Arguments& arguments) {
        {"ids", report.prompts}});
   arguments.output.write(map);
   if (arguments.model.json) {
-    print(report::to_json(report) + "\n");
+    print(arguments.model.answer(report::to_json(report)));
     return;
   }
   auto text = table(report);

@@ -136,7 +136,8 @@ void fit(const Arguments& a) {
       .d_model = done->lens.d_model(),
       .source = done->lens.source,
       .changes = done->changes};
-  print(a.model.json ? report::to_json(report) + "\n" : text_of(report));
+  print(
+      a.model.json ? a.model.answer(report::to_json(report)) : text_of(report));
 }
 
 void merge_files(const Arguments& a) {
@@ -155,7 +156,8 @@ void merge_files(const Arguments& a) {
       .d_model = merged.d_model(),
       .source = merged.source,
       .changes = {}};
-  print(a.model.json ? report::to_json(report) + "\n" : text_of(report));
+  print(
+      a.model.json ? a.model.answer(report::to_json(report)) : text_of(report));
 }
 
 void directions(const Arguments& a) {
@@ -177,7 +179,7 @@ void directions(const Arguments& a) {
   const auto report =
       report::directions_report(model, found, a.model.model, a.output);
   if (a.model.json) {
-    print(report::to_json(report) + "\n");
+    print(a.model.answer(report::to_json(report)));
     return;
   }
   using enum view::Align;

@@ -72,7 +72,7 @@ void run(const Arguments& arguments) {
     write_page(*arguments.page, view::lens_page(lens, names), arguments.force);
   print(
       arguments.model.json
-          ? report::to_json(lens, names) + "\n"
+          ? arguments.model.answer(report::to_json(lens, names))
           : view::lens_text(lens, names, view::terminal(STDOUT_FILENO)));
 }
 

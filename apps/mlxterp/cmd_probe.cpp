@@ -108,7 +108,8 @@ void train(const Arguments& arguments) {
         report.saved));
   }
   print(
-      arguments.model.json ? report::to_json(report) + "\n" : text_of(report));
+      arguments.model.json ? arguments.model.answer(report::to_json(report))
+                           : text_of(report));
 }
 
 std::string text_of(const report::ProbeApplyReport& report) {
@@ -150,7 +151,8 @@ void apply(const Arguments& arguments) {
       });
   report.values.assign(said.data<float>(), said.data<float>() + said.size());
   print(
-      arguments.model.json ? report::to_json(report) + "\n" : text_of(report));
+      arguments.model.json ? arguments.model.answer(report::to_json(report))
+                           : text_of(report));
 }
 
 }  // namespace

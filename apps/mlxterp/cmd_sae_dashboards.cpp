@@ -141,7 +141,7 @@ void run(const Arguments& arguments) {
   }
   print(
       arguments.model.json
-          ? report::to_json(model, report) + "\n"
+          ? arguments.model.answer(report::to_json(model, report))
           : view::dashboards_text(
                 report, labels, view::terminal(STDOUT_FILENO)));
 }

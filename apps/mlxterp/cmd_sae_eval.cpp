@@ -101,7 +101,7 @@ void run(const Arguments& arguments) {
       .result =
           evaluate_sae_on_text(plain, saes[0].sae, arguments.text, options)};
   end_progress();
-  print(model.json ? report::to_json(report) + "\n" : text_of(report));
+  print(model.json ? model.answer(report::to_json(report)) : text_of(report));
 }
 
 }  // namespace

@@ -243,7 +243,7 @@ void run(const Arguments& arguments) {
           folder,
           it.kept > 0 ? fmt::format("; {} steps were there", it.kept) : ""));
     print(
-        arguments.model.json ? report::to_json(report) + "\n"
+        arguments.model.json ? arguments.model.answer(report::to_json(report))
                              : text_of(report));
   };
   if (arguments.store.empty()) {

@@ -55,8 +55,11 @@ void say_written(const std::string& path) {
   note(fmt::format("wrote {}", view::escape(path)));
 }
 
-void answer(bool json, const std::string& as_json, const std::string& text) {
-  print(json ? as_json + "\n" : text);
+void answer(
+    const ModelArguments& model,
+    const std::string& as_json,
+    const std::string& text) {
+  print(model.json ? model.answer(as_json) : text);
 }
 
 SteeringPairs pairs_of(const Arguments& a) {
@@ -155,7 +158,7 @@ void train(const Arguments& a) {
   }
   say_written(a.output);
   answer(
-      a.model.json,
+      a.model,
       report::to_json(training, a.output, a.model.edits),
       text_of(training));
 }
@@ -295,7 +298,7 @@ void sweep(const Arguments& a) {
          {"strengths", fmt::format("{}", fmt::join(found.strengths, ","))}});
   }
   if (a.files.page) a.files.write(report::heatmap(report));
-  answer(a.model.json, report::to_json(report), text_of(report, vector));
+  answer(a.model, report::to_json(report), text_of(report, vector));
 }
 
 std::string text_of(const SteeringVector& vector) {
@@ -318,7 +321,7 @@ void to_gguf(const Arguments& a) {
     vector.save_gguf(a.output, warn, a.force);
   }
   say_written(a.output);
-  answer(a.json, report::to_json(vector, a.output), text_of(vector));
+  print(a.json ? report::to_json(vector, a.output) + "\n" : text_of(vector));
 }
 
 void from_gguf(const Arguments& a) {
@@ -336,7 +339,7 @@ void from_gguf(const Arguments& a) {
     vector.save(a.output, a.force);
   }
   say_written(a.output);
-  answer(a.model.json, report::to_json(vector, a.output), text_of(vector));
+  answer(a.model, report::to_json(vector, a.output), text_of(vector));
 }
 
 void add_train(CLI::App& app, Arguments& a) {

@@ -117,7 +117,7 @@ void run(const Arguments& a) {
   report.seconds = plain.prefill_seconds() + plain.decode_seconds() +
                    steered.prefill_seconds() + steered.decode_seconds();
   print(
-      a.model.json ? report::to_json(report) + "\n"
+      a.model.json ? a.model.answer(report::to_json(report))
                    : text_of(report, a.text.prompts));
 }
 

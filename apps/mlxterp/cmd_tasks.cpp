@@ -74,14 +74,13 @@ void run(const Arguments& arguments) {
       find_task(model, arguments.task, arguments.options, warnings);
   const auto scores = score(model, task);
   print(
-      arguments.model.json ? report::to_json(
+      arguments.model.json ? arguments.model.answer(report::to_json(
                                  model,
                                  arguments.model.model,
                                  task,
                                  arguments.options,
                                  scores,
-                                 arguments.model.edits) +
-                                 "\n"
+                                 arguments.model.edits))
                            : table(model, task, scores));
 }
 

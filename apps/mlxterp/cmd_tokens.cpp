@@ -60,9 +60,9 @@ void run(const Arguments& arguments) {
     texts.push_back(report::tokenized(
         *found.tokenizer, text_of(text), {.parse_special = arguments.special}));
   print(
-      arguments.model.json
-          ? report::to_json(arguments.model.model, texts) + "\n"
-          : table(texts));
+      arguments.model.json ? arguments.model.answer(
+                                 report::to_json(arguments.model.model, texts))
+                           : table(texts));
 }
 
 }  // namespace

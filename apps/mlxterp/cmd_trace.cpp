@@ -215,7 +215,8 @@ void run(const Arguments& arguments) {
         arguments.force);
   }
   print(
-      arguments.model.json ? report::to_json(report) + "\n" : text_of(report));
+      arguments.model.json ? arguments.model.answer(report::to_json(report))
+                           : text_of(report));
 }
 
 }  // namespace

@@ -109,7 +109,7 @@ void train(const Arguments& arguments) {
       .edits = arguments.model.edits};
   const auto answer = [&] {
     print(
-        arguments.model.json ? report::to_json(report) + "\n"
+        arguments.model.json ? arguments.model.answer(report::to_json(report))
                              : text_of(report));
   };
   options.on_step = [&](int, float loss) { report.losses.push_back(loss); };
@@ -145,12 +145,11 @@ void eval(const Arguments& arguments) {
   const auto model = arguments.model.load();
   const auto scores = evaluate(model, lens, arguments.text, arguments.length);
   print(
-      arguments.model.json ? report::to_json(
+      arguments.model.json ? arguments.model.answer(report::to_json(
                                  scores,
                                  arguments.model.model,
                                  arguments.lens,
-                                 arguments.model.edits) +
-                                 "\n"
+                                 arguments.model.edits))
                            : table(scores));
 }
 

@@ -55,13 +55,12 @@ void run(const Arguments& arguments) {
   const auto checks = verify(model, {.prompt = ids, .progress = progress()});
   end_progress();
   print(
-      arguments.model.json ? report::to_json(
+      arguments.model.json ? arguments.model.answer(report::to_json(
                                  model,
                                  arguments.model.model,
                                  ids,
                                  checks,
-                                 arguments.model.edits) +
-                                 "\n"
+                                 arguments.model.edits))
                            : table(checks));
   const auto broken = std::ranges::count_if(
       checks, [](const Check& check) { return !check.passed(); });

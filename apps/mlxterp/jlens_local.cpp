@@ -108,7 +108,8 @@ void run(const Arguments& a) {
   report.edits = a.model.edits;
   report.output = a.output;
   report.jacobian = a.jacobian;
-  print(a.model.json ? report::to_json(report) + "\n" : text_of(report));
+  print(
+      a.model.json ? a.model.answer(report::to_json(report)) : text_of(report));
 }
 
 }  // namespace

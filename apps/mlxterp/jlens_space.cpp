@@ -102,7 +102,8 @@ void run(const Arguments& a) {
   report.model = a.model.model;
   report.edits = a.model.edits;
   report.jacobian = a.jacobian;
-  print(a.model.json ? report::to_json(report) + "\n" : text_of(report));
+  print(
+      a.model.json ? a.model.answer(report::to_json(report)) : text_of(report));
 }
 
 }  // namespace

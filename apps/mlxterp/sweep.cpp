@@ -88,7 +88,7 @@ void run_sweep(
   output.write({{"effect", report::grid(report.sweep, report.values)}}, facts);
   output.write(map);
   if (arguments.model.json)
-    print(report::to_json(report) + "\n");
+    print(arguments.model.answer(report::to_json(report)));
   else
     print(
         runs_line(report.metric, report.sweep) + grid_text(map) +

@@ -124,4 +124,11 @@ std::string to_json(const SaeConvertReport& report) {
   return text_of(out);
 }
 
+std::string with_saes(std::string json, const std::vector<std::string>& saes) {
+  if (saes.empty()) return json;
+  auto all = Json::parse(json);
+  all["saes"] = saes;
+  return text_of(all);
+}
+
 }  // namespace mlxterp::report

@@ -298,6 +298,28 @@ def runs(model, worded, family, folder):
     ]
 
 
+def with_sae(binary, arguments, known, name, attached):
+    """The same with an SAE, where the verb takes one: what is wrong of it."""
+    verb = [word for word in arguments[:2] if re.fullmatch("[a-z-]+", word)]
+    helped = subprocess.run([binary, *verb, "--help"], capture_output=True, text=True)
+    if not re.search(r"^  --sae ", helped.stdout, re.M):
+        return []
+    sae = os.path.join(os.path.dirname(__file__), "../sae/fixtures/eval")
+    force = ["--force"] if "--force" in helped.stdout else []
+    ran = subprocess.run(
+        [binary, *arguments, "--sae", sae, "--no-sae-check", *force, "--json"],
+        capture_output=True, text=True)
+    where = f"{' '.join(verb)} --sae"
+    if ran.returncode != 0:
+        refused = re.search("attached|SAE|ask to resume", ran.stderr)
+        return [] if refused else [f"{where}: exit {ran.returncode}: {ran.stderr}"]
+    answer = json.loads(ran.stdout)
+    attached.add(name)
+    if answer.get("saes") != [sae]:
+        return [f"{where}: saes is {answer.get('saes')}"]
+    return [f"{where}: {error}" for error in wrong(answer, known[name], known, name)]
+
+
 def main():
     binary, docs, model, worded = sys.argv[1:]
     family = os.path.join(os.path.dirname(__file__), "../parity/families/llama-gqa")
@@ -308,7 +330,7 @@ def main():
         [binary, "--help"], capture_output=True, text=True, check=True).stdout
     listed = helped.split("Subcommands:\n")[1].split("\n\n")[0]
     verbs = set(re.findall(r"^  ([a-z-]+)", listed, re.M))
-    failed, seen = [], set()
+    failed, seen, attached = [], set(), set()
     with tempfile.TemporaryDirectory() as folder:
         for name, arguments in runs(model, worded, family, folder):
             ran = subprocess.run(
@@ -322,6 +344,10 @@ def main():
             failed += [f"{where}: {error}" for error in
                        wrong(answer, known[name], known, name)
                        + lengths(answer, name)]
+            if "saes" not in answer and {model, worded} & set(arguments):
+                failed += with_sae(binary, arguments, known, name, attached)
+    if len(attached) < 12:
+        failed.append(f"only {sorted(attached)} ran with an SAE")
     missing = {v for v in verbs if not any(s == v or s.startswith(v + "-") for s in seen)}
     if missing or len(verbs) < 16:
         failed.append(f"of the verbs {sorted(verbs)} these did not run: {sorted(missing)}")

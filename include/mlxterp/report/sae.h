@@ -59,4 +59,8 @@ struct SaeConvertReport {
 /** docs/json.md */
 std::string to_json(const SaeConvertReport& report);
 
+/** A verb's answer in JSON with what was given with --sae, as written, as its
+ * field `saes`; as it is where nothing was. */
+std::string with_saes(std::string json, const std::vector<std::string>& saes);
+
 }  // namespace mlxterp::report

@@ -5,6 +5,7 @@
 
 #include "analysis/int_array.h"
 #include "analysis/linear/plain_layer.h"
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "trace/stepper.h"
@@ -81,7 +82,8 @@ LinearRun::LinearRun(
 Stream LinearRun::transport(int layer, const Stream& rows, int from) const {
   const int to = from + rows.x.shape(0);
   if (held_.rule() == LinearRule::full && rows.carried.empty() &&
-      rows.x.shape(1) >= rows_that_pay && PlainLayer::knows(model_, layer)) {
+      rows.x.shape(1) >= rows_that_pay &&
+      PlainLayer::knows(model_, layer, from, to)) {
     const auto& in = entering_[static_cast<size_t>(layer)];
     return {PlainLayer(model_, layer, in.x, from, to).transport(rows.x)};
   }
@@ -118,10 +120,10 @@ Stream LinearRun::differentiated(
 Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
   const auto& in = entering_[static_cast<size_t>(layer)];
   const int n = rows.x.shape(0), to = from + rows.x.shape(1);
-  // MLX cannot map the product of chosen experts over rows: they are run once
-  // for each row, all else once for all.
+  // Once for all rows, or once for each: MLX cannot map the product of chosen
+  // experts over rows, nor on a GPU those of packed weights.
   const auto& own = *model_.decoder().layers[static_cast<size_t>(layer)];
-  const int runs = own.moe ? n : 1;
+  const int runs = own.moe || mx::default_device() != mx::Device::cpu ? n : 1;
   // What is differentiated by: the stream's positions there, then what earlier
   // layers made beside it.
   std::vector<std::string> names;

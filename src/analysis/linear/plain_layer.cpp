@@ -22,6 +22,8 @@ namespace {
 constexpr size_t numbers_at_once = size_t{12} << 20;
 // Positions whose MLP's Jacobians are there at a time.
 constexpr int positions_at_once = 4;
+// Numbers of scores times values of a prompt, of all heads.
+constexpr int64_t most_kept = int64_t{1} << 28;
 // Pieces of these that are in work side by side.
 constexpr int most_lanes = 8;
 
@@ -114,7 +116,8 @@ bool vanilla(const nn::Attention& attention) {
 
 }  // namespace
 
-bool PlainLayer::knows(const InterpretableModel& model, int number) {
+bool PlainLayer::knows(
+    const InterpretableModel& model, int number, int from, int to) {
   const auto& decoder = model.decoder();
   const auto& layer = *decoder.layers[static_cast<size_t>(number)];
   const auto& mixer = *layer.mixer;
@@ -122,8 +125,11 @@ bool PlainLayer::knows(const InterpretableModel& model, int number) {
       typeid(mixer) != typeid(nn::Attention))
     return false;
   const auto& attention = *layer.attention();
-  return vanilla(attention) && layer.mlp && !layer.moe && !layer.ple &&
-         attention.o_proj.weight.dtype() == mx::float32 &&
+  const auto& config = attention.config();
+  const auto kept = static_cast<int64_t>(config.n_heads) * (to - from) * to *
+                    std::max(config.d_head, config.d_value);
+  return kept <= most_kept && vanilla(attention) && layer.mlp && !layer.moe &&
+         !layer.ple && attention.o_proj.weight.dtype() == mx::float32 &&
          decoder.embed.weight.dtype() == mx::float32;
 }
 

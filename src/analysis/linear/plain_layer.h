@@ -27,10 +27,13 @@ struct NormSlope {
  */
 class PlainLayer {
  public:
-  /** Whether it knows the layer: the model stands as it is, on a CPU in
-   * float32; nothing in attention but norms of heads, rotation, masks, biases
-   * of positions, sinks and caps; behind it an MLP. */
-  static bool knows(const InterpretableModel& model, int layer);
+  /** Whether it knows the layer, for positions [from, to): the model stands as
+   * it is, on a CPU in float32; nothing in attention but norms of heads,
+   * rotation, masks, biases of positions, sinks and caps; behind it an MLP; and
+   * prompts so short that an array of what is kept takes a gigabyte at
+   * most. */
+  static bool knows(
+      const InterpretableModel& model, int layer, int from, int to);
 
   /** At `x` [1, pos, d_model]. Positions [from, to) of rows count. Evaluates.
    */

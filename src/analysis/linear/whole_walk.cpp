@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "analysis/int_array.h"
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "trace/stepper.h"
@@ -38,7 +39,7 @@ bool walks_whole(
     const InterpretableModel& model, int rows, int positions, size_t memory) {
   const auto& decoder = model.decoder();
   const auto experts = [](const auto& layer) { return layer->moe.has_value(); };
-  return rows < rows_that_pay &&
+  return mx::default_device() == mx::Device::cpu && rows < rows_that_pay &&
          std::ranges::none_of(decoder.layers, experts) &&
          static_cast<size_t>(rows + 1) * bytes_of(decoder, positions) <= memory;
 }

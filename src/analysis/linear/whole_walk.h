@@ -9,8 +9,8 @@
 namespace mlxterp {
 
 /** Whether walk_whole() is the better way for so many rows of prompts of so
- * many positions: few rows, no experts (MLX cannot map their products over
- * rows), and what is kept of a pass takes at most `memory` bytes. */
+ * many positions: few rows on a CPU, no experts (MLX cannot map their products
+ * over rows), and what is kept of a pass takes at most `memory` bytes. */
 bool walks_whole(
     const InterpretableModel& model, int rows, int positions, size_t memory);
 
