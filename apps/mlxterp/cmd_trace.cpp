@@ -47,7 +47,7 @@ std::string saved_text(
   const bool last = std::ranges::any_of(
       saved, [](const auto& s) { return s.site.size() > longest; });
   const auto ordered = [last](auto cells) {
-    if (last) std::ranges::rotate(cells, cells.begin() + 1);
+    if (last) std::rotate(cells.begin(), cells.begin() + 1, cells.end());
     return cells;
   };
   view::Table table(ordered(std::vector<view::Table::Column>{

@@ -61,7 +61,7 @@ std::string text_of(const report::JacobianSpaceReport& report) {
       {"layer", right}, {"position"}, {"explained", right}};
   if (compared)
     columns.insert(columns.end(), {{"random", right}, {"occupied", right}});
-  columns.emplace_back("largest");
+  columns.push_back({"largest"});
   view::Table table(columns);
   for (size_t l = report.layers.size(); l-- > 0;)
     for (size_t t = 0; t < report.positions.size(); ++t) {
