@@ -30,7 +30,8 @@ struct Arguments {
   std::optional<std::string> text, ids_file;
   std::vector<std::string> layers, tokens, files;
   std::string rule = "full", output, checkpoint;
-  int prompts = 0, length = 128;
+  int prompts = 0;
+  std::optional<int> length;
   JacobianOptions options;
   bool resume = false, force = false;
 };
@@ -53,6 +54,12 @@ void check_corpus(const Arguments& a) {
   if (!a.text && !a.ids_file)
     usage("no text; give --text FILE, or --ids-file FILE with token ids");
   if (a.text && a.ids_file) usage("--text and --ids-file: give one, not both");
+  if (a.length && *a.length < a.options.skip + 2)
+    usage(fmt::format(
+        "--length is {}, --skip {}: {} tokens at least are needed",
+        *a.length,
+        a.options.skip,
+        a.options.skip + 2));
   if (a.prompts < 0) usage("--prompts is below 0; give how many are read");
 }
 
@@ -61,10 +68,16 @@ Inputs::Rows corpus(const Arguments& a, const InterpretableModel& model) {
   Inputs::Rows rows;
   if (a.ids_file) {
     rows = read_id_rows(*a.ids_file);
+    for (auto& row : rows)
+      if (a.length)
+        row.resize(std::min(row.size(), static_cast<size_t>(*a.length)));
   } else {
     const int context = model.decoder().config().context;
     rows = lens_prompts(
-        model, read_text(*a.text), std::min(a.length, context), least);
+        model,
+        read_text(*a.text),
+        std::min(a.length.value_or(128), context),
+        least);
   }
   if (a.prompts > 0 && rows.size() > static_cast<size_t>(a.prompts))
     rows.resize(static_cast<size_t>(a.prompts));
@@ -199,8 +212,11 @@ void add_corpus(CLI::App& app, Arguments& a) {
       "--ids-file", a.ids_file, "Instead: JSON, a list of lists of token ids");
   app.add_option("--prompts", a.prompts, "Only so many prompts; 0: all")
       ->capture_default_str();
-  app.add_option("--length", a.length, "Tokens of a prompt")
-      ->capture_default_str();
+  app.add_option(
+      "--length",
+      a.length,
+      "Tokens of a prompt, at most; without it 128 of --text, and all of "
+      "--ids-file");
   app.add_option(
          "--skip", a.options.skip, "Leading positions that are left out")
       ->capture_default_str();

@@ -71,7 +71,16 @@ Lanes::Lanes(int most) : streams_{mx::default_stream(mx::default_device())} {
   set_blas_threads(1);
   if (blas_threads() != 1) return;
   threads_ = threads;
-  for (int i = 1; i < threads; ++i)
+  add(threads);
+}
+
+Lanes::Lanes(Exactly wanted)
+    : streams_{mx::default_stream(mx::default_device())} {
+  add(wanted.streams);
+}
+
+void Lanes::add(int streams) {
+  for (int i = 1; i < streams; ++i)
     streams_.push_back(beside(static_cast<size_t>(i - 1)));
 }
 
@@ -104,7 +113,9 @@ void Lanes::each(
         const mx::StreamContext on(streams_[i]);
         mx::async_eval({std::exchange(ways[i][step], mx::array(0))});
       }
-    mx::eval(std::move(all));
+    mx::eval(all);
+    for (auto& it : all)
+      it.wait();  // those of other streams, whatever eval() makes of them
     for (size_t i = 0; i < now.size(); ++i)
       done(first + i, now[i]);
   }

@@ -20,6 +20,11 @@ namespace mlxterp {
 class Lanes {
  public:
   explicit Lanes(int most);
+  /** So many streams, whatever the BLAS has, which is left as it is. */
+  struct Exactly {
+    int streams;
+  };
+  explicit Lanes(Exactly wanted);
   ~Lanes();
   Lanes(const Lanes&) = delete;
   Lanes& operator=(const Lanes&) = delete;
@@ -40,6 +45,8 @@ class Lanes {
       size_t pieces, const std::function<mlx::core::array(size_t)>& make) const;
 
  private:
+  void add(int streams);
+
   std::vector<mlx::core::Stream> streams_;
   int threads_ = 0;  // the BLAS's before; 0: as they were
 };

@@ -43,34 +43,47 @@ mx::array in_steps(Activation activation, const mx::array& x) {
   return mx::astype(mx::multiply(half, mx::add(share, constant(1))), x.dtype());
 }
 
-// The derivative at x, times `factor` where it is given; float32 on a CPU.
-mx::array slope_at(
+// act of the first input, or its derivative there, times the second where there
+// is one, by a loop of our own.
+mx::array looped(
     Activation activation,
-    const mx::array& x,
-    const std::optional<mx::array>& factor) {
-  const auto plain = [activation](const std::vector<mx::array>& in) {
-    const auto act = [&](const std::vector<mx::array>& of) {
-      return std::vector{in_steps(activation, of[0])};
+    bool slope,
+    std::vector<mx::array> inputs,
+    simd::Plain plain,
+    simd::Back back = {}) {
+  for (auto& input : inputs)
+    input = mx::contiguous(input);
+  return simd::fused(
+      slope ? "activation_slope" : "activate",
+      inputs[0].shape(),
+      inputs,
+      std::move(plain),
+      [activation, slope](const std::vector<mx::array>& in, float* out) {
+        const auto* up = in.size() == 1 ? nullptr : in[1].data<float>();
+        simd::activate(
+            activation, slope, in[0].data<float>(), up, out, in[0].size());
+      },
+      !slope,
+      std::move(back));
+}
+
+// What a derivative of activate() is by its inputs, from that of the result.
+std::vector<mx::array> back_through(
+    Activation activation,
+    const std::vector<mx::array>& in,
+    const mx::array& cotangent) {
+  const auto slope = [activation](const std::vector<mx::array>& of) {
+    const auto act = [&](const std::vector<mx::array>& x) {
+      return std::vector{in_steps(activation, x[0])};
     };
-    auto y = mx::vjp(act, {in[0]}, {mx::ones_like(in[0])}).second[0];
-    if (in.size() > 1) y = mx::multiply(y, in[1]);
+    auto y = mx::vjp(act, {of[0]}, {mx::ones_like(of[0])}).second[0];
+    if (of.size() > 1) y = mx::multiply(y, of[1]);
     return std::vector{y};
   };
-  std::vector<mx::array> inputs{mx::contiguous(x)};
-  if (factor) inputs.push_back(mx::contiguous(*factor));
-  return simd::fused(
-      "activation_slope",
-      x.shape(),
-      std::move(inputs),
-      plain,
-      [activation](const std::vector<mx::array>& in, float* out) {
-        simd::activation_slope(
-            activation,
-            in[0].data<float>(),
-            in.size() == 1 ? nullptr : in[1].data<float>(),
-            out,
-            in[0].size());
-      });
+  std::vector out{mx::multiply(cotangent, looped(activation, true, in, slope))};
+  if (in.size() > 1)
+    out.push_back(mx::multiply(cotangent, activate(activation, in[0])));
+  return out;
 }
 
 }  // namespace
@@ -99,24 +112,13 @@ mx::array activate(
   const bool same =
       !factor || (simd::applies_to(*factor) && factor->shape() == x.shape());
   if (!simd::applies_to(x) || !same) return plain(inputs)[0];
-  for (auto& input : inputs)
-    input = mx::contiguous(input);
-  return simd::fused(
-      "activate",
-      x.shape(),
+  return looped(
+      activation,
+      false,
       std::move(inputs),
       plain,
-      [activation](const std::vector<mx::array>& in, float* out) {
-        const auto* up = in.size() == 1 ? nullptr : in[1].data<float>();
-        simd::activate(activation, in[0].data<float>(), up, out, in[0].size());
-      },
-      true,
-      [activation](const std::vector<mx::array>& in, const mx::array& of) {
-        const auto up = in.size() == 1 ? std::nullopt : std::optional(in[1]);
-        std::vector out{mx::multiply(of, slope_at(activation, in[0], up))};
-        if (up)
-          out.push_back(mx::multiply(of, activate(activation, in[0], {})));
-        return out;
+      [activation](const auto& in, const mx::array& cotangent) {
+        return back_through(activation, in, cotangent);
       });
 }
 

@@ -7,12 +7,14 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "mlxterp/mlxterp.h"
 #include "tests/cli/program.h"
 #include "tests/cli/worded_checkpoint.h"
+#include "tests/temp_folder.h"
 
 namespace mlxterp {
 namespace {
@@ -660,6 +662,44 @@ TEST_F(Verbs, HelpFitsInEightyColumns) {
   for (const auto* verb :
        {"info", "convert", "encode", "eval", "dashboards", "train"})
     expect_narrow(run({"sae", verb, "--help"}).out, verb);
+}
+
+TEST_F(Verbs, AFitOfIdsTakesPromptsOfTheLengthAndARuleOfOnesOwn) {
+  const std::string family =
+      MLXTERP_SOURCE_DIR "/tests/parity/families/llama-gqa";
+  const testing::TempFolder written;
+  const auto ids = (written / "ids.json").string();
+  std::ofstream(ids) << "[[1,5,9,11,3,2],[2,4,8,1],[3,3,8,1,9,7,4,4]]";
+  int n = 0;
+  const auto fit = [&](const Words& more) {
+    Words all = {
+        "jlens", "fit", family, "--ids-file", ids, "--skip", "1", "--json"};
+    all.insert(all.end(), {"-o", (written / std::to_string(n++)).string()});
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  const auto source = [&](const Words& more) {
+    const auto outcome = fit(more);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.code == 0 ? json::parse(outcome.out).at("source") : json();
+  };
+  EXPECT_EQ(source({}).at("length"), 8);
+  EXPECT_EQ(source({"--length", "4"}).at("length"), 4);
+  EXPECT_EQ(source({"--length", "9"}).at("length"), 8);
+  EXPECT_EQ(
+      source({"--rule", "hold(attn.pattern,ln1.scale)"}).at("rule"),
+      "hold(attn.pattern, ln1.scale)");
+  const std::pair<Words, const char*> refused[] = {
+      {{"--length", "2"}, "--length is 2"},
+      {{"--length", "-1"}, "--length is -1"},
+      {{"--rule", "hold(attn.patern)"}, "layers.0.attn.pattern"},
+      {{"--rule", "hold(resid_pre)"}, "resid_pre"},
+      {{"--rule", "hold()"}, "there is no rule 'hold()'"}};
+  for (const auto& [more, said] : refused) {
+    const auto outcome = fit(more);
+    EXPECT_EQ(outcome.code, 2) << said;
+    EXPECT_NE(outcome.err.find(said), std::string::npos) << outcome.err;
+  }
 }
 
 TEST_F(Verbs, AWordWithoutItsSpaceIsPointedOut) {

@@ -197,8 +197,9 @@ LensDirections lens_directions(
     mx::eval(out.directions);
   };
   const auto count = below.empty() ? 0 : prompts.size();
-  if (walks_whole(model, rows.shape(0), source.length, options.memory)) {
-    constexpr int most_lanes = 3;
+  constexpr int most_lanes = 3;
+  if (walks_whole(
+          model, rows.shape(0), source.length, options.memory / most_lanes)) {
     Lanes(most_lanes)
         .each(
             count,

@@ -63,9 +63,7 @@ LinearRule linear_rule(std::string_view text) {
     if (text == it.name) return it.kind;
   if (text.starts_with(hold) && text.ends_with(')')) {
     LinearRule out(LinearRule::hold);
-    text.remove_prefix(hold.size());
-    text.remove_suffix(1);
-    out.sites = listed(text);
+    out.sites = listed(text.substr(hold.size(), text.size() - hold.size() - 1));
     if (std::ranges::none_of(out.sites, &std::string::empty)) return out;
   }
   fail(
@@ -104,6 +102,7 @@ void HeldSites::add(const InterpretableModel& model, const std::string& name) {
     try {
       return sites.match("layers.*." + name);
     } catch (const Error&) {
+      if (sites.lookup(name).empty() && !name.starts_with("layers.")) throw;
       return sites.match(name);
     }
   };

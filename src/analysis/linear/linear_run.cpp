@@ -19,10 +19,6 @@ namespace {
 // Positions of one pass beyond which a larger one is no faster.
 constexpr int positions_that_pay = 4096;
 
-// From so many rows on it pays to take a layer apart, whose parts then serve
-// all of them.
-constexpr int rows_that_pay = 5;
-
 mx::array part(const mx::array& x, int axis, int from, int to) {
   auto first = mx::Shape(x.ndim(), 0), last = x.shape();
   first[static_cast<size_t>(axis)] = from;

@@ -11,6 +11,10 @@
 
 namespace mlxterp {
 
+/** From so many rows on it pays to take a layer apart, whose parts then serve
+ * all of them. */
+inline constexpr int rows_that_pay = 5;
+
 /** At each position the derivative of a norm: with dy times the gain,
  * (t - mean(t) - normalized mean(t normalized)) / scale, the first mean of
  * layer norms only. */

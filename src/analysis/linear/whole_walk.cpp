@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "analysis/int_array.h"
+#include "analysis/linear/plain_layer.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -13,9 +14,6 @@ namespace mx = mlx::core;
 namespace mlxterp {
 
 namespace {
-
-// From so many rows on, layers that are taken apart by hand serve them faster.
-constexpr int rows_that_pay = 5;
 
 // Roughly what a layer keeps of a position to be differentiated: streams and
 // norms, the MLP's inner values, scores and patterns.

@@ -490,11 +490,9 @@ std::unique_ptr<float[]> uninitialized(size_t n) {
 
 }  // namespace
 
-namespace {
-
-void activated(
+void activate(
     nn::Activation activation,
-    bool slopes,
+    bool slope,
     const float* gate,
     const float* up,
     float* out,
@@ -502,32 +500,12 @@ void activated(
   over_threads(n, light_work, [&](size_t begin, size_t end) {
     HWY_DYNAMIC_DISPATCH(activate)
     (activation,
-     slopes,
+     slope,
      gate + begin,
      up ? up + begin : nullptr,
      out + begin,
      end - begin);
   });
-}
-
-}  // namespace
-
-void activate(
-    nn::Activation activation,
-    const float* gate,
-    const float* up,
-    float* out,
-    size_t n) {
-  activated(activation, false, gate, up, out, n);
-}
-
-void activation_slope(
-    nn::Activation activation,
-    const float* gate,
-    const float* up,
-    float* out,
-    size_t n) {
-  activated(activation, true, gate, up, out, n);
 }
 
 double sum_of_exponentials(const float* x, size_t n, float most) {

@@ -13,17 +13,11 @@
 
 namespace mlxterp::simd {
 
-/** out = act(gate) * up, without `up` act(gate); out may be gate or up. */
+/** out = act(gate) * up, without `up` act(gate); with `slope` act's derivative
+ * in place of act. out may be gate or up. */
 void activate(
     nn::Activation activation,
-    const float* gate,
-    const float* up,
-    float* out,
-    size_t n);
-
-/** The same with act's derivative in place of act. */
-void activation_slope(
-    nn::Activation activation,
+    bool slope,
     const float* gate,
     const float* up,
     float* out,
