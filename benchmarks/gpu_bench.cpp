@@ -4,6 +4,8 @@
 //   gpu_bench            the sweeps
 //   gpu_bench forward    plain passes, for benchmarks/peers/gpu_forward.py
 //   gpu_bench decode     text, for the same and peers/gpu_decode_torch.py
+//   gpu_bench jlens      a Jacobian lens of Gemma 2 2B's shape, for
+//                        peers/gpu_jlens_torch.py
 
 #include <fmt/format.h>
 
@@ -17,6 +19,7 @@
 #include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlx/transforms.h"
+#include "mlxterp/analysis/jacobian_lens.h"
 #include "mlxterp/analysis/patch.h"
 #include "mlxterp/generate/generate.h"
 
@@ -25,9 +28,96 @@ namespace mx = mlx::core;
 using namespace mlxterp;
 using namespace mlxterp::bench;
 
+namespace {
+
+// bfloat16 numbers of some 0.02; norms' gains are 1.
+InterpretableModel random_model(const DecoderConfig& config) {
+  auto decoder = std::make_shared<Decoder>(config);
+  for (const auto& [path, weight] : decoder->mutable_parameters()) {
+    *weight = mx::astype(
+        weight->ndim() == 1
+            ? mx::full(weight->shape(), config.norm.plus_one ? 0.0f : 1.0f)
+            : mx::multiply(
+                  mx::random::normal(weight->shape()), mx::array(0.02f)),
+        mx::bfloat16);
+    weight->eval();
+  }
+  return InterpretableModel(decoder);
+}
+
+// The card's own rate, on a product of an MLP's size, in operations a second.
+double rate_of_products() {
+  const auto a = mx::astype(mx::random::normal({8192, 2048}), mx::bfloat16);
+  const auto b = mx::astype(mx::random::normal({2048, 8192}), mx::bfloat16);
+  mx::eval(a, b);
+  double product = 1;
+  for (int i = 0; i < 20; ++i)
+    product = std::min(product, seconds([&] {
+                         auto y = mx::matmul(a, b);
+                         y.eval();
+                       }));
+  const double rate = 2.0 * 8192 * 2048 * 8192 / product;
+  fmt::print("matmul {:.0f} TFLOP/s\n", rate / 1e12);
+  return rate;
+}
+
+void fit_lens() {
+  DecoderConfig c;
+  c.model_type = "gemma2";
+  c.vocab = 32768;  // the lens does not meet it
+  c.d_model = 2304;
+  c.n_layers = 26;
+  c.n_heads = 8;
+  c.n_kv_heads = 4;
+  c.d_head = 256;
+  c.d_mlp = 9216;
+  c.context = 8192;
+  c.rope = {.dims = 256, .theta = 10000.0f};
+  c.tied = true;
+  c.norm.plus_one = true;
+  c.post_norms = true;
+  c.activation = nn::Activation::gelu_tanh;
+  c.embed_scale = 48;
+  c.attention_scale = 1.0f / 16;
+  c.attention_softcap = 50;
+  const auto model = random_model(c);
+  const double rate = rate_of_products();
+  constexpr int length = 128;
+  JacobianOptions options;
+  options.tolerance = 0;
+  // One product of matrices for each position and layer, d products of rows
+  // with it, and attention: what there is no way around.
+  const double d = c.d_model, f = c.d_mlp, positions = length - 17;
+  const double heads = c.n_heads * c.d_head, kv = c.n_kv_heads * c.d_head;
+  const double of_position =
+      2 * d * d * f + 2 * d * d * d + 2 * d * d * (2 * heads + 2 * kv);
+  const double needed = (c.n_layers - 1) * positions * of_position;
+  for (int i = 0; i < 4; ++i) {
+    const auto held = static_cast<double>(mx::get_active_memory());
+    mx::reset_peak_memory();
+    const double time = seconds(
+        [&] { fit_jacobian_lens(model, {prompt(length, 3 + i)}, options); });
+    fmt::print(
+        "a prompt of {} tokens {:6.2f} s, {:.2f} PFLOP needed: {:3.0f}% of the "
+        "card's own rate  {:.1f} GB over the weights\n",
+        length,
+        time,
+        needed / 1e15,
+        100 * needed / time / rate,
+        (static_cast<double>(mx::get_peak_memory()) - held) / 1e9);
+    std::fflush(stdout);
+  }
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   if (mx::default_device() != mx::Device::gpu) {
     fmt::print("no GPU here\n");
+    return 0;
+  }
+  if (argc > 1 && argv[1] == std::string_view("jlens")) {
+    fit_lens();
     return 0;
   }
   DecoderConfig config;
@@ -42,18 +132,7 @@ int main(int argc, char** argv) {
   config.context = 4096;
   config.rope = {.dims = 64, .theta = 500000.0f};
   config.tied = true;
-  auto decoder = std::make_shared<Decoder>(config);
-  std::vector<mx::array> weights;
-  for (const auto& [path, weight] : decoder->mutable_parameters()) {
-    *weight = mx::astype(
-        weight->ndim() == 1
-            ? mx::ones(weight->shape())
-            : mx::multiply(
-                  mx::random::normal(weight->shape()), mx::array(0.02f)),
-        mx::bfloat16);
-    weight->eval();
-  }
-  const InterpretableModel model(decoder);
+  const auto model = random_model(config);
 
   if (argc > 1 && argv[1] == std::string_view("forward")) {
     for (const auto& [batch, length] :
@@ -102,19 +181,7 @@ int main(int argc, char** argv) {
     return 0;
   }
 
-  // The card's own rate, on one of the MLP's products.
-  const auto a = mx::astype(mx::random::normal({8192, 2048}), mx::bfloat16);
-  const auto b = mx::astype(mx::random::normal({2048, 8192}), mx::bfloat16);
-  mx::eval(a, b);
-  double product = 1;
-  for (int i = 0; i < 20; ++i)
-    product = std::min(product, seconds([&] {
-                         auto y = mx::matmul(a, b);
-                         y.eval();
-                       }));
-  const double rate = 2.0 * 8192 * 2048 * 8192 / product;
-  fmt::print("matmul {:.0f} TFLOP/s\n", rate / 1e12);
-
+  const double rate = rate_of_products();
   const auto options = [](int length, int seed) {
     return PatchOptions{
         .clean = prompt(length, seed),

@@ -1,4 +1,4 @@
-"""Clang's PTX of src/nn/cuda/NAME.cu on stdin, a C++ table of it, NAME_kernels,
+"""Clang's PTX of NAME.cu on stdin, a C++ table of it, NAME_kernels,
 on stdout: a text for each kernel, since one that is smaller is copied and loaded
 sooner.
 

@@ -33,7 +33,7 @@ struct Choices {
   std::optional<uint64_t> seed;
   std::vector<std::string> widths;
   std::string penalty;
-  bool transcoder = false, skip = false;
+  bool transcoder = false, skip = false, bfloat16 = false;
 };
 
 struct Arguments {
@@ -85,6 +85,7 @@ SaeTrainOptions training_of(const Arguments& arguments, size_t layers) {
   out.transcoder = given.transcoder || given.skip ||
                    (layers > 0 && !arguments.options.crosscoder);
   out.skip = given.skip;
+  out.bfloat16 = given.bfloat16;
   return out;
 }
 
@@ -292,6 +293,10 @@ void add_recipe(CLI::App& app, Arguments& a) {
       "--dead-after",
       c.dead_after,
       "Tokens without firing after which a feature is dead");
+  app.add_flag(
+      "--bfloat16",
+      c.bfloat16,
+      "Products read bfloat16: for a GPU; weights and sums stay float32");
   app.add_option("--seed", c.seed, "Of the weights and the order (0)");
 }
 

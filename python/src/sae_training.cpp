@@ -70,6 +70,7 @@ void bind_sae_training(nb::module_& m) {
        {"warm_up", train_field(&SaeTrainOptions::warm_up)},
        {"decay", train_field(&SaeTrainOptions::decay)},
        {"clip", train_field(&SaeTrainOptions::clip)},
+       {"bfloat16", train_field(&SaeTrainOptions::bfloat16)},
        {"seed", train_field(&SaeTrainOptions::seed)},
        {"layers", field(&SaeRunOptions::layers)},
        {"site", field(&SaeRunOptions::site)},

@@ -191,6 +191,42 @@ TEST(SaeTraining, OperationsAgreeWithLoops) {
   std::printf("%zu values, largest relative error %.1e\n", compared, largest);
 }
 
+// Products that read bfloat16: losses as far apart as such numbers are, and
+// weights, moments and the threshold stay float32.
+TEST(SaeTraining, Bfloat16IsCloseToFloat32) {
+  std::ifstream in(fixtures + "training.json");
+  const auto json = nlohmann::json::parse(in);
+  const auto all = given();
+  double largest = 0;
+  size_t compared = 0;
+  for (const auto& item : json.at("cases")) {
+    auto o = options_of(item.at("options"), 1, all.at("x").shape(1));
+    const auto x = batch(all.at("x"), 0);
+    const auto y = target(all, o.transcoder, 0);
+    const auto trained = [&](bool bfloat16) {
+      o.bfloat16 = bfloat16;
+      SaeTrainer trainer(o, x, y);
+      set_start(trainer, all, o.unit_decoder ? 1.0 : 0.5);
+      const auto step = trainer.step(x, y);
+      for (const auto& [name, value] : trainer.state())
+        EXPECT_NE(value.dtype(), mx::bfloat16) << name;
+      return step;
+    };
+    const auto exact = trained(false), rounded = trained(true);
+    for (const auto& [a, b] :
+         {std::pair{exact.loss, rounded.loss},
+          std::pair{exact.error, rounded.error}}) {
+      EXPECT_NE(a, b) << item.at("options").dump();
+      const double off = std::abs(a - b) / std::abs(a);
+      EXPECT_LE(off, 0.01) << item.at("options").dump();
+      largest = std::max(largest, off);
+      ++compared;
+    }
+  }
+  EXPECT_GE(compared, 40u);
+  std::printf("%zu losses, %.1e apart at most\n", compared, largest);
+}
+
 // The features of superposed data are found (Bricken et al. 2023).
 TEST(SaeTraining, RecoversADictionary) {
   constexpr int d = 24, features = 40, rows = 256, steps = 1000;

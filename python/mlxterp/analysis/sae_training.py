@@ -76,7 +76,8 @@ def train_sae(
         baseline: Trains a topk SAE on the same rows, into folder/baseline.
         options: sparsity, penalty ("step", "tanh", "quadratic"), target_l0,
             threshold, bandwidth, widths, rows_per_step, learning_rate, warm_up,
-            decay, clip, dead_after, aux_weight, aux_k, seed, longest (rows
+            decay, clip, dead_after, aux_weight, aux_k, bfloat16 (products read
+            it: for a GPU), seed, longest (rows
             longer than so many times the median are left out: 10),
             checkpoint_seconds, buffer_rows, length and batch_size of a text's
             prompts.

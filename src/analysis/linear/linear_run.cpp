@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "analysis/int_array.h"
 #include "analysis/linear/plain_layer.h"
@@ -75,13 +76,28 @@ LinearRun::LinearRun(
   mx::eval(kept);
 }
 
-Stream LinearRun::transport(int layer, const Stream& rows, int from) const {
+bool LinearRun::taken_apart(int layer, int from, int to, int rows) const {
+  return held_.rule() == LinearRule::full && rows >= rows_that_pay &&
+         PlainLayer::knows(model_, layer, from, to);
+}
+
+double LinearRun::memory(int from, int to, int rows) const {
+  // What goes into a layer, and what comes out, in parts and as a whole; in
+  // place, parts alone.
+  constexpr double apart = 3, in_place = 1.5;
+  if (!PlainLayer::best(entering_[0].x.dtype()).in_place) return apart;
+  for (int layer = 0; layer < layers(); ++layer)
+    if (!taken_apart(layer, from, to, rows)) return apart;
+  return in_place;
+}
+
+Stream LinearRun::transport(int layer, Stream rows, int from) const {
   const int to = from + rows.x.shape(0);
-  if (held_.rule() == LinearRule::full && rows.carried.empty() &&
-      rows.x.shape(1) >= rows_that_pay &&
-      PlainLayer::knows(model_, layer, from, to)) {
+  if (rows.carried.empty() && taken_apart(layer, from, to, rows.x.shape(1))) {
     const auto& in = entering_[static_cast<size_t>(layer)];
-    return {PlainLayer(model_, layer, in.x, from, to).transport(rows.x)};
+    const PlainLayer apart(
+        model_, layer, in.x, from, to, PlainLayer::best(in.x.dtype()));
+    return {apart.transport(std::exchange(rows.x, mx::array(0)))};
   }
   auto below =
       differentiated(layer, {mx::swapaxes(rows.x, 0, 1), rows.carried}, from);

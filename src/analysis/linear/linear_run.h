@@ -32,10 +32,16 @@ class LinearRun {
   /** Rows of cotangents of what leaves a layer at positions `from` and later,
    * [pos, row, d_model] in float32 (of what travels beside it [row, pos, ...]),
    * to those of what enters it. Those that are behind the rows' last position
-   * are zero. Evaluated. */
-  Stream transport(int layer, const Stream& rows, int from) const;
+   * are zero. Evaluated; on a GPU, where it can, in the memory of rows that are
+   * given away. */
+  Stream transport(int layer, Stream rows, int from) const;
+
+  /** How many times as much memory as `rows` of those at positions [from, to)
+   * `transport` takes at most, of any layer. */
+  double memory(int from, int to, int rows) const;
 
  private:
+  bool taken_apart(int layer, int from, int to, int rows) const;
   // By MLX's derivative, some rows at a time.
   Stream differentiated(int layer, const Stream& rows, int from) const;
   Stream chunk(int layer, const Stream& rows, int from) const;

@@ -6,7 +6,6 @@
 #include <map>
 #include <typeinfo>
 
-#include "core/lanes.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -18,14 +17,8 @@ namespace mlxterp {
 
 namespace {
 
-// Numbers of what is between queries and keys that are in work at a time.
-constexpr size_t numbers_at_once = size_t{12} << 20;
-// Positions whose MLP's Jacobians are there at a time.
-constexpr int positions_at_once = 4;
 // Numbers of scores times values of a prompt, of all heads.
 constexpr int64_t most_kept = int64_t{1} << 28;
-// Pieces of these that are in work side by side.
-constexpr int most_lanes = 8;
 
 mx::array wide(const mx::array& x) {
   return mx::astype(x, mx::float32);
@@ -80,31 +73,6 @@ NormSlope slope_of(
       .centred = centred};
 }
 
-// Rows [pos, row, d] of what leaves a norm [pos, d] to what enters it.
-mx::array back(const NormSlope& it, const mx::array& rows) {
-  const auto normalized = mx::expand_dims(it.normalized, -2);
-  const auto t = mx::multiply(rows, it.gain);
-  auto out = mx::subtract(
-      t,
-      mx::multiply(
-          normalized, mx::mean(mx::multiply(t, normalized), -1, true)));
-  if (it.centred) out = mx::subtract(out, mx::mean(t, -1, true));
-  return mx::multiply(out, mx::expand_dims(it.inverse, -2));
-}
-
-// The columns that a norm's derivative takes away, [pos, d, k] with k 1 or 2,
-// and they again / -d, [pos, k, d]: t - t c c^T / d.
-struct Columns {
-  mx::array c, away;
-};
-
-Columns columns_of(const NormSlope& it) {
-  auto c = mx::expand_dims(it.normalized, -1);
-  if (it.centred) c = mx::concatenate({c, mx::ones_like(c)}, -1);
-  const auto d = static_cast<float>(it.normalized.shape(-1));
-  return {c, mx::multiply(mx::swapaxes(c, -1, -2), mx::array(-1.0f / d))};
-}
-
 bool vanilla(const nn::Attention& attention) {
   using QkNorm = nn::AttentionConfig::QkNorm;
   const auto& config = attention.config();
@@ -121,16 +89,18 @@ bool PlainLayer::knows(
   const auto& decoder = model.decoder();
   const auto& layer = *decoder.layers[static_cast<size_t>(number)];
   const auto& mixer = *layer.mixer;
-  if (model.overlay() || mx::default_device() != mx::Device::cpu ||
-      typeid(mixer) != typeid(nn::Attention))
-    return false;
+  if (model.overlay() || typeid(mixer) != typeid(nn::Attention)) return false;
   const auto& attention = *layer.attention();
   const auto& config = attention.config();
   const auto kept = static_cast<int64_t>(config.n_heads) * (to - from) * to *
                     std::max(config.d_head, config.d_value);
   return kept <= most_kept && vanilla(attention) && layer.mlp && !layer.moe &&
-         !layer.ple && attention.o_proj.weight.dtype() == mx::float32 &&
-         decoder.embed.weight.dtype() == mx::float32;
+         !layer.ple;
+}
+
+PlainLayer::How PlainLayer::best(mx::Dtype stream) {
+  const bool cpu = mx::default_device() == mx::Device::cpu;
+  return {.numbers = cpu ? mx::float32 : stream, .in_place = !cpu};
 }
 
 PlainLayer::PlainLayer(
@@ -138,8 +108,9 @@ PlainLayer::PlainLayer(
     int number,
     const mx::array& x,
     int from,
-    int to)
-    : from_(from), to_(to) {
+    int to,
+    How how)
+    : how_(how), from_(from), to_(to) {
   const auto& decoder = model.decoder();
   const auto& config = decoder.config();
   const auto& layer = *decoder.layers[static_cast<size_t>(number)];
@@ -322,178 +293,25 @@ PlainLayer::PlainLayer(
       .d_head = d,
       .d_value = d_value};
   auto& a = *attention_;
-  for (auto* it :
-       {&a.w_o,
-        &a.w_in,
-        &a.late,
-        &a.to_scores,
-        &a.to_q,
-        &a.queries,
-        &a.turn,
-        &mlp_->down,
-        &mlp_->up,
-        &mlp_->by_up})
-    *it = mx::contiguous(*it);
-  std::vector<mx::array> made = {
-      a.w_o,
-      a.w_in,
-      a.late,
-      a.to_scores,
-      a.to_q,
-      a.queries,
-      a.turn,
-      mlp_->down,
-      mlp_->up,
-      mlp_->by_up};
+  std::vector<mx::array*> all = {&mlp_->down, &mlp_->up, &mlp_->by_up};
   if (mlp_->gate) {
-    made.push_back(*mlp_->gate);
-    made.push_back(*mlp_->by_gate);
+    all.push_back(&*mlp_->gate);
+    all.push_back(&*mlp_->by_gate);
   }
+  all.insert(
+      all.end(),
+      {&a.w_o, &a.w_in, &a.late, &a.to_scores, &a.to_q, &a.queries, &a.turn});
+  for (auto* it : all) {
+    *it = mx::contiguous(mx::astype(*it, how.numbers));
+    it->eval();  // so that what it is made of is there once at a time
+  }
+  std::vector<mx::array> made;
   for (const auto* it : {&ln1_, &ln1_post_, &ln2_, &mlp_->post})
     if (*it) {
       made.push_back((*it)->normalized);
       made.push_back((*it)->inverse);
     }
   mx::eval(std::move(made));
-}
-
-mx::array PlainLayer::transport(mx::array rows) const {
-  if (whole_) rows = mx::multiply(rows, *whole_);
-  if (parallel_) {
-    auto beside = through_mlp(rows);
-    return through_attention(rows, beside);
-  }
-  rows = through_mlp(rows);
-  return through_attention(rows, rows);
-}
-
-// The rows and what the MLP adds to them.
-mx::array PlainLayer::through_mlp(const mx::array& rows) const {
-  const auto& it = *mlp_;
-  const int n = rows.shape(0), count = rows.shape(1), d = rows.shape(2);
-  const int f = it.down.shape(1);
-  // One product of matrices for all rows pays from here on.
-  const bool many =
-      static_cast<int64_t>(count) * (3 * f - d) > static_cast<int64_t>(d) * f;
-  if (!many) {
-    auto out = mx::add(rows, added_by_mlp(rows));
-    out.eval();
-    return out;
-  }
-  std::optional<Columns> taken;
-  if (ln2_) taken = columns_of(*ln2_);
-  const auto identity = mx::eye(d);
-  const auto piece = [&](size_t i) {
-    const int p = static_cast<int>(i) * positions_at_once;
-    const int to = std::min(n, p + positions_at_once);
-    const auto some = [&](const mx::array& x) { return part(x, 0, p, to); };
-    auto inner = mx::multiply(mx::expand_dims(some(it.by_up), -1), it.up);
-    if (it.gate)
-      inner = mx::add(
-          inner,
-          mx::multiply(mx::expand_dims(some(*it.by_gate), -1), *it.gate));
-    auto jacobian = mx::matmul(it.down, inner);
-    if (it.post) {
-      // Its derivative from the left: rows of what leaves it.
-      const auto x = mx::expand_dims(some(it.post->normalized), -1);
-      const mx::array by(1.0f / static_cast<float>(d));
-      auto out = mx::subtract(
-          jacobian,
-          mx::multiply(
-              x,
-              mx::multiply(mx::matmul(mx::swapaxes(x, -1, -2), jacobian), by)));
-      if (it.post->centred)
-        out = mx::subtract(out, mx::mean(jacobian, -2, true));
-      jacobian = mx::multiply(
-          out,
-          mx::multiply(
-              mx::expand_dims(it.post->gain, -1),
-              mx::expand_dims(some(it.post->inverse), -1)));
-    }
-    if (taken)
-      jacobian = mx::addmm(
-          jacobian, mx::matmul(jacobian, some(taken->c)), some(taken->away));
-    return mx::matmul(some(rows), mx::add(jacobian, identity));
-  };
-  const int pieces = (n + positions_at_once - 1) / positions_at_once;
-  auto out = mx::concatenate(
-      Lanes(most_lanes).each(static_cast<size_t>(pieces), piece), 0);
-  out.eval();
-  return out;
-}
-
-mx::array PlainLayer::added_by_mlp(const mx::array& rows) const {
-  const auto& it = *mlp_;
-  const auto leaving = it.post ? back(*it.post, rows) : rows;
-  const auto inner = mx::matmul(leaving, it.down);
-  auto out =
-      mx::matmul(mx::multiply(inner, mx::expand_dims(it.by_up, 1)), it.up);
-  if (it.gate)
-    out = mx::add(
-        out,
-        mx::matmul(
-            mx::multiply(inner, mx::expand_dims(*it.by_gate, 1)), *it.gate));
-  if (!ln2_) return out;
-  const auto taken = columns_of(*ln2_);
-  return mx::addmm(out, mx::matmul(out, taken.c), taken.away);
-}
-
-mx::array PlainLayer::through_attention(
-    const mx::array& rows, const mx::array& onto) const {
-  const auto& it = *attention_;
-  const int count = rows.shape(1);
-  const size_t per_row =
-      static_cast<size_t>(it.kv_heads) * static_cast<size_t>(it.group) *
-      static_cast<size_t>(to_ - from_) * static_cast<size_t>(to_);
-  const int most = static_cast<int>(std::clamp<size_t>(
-      numbers_at_once / per_row, 1, static_cast<size_t>(count)));
-  auto parts =
-      Lanes(most_lanes)
-          .each(static_cast<size_t>((count + most - 1) / most), [&](size_t i) {
-            const int r = static_cast<int>(i) * most;
-            const int to = std::min(count, r + most);
-            return attention_chunk(part(rows, 1, r, to), part(onto, 1, r, to));
-          });
-  if (parts.size() == 1) return parts[0];
-  auto out = mx::concatenate(std::move(parts), 1);
-  out.eval();
-  return out;
-}
-
-mx::array PlainLayer::attention_chunk(
-    const mx::array& rows, const mx::array& onto) const {
-  const auto& it = *attention_;
-  const int n = rows.shape(0), count = rows.shape(1);
-  const int kv = it.kv_heads, group = it.group, d = it.d_head,
-            d_value = it.d_value;
-  const auto leaving = ln1_post_ ? back(*ln1_post_, rows) : rows;
-  // [kv_head, group, pos, row, d_value]
-  const auto dz = mx::contiguous(mx::transpose(
-      mx::reshape(mx::matmul(leaving, it.w_o), {n, count, kv, group, d_value}),
-      {2, 3, 0, 1, 4}));
-  const auto ds = mx::matmul(dz, it.to_scores);  // [..., pos, row, source]
-  const auto dq = mx::matmul(dz, it.to_q);  // [kv_head, group, pos, row, d]
-  const auto of_keys = mx::reshape(
-      mx::matmul(
-          mx::swapaxes(mx::reshape(ds, {kv, group * n, count * to_}), 1, 2),
-          it.queries),
-      {kv, count, to_, d});
-  const auto dk =
-      mx::matmul(mx::swapaxes(part(of_keys, 2, from_, to_), 1, 2), it.turn);
-  const auto dv = mx::reshape(
-      mx::matmul(it.late, mx::reshape(dz, {kv, group * n, count * d_value})),
-      {kv, n, count, d_value});
-  const auto entering = mx::concatenate(
-      {mx::reshape(
-           mx::transpose(dq, {2, 3, 0, 1, 4}), {n, count, kv * group * d}),
-       mx::reshape(mx::transpose(dk, {1, 2, 0, 3}), {n, count, kv * d}),
-       mx::reshape(mx::transpose(dv, {1, 2, 0, 3}), {n, count, kv * d_value})},
-      -1);
-  const auto added = mx::matmul(entering, it.w_in);
-  if (!ln1_) return mx::add(onto, added);
-  const auto taken = columns_of(*ln1_);
-  return mx::add(
-      onto, mx::addmm(added, mx::matmul(added, taken.c), taken.away));
 }
 
 }  // namespace mlxterp

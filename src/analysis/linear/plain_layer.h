@@ -6,6 +6,7 @@
 
 #include <optional>
 
+#include "analysis/linear/norm_slope.h"
 #include "mlx/array.h"
 #include "mlxterp/trace/model.h"
 
@@ -15,29 +16,29 @@ namespace mlxterp {
  * all of them. */
 inline constexpr int rows_that_pay = 5;
 
-/** At each position the derivative of a norm: with dy times the gain,
- * (t - mean(t) - normalized mean(t normalized)) / scale, the first mean of
- * layer norms only. */
-struct NormSlope {
-  mlx::core::array gain;        ///< [d]
-  mlx::core::array normalized;  ///< [pos, d]
-  mlx::core::array inverse;     ///< [pos, 1], 1 / scale.
-  bool centred = false;
-};
-
 /**
  * A layer at what entered it. Heads stay grouped, and where there are many rows
- * the MLP's Jacobian of a position is made once for all of them. Float32.
+ * the MLP's Jacobian of a position is made once for all of them. What products
+ * are added to is float32.
  */
 class PlainLayer {
  public:
   /** Whether it knows the layer, for positions [from, to): the model stands as
-   * it is, on a CPU in float32; nothing in attention but norms of heads,
-   * rotation, masks, biases of positions, sinks and caps; behind it an MLP; and
-   * prompts so short that an array of what is kept takes a gigabyte at
-   * most. */
+   * it is; nothing in attention but norms of heads, rotation, masks, biases of
+   * positions, sinks and caps; behind it an MLP; and prompts so short that an
+   * array of what is kept takes a gigabyte at most. */
   static bool knows(
       const InterpretableModel& model, int layer, int from, int to);
+
+  /** How products are computed. */
+  struct How {
+    mlx::core::Dtype numbers;  ///< Of what they read.
+    /** Writes over rows that nobody else has, a piece after the other; else
+     * pieces side by side, and then together. */
+    bool in_place;
+  };
+  /** What suits the device, of a stream of this dtype. */
+  static How best(mlx::core::Dtype stream);
 
   /** At `x` [1, pos, d_model]. Positions [from, to) of rows count. Evaluates.
    */
@@ -46,10 +47,11 @@ class PlainLayer {
       int layer,
       const mlx::core::array& x,
       int from,
-      int to);
+      int to,
+      How how);
 
   /** Cotangents [pos, row, d_model] of what leaves the layer to those of what
-   * enters it. Evaluates. */
+   * enters it, float32. Evaluates. */
   mlx::core::array transport(mlx::core::array rows) const;
 
  private:
@@ -71,13 +73,21 @@ class PlainLayer {
     std::optional<NormSlope> post;
   };
 
+  mlx::core::array over_itself(mlx::core::array rows) const;
   mlx::core::array through_mlp(const mlx::core::array& rows) const;
-  mlx::core::array added_by_mlp(const mlx::core::array& rows) const;
+  bool by_position(int count) const;
+  mlx::core::array mlp_of_positions(
+      const mlx::core::array& rows, int from, int to) const;
+  mlx::core::array inner(
+      const mlx::core::array& by_up,
+      const std::optional<mlx::core::array>& by_gate) const;
+  int rows_of_attention(int count) const;
   mlx::core::array through_attention(
       const mlx::core::array& rows, const mlx::core::array& onto) const;
   mlx::core::array attention_chunk(
       const mlx::core::array& rows, const mlx::core::array& onto) const;
 
+  How how_;
   bool parallel_ = false;
   float written_ = 1.0f;  // what both write is multiplied by that
   std::optional<mlx::core::array> whole_;  // the stream by that

@@ -5,6 +5,7 @@
 #include "io/parallel.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
+#include "sae/cuda/adam.h"
 
 namespace mx = mlx::core;
 
@@ -34,6 +35,20 @@ Moved by_ops(
     float factor,
     const AdamOptions& options) {
   const Numbers n(options);
+  if (auto moved = cuda::adam(
+          from.parameter,
+          from.first,
+          from.second,
+          gradient,
+          {.factor = factor,
+           .beta1 = n.beta1,
+           .beta2 = n.beta2,
+           .rest1 = n.rest1,
+           .rest2 = n.rest2,
+           .step = n.step,
+           .root = n.root,
+           .epsilon = static_cast<float>(options.epsilon)}))
+    return {(*moved)[0], (*moved)[1], (*moved)[2]};
   const auto g = mx::multiply(gradient, mx::array(factor));
   const auto first = mx::add(
       mx::multiply(mx::array(n.beta1), from.first),

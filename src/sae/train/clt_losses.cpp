@@ -118,7 +118,7 @@ class CltStep {
     const auto n = static_cast<int64_t>(it_.options.k) * it_.rows();
     if (it_.engine == Engine::loops) mx::eval(rank);
     const auto begin = Now::now();
-    const auto all = top_of_all(rank, n, it_.engine);
+    const auto all = top_of_all(Ranked(rank), n, it_.engine);
     out_.choice += std::chrono::duration<double>(Now::now() - begin).count();
     constexpr float most = 3e38f;
     auto least = scalar(0);
@@ -264,9 +264,11 @@ class CltStep {
     auto pre = *it.places;
     pre.values = dots(*it.places, G, it.W_dec, it_.engine);
     mx::eval(pre.values);
-    keep(l, "W_dec", outer(*it.places, G, features, it_.engine));
-    keep(l, "W_enc", outer(pre, it.x, features, it_.engine));
-    keep(l, "b_enc", sums(pre, features, it_.engine));
+    const auto order = by_feature(pre, features, it_.engine);
+    const auto inner = outer(pre, order, it.x, it_.engine);
+    keep(l, "W_dec", outer(*it.places, order, G, it_.engine).rows);
+    keep(l, "W_enc", inner.rows);
+    keep(l, "b_enc", inner.values);
     out_.sparse += std::chrono::duration<double>(Now::now() - begin).count();
   }
 
@@ -278,7 +280,8 @@ class CltStep {
     const int features = it_.features();
     const auto dead = static_cast<int>(it_.dead.size());
     if (it_.engine == Engine::loops) mx::eval(rank_);
-    auto z = top_of_rows(rank_, std::min(o.aux_k, dead), it_.dead, it_.engine);
+    auto z = top_of_rows(
+        Ranked(rank_), std::min(o.aux_k, dead), it_.dead, it_.engine);
     z.values = mx::divide(z.values, mx::take(norms_, z.cols, 0));
     std::vector<Sparse> own;
     std::vector<mx::array> rest;
@@ -319,9 +322,11 @@ class CltStep {
           dots(part, slopes, it.W_dec, it_.engine),
           scalar(0));
       if (it_.engine == Engine::loops) mx::eval(pre.values);
-      more(l, "W_dec", outer(part, slopes, features, it_.engine));
-      more(l, "W_enc", outer(pre, it.x, features, it_.engine));
-      more(l, "b_enc", sums(pre, features, it_.engine));
+      const auto order = by_feature(part, features, it_.engine);
+      const auto inner = outer(pre, order, it.x, it_.engine);
+      more(l, "W_dec", outer(part, order, slopes, it_.engine).rows);
+      more(l, "W_enc", inner.rows);
+      more(l, "b_enc", inner.values);
     }
   }
 

@@ -20,7 +20,7 @@ struct Dense {
   explicit Dense(const Problem& it)
       : problem(it),
         x_in(it.x_in()),
-        h(mx::matmul(x_in, mx::transpose(it.p.at("W_enc")))),
+        h(it.product(x_in, mx::transpose(it.p.at("W_enc")))),
         norms(it.norms()),
         variance(variance_of(it.y)),
         weight(error_weight(it, variance)),
@@ -30,14 +30,15 @@ struct Dense {
 
   mx::array error(const mx::array& acts) const {
     return mx::subtract(
-        mx::add(mx::matmul(acts, p("W_dec")), problem.offset()), problem.y);
+        mx::add(problem.product(acts, p("W_dec")), problem.offset()),
+        problem.y);
   }
   /** Of a weighted sum of squares. */
   mx::array slope(const mx::array& e) const {
     return mx::multiply(mx::multiply(scalar(2), weight), e);
   }
   mx::array back(const mx::array& G) const {
-    return mx::matmul(G, mx::transpose(p("W_dec")));
+    return problem.product(G, mx::transpose(p("W_dec")));
   }
   /** Of sum_i c_i |W_dec,i|, by W_dec. */
   mx::array norm_slope(const mx::array& c) const {
@@ -81,9 +82,9 @@ Slopes relu_slopes(const Problem& problem) {
   to.insert_or_assign(
       "W_dec",
       mx::add(
-          mx::matmul(mx::transpose(acts), G),
+          problem.product(mx::transpose(acts), G),
           it.norm_slope(mx::multiply(lambda, sums))));
-  to.insert_or_assign("W_enc", mx::matmul(mx::transpose(dpre), it.x_in));
+  to.insert_or_assign("W_enc", problem.product(mx::transpose(dpre), it.x_in));
   to.insert_or_assign("b_enc", mx::sum(dpre, 0));
   add_bias_gradients(problem, G, to.at("b_enc"), to);
   return out;
@@ -120,13 +121,13 @@ Slopes gated_slopes(const Problem& problem) {
   to.insert_or_assign(
       "r_mag", mx::multiply(stretch, mx::sum(mx::multiply(dsize, it.h), 0)));
   to.insert_or_assign("b_gate", mx::sum(dgate, 0));
-  to.insert_or_assign("W_enc", mx::matmul(mx::transpose(dh), it.x_in));
+  to.insert_or_assign("W_enc", problem.product(mx::transpose(dh), it.x_in));
   to.insert_or_assign(
       "W_dec",
       mx::add(
           mx::add(
-              mx::matmul(mx::transpose(acts), G),
-              mx::matmul(mx::transpose(through), G_gate)),
+              problem.product(mx::transpose(acts), G),
+              problem.product(mx::transpose(through), G_gate)),
           it.norm_slope(mx::multiply(lambda, sums))));
   add_bias_gradients(problem, mx::add(G, G_gate), mx::sum(dh, 0), to);
   return out;
@@ -192,7 +193,7 @@ Slopes jump_slopes(const Problem& problem) {
             mx::divide(mx::multiply(*penalty.edges, it.of_row), width),
             mx::sum(near, 0)));
   auto dpre = mx::where(open, dacts, scalar(0));
-  auto dW_dec = mx::matmul(mx::transpose(acts), G);
+  auto dW_dec = problem.product(mx::transpose(acts), G);
   if (penalty.norms) dW_dec = mx::add(dW_dec, it.norm_slope(*penalty.norms));
   if (o.pre_act > 0 && !problem.dead.empty()) {
     std::vector<float> mask(static_cast<size_t>(problem.features()));
@@ -214,7 +215,7 @@ Slopes jump_slopes(const Problem& problem) {
   auto& to = out.gradients;
   to.insert_or_assign("threshold", dthreshold);
   to.insert_or_assign("W_dec", dW_dec);
-  to.insert_or_assign("W_enc", mx::matmul(mx::transpose(dpre), it.x_in));
+  to.insert_or_assign("W_enc", problem.product(mx::transpose(dpre), it.x_in));
   to.insert_or_assign("b_enc", mx::sum(dpre, 0));
   add_bias_gradients(problem, G, to.at("b_enc"), to);
   return out;

@@ -17,6 +17,14 @@ bool by_index(SaeRecipe recipe) {
 
 }  // namespace
 
+mx::array Problem::rounded(const mx::array& it) const {
+  return options.bfloat16 ? mx::astype(it, mx::bfloat16) : it;
+}
+
+mx::array Problem::product(const mx::array& a, const mx::array& b) const {
+  return as_float(mx::matmul(rounded(a), rounded(b)));
+}
+
 mx::array Problem::x_in() const {
   return options.subtract_b_dec ? mx::subtract(x, p.at("b_dec")) : x;
 }

@@ -26,6 +26,11 @@ struct Problem {
 
   int rows() const { return x.shape(0); }
   int features() const { return p.at("W_enc").shape(0); }
+  /** What products read of x: bfloat16 where the options say so. */
+  mlx::core::array rounded(const mlx::core::array& x) const;
+  /** a b, in float32. */
+  mlx::core::array product(
+      const mlx::core::array& a, const mlx::core::array& b) const;
   /** What the encoder reads. */
   mlx::core::array x_in() const;
   /** mx::array of b_dec [+ x W_skip], broadcast over rows. */

@@ -368,6 +368,12 @@ SaeTrainOptions checked(SaeTrainOptions o, int d_in, int d_out) {
   check_number("decay", o.decay, 0, 1, false);
   check_number("sparsity_warm_up", o.sparsity_warm_up, 0, 1, false);
   check_number("clip", o.clip, 0, many, false);
+  if (o.bfloat16 && o.layers > 0)
+    fail(
+        ErrorKind::usage,
+        "[{}] a transcoder across layers is trained in float32; leave bfloat16 "
+        "out",
+        who);
   if (o.skip && !o.transcoder)
     fail(
         ErrorKind::usage,

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <utility>
 
 #include "io/parallel.h"
 #include "mlx/allocator.h"
@@ -31,7 +32,7 @@ mx::array ints(const std::vector<int>& values) {
 
 // Evaluated, row by row, float32.
 mx::array dense(const mx::array& x) {
-  auto out = mx::contiguous(x);
+  auto out = mx::contiguous(mx::astype(x, mx::float32));
   mx::eval(out);
   return out;
 }
@@ -55,23 +56,6 @@ float dot(const float* a, const float* b, size_t n) {
     sum += it;
   return sum;
 }
-
-// The places of each feature, in the order of the rows.
-struct ByFeature {
-  std::vector<int> begin, places;
-
-  ByFeature(const Sparse& at, int features)
-      : begin(static_cast<size_t>(features) + 1),
-        places(static_cast<size_t>(at.size())) {
-    const auto* cols = at.cols.data<int>();
-    for (int i = 0; i < at.size(); ++i)
-      ++begin[static_cast<size_t>(cols[i]) + 1];
-    std::partial_sum(begin.begin(), begin.end(), begin.begin());
-    auto next = begin;
-    for (int i = 0; i < at.size(); ++i)
-      places[static_cast<size_t>(next[static_cast<size_t>(cols[i])]++)] = i;
-  }
-};
 
 // The k largest of values, the first of equal ones, as ascending indices.
 void choose(
@@ -119,13 +103,18 @@ mx::array filled_later(mx::Shape shape) {
       [](void* data) { delete[] static_cast<float*>(data); });
 }
 
+Ranked::Ranked(mx::array from, std::optional<mx::array> factors)
+    : pre(std::move(from)),
+      by(std::move(factors)),
+      rank(by ? mx::multiply(pre, *by) : pre) {}
+
 Sparse top_of_rows(
-    const mx::array& pre,
+    const Ranked& ranked,
     int k,
     const std::optional<std::vector<int>>& among,
     Engine engine) {
-  if (engine == Engine::ops) return ops::top_of_rows(pre, k, among);
-  const auto all = dense(pre);
+  if (engine == Engine::ops) return ops::top_of_rows(ranked, k, among);
+  const auto all = dense(ranked.rank);
   const auto rows = static_cast<size_t>(all.shape(0));
   const auto width = static_cast<size_t>(all.shape(1));
   const auto n = among ? among->size() : width;
@@ -152,12 +141,16 @@ Sparse top_of_rows(
           }
         }
       });
-  return {ints(row_of), ints(cols), values};
+  Sparse out{ints(row_of), ints(cols), values};
+  if (!ranked.by) return out;
+  out.values = mx::divide(values, mx::take(*ranked.by, out.cols, 0));
+  out.values.eval();
+  return out;
 }
 
-Sparse top_of_all(const mx::array& pre, int64_t n, Engine engine) {
-  if (engine == Engine::ops) return ops::top_of_all(pre, n);
-  const auto all = dense(pre);
+Sparse top_of_all(const Ranked& ranked, int64_t n, Engine engine) {
+  if (engine == Engine::ops) return ops::top_of_all(ranked, n);
+  const auto all = dense(ranked.rank);
   const auto width = static_cast<size_t>(all.shape(1));
   const auto* from = all.data<float>();
   std::vector<size_t> places;
@@ -249,13 +242,32 @@ mx::array dots(
   return out;
 }
 
-mx::array outer(
-    const Sparse& at, const mx::array& G, int features, Engine engine) {
-  if (engine == Engine::ops) return ops::outer(at, G, features);
+ByFeature by_feature(const Sparse& at, int features, Engine engine) {
+  if (engine == Engine::ops) return ops::by_feature(at, features);
+  std::vector<int> begin(static_cast<size_t>(features) + 1);
+  std::vector<int> order(static_cast<size_t>(at.size()));
+  const auto* cols = at.cols.data<int>();
+  for (int i = 0; i < at.size(); ++i)
+    ++begin[static_cast<size_t>(cols[i]) + 1];
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  auto next = begin;
+  for (int i = 0; i < at.size(); ++i)
+    order[static_cast<size_t>(next[static_cast<size_t>(cols[i])]++)] = i;
+  return {ints(order), ints(begin)};
+}
+
+FeatureSums outer(
+    const Sparse& at,
+    const ByFeature& places,
+    const mx::array& G,
+    Engine engine) {
+  if (engine == Engine::ops) return ops::outer(at, places, G);
   const auto from = dense(G);
   const auto d = static_cast<size_t>(from.shape(1));
-  const ByFeature order(at, features);
+  const int features = places.features();
   auto out = filled_later({features, from.shape(1)});
+  const auto* order = places.order.data<int>();
+  const auto* begin_of = places.begin.data<int>();
   const auto work = static_cast<size_t>(at.size()) * d;
   split_over_cores(
       static_cast<size_t>(features),
@@ -264,8 +276,8 @@ mx::array outer(
         auto* to = out.data<float>();
         std::memset(to + begin * d, 0, (end - begin) * d * sizeof(float));
         for (size_t f = begin; f < end; ++f)
-          for (int j = order.begin[f]; j < order.begin[f + 1]; ++j) {
-            const int i = order.places[static_cast<size_t>(j)];
+          for (int j = begin_of[f]; j < begin_of[f + 1]; ++j) {
+            const int i = order[j];
             add_scaled(
                 to + f * d,
                 from.data<float>() +
@@ -274,7 +286,7 @@ mx::array outer(
                 d);
           }
       });
-  return out;
+  return {out, sums(at, features, engine)};
 }
 
 mx::array sums(const Sparse& at, int features, Engine engine) {

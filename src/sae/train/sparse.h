@@ -1,5 +1,5 @@
 // sae/train/sparse.h: activations of which few are not 0, as places and values,
-// and products with them: on a CPU loops of our own, else MLX's operations.
+// and products with them. Matrices are float32 or bfloat16, sums float32.
 
 #pragma once
 
@@ -22,23 +22,34 @@ struct Sparse {
 /** How they are computed. */
 enum class Engine {
   loops,  ///< On the CPU, by all cores; evaluates.
-  ops,    ///< MLX's, lazy: any device.
+  ops,    ///< Lazy, on any device: kernels of our own, or MLX's operations.
 };
 
 /** Loops where MLX computes on a CPU. */
 Engine default_engine();
 
-/** The k largest of each row of [rows, features]; of equal ones, on a CPU, the
- * first. `among`: of these columns alone, ascending. */
+/** What is chosen from: the largest of `pre` [rows, features], or of `pre`
+ * times `by` [features]. */
+struct Ranked {
+  mlx::core::array pre;
+  std::optional<mlx::core::array> by;
+  mlx::core::array rank;  ///< What is compared; lazy.
+
+  explicit Ranked(
+      mlx::core::array pre, std::optional<mlx::core::array> by = {});
+};
+
+/** `pre` where each row has its k largest; of equal ones, but for MLX's own
+ * operations, the first. `among`: of these columns alone, ascending. */
 Sparse top_of_rows(
-    const mlx::core::array& pre,
+    const Ranked& from,
     int k,
     const std::optional<std::vector<int>>& among,
     Engine engine);
 
-/** The n largest of all that are above 0; with `ops` always n, and the ones
- * below are 0. */
-Sparse top_of_all(const mlx::core::array& pre, int64_t n, Engine engine);
+/** The n largest of all that are above 0, and what was compared there; with
+ * `ops` always n, and the ones below are 0. */
+Sparse top_of_all(const Ranked& from, int64_t n, Engine engine);
 
 /** Those with begin <= column < end; with `ops` the values of others are 0. */
 Sparse columns(const Sparse& all, int begin, int end, Engine engine);
@@ -54,10 +65,26 @@ mlx::core::array dots(
     const mlx::core::array& W,
     Engine engine);
 
-/** sum_i values_i G[rows_i] into each feature: [features, d] of G [rows, d]. In
- * the order of the rows, whatever the number of threads. */
-mlx::core::array outer(
-    const Sparse& at, const mlx::core::array& G, int features, Engine engine);
+/** Places by feature, int32: `order` [n], those of a feature in the order of
+ * the rows and from begin[f] on; `begin` [features + 1]. */
+struct ByFeature {
+  mlx::core::array order, begin;
+
+  int features() const { return begin.shape(0) - 1; }
+};
+ByFeature by_feature(const Sparse& at, int features, Engine engine);
+
+/** sum_i values_i G[rows_i] into each feature: `rows` [features, d] of
+ * G [rows, d], and of the values alone, `values` [features]. In the order of
+ * the rows, whatever the number of threads. */
+struct FeatureSums {
+  mlx::core::array rows, values;
+};
+FeatureSums outer(
+    const Sparse& at,
+    const ByFeature& places,
+    const mlx::core::array& G,
+    Engine engine);
 
 /** sum_i values_i of each feature: [features]. */
 mlx::core::array sums(const Sparse& at, int features, Engine engine);

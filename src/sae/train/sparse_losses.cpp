@@ -14,7 +14,7 @@ namespace mlxterp::sae_train {
 
 namespace {
 
-// Seconds of the loops alone: what they read is evaluated before.
+// Seconds of a part alone: what it reads is evaluated before.
 class Clock {
  public:
   explicit Clock(double& to) : to_(to) {}
@@ -48,13 +48,15 @@ class SparseStep {
   explicit SparseStep(const Problem& problem)
       : it_(problem),
         engine_(problem.engine),
-        x_in_(problem.x_in()),
+        x_in_(problem.rounded(problem.x_in())),
+        W_enc_(problem.rounded(problem.p.at("W_enc"))),
+        W_dec_(problem.rounded(problem.p.at("W_dec"))),
         pre_(mx::addmm(
-            problem.p.at("b_enc"),
+            problem.rounded(problem.p.at("b_enc")),
             x_in_,
-            mx::transpose(problem.p.at("W_enc")))),
-        rank_(pre_),
+            mx::transpose(W_enc_))),
         norms_(problem.norms()),
+        ranked_(pre_, ranked_by_norm() ? std::optional(norms_) : std::nullopt),
         variance_(variance_of(problem.y)),
         weight_(error_weight(problem, variance_)),
         bias_(mx::zeros({problem.p.at("b_dec").shape(0)}, mx::float32)),
@@ -66,7 +68,13 @@ class SparseStep {
             .aux = scalar(0),
             .fired = scalar(0),
             .l0 = scalar(0)} {
-    if (engine_ == Engine::loops) mx::eval(x_in_, pre_, norms_, variance_);
+    mx::eval(
+        x_in_,
+        W_enc_,
+        W_dec_,
+        engine_ == Engine::loops ? ranked_.rank : pre_,
+        norms_,
+        variance_);
   }
 
   Slopes run() {
@@ -85,37 +93,46 @@ class SparseStep {
     return it_.options.rank_by_norm && !it_.options.unit_decoder;
   }
 
-  // From what was ranked back to pre-activations.
-  void unrank(Sparse& acts) const {
-    if (ranked_by_norm())
-      acts.values = mx::divide(acts.values, mx::take(norms_, acts.cols, 0));
+  // Pre-activations at these places, as exact as sums in float32 are.
+  mx::array pre_at(const Sparse& at) const {
+    return mx::add(
+        dots(at, x_in_, W_enc_, engine_),
+        mx::take(it_.p.at("b_enc"), at.cols, 0));
+  }
+
+  // The places of the largest, and pre-activations there.
+  Sparse largest() const {
+    const auto& o = it_.options;
+    auto out =
+        o.recipe == SaeRecipe::topk
+            ? top_of_rows(ranked_, o.k, {}, engine_)
+            : top_of_all(
+                  ranked_, static_cast<int64_t>(o.k) * it_.rows(), engine_);
+    if (o.bfloat16)
+      out.values = pre_at(out);
+    else if (o.recipe != SaeRecipe::topk && ranked_.by)
+      out.values = mx::divide(out.values, mx::take(norms_, out.cols, 0));
+    return out;
   }
 
   // Activations after the ReLU; those that are 0 may be among them.
   Sparse chosen() {
-    const auto& o = it_.options;
-    if (ranked_by_norm()) rank_ = mx::multiply(pre_, norms_);
-    if (engine_ == Engine::loops) mx::eval(rank_);
     const Clock clock(out_.choice);
-    auto acts =
-        o.recipe == SaeRecipe::topk
-            ? top_of_rows(rank_, o.k, {}, engine_)
-            : top_of_all(
-                  rank_, static_cast<int64_t>(o.k) * it_.rows(), engine_);
-    if (o.recipe != SaeRecipe::topk && acts.size() > 0) {
-      const auto above = mx::greater(acts.values, scalar(0));
+    auto acts = largest();
+    if (it_.options.recipe != SaeRecipe::topk && acts.size() > 0) {
+      const auto ranks =
+          ranked_.by ? mx::multiply(acts.values, mx::take(norms_, acts.cols, 0))
+                     : acts.values;
       constexpr float most = 3e38f;
-      const auto least =
-          mx::min(mx::where(above, acts.values, mx::array(most)));
+      const auto least = mx::min(
+          mx::where(mx::greater(ranks, scalar(0)), ranks, mx::array(most)));
       out_.least =
           mx::where(mx::less(least, mx::array(most)), least, scalar(0));
     }
-    unrank(acts);
     acts.values = mx::maximum(acts.values, scalar(0));
-    if (engine_ == Engine::loops) mx::eval(acts.values);
     auto ones = acts;
     ones.values = is_above(acts.values);
-    if (engine_ == Engine::loops) mx::eval(ones.values);
+    mx::eval(acts.rows, acts.cols, acts.values, ones.values);
     out_.fired = sums(ones, it_.features(), engine_);
     out_.l0 = mx::multiply(mx::sum(out_.fired), scalar(1.0 / it_.rows()));
     return acts;
@@ -159,23 +176,29 @@ class SparseStep {
   }
 
   mx::array decoded(const Sparse& acts) {
-    const auto& W = it_.p.at("W_dec");
     const Clock clock(out_.sparse);
-    return decode(acts, W, it_.rows(), engine_);
+    auto out = decode(acts, W_dec_, it_.rows(), engine_);
+    out.eval();
+    return out;
   }
 
   // Of what decodes `acts` to something of slope G. `gate`: of each value by
   // its pre-activation.
-  void backward(const Sparse& acts, mx::array G, const mx::array& gate) {
-    if (engine_ == Engine::loops) mx::eval(G);
+  void backward(
+      const Sparse& acts, const mx::array& of, const mx::array& gate) {
+    const auto G = it_.rounded(of);
+    mx::eval(G, gate);
     const Clock clock(out_.sparse);
-    const int features = it_.features();
     auto pre = acts;
-    pre.values = mx::multiply(dots(acts, G, it_.p.at("W_dec"), engine_), gate);
-    if (engine_ == Engine::loops) mx::eval(pre.values);
-    add(out_.gradients, "W_dec", outer(acts, G, features, engine_));
-    add(out_.gradients, "W_enc", outer(pre, x_in_, features, engine_));
-    add(out_.gradients, "b_enc", sums(pre, features, engine_));
+    pre.values = mx::multiply(dots(acts, G, W_dec_, engine_), gate);
+    mx::eval(pre.values);
+    const auto places = by_feature(acts, it_.features(), engine_);
+    const auto inner = outer(pre, places, x_in_, engine_);
+    const auto own = outer(acts, places, G, engine_);
+    mx::eval(inner.rows, inner.values, own.rows);
+    add(out_.gradients, "W_dec", own.rows);
+    add(out_.gradients, "W_enc", inner.rows);
+    add(out_.gradients, "b_enc", inner.values);
   }
 
   mx::array pre_sums() const { return out_.gradients.at("b_enc"); }
@@ -186,13 +209,14 @@ class SparseStep {
     const int k = std::min(o.aux_k, static_cast<int>(it_.dead.size()));
     auto z = [&] {
       const Clock clock(out_.choice);
-      return top_of_rows(rank_, k, it_.dead, engine_);
+      auto out = top_of_rows(ranked_, k, it_.dead, engine_);
+      if (o.bfloat16) out.values = pre_at(out);
+      return out;
     }();
-    unrank(z);
     const bool raw = o.aux == SaeAuxLoss::saelens;
     const auto gate = raw ? mx::ones_like(z.values) : is_above(z.values);
     if (!raw) z.values = mx::maximum(z.values, scalar(0));
-    if (engine_ == Engine::loops) mx::eval(z.values);
+    mx::eval(z.rows, z.cols, z.values);
     // e is recon - y: the error that z is to predict is -e.
     const auto rest = mx::add(decoded(z), e);
     auto weight = scalar(o.aux_weight);
@@ -220,7 +244,9 @@ class SparseStep {
 
   const Problem& it_;
   Engine engine_;
-  mx::array x_in_, pre_, rank_, norms_, variance_, weight_, bias_;
+  mx::array x_in_, W_enc_, W_dec_, pre_, norms_;
+  Ranked ranked_;
+  mx::array variance_, weight_, bias_;
   mx::array G_ = mx::array(0.0f);
   bool b_dec_too_ = false;
   Slopes out_;

@@ -82,6 +82,7 @@ Json to_json(const SaeTrainOptions& o) {
   out["decay"] = o.decay;
   out["sparsity_warm_up"] = o.sparsity_warm_up;
   out["clip"] = o.clip;
+  if (o.bfloat16) out["bfloat16"] = true;
   out["seed"] = o.seed;
   return out;
 }
