@@ -111,9 +111,13 @@ mx::array Norm::fused(
   const bool one = by && by->ndim() == 1;
   if (one && !rms) return mx::fast::layer_norm(x, by, shift, config_.eps);
   if (one && !shift) return rms_norm(x, *by, config_.eps);
-  auto y =
-      rms ? mx::fast::rms_norm(x, std::nullopt, config_.eps)
-          : mx::fast::layer_norm(x, std::nullopt, std::nullopt, config_.eps);
+  auto y = x;
+  if (rms) y = mx::fast::rms_norm(x, std::nullopt, config_.eps);
+  // Without a gain MLX 0.32.4's kernel for CUDA has a wrong derivative.
+  else if (mx::default_device() == mx::Device::gpu)
+    y = mx::astype(mx::divide(centered(x), scale(x)), x.dtype());
+  else
+    y = mx::fast::layer_norm(x, std::nullopt, std::nullopt, config_.eps);
   if (by) y = mx::multiply(y, *by);
   return shift ? mx::add(y, *shift) : y;
 }

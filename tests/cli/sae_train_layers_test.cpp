@@ -146,6 +146,7 @@ TEST_F(SaeTrain, ACrossLayerTranscoderRefusesWhatCannotBe) {
   refused({"--layers", "0..2", "--layer", "1"}, "give one of the two");
   refused({"--layers", "0..2", "--preset", "saelens"}, "CLT-Forge");
   refused({"--layers", "0..2", "--skip"}, "has no skip");
+  refused({"--layers", "0..2", "--bfloat16"}, "trained in float32");
   refused({"--layers", "0..2", "--baseline"}, "a cross-layer transcoder");
   auto words = across_layers(to, "topk");
   const auto outcome = run(words);

@@ -106,6 +106,7 @@ TEST_F(SaeTrain, RefusesWhatCannotBe) {
   other = words;
   other[9] = "65";
   refused(other, "options.features 64, asked for 65");
+  refused(with(words, {"--bfloat16"}), "options.bfloat16");
   other = words;
   other.erase(std::find(other.begin(), other.end(), "--resume"));
   refused(other, "holds a training");

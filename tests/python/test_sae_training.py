@@ -47,6 +47,16 @@ def test_a_store_becomes_an_sae(store, tmp_path):
         store.folder, tmp_path / "sae", recipe="batch_topk", resume=True, **options
     )
     assert again["kept"] == 100 and again["trained"] == made["trained"]
+    # Products of bfloat16 learn nearly the same, and are another training.
+    half = train_sae(
+        store, tmp_path / "half", recipe="batch_topk", bfloat16=True, **options
+    )
+    now, before = (it["trained"]["explained_variance"] for it in (half, made))
+    assert now != before and abs(now - before) < 0.05
+    with pytest.raises(UsageError, match="bfloat16"):
+        train_sae(
+            store, tmp_path / "half", recipe="batch_topk", resume=True, **options
+        )
 
 
 def test_a_transcoder_across_layers(demo, tmp_path):

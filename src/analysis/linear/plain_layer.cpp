@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <typeinfo>
+#include <utility>
 
 #include "mlx/device.h"
 #include "mlx/ops.h"
@@ -204,7 +205,8 @@ PlainLayer::PlainLayer(
         mx::array(0.0f));
   }
   // Jacobians of the way from a projection to what meets the other side, of
-  // each head and position [head, pos, d_head, d_head]: norm, rotation, scale.
+  // each head and position [head, pos, d_head, d_head]: norm, rotation, scale;
+  // without a norm one for all heads.
   const auto turn =
       [&](const std::optional<nn::Norm>& norm, int heads, bool scaled) {
         const auto& rope = own.rope;
@@ -213,8 +215,10 @@ PlainLayer::PlainLayer(
         };
         const int length = x.shape(1);
         // [d_head, head, pos, d_head]
-        auto rows = mx::broadcast_to(
-            mx::reshape(mx::eye(d), {d, 1, 1, d}), {d, heads, length, d});
+        // Written out: of a view MLX's rotation on CUDA reads other numbers.
+        auto rows = mx::contiguous(mx::broadcast_to(
+            mx::reshape(mx::eye(d), {d, 1, 1, d}),
+            {d, norm ? heads : 1, length, d}));
         if (scaled) {
           const auto by = wide(kept[model.sites().find(
               fmt::format("layers.{}.attn.q_scale", number))]);  // [1, pos, 1]
@@ -256,7 +260,8 @@ PlainLayer::PlainLayer(
   // [kv_head, 1, 1, source, d_head] by [kv_head, group, pos, d_head, d_head]
   auto keys = mx::matmul(
       mx::reshape(mx::multiply(rot_k, scale), {kv, 1, 1, to, d}),
-      grouped(turn_q));
+      attention.q_norm ? grouped(turn_q)
+                       : mx::reshape(turn_q, {1, 1, n, d, d}));
   auto late = mx::swapaxes(
       mx::reshape(part(grouped(pattern), -1, from, to), {kv, group * n, n}),
       1,
@@ -301,11 +306,13 @@ PlainLayer::PlainLayer(
   all.insert(
       all.end(),
       {&a.w_o, &a.w_in, &a.late, &a.to_scores, &a.to_q, &a.queries, &a.turn});
-  for (auto* it : all) {
-    *it = mx::contiguous(mx::astype(*it, how.numbers));
-    it->eval();  // so that what it is made of is there once at a time
-  }
   std::vector<mx::array> made;
+  for (auto* it : all) {
+    // The MLP's apart, so that what both are made of is not there together.
+    if (it == &a.w_o) mx::eval(std::exchange(made, {}));
+    *it = mx::contiguous(mx::astype(*it, how.numbers));
+    made.push_back(*it);
+  }
   for (const auto* it : {&ln1_, &ln1_post_, &ln2_, &mlp_->post})
     if (*it) {
       made.push_back((*it)->normalized);

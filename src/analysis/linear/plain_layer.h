@@ -63,7 +63,7 @@ class PlainLayer {
     // and on to what is behind the queries' projection, / s
     mlx::core::array to_scores, to_q;
     mlx::core::array queries;  // [kv_head, group * pos, d_head]
-    mlx::core::array turn;     // [kv_head, pos, d_head, d_head], / s
+    mlx::core::array turn;     // [kv_head or 1, pos, d_head, d_head], / s
     int kv_heads = 0, group = 0, d_head = 0, d_value = 0;
   };
   struct Mlp {

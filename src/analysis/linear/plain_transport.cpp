@@ -29,7 +29,7 @@ struct AtOnce {
 AtOnce at_once() {
   // A cache holds the one, a GPU is kept busy by the other.
   return mx::default_device() == mx::Device::cpu ? AtOnce{size_t{12} << 20, 4}
-                                                 : AtOnce{size_t{1} << 24, 8};
+                                                 : AtOnce{size_t{24} << 20, 16};
 }
 
 mx::array part(const mx::array& x, int axis, int from, int to) {
@@ -75,8 +75,8 @@ mx::array PlainLayer::over_itself(mx::array rows) const {
       first[static_cast<size_t>(axis)] = from;
       last[static_cast<size_t>(axis)] = from + piece.shape(axis);
       to = mx::slice_update(to, piece, first, last);
-      to.eval();
     }
+    to.eval();
   };
   rows.eval();
   // Of parallel layers attention reads what the MLP did.
@@ -85,8 +85,8 @@ mx::array PlainLayer::over_itself(mx::array rows) const {
     return mlp_of_positions(part(rows, 0, from, to), from, to);
   });
   each(rows, 1, rows_of_attention(rows.shape(1)), [&](int from, int to) {
-    return attention_chunk(
-        part(before.value_or(rows), 1, from, to), part(rows, 1, from, to));
+    const auto onto = mx::contiguous(part(rows, 1, from, to));
+    return attention_chunk(before ? part(*before, 1, from, to) : onto, onto);
   });
   return rows;
 }
@@ -233,12 +233,19 @@ mx::array PlainLayer::attention_chunk(
   const auto dv = mx::reshape(
       mx::matmul(it.late, mx::reshape(dz, {kv, group * n, count * d_value})),
       {kv, n, count, d_value});
-  const auto entering = mx::concatenate(
-      {mx::reshape(
-           mx::transpose(dq, {2, 3, 0, 1, 4}), {n, count, kv * group * d}),
-       mx::reshape(mx::transpose(dk, {1, 2, 0, 3}), {n, count, kv * d}),
-       mx::reshape(mx::transpose(dv, {1, 2, 0, 3}), {n, count, kv * d_value})},
-      -1);
+  // [pos, row, head, d] each
+  const auto by_row = [&](const mx::array& x) {
+    const int width = x.shape(-1);
+    return mx::transpose(mx::reshape(x, {-1, n, count, width}), {1, 2, 0, 3});
+  };
+  const auto flat = [&](const mx::array& x) {
+    return mx::reshape(x, {n, count, -1});
+  };
+  const auto entering =
+      d == d_value
+          ? flat(mx::concatenate({by_row(dq), by_row(dk), by_row(dv)}, 2))
+          : mx::concatenate(
+                {flat(by_row(dq)), flat(by_row(dk)), flat(by_row(dv))}, -1);
   const auto added = mx::matmul(entering, it.w_in);
   return ln1_ ? added_through(*ln1_, added, onto) : mx::add(onto, added);
 }
