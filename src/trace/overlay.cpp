@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "core/fail.h"
+#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/utils.h"
 
@@ -60,6 +61,15 @@ mx::array by_sequence(
   return parts.size() == 1 ? parts[0] : mx::concatenate(std::move(parts), 1);
 }
 
+// One value for all rows of a batch as one for each: MLX 0.32.4 rotates such a
+// view on CUDA in place, once for each row.
+mx::array written_out(const mx::array& x) {
+  return x.ndim() > 1 && x.shape(0) > 1 &&
+                 mx::default_device() == mx::Device::gpu
+             ? mx::contiguous(x)
+             : x;
+}
+
 }  // namespace
 
 mx::array apply_edit(
@@ -75,7 +85,7 @@ mx::array apply_edit(
   // Modules hold indices against what they pick from, where they see them.
   if (mx::issubdtype(changed.dtype(), mx::integer) && !changed.is_tracer())
     changed.eval();
-  return changed;
+  return written_out(changed);
 }
 
 Overlay::Overlay(
@@ -183,6 +193,7 @@ mx::array Standing::through(
           sites_[site].name,
           shown(y),
           shown(x));
+    if (it.mode != AttachOptions::Mode::read) y = written_out(y);
     if (it.error < 0) return y;
     if (!edits_within(it)) {
       at(it.error, mx::subtract(x, y));
