@@ -127,6 +127,12 @@ size_t least_limit(
   return limit;
 }
 
+long own_ticks() {
+  tms used{};
+  times(&used);
+  return used.tms_utime + used.tms_stime;
+}
+
 }  // namespace
 
 size_t cgroup_memory(std::string_view groups, const fs::path& root) {
@@ -183,31 +189,30 @@ size_t cores_left(size_t usable, size_t online, double busy) {
   return std::clamp<size_t>(left, 1, std::max<size_t>(usable, 1));
 }
 
-size_t free_cores() {
+CoreWatch::CoreWatch() {
+#ifndef __APPLE__
+  if (usable_cores() < 2 || !busy_lately(small_text("/proc/loadavg"))) return;
+  before_ = busy_ticks(small_text("/proc/stat"));
+  own_before_ = own_ticks();
+#endif
+}
+
+size_t CoreWatch::free() const {
   const size_t cores = usable_cores();
 #ifndef __APPLE__
-  if (cores < 2 || !busy_lately(small_text("/proc/loadavg"))) return cores;
+  if (before_ == 0) return cores;
   // A task that runs at this very moment may be done the next, and is perhaps
   // a thread of this process: what counts is whose time passes.
-  constexpr auto watched = std::chrono::milliseconds(50);
-  using Clock = std::chrono::steady_clock;
-  const auto own = [] {
-    tms used{};
-    times(&used);
-    return used.tms_utime + used.tms_stime;
-  };
-  const auto begin = Clock::now();
-  const auto before = busy_ticks(small_text("/proc/stat"));
-  const auto own_before = own();
-  std::this_thread::sleep_for(watched);
+  constexpr auto least = std::chrono::milliseconds(50);
+  std::this_thread::sleep_until(begin_ + least);
   const auto after = busy_ticks(small_text("/proc/stat"));
-  const auto own_after = own();
-  if (before == 0 || after < before) return cores;
+  const auto own_after = own_ticks();
+  if (after < before_) return cores;
   const double ticks =
-      std::chrono::duration<double>(Clock::now() - begin).count() *
+      std::chrono::duration<double>(Clock::now() - begin_).count() *
       static_cast<double>(sysconf(_SC_CLK_TCK));
-  const double busy = static_cast<double>(after - before) -
-                      static_cast<double>(own_after - own_before);
+  const double busy = static_cast<double>(after - before_) -
+                      static_cast<double>(own_after - own_before_);
   const long online = sysconf(_SC_NPROCESSORS_ONLN);
   return cores_left(
       cores,
@@ -216,6 +221,10 @@ size_t free_cores() {
 #else
   return cores;
 #endif
+}
+
+size_t free_cores() {
+  return CoreWatch().free();
 }
 
 size_t machine_memory() {

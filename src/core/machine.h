@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -26,9 +27,22 @@ bool on_main_thread();
  * its container has a quota; at least 1. */
 size_t usable_cores();
 
-/** How many of these cores other processes leave alone; at least 1. Where the
- * last minute was quiet it is all of them at once, else it watches the machine
- * for a twentieth of a second. */
+/** How many of these cores other processes leave alone, from its making on. */
+class CoreWatch {
+ public:
+  CoreWatch();
+  /** At least 1. Where the minute before was quiet all of them at once, else
+   * those of the time since; waits until that is a twentieth of a second. */
+  size_t free() const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point begin_ = Clock::now();
+  uint64_t before_ = 0;  // ticks; 0: all are free
+  long own_before_ = 0;
+};
+
+/** The same from now on. */
 size_t free_cores();
 
 /** The least limit that Linux's control groups set a process, or no_limit:

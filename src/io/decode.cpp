@@ -1,6 +1,7 @@
 #include "io/decode.h"
 
 #include <fmt/ranges.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -16,6 +17,7 @@
 #include "io/input_file.h"
 #include "io/parallel.h"
 #include "mlx/allocator.h"
+#include "mlx/device.h"
 
 namespace mlxterp {
 
@@ -57,18 +59,35 @@ constexpr size_t chunk = 4096;
 constexpr size_t piece = 16 * chunk;
 constexpr size_t least_for_a_thread = 4 * piece;
 
-uint64_t count_not_finite(const float* values, size_t n) {
-  uint32_t count = 0;
-  for (size_t i = 0; i < n; ++i)
-    count += (std::bit_cast<uint32_t>(values[i]) & 0x7F800000u) == 0x7F800000u;
+// So many counters side by side that a compiler takes them for a vector.
+constexpr size_t lanes = 16;
+
+template <typename T, typename Count>
+uint64_t count_if(const T* values, size_t n, const Count& is) {
+  uint32_t each[lanes] = {};
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    for (size_t lane = 0; lane < lanes; ++lane)
+      each[lane] += is(values[i + lane]);
+  uint64_t count = 0;
+  for (; i < n; ++i)
+    count += is(values[i]);
+  for (const auto it : each)
+    count += it;
   return count;
 }
 
+uint64_t count_not_finite(const float* values, size_t n) {
+  constexpr uint32_t exponent = 0x7F800000u;
+  return count_if(values, n, [](float x) -> uint32_t {
+    return (std::bit_cast<uint32_t>(x) & exponent) == exponent;
+  });
+}
+
 uint64_t count_not_finite(const uint16_t* values, size_t n, uint16_t exponent) {
-  uint32_t count = 0;
-  for (size_t i = 0; i < n; ++i)
-    count += (values[i] & exponent) == exponent;
-  return count;
+  return count_if(values, n, [exponent](uint16_t x) -> uint32_t {
+    return (x & exponent) == exponent;
+  });
 }
 
 uint64_t count_not_finite(mx::Dtype dtype, const std::byte* at, size_t n) {
@@ -85,11 +104,32 @@ mx::Shape to_shape(const std::vector<int64_t>& shape) {
   return result;
 }
 
+// Large pages for what lies in memory as a whole: a fault each 2 MB instead of
+// each 4 KB, which take as long as reading does.
+void prefer_large_pages(std::byte* data, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr size_t page = size_t{2} << 20;
+  if (bytes < page || mx::default_device() != mx::Device::cpu) return;
+  const auto from = reinterpret_cast<uintptr_t>(data);
+  const auto begin = (from + page - 1) / page * page;
+  const auto end = (from + bytes) / page * page;
+  if (end <= begin) return;
+  // Where there are none, all stays as it is.
+  static_cast<void>(
+      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
+#else
+  static_cast<void>(data);
+  static_cast<void>(bytes);
+#endif
+}
+
 /** Memory for an array, taken from MLX so that nothing is copied after. */
 class Storage {
  public:
   Storage(const TensorInfo& tensor, uint64_t bytes, std::string_view caller)
-      : data_(allocate(tensor, bytes, caller)) {}
+      : data_(allocate(tensor, bytes, caller)) {
+    prefer_large_pages(this->bytes(), bytes);
+  }
 
   std::byte* bytes() {
     mx::allocator::Buffer buffer = data_.buffer();

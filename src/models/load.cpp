@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/fail.h"
+#include "core/machine.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -518,17 +519,19 @@ void check_tensors(const Checkpoint& checkpoint, std::span<const Family> own) {
 std::shared_ptr<Decoder> load_decoder(
     const Checkpoint& checkpoint, const LoadOptions& options) {
   check_loadable(checkpoint, options);
-  if (mx::default_device() == mx::Device::cpu) {
-    require_right_products(blas());
-    bound_blas_threads();
-  }
+  const bool cpu = mx::default_device() == mx::Device::cpu;
+  if (cpu) require_right_products(blas());
+  // While weights are read there are no products.
+  const CoreWatch cores;
   const KeepRandomState keep;
   Loader loader(checkpoint, family_of(checkpoint.config(), options.families));
   loader.plan();
   auto how = options;
   how.dtype = computed_as(options);
   how.packed = keeps_packed(checkpoint, options);
-  return loader.read(how);
+  auto decoder = loader.read(how);
+  if (cpu) bound_blas_threads(static_cast<int>(cores.free()));
+  return decoder;
 }
 
 }  // namespace mlxterp

@@ -1,6 +1,7 @@
 #include "mlxterp/trace/model.h"
 
 #include <algorithm>
+#include <future>
 
 #include "core/fail.h"
 #include "mlx/ops.h"
@@ -95,8 +96,11 @@ InterpretableModel InterpretableModel::load(
     const std::string& model, const LoadOptions& options) {
   const auto checkpoint =
       Checkpoint::open(find_model(model, {.progress = options.progress}));
+  // Beside the weights: a large vocabulary takes as long as a small model.
+  auto text = std::async(
+      std::launch::async, [&] { return Tokenizer::find(checkpoint); });
   auto decoder = load_decoder(checkpoint, options);
-  auto [tokenizer, reason] = Tokenizer::find(checkpoint);
+  auto [tokenizer, reason] = text.get();
   if (!reason.empty() && options.warn)
     options.warn(fmt::format(
         "this model takes token ids only; its tokenizer cannot be used: {}",
