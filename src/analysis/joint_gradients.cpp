@@ -171,12 +171,13 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
           concatenate({line.source.carried, batch.carried}, 0)};
     GradientTap tap(
         model.sites().size(), watched, first ? seen : std::vector<SiteId>{});
+    HeldObserver observer(held, &tap);
     std::optional<mx::array> of_source;
     auto [values, grads] = mx::vjp(
         [&](const std::vector<mx::array>& added) {
           tap.zeros = &added;
           const auto x = through_layers(
-              model, tap, lengths(pair, lines, first == 1), batch);
+              model, observer, lengths(pair, lines, first == 1), batch);
           if (first && metric.needs_reference()) {
             const int row = clean_source ? 0 : 1;
             const auto& ids = clean_source ? pair.source : pair.run;
@@ -194,7 +195,8 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
               rows(x, first, first + lines),
               pair.run,
               metric,
-              reference)};
+              reference,
+              &observer)};
         },
         zeros,
         {mx::ones({lines})});
@@ -221,7 +223,13 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
       for (const auto& [run, source] : kept.seen)
         wanted.insert(wanted.end(), {run, source});
     }
+    std::vector<mx::array> zero;
+    for (size_t i = 0; last && i < gradients.size() && held.any(); ++i)
+      zero.push_back(mx::all(mx::equal(gradients[i], mx::array(0.0f))));
+    wanted.insert(wanted.end(), zero.begin(), zero.end());
     mx::eval(std::move(wanted));
+    for (auto& it : zero)
+      result.vanished.push_back(it.item<bool>());
     if (first) {
       result.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
       result.source = pair.run == pair.source && pair.position_map.empty()
@@ -250,28 +258,30 @@ void JointGradients::add_dropped(const Line& line, Whole& out) const {
       const auto batch =
           repeated(rows(line.points, done, done + lines), layers);
       GradientTap tap(model.sites().size(), watched);
-      DroppedLayers observer(model, tap);
+      DroppedLayers dropped(model, tap);
+      HeldObserver observer(held, &dropped);
       const auto layer_of_row = mx::repeat(mx::arange(layers), lines, 0);
       for (int i = 0; i < layers; ++i)
-        observer.drop(
+        dropped.drop(
             drop_from + from + i, mx::equal(layer_of_row, mx::array(i)));
-      auto grads = mx::vjp(
-                       [&](const std::vector<mx::array>& added) {
-                         std::vector<mx::array> of_rows;
-                         for (const auto& zero : added)
-                           of_rows.push_back(mx::repeat(zero, lines, 0));
-                         tap.zeros = &of_rows;
-                         const auto x = through_layers(
-                             model,
-                             observer,
-                             lengths(pair, layers * lines, false),
-                             batch);
-                         return std::vector{measured(
-                             model, x, pair.run, metric, out.reference)};
-                       },
-                       zeros_of_each,
-                       {mx::ones({layers * lines})})
-                       .second;
+      auto grads =
+          mx::vjp(
+              [&](const std::vector<mx::array>& added) {
+                std::vector<mx::array> of_rows;
+                for (const auto& zero : added)
+                  of_rows.push_back(mx::repeat(zero, lines, 0));
+                tap.zeros = &of_rows;
+                const auto x = through_layers(
+                    model,
+                    observer,
+                    lengths(pair, layers * lines, false),
+                    batch);
+                return std::vector{measured(
+                    model, x, pair.run, metric, out.reference, &observer)};
+              },
+              zeros_of_each,
+              {mx::ones({layers * lines})})
+              .second;
       for (size_t i = 0; i < sums.size(); ++i)
         grads[i] = mx::add(grads[i], sums[i]);
       sums = std::move(grads);

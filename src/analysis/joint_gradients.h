@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "analysis/linear/held.h"
 #include "analysis/pairs.h"
 #include "trace/carried_rows.h"
 
@@ -18,6 +19,7 @@ struct JointGradients {
   const InterpretableModel& model;  ///< Of a Decoder.
   const Pair& pair;
   const Readout& metric;
+  const HeldSites& held;               ///< At each point its own values.
   const std::vector<SiteId>& watched;  ///< What is differentiated by.
   /** Zeros like each of them, [1, ...], of the longer prompt. */
   const std::vector<mlx::core::array>& zeros;
@@ -46,6 +48,9 @@ struct JointGradients {
      * layer each, lack what goes through what that layer adds to the stream. */
     std::vector<mlx::core::array> parts;
     double run = 0, source = 0;  ///< The metric.
+    /** By watched, whether its whole gradient is zero everywhere; empty where
+     * nothing is held. */
+    std::vector<bool> vanished;
   };
 
   /** Evaluates. */

@@ -77,7 +77,7 @@ LinearRun::LinearRun(
 
 Stream LinearRun::transport(int layer, const Stream& rows, int from) const {
   const int to = from + rows.x.shape(0);
-  if (held_.rule() == LinearRule::full && rows.carried.empty() &&
+  if (!held_.any() && rows.carried.empty() &&
       rows.x.shape(1) >= rows_that_pay &&
       PlainLayer::knows(model_, layer, from, to)) {
     const auto& in = entering_[static_cast<size_t>(layer)];
@@ -143,7 +143,7 @@ Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
     HeldObserver observer(held_);
     Stepper stepper(
         model_,
-        held_.rule() == LinearRule::full ? nullptr : &observer,
+        held_.any() ? &observer : nullptr,
         {.lengths = std::vector(static_cast<size_t>(runs), positions_)});
     for (const auto& [name, value] : in.carried)
       stepper.carried().emplace(name, repeated(value, runs));
