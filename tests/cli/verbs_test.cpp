@@ -414,6 +414,7 @@ TEST_F(Verbs, Attribute) {
       .by = {Axis::layer, Axis::position},
       .metric = logit_diff(5, 9),
       .direction = Direction::noise,
+      .rule = linear_rule("relevance+hold(attn.pattern)"),
       .steps = 3,
       .layers = {1, 2},
       .positions = {1, 4}};
@@ -431,6 +432,8 @@ TEST_F(Verbs, Attribute) {
        "resid_pre,z",
        "--direction",
        "noise",
+       "--rule",
+       "relevance+hold(attn.pattern)",
        "--steps",
        "3",
        "--layers",
@@ -458,6 +461,7 @@ TEST_F(Verbs, Attribute) {
         1e-3);
   }
   EXPECT_EQ(out["steps"], 3);
+  EXPECT_EQ(out["rule"], "relevance+hold(attn.pattern)");
 }
 
 TEST_F(Verbs, Dla) {
