@@ -165,8 +165,8 @@ class Attributor {
                                                   : decoder_->config().n_layers,
         .report = [&](double share) { report(index, share); },
         .contract =
-            [&](const auto& gradients, const auto& values) {
-              return parts_of(gradients, values, pair);
+            [&](size_t watched, const auto& gradient, const auto& values) {
+              return parts_of(watched, gradient, values, pair);
             }}.compute();
     if (index == 0 && held_->any()) check_reach(found.vanished);
     return {std::move(found.parts), found.run, found.source};
@@ -198,29 +198,32 @@ class Attributor {
     }
   }
 
-  std::vector<mx::array> parts_of(
-      const std::vector<mx::array>& gradients,
+  // What the gradient by one of `watched` says of each layer of each site.
+  std::vector<JointGradients::Part> parts_of(
+      size_t watched,
+      const mx::array& gradient,
       const JointGradients::Values& values,
       const Pair& pair) const {
-    std::vector<mx::array> out;
+    std::vector<JointGradients::Part> out;
     for (const auto& it : nodes_.sites) {
-      for (const auto i : it.watched)
-        out.push_back(
-            contracted(it, gradients[i], values.differences[i], pair));
-      for (const auto& readers : it.readers) {
-        std::optional<mx::array> sum;
-        for (const auto& reader : readers) {
+      for (size_t i = 0; i < it.watched.size(); ++i)
+        if (it.watched[i] == watched)
+          out.emplace_back(
+              it.first + i,
+              contracted(it, gradient, values.differences[watched], pair));
+      for (size_t i = 0; i < it.readers.size(); ++i)
+        for (const auto& reader : it.readers[i]) {
+          if (reader.pattern != watched) continue;
           const auto& [q, other_q] = values.seen[reader.q];
           const auto& [k, other_k] = values.seen[reader.k];
-          const auto& gradient = gradients[reader.pattern];
           const auto& attention = *reader.attention;
-          const auto one = it.query
-                               ? query_fix(attention, {q, k}, other_q, gradient)
-                               : key_fix(attention, {q, k}, other_k, gradient);
-          sum = sum ? mx::add(*sum, one) : one;
+          out.emplace_back(
+              it.first + i,
+              finished(
+                  it.query ? query_fix(attention, {q, k}, other_q, gradient)
+                           : key_fix(attention, {q, k}, other_k, gradient),
+                  pair));
         }
-        out.push_back(finished(sum.value(), pair));
-      }
     }
     return out;
   }

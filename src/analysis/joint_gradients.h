@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -37,10 +38,12 @@ struct JointGradients {
     /** By seen, of the run and of the source, [1, pos, ...]. */
     std::vector<std::pair<mlx::core::array, mlx::core::array>> seen;
   };
-  /** What is kept: of gradients by watched, [row, ...], summed over the points,
-   * some arrays [row, ...]. */
-  std::function<std::vector<mlx::core::array>(
-      const std::vector<mlx::core::array>& gradients, const Values& values)>
+  /** What is kept of a gradient [row, ...] by one of `watched`, summed over the
+   * points: arrays [row, ...] that are added to the parts so numbered. Linear
+   * in it. */
+  using Part = std::pair<size_t, mlx::core::array>;
+  std::function<std::vector<Part>(
+      size_t watched, const mlx::core::array& gradient, const Values& values)>
       contract;
 
   struct Result {
@@ -61,14 +64,22 @@ struct JointGradients {
     Stream source, points;
   };
   Line embedded(int length) const;
+  using Parts = std::map<size_t, mlx::core::array>;
   struct Whole {
     Result result;
+    Parts parts;
     Values values;
     std::optional<mlx::core::array> reference;  // what the metric starts from
   };
   Whole whole(const Line& line) const;
-  /** Adds the rows of dropped layers. */
-  void add_dropped(const Line& line, Whole& out) const;
+  /** Of a gradient by one of `watched`, to parts. */
+  void add(
+      size_t index,
+      const mlx::core::array& gradient,
+      const Values& values,
+      Parts& parts) const;
+  /** Those of the rows of dropped layers. */
+  Parts dropped(const Line& line, const Whole& whole) const;
   void tell(double rows) const;
   int drops() const;
 };

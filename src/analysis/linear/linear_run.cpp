@@ -1,11 +1,10 @@
 #include "analysis/linear/linear_run.h"
 
 #include <algorithm>
-#include <functional>
 
 #include "analysis/int_array.h"
+#include "analysis/linear/each_row.h"
 #include "analysis/linear/plain_layer.h"
-#include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "trace/stepper.h"
@@ -30,25 +29,6 @@ mx::array repeated(const mx::array& x, int rows) {
   auto shape = x.shape();
   shape[0] = rows;
   return mx::broadcast_to(x, shape);
-}
-
-// `back` of all rows [row, ...] at once, or mapped over them one by one, so
-// that what does not depend on them is there once.
-std::vector<mx::array> each_row(
-    const std::function<std::vector<mx::array>(const std::vector<mx::array>&)>&
-        back,
-    const std::vector<mx::array>& rows,
-    bool at_once) {
-  if (at_once) return back(rows);
-  const auto one = [&](std::vector<mx::array> row) {
-    for (auto& it : row)
-      it = mx::expand_dims(it, 0);
-    auto out = back(row);
-    for (auto& it : out)
-      it = mx::squeeze(it, 0);
-    return out;
-  };
-  return mx::vmap(one)(rows);
 }
 
 }  // namespace
@@ -116,10 +96,10 @@ Stream LinearRun::differentiated(
 Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
   const auto& in = entering_[static_cast<size_t>(layer)];
   const int n = rows.x.shape(0), to = from + rows.x.shape(1);
-  // Once for all rows, or once for each: MLX cannot map the product of chosen
-  // experts over rows, nor on a GPU those of packed weights.
-  const auto& own = *model_.decoder().layers[static_cast<size_t>(layer)];
-  const int runs = own.moe || mx::default_device() != mx::Device::cpu ? n : 1;
+  // Once for all rows, or once for each.
+  const bool mapped =
+      n > 1 && maps_rows(*model_.decoder().layers[static_cast<size_t>(layer)]);
+  const int runs = mapped ? 1 : n;
   // What is differentiated by: the stream's positions there, then what earlier
   // layers made beside it.
   std::vector<std::string> names;
@@ -164,7 +144,7 @@ Stream LinearRun::chunk(int layer, const Stream& rows, int from) const {
         return mx::vjp(run, inputs, of).second;
       },
       cotangents,
-      runs == n);
+      mapped);
   Stream out{mx::astype(below[0], mx::float32)};
   for (size_t i = 0; i < names.size(); ++i)
     out.carried.emplace(names[i], below[i + 1]);
