@@ -82,9 +82,10 @@ struct Attribution {
  *
  * With a QK fix a cell of several positions or heads is the sum over each
  * alone; a key that later layers read too counts in all of them. GradDrop takes
- * a pass forward and backward more for each layer from the lowest one asked for
- * on; a cell is added up before its absolute value is taken, of each pair by
- * itself. A residual stream is no layer's own: the mean is over all of them.
+ * for each layer from the lowest one asked for on a way back more, from that
+ * layer down; a cell is added up before its absolute value is taken, of each
+ * pair by itself. A residual stream is no layer's own: the mean is over all of
+ * them.
  *
  * A rule takes another linearisation than the gradient. `relevance` is RelP
  * (Jafari, Eberle, Khakzar and Nanda, 2025) with its LN, identity and half
