@@ -129,7 +129,8 @@ JointGradients::Line JointGradients::embedded(int length) const {
 JointGradients::Whole JointGradients::whole(const Line& line) const {
   const int chunk = std::max(1, rows_that_pay / line.source.x.shape(1));
   Whole out;
-  auto& [result, parts, kept, reference] = out;
+  auto& kept = out.values;
+  auto& reference = out.reference;
   std::vector<mx::array> gradients;
   for (int done = 0; done < steps; done += chunk) {
     tell(done);
@@ -183,9 +184,9 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
     gradients = std::move(grads);
     const bool last = done + lines == steps;
     for (size_t i = 0; last && i < watched.size(); ++i)
-      add(i, gradients[i], kept, parts);
+      add(i, gradients[i], kept, out.parts);
     auto wanted = last ? std::vector<mx::array>{} : gradients;
-    for (const auto& [part, value] : parts)
+    for (const auto& [part, value] : out.parts)
       wanted.push_back(value);
     if (first) {
       wanted.push_back(values[0]);
@@ -204,12 +205,12 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
     wanted.insert(wanted.end(), zero.begin(), zero.end());
     mx::eval(std::move(wanted));
     for (auto& it : zero)
-      result.vanished.push_back(it.item<bool>());
+      out.result.vanished.push_back(it.item<bool>());
     if (first) {
-      result.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
-      result.source = pair.run == pair.source && pair.position_map.empty()
-                          ? result.run
-                          : static_cast<double>(of_source->item<float>());
+      out.result.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
+      out.result.source = pair.run == pair.source && pair.position_map.empty()
+                              ? out.result.run
+                              : static_cast<double>(of_source->item<float>());
     }
   }
   return out;

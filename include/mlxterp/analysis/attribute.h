@@ -99,12 +99,14 @@ struct Attribution {
  * logits, and patterns held too or of one source.
  *
  * Throws usage, unknown_name, out_of_range, before any long work; usage where
- * an attribution is not finite, where a rule says nothing of the model (see
- * HeldSites), and where by it nothing of a site reaches the metric. Of a QK fix
- * also where prompts do not match position by position, where queries or keys
- * are normalised across heads (rot_q and rot_k still are a head's own), where
- * an edit stands between the scores and the pattern; of all but atp where the
- * model runs elsewhere.
+ * an attribution is not finite, where a rule says nothing of a layer (relevance
+ * of experts and of what edits make of an activation, relevance and frozen of a
+ * gate behind attention and of mixers that are none), and where by it nothing
+ * of a site reaches the metric: q and k by frozen, without a QK fix. Of a QK
+ * fix also where prompts do not match position by position, where queries or
+ * keys are normalised across heads (rot_q and rot_k still are a head's own),
+ * where an edit stands between the scores and the pattern; of all but atp, and
+ * of all rules but full, where the model runs elsewhere.
  */
 std::vector<Attribution> attribute(
     const InterpretableModel& model, const AttributeOptions& options);
