@@ -187,9 +187,8 @@ class Attributor {
       fail(
           ErrorKind::usage,
           "[attribute] by the rule '{}' nothing of '{}' reaches the metric: "
-          "its "
-          "gradient is zero everywhere, since what it acts through is held; "
-          "choose another rule{}",
+          "its gradient is zero everywhere, since what it acts through is "
+          "held; choose another rule{}",
           printable(name(options_.rule)),
           printable(options_.sites[s]),
           fixable && !it.fixed
