@@ -51,18 +51,21 @@ int main(int argc, char** argv) {
                        const std::string& corrupted,
                        const std::vector<std::string>& sites,
                        const std::vector<Axis>& by,
-                       int steps) {
+                       int steps,
+                       AttributionMethod method = AttributionMethod::atp,
+                       int rounds = 9) {
     const AttributeOptions options{
         .clean = clean,
         .corrupt = corrupted,
         .sites = sites,
         .by = by,
         .metric = logit_diff(" Mary", " John"),
+        .method = method,
         .steps = steps};
     attribute(model, options);
     forward();
     std::vector<double> ratios, ones, times;
-    for (int i = 0; i < 9; ++i) {
+    for (int i = 0; i < rounds; ++i) {
       // Between two forwards: the machine's mood changes.
       const double before = seconds(forward);
       times.push_back(seconds([&] { attribute(model, options); }));
@@ -83,4 +86,15 @@ int main(int argc, char** argv) {
   row("all 10 sites, IOI", corrupt, all, {layer, position}, 1);
   row("all 10 sites, no shared prefix", other, all, {layer, position}, 1);
   row("resid_pre, IOI, 5 steps", corrupt, {"resid_pre"}, {layer, position}, 5);
+  const auto nodes = std::vector<std::string>{"q", "k"};
+  using enum AttributionMethod;
+  row("q and k, QK fix", corrupt, nodes, {layer, position, head}, 1, qk_fix);
+  row("q and k, AtP*", corrupt, nodes, {layer, position, head}, 1, atp_star, 5);
+  row("mlp_out, GradDrop",
+      corrupt,
+      {"mlp_out"},
+      {layer, position},
+      1,
+      grad_drop,
+      5);
 }

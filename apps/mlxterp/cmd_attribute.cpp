@@ -27,7 +27,7 @@ struct Arguments {
   PairArguments pairs;
   TaskArguments task;
   std::vector<std::string> sites = {"resid_pre"};
-  std::string method = "atp";
+  std::string method = "atp", rule = "full";
   int steps = 1;
   bool exact = false;
 };
@@ -36,6 +36,7 @@ AttributeOptions attribute_options(
     const PatchOptions& pairs,
     std::vector<std::string> sites,
     AttributionMethod method,
+    LinearRule rule,
     int steps) {
   return {
       .clean = pairs.clean,
@@ -45,6 +46,7 @@ AttributeOptions attribute_options(
       .metric = pairs.metric,
       .direction = pairs.direction,
       .method = method,
+      .rule = std::move(rule),
       .steps = steps,
       .layers = pairs.layers,
       .positions = pairs.positions,
@@ -123,12 +125,13 @@ void write_files(
 }
 
 void run(const Arguments& arguments) {
-  const auto& [sweep, pairs, task, site_texts, method_text, steps, exact] =
+  const auto& [sweep, pairs, task, site_texts, method_text, rule_text, steps, exact] =
       arguments;
   task.check_alone(!pairs.empty(), pair_options);
   pairs.check(task.given());
   const auto sites = spec::parse_list(site_texts, "--site");
   const auto method = spec::parse_attribution_method(method_text, "--method");
+  const auto rule = linear_rule(rule_text);
   sweep.check();
   const auto model = sweep.model.load();
   auto style = sweep.style();
@@ -138,7 +141,7 @@ void run(const Arguments& arguments) {
     style.task = task.name();
   }
   options.memory = sweep.bytes();
-  const auto asked = attribute_options(options, sites, method, steps);
+  const auto asked = attribute_options(options, sites, method, rule, steps);
   std::vector<Attribution> found;
   const double seconds = seconds_of([&] { found = attribute(model, asked); });
   auto report =
@@ -184,6 +187,13 @@ Run add_attribute(CLI::App& app) {
          "size, without one layer after the other) or atp-star (AtP*, both)")
       ->capture_default_str();
   app.add_option(
+         "--rule",
+         a.rule,
+         "What the gradient goes through: full; relevance (RelP: norms' scales "
+         "and activations held, gates halved), frozen (patterns and norms' "
+         "scales held), 'hold(SITE, ...)', 'relevance+hold(SITE, ...)'")
+      ->capture_default_str();
+  app.add_option(
          "--steps",
          a.steps,
          "Number of gradients to average along the line between the embeddings "
@@ -200,7 +210,9 @@ Run add_attribute(CLI::App& app) {
       "and John went to the store, Mary gave a drink to' \\\n    --metric "
       "'logit_diff( Mary, John)' --site resid_pre,z --exact\n"
       "  mlxterp attribute demo --task ioi --site q,k --by layer,head \\\n"
-      "    --method qk-fix");
+      "    --method qk-fix\n"
+      "  mlxterp attribute demo --task ioi --site mlp_out --rule relevance "
+      "--exact");
   return [arguments] { run(*arguments); };
 }
 

@@ -226,7 +226,9 @@ void add_corpus(CLI::App& app, Arguments& a) {
          a.rule,
          "full: the gradient; relevance: norms' scales and activations held; "
          "frozen: norms' scales and patterns held; 'hold(SITE, ...)': these "
-         "sites of layers held, such as hold(attn.pattern, ln1.scale)")
+         "sites of layers held, such as hold(attn.pattern, ln1.scale); or "
+         "both, "
+         "'relevance+hold(SITE, ...)'")
       ->capture_default_str();
 }
 

@@ -5,6 +5,7 @@
 #include "mlxterp/analysis/lens.h"
 #include "mlxterp/analysis/lens_edits.h"
 #include "mlxterp/analysis/local_lens.h"
+#include "rules.h"
 
 namespace mlxterp::python {
 
@@ -173,14 +174,7 @@ void bind_jacobian(nb::module_& m) {
       {},
       {{"layers", field(&JacobianOptions::layers)},
        {"skip", field(&JacobianOptions::skip)},
-       {"rule",
-        worded_by(
-            &JacobianOptions::rule,
-            "rule",
-            [](const std::string& word, const char*) {
-              return linear_rule(word);
-            },
-            [](const LinearRule& rule) { return name(rule); })},
+       {"rule", rule_field(&JacobianOptions::rule)},
        {"tolerance", field(&JacobianOptions::tolerance)},
        {"least", field(&JacobianOptions::least)},
        {"resume", field(&JacobianOptions::resume)},

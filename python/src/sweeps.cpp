@@ -9,6 +9,7 @@
 #include "mlxterp/analysis/path_patch.h"
 #include "mlxterp/spec/choice.h"
 #include "mlxterp/spec/head.h"
+#include "rules.h"
 
 namespace mlxterp::python {
 
@@ -199,6 +200,7 @@ void bind_sweeps(nb::module_& m) {
             "method",
             spec::parse_attribution_method,
             spec::name)},
+       {"rule", rule_field(&AttributeOptions::rule)},
        {"steps", field(&AttributeOptions::steps)},
        {"layers", field(&AttributeOptions::layers)},
        {"positions", field(&AttributeOptions::positions)},

@@ -2,17 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
-#include <set>
 
 #include "analysis/any_model.h"
+#include "analysis/attribution/nodes.h"
 #include "analysis/joint_gradients.h"
 #include "analysis/pairs.h"
 #include "analysis/plain_gradients.h"
 #include "analysis/qk_fix.h"
 #include "analysis/readout.h"
-#include "analysis/sites.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
@@ -32,93 +30,43 @@ mx::array cut(const mx::array& x, int axis, int from, int to) {
   return mx::slice(x, first, last);
 }
 
-bool fixes(AttributionMethod method) {
-  return method == AttributionMethod::qk_fix ||
-         method == AttributionMethod::atp_star;
-}
-
 class Attributor {
  public:
   Attributor(const InterpretableModel& model, const AttributeOptions& options)
       : model_(model),
         decoder_(decoder_of(model)),
         options_(options),
-        pairs_(make_pairs("attribute", model, of_site(""))) {
-    check();
-    std::set<SiteId> known;
-    for (const auto& name : options.sites) {
-      auto& it = sites_.emplace_back();
-      it.site = layer_site(model, name);
-      it.grid = make_grid("attribute", model, of_site(name), it.site, pairs_);
-      it.by_unit = it.site.heads > 0 || !options.neurons.empty() ||
-                   std::ranges::count(options.by, Axis::neuron) > 0;
-      if (it.site.layout == Layout::scores && !options.position_map.empty())
-        fail(
-            ErrorKind::usage,
-            "[attribute] patterns cannot be compared between prompts that do "
-            "not "
-            "match position by position; use z");
-      std::set<int> layers;
-      for (const auto& cell : it.grid.cells)
-        for (const auto& place : cell)
-          for (int i = place.first_layer; i <= place.last_layer; ++i)
-            layers.insert(i);
-      it.first = parts_;
-      it.layers.assign(layers.begin(), layers.end());
-      parts_ += layers.size();
-      it.stream = it.site.relative.starts_with("resid_");
-      it.query = is_query(it.site.relative);
-      it.fixed =
-          fixes(options.method) && (it.query || is_key(it.site.relative));
-      for (const int layer : layers) {
-        lowest_ = std::min(lowest_, layer);
-        const auto own = model.sites().find(it.site.name_of(layer));
-        if (!known.insert(own).second)
-          fail(
-              ErrorKind::usage,
-              "[attribute] the site '{}' is given twice",
-              printable(name));
-        if (!it.fixed) {
-          it.watched.push_back(index_in(watched_, own));
-          continue;
-        }
-        auto& readers = it.readers.emplace_back();
-        for (const auto& reader : qk_readers(model, it.site.relative, layer))
-          readers.push_back(
-              {reader.attention,
-               index_in(watched_, reader.pattern),
-               index_in(seen_, reader.q),
-               index_in(seen_, reader.k)});
-      }
-    }
-    check_method();
-    metrics_ = readouts("attribute", model, options.metric, pairs_);
+        nodes_(model, options),
+        metrics_(readouts("attribute", model, options.metric, nodes_.pairs)) {
+    if (decoder_)
+      held_.emplace(model, options.rule, "attribute", /*from_logits=*/true);
   }
 
   std::vector<Attribution> attributions() {
     std::vector<Attribution> out;
-    for (size_t s = 0; s < sites_.size(); ++s) {
+    for (size_t s = 0; s < nodes_.sites.size(); ++s) {
       auto& sweep = out.emplace_back().sweep;
       out[s].site = options_.sites[s];
-      sweep.axes = sites_[s].grid.axes;
+      sweep.axes = nodes_.sites[s].grid.axes;
       sweep.direction = options_.direction;
-      sweep.pairs = pairs_.size();
-      sweep.ids = pairs_[0].run;
-      const auto cells = sites_[s].grid.cells.size();
-      sweep.computed = cells * pairs_.size();
+      sweep.pairs = nodes_.pairs.size();
+      sweep.ids = nodes_.pairs[0].run;
+      const auto cells = nodes_.sites[s].grid.cells.size();
+      sweep.computed = cells * nodes_.pairs.size();
       sweep.metric.resize(cells);
       sweep.spread.resize(cells);
     }
     // [pair][cell], what each adds to the run's metric.
-    std::vector<std::vector<std::vector<double>>> added(sites_.size());
+    std::vector<std::vector<std::vector<double>>> added(nodes_.sites.size());
     std::vector<double> runs;
     double run = 0, source = 0;
-    for (size_t i = 0; i < pairs_.size(); ++i) {
+    for (size_t i = 0; i < nodes_.pairs.size(); ++i) {
       const auto parts = decoder_ ? together(i) : by_passes(i);
-      for (size_t s = 0; s < sites_.size(); ++s) {
+      for (size_t s = 0; s < nodes_.sites.size(); ++s) {
         auto& of_pair = added[s].emplace_back();
         for (size_t c = 0; c < out[s].sweep.cells(); ++c) {
-          const double value = score(sites_[s], c, pairs_[i], parts.rows);
+          const double value =
+              score(nodes_.sites[s], c, nodes_.pairs[i], parts.rows);
           if (!std::isfinite(parts.run + value))
             fail(
                 ErrorKind::usage,
@@ -137,16 +85,16 @@ class Attributor {
       run += parts.run;
       source += parts.source;
     }
-    const auto pairs = static_cast<double>(pairs_.size());
+    const auto pairs = static_cast<double>(nodes_.pairs.size());
     const bool denoise = options_.direction == Direction::denoise;
     const double sign = gives_sizes(options_.method) && source < run ? -1 : 1;
-    for (size_t s = 0; s < sites_.size(); ++s) {
+    for (size_t s = 0; s < nodes_.sites.size(); ++s) {
       auto& sweep = out[s].sweep;
       sweep.clean = static_cast<float>((denoise ? source : run) / pairs);
       sweep.corrupt = static_cast<float>((denoise ? run : source) / pairs);
       for (size_t c = 0; c < sweep.cells(); ++c) {
         double sum = 0, squares = 0;
-        for (size_t i = 0; i < pairs_.size(); ++i) {
+        for (size_t i = 0; i < nodes_.pairs.size(); ++i) {
           const double value = runs[i] + sign * added[s][i][c];
           sum += value;
           squares += value * value;
@@ -162,24 +110,6 @@ class Attributor {
   }
 
  private:
-  struct Site {
-    LayerSite site;
-    Grid grid;
-    bool by_unit = false;         // heads, or neurons told apart
-    bool stream = false;          // of no layer's own
-    bool query = false;           // not keys, where it is
-    bool fixed = false;           // by the QK fix
-    size_t first = 0;             // among the parts, its first layer
-    std::vector<int> layers;      // that are watched, in order
-    std::vector<size_t> watched;  // of each, unless it is fixed
-    struct Reader {
-      const nn::Attention* attention;
-      size_t pattern;  // in watched_
-      size_t q, k;     // in seen_
-    };
-    std::vector<std::vector<Reader>> readers;  // of each, where it is fixed
-  };
-
   // Of one pair, by site and layer: [row, pos, unit], summed over the rest. Row
   // 0 is of the whole gradient, the others of those without a layer.
   struct Parts {
@@ -187,111 +117,13 @@ class Attributor {
     double run = 0, source = 0;  // the metric
   };
 
-  PatchOptions of_site(const std::string& site) const {
-    return {
-        .clean = options_.clean,
-        .corrupt = options_.corrupt,
-        .site = site,
-        .by = options_.by,
-        .metric = {},
-        .direction = options_.direction,
-        .layers = options_.layers,
-        .positions = options_.positions,
-        .heads = options_.heads,
-        .neurons = options_.neurons,
-        .position_map = options_.position_map};
-  }
-
-  void check() const {
-    if (options_.sites.empty())
-      fail(
-          ErrorKind::usage,
-          "[attribute] no site was given; name one, such as resid_pre");
-    if (options_.steps < 1)
-      fail(
-          ErrorKind::usage,
-          "[attribute] steps is {}; give 1, or more for integrated gradients",
-          options_.steps);
-    if (options_.metric.kind == Metric::Kind::rank)
-      fail(
-          ErrorKind::usage,
-          "[attribute] a rank has no gradient; measure logit, logit_diff or "
-          "log_prob");
-    if (options_.method == AttributionMethod::atp) return;
-    if (!decoder_)
-      fail(
-          ErrorKind::usage,
-          "[attribute] this model runs elsewhere: neither can its patterns be "
-          "made again nor its layers be dropped; choose the method atp");
-    const auto uneven = [](const Pair& pair) {
-      return pair.run.size() != pair.source.size() ||
-             !pair.position_map.empty();
-    };
-    if (fixes(options_.method) && std::ranges::any_of(pairs_, uneven))
-      fail(
-          ErrorKind::usage,
-          "[attribute] the QK fix compares patterns, which needs prompts that "
-          "match position by position; choose the method atp or grad-drop");
-    if (gives_sizes(options_.method) && decoder_->config().n_layers < 2)
-      fail(
-          ErrorKind::usage,
-          "[attribute] GradDrop leaves out one layer after the other, and this "
-          "model has one; choose the method atp or qk-fix");
-  }
-
-  // Behind the sites.
-  void check_method() const {
-    const auto fixed = [](const Site& it) { return it.fixed; };
-    if (options_.method == AttributionMethod::qk_fix &&
-        std::ranges::none_of(sites_, fixed))
-      fail(
-          ErrorKind::usage,
-          "[attribute] the QK fix is of queries and keys, and none of the "
-          "sites has any; add q or k (or rot_q, rot_k), or choose the method "
-          "atp");
-  }
-
-  static size_t index_in(std::vector<SiteId>& sites, SiteId site) {
-    const auto found = std::ranges::find(sites, site);
-    const auto index = static_cast<size_t>(found - sites.begin());
-    if (found == sites.end()) sites.push_back(site);
-    return index;
-  }
-
-  // Zero, but differentiated by; one for all rows of the batch. Layers may
-  // differ in heads and widths.
-  mx::array nothing(const LayerSite& site, SiteId watched, int length) const {
-    const auto& own = model_.sites()[watched];
-    const int width = own.width > 0 ? own.width : site.width;
-    const int heads = own.n_heads > 0 ? own.n_heads : site.heads;
-    mx::Shape shape{1, length, width};
-    if (own.layout == Layout::scores)
-      shape = {1, heads, length, length};
-    else if (site.heads > 0)
-      shape = {1, length, heads, width};
-    return mx::zeros(shape, mx::float32);
-  }
-
-  // Zeros for everything that is watched.
-  std::vector<mx::array> nothings_of(int length) const {
-    std::vector<mx::array> nothings(watched_.size(), mx::array(0.0f));
-    for (const auto& it : sites_) {
-      for (const auto i : it.watched)
-        nothings[i] = nothing(it.site, watched_[i], length);
-      for (const auto& readers : it.readers)
-        for (const auto& reader : readers)
-          nothings[reader.pattern] =
-              nothing(it.site, watched_[reader.pattern], length);
-    }
-    return nothings;
-  }
-
   Parts by_passes(size_t index) const {
-    const auto& pair = pairs_[index];
+    const auto& pair = nodes_.pairs[index];
     std::vector<std::string> names;
-    for (const auto site : watched_)
+    for (const auto site : nodes_.watched)
       names.push_back(model_.sites()[site].name);
-    const auto zeros = nothings_of(static_cast<int>(pair.run.size()));
+    const auto zeros =
+        nodes_.nothings(model_, static_cast<int>(pair.run.size()));
     const auto found = PlainGradients{
         .model = model_,
         .pair = pair,
@@ -304,7 +136,7 @@ class Attributor {
           report(index, step / double(options_.steps));
         }}.compute();
     Parts parts;
-    for (const auto& it : sites_)
+    for (const auto& it : nodes_.sites)
       for (const auto i : it.watched)
         parts.rows.push_back(
             contracted(it, found.gradients[i], found.differences[i], pair));
@@ -315,51 +147,82 @@ class Attributor {
   }
 
   Parts together(size_t index) const {
-    const auto& pair = pairs_[index];
-    const auto zeros = nothings_of(
+    const auto& pair = nodes_.pairs[index];
+    const auto zeros = nodes_.nothings(
+        model_,
         static_cast<int>(std::max(pair.run.size(), pair.source.size())));
     auto found = JointGradients{
         .model = model_,
         .pair = pair,
         .metric = metrics_[index],
-        .watched = watched_,
+        .held = *held_,
+        .watched = nodes_.watched,
         .zeros = zeros,
-        .seen = seen_,
+        .seen = nodes_.seen,
         .steps = options_.steps,
         .clean_source = options_.direction == Direction::denoise,
-        .drop_from = gives_sizes(options_.method) ? lowest_
+        .drop_from = gives_sizes(options_.method) ? nodes_.lowest
                                                   : decoder_->config().n_layers,
         .report = [&](double share) { report(index, share); },
         .contract =
-            [&](const auto& gradients, const auto& values) {
-              return parts_of(gradients, values, pair);
+            [&](size_t watched, const auto& gradient, const auto& values) {
+              return parts_of(watched, gradient, values, pair);
             }}.compute();
+    if (index == 0 && held_->any()) check_reach(found.vanished);
     return {std::move(found.parts), found.run, found.source};
   }
 
-  std::vector<mx::array> parts_of(
-      const std::vector<mx::array>& gradients,
+  // Zeros that say nothing of a site are no answer.
+  void check_reach(const std::vector<bool>& vanished) const {
+    for (size_t s = 0; s < nodes_.sites.size(); ++s) {
+      const auto& it = nodes_.sites[s];
+      auto own = it.watched;
+      for (const auto& readers : it.readers)
+        for (const auto& reader : readers)
+          own.push_back(reader.pattern);
+      if (!std::ranges::all_of(own, [&](size_t i) { return vanished[i]; }))
+        continue;
+      const bool fixable =
+          is_query(it.site.relative) || is_key(it.site.relative);
+      fail(
+          ErrorKind::usage,
+          "[attribute] by the rule '{}' nothing of '{}' reaches the metric: "
+          "its gradient is zero everywhere, since what it acts through is "
+          "held; choose another rule{}",
+          printable(name(options_.rule)),
+          printable(options_.sites[s]),
+          fixable && !it.fixed
+              ? ", or the method qk-fix, which makes patterns again"
+              : " or another site");
+    }
+  }
+
+  // What the gradient by one of `watched` says of each layer of each site.
+  std::vector<JointGradients::Part> parts_of(
+      size_t watched,
+      const mx::array& gradient,
       const JointGradients::Values& values,
       const Pair& pair) const {
-    std::vector<mx::array> out;
-    for (const auto& it : sites_) {
-      for (const auto i : it.watched)
-        out.push_back(
-            contracted(it, gradients[i], values.differences[i], pair));
-      for (const auto& readers : it.readers) {
-        std::optional<mx::array> sum;
-        for (const auto& reader : readers) {
+    std::vector<JointGradients::Part> out;
+    for (const auto& it : nodes_.sites) {
+      for (size_t i = 0; i < it.watched.size(); ++i)
+        if (it.watched[i] == watched)
+          out.emplace_back(
+              it.first + i,
+              contracted(it, gradient, values.differences[watched], pair));
+      for (size_t i = 0; i < it.readers.size(); ++i)
+        for (const auto& reader : it.readers[i]) {
+          if (reader.pattern != watched) continue;
           const auto& [q, other_q] = values.seen[reader.q];
           const auto& [k, other_k] = values.seen[reader.k];
-          const auto& gradient = gradients[reader.pattern];
           const auto& attention = *reader.attention;
-          const auto one = it.query
-                               ? query_fix(attention, {q, k}, other_q, gradient)
-                               : key_fix(attention, {q, k}, other_k, gradient);
-          sum = sum ? mx::add(*sum, one) : one;
+          out.emplace_back(
+              it.first + i,
+              finished(
+                  it.query ? query_fix(attention, {q, k}, other_q, gradient)
+                           : key_fix(attention, {q, k}, other_k, gradient),
+                  pair));
         }
-        out.push_back(finished(sum.value(), pair));
-      }
     }
     return out;
   }
@@ -369,7 +232,7 @@ class Attributor {
     options_.progress(
         "Attributing",
         (static_cast<double>(pair) + share) /
-            static_cast<double>(pairs_.size()));
+            static_cast<double>(nodes_.pairs.size()));
   }
 
   // How many leading positions have equal values in both runs: where the tokens
@@ -386,7 +249,7 @@ class Attributor {
 
   // Gradient times difference as [row, pos, unit], of the run's own positions.
   mx::array contracted(
-      const Site& it,
+      const AttributedSite& it,
       const mx::array& gradient,
       const mx::array& difference,
       const Pair& pair) const {
@@ -412,7 +275,7 @@ class Attributor {
 
   // What a cell adds to the metric, or of GradDrop how much.
   double score(
-      const Site& it,
+      const AttributedSite& it,
       size_t index,
       const Pair& pair,
       const std::vector<mx::array>& parts) const {
@@ -421,16 +284,21 @@ class Attributor {
     // Below the lowest layer that is asked for nothing is between the nodes and
     // the metric.
     const int layers = decoder_->config().n_layers;
-    double sum = lowest_ * std::abs(cell(it, index, pair, parts, 0, -1));
-    for (int layer = lowest_; layer < layers; ++layer)
+    double sum = nodes_.lowest * std::abs(cell(it, index, pair, parts, 0, -1));
+    for (int layer = nodes_.lowest; layer < layers; ++layer)
       sum += std::abs(cell(
-          it, index, pair, parts, 1 + layer - lowest_, it.stream ? -1 : layer));
+          it,
+          index,
+          pair,
+          parts,
+          1 + layer - nodes_.lowest,
+          it.stream ? -1 : layer));
     return sum / (it.stream ? layers : layers - 1);
   }
 
   // Of one row, without the nodes of one layer.
   static double cell(
-      const Site& it,
+      const AttributedSite& it,
       size_t index,
       const Pair& pair,
       const std::vector<mx::array>& parts,
@@ -458,12 +326,9 @@ class Attributor {
   const InterpretableModel& model_;
   const Decoder* decoder_;  // null: a model that runs elsewhere
   const AttributeOptions& options_;
-  std::vector<Pair> pairs_;
-  std::vector<Site> sites_;
-  std::vector<SiteId> watched_, seen_;
-  size_t parts_ = 0;                              // of all sites
-  int lowest_ = std::numeric_limits<int>::max();  // layer of any site
+  AttributedNodes nodes_;
   std::vector<Readout> metrics_;
+  std::optional<HeldSites> held_;  // of a Decoder
 };
 
 }  // namespace

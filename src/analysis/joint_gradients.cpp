@@ -1,11 +1,8 @@
 #include "analysis/joint_gradients.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <map>
-#include <string>
 
+#include "analysis/attribution/dropped_layers.h"
 #include "analysis/gradient_tap.h"
 #include "analysis/int_array.h"
 #include "analysis/measured.h"
@@ -33,15 +30,6 @@ mx::array rows(const mx::array& x, int from, int to) {
 Stream rows(const Stream& all, int from, int to) {
   const auto some = [&](const mx::array& x) { return rows(x, from, to); };
   return {some(all.x), each(all.carried, some)};
-}
-
-// One behind the other, so often.
-Stream repeated(const Stream& all, int times) {
-  const std::vector<Carried> carried(static_cast<size_t>(times), all.carried);
-  return {
-      mx::concatenate(
-          std::vector<mx::array>(static_cast<size_t>(times), all.x), 0),
-      concatenate(carried, 0)};
 }
 
 // Of the source, then of so many points on the way to the run.
@@ -75,37 +63,6 @@ mx::array through_layers(
   return x;
 }
 
-// Keeps what layers write from being differentiated, in a row each.
-class DroppedLayers final : public Observer {
- public:
-  DroppedLayers(const InterpretableModel& model, GradientTap& tap)
-      : sites_(model.sites()), tap_(tap) {}
-
-  // `dropped`: bool [row].
-  void drop(int layer, const mx::array& dropped) {
-    for (const auto* written : {"attn_out", "mlp_out", "ple_out"})
-      for (const auto site :
-           sites_.lookup(fmt::format("layers.{}.{}", layer, written)))
-        dropped_.insert_or_assign(site, mx::reshape(dropped, {-1, 1, 1}));
-  }
-
-  mx::array at(SiteId site, mx::array value) override {
-    value = tap_.at(site, std::move(value));
-    const auto found = dropped_.find(site);
-    if (found == dropped_.end()) return value;
-    return mx::where(found->second, mx::stop_gradient(value), value);
-  }
-  bool edits(SiteId site) const override {
-    return tap_.edits(site) || dropped_.contains(site);
-  }
-  void offer(SiteId, std::function<mx::array()>) override {}
-
- private:
-  const SiteCatalog& sites_;
-  GradientTap& tap_;
-  std::map<SiteId, mx::array> dropped_;
-};
-
 }  // namespace
 
 int JointGradients::drops() const {
@@ -120,9 +77,24 @@ JointGradients::Result JointGradients::compute() const {
   const auto line =
       embedded(static_cast<int>(std::max(pair.run.size(), pair.source.size())));
   auto out = whole(line);
-  if (drops() > 0) add_dropped(line, out);
+  const auto more = drops() > 0 ? dropped(line, out) : Parts{};
+  for (const auto& [part, value] : out.parts)
+    out.result.parts.push_back(
+        more.empty() ? value : mx::concatenate({value, more.at(part)}, 0));
+  mx::eval(out.result.parts);
   tell(double(steps) * (1 + drops()));
   return out.result;
+}
+
+void JointGradients::add(
+    size_t index,
+    const mx::array& gradient,
+    const Values& values,
+    Parts& parts) const {
+  for (const auto& [part, value] : contract(index, gradient, values)) {
+    const auto [it, first] = parts.try_emplace(part, value);
+    if (!first) it->second = mx::add(it->second, value);
+  }
 }
 
 // What enters layer 0: [1, pos, d_model] of the source, and of the run and of
@@ -157,7 +129,8 @@ JointGradients::Line JointGradients::embedded(int length) const {
 JointGradients::Whole JointGradients::whole(const Line& line) const {
   const int chunk = std::max(1, rows_that_pay / line.source.x.shape(1));
   Whole out;
-  auto& [result, kept, reference] = out;
+  auto& kept = out.values;
+  auto& reference = out.reference;
   std::vector<mx::array> gradients;
   for (int done = 0; done < steps; done += chunk) {
     tell(done);
@@ -171,12 +144,13 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
           concatenate({line.source.carried, batch.carried}, 0)};
     GradientTap tap(
         model.sites().size(), watched, first ? seen : std::vector<SiteId>{});
+    HeldObserver observer(held, &tap);
     std::optional<mx::array> of_source;
     auto [values, grads] = mx::vjp(
         [&](const std::vector<mx::array>& added) {
           tap.zeros = &added;
           const auto x = through_layers(
-              model, tap, lengths(pair, lines, first == 1), batch);
+              model, observer, lengths(pair, lines, first == 1), batch);
           if (first && metric.needs_reference()) {
             const int row = clean_source ? 0 : 1;
             const auto& ids = clean_source ? pair.source : pair.run;
@@ -194,7 +168,8 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
               rows(x, first, first + lines),
               pair.run,
               metric,
-              reference)};
+              reference,
+              &observer)};
         },
         zeros,
         {mx::ones({lines})});
@@ -208,8 +183,11 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
       grads[i] = mx::add(gradients[i], grads[i]);
     gradients = std::move(grads);
     const bool last = done + lines == steps;
-    if (last) result.parts = contract(gradients, kept);
-    auto wanted = last ? result.parts : gradients;
+    for (size_t i = 0; last && i < watched.size(); ++i)
+      add(i, gradients[i], kept, out.parts);
+    auto wanted = last ? std::vector<mx::array>{} : gradients;
+    for (const auto& [part, value] : out.parts)
+      wanted.push_back(value);
     if (first) {
       wanted.push_back(values[0]);
       wanted.push_back(*of_source);
@@ -221,67 +199,54 @@ JointGradients::Whole JointGradients::whole(const Line& line) const {
       for (const auto& [run, source] : kept.seen)
         wanted.insert(wanted.end(), {run, source});
     }
+    std::vector<mx::array> zero;
+    for (size_t i = 0; last && i < gradients.size() && held.any(); ++i)
+      zero.push_back(mx::all(mx::equal(gradients[i], mx::array(0.0f))));
+    wanted.insert(wanted.end(), zero.begin(), zero.end());
     mx::eval(std::move(wanted));
+    for (auto& it : zero)
+      out.result.vanished.push_back(it.item<bool>());
     if (first) {
-      result.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
-      result.source = pair.run == pair.source && pair.position_map.empty()
-                          ? result.run
-                          : static_cast<double>(of_source->item<float>());
+      out.result.run = static_cast<double>(rows(values[0], 0, 1).item<float>());
+      out.result.source = pair.run == pair.source && pair.position_map.empty()
+                              ? out.result.run
+                              : static_cast<double>(of_source->item<float>());
     }
   }
   return out;
 }
 
-void JointGradients::add_dropped(const Line& line, Whole& out) const {
+JointGradients::Parts JointGradients::dropped(
+    const Line& line, const Whole& whole) const {
   const int chunk = std::max(1, rows_that_pay / line.source.x.shape(1));
-  const int lines_at_once = std::min(chunk, steps);
-  const int layers_at_once = std::max(1, chunk / lines_at_once);
-  auto& parts = out.result.parts;
-  int told = steps;
-  for (int from = 0; from < drops(); from += layers_at_once) {
-    const int layers = std::min(layers_at_once, drops() - from);
-    std::vector<mx::array> zeros_of_each, sums;
-    for (const auto& zero : zeros)
-      zeros_of_each.push_back(mx::repeat(zero, layers, 0));
-    for (int done = 0; done < steps; done += lines_at_once) {
-      tell(told);
-      const int lines = std::min(lines_at_once, steps - done);
-      told += layers * lines;
-      const auto batch =
-          repeated(rows(line.points, done, done + lines), layers);
-      GradientTap tap(model.sites().size(), watched);
-      DroppedLayers observer(model, tap);
-      const auto layer_of_row = mx::repeat(mx::arange(layers), lines, 0);
-      for (int i = 0; i < layers; ++i)
-        observer.drop(
-            drop_from + from + i, mx::equal(layer_of_row, mx::array(i)));
-      auto grads = mx::vjp(
-                       [&](const std::vector<mx::array>& added) {
-                         std::vector<mx::array> of_rows;
-                         for (const auto& zero : added)
-                           of_rows.push_back(mx::repeat(zero, lines, 0));
-                         tap.zeros = &of_rows;
-                         const auto x = through_layers(
-                             model,
-                             observer,
-                             lengths(pair, layers * lines, false),
-                             batch);
-                         return std::vector{measured(
-                             model, x, pair.run, metric, out.reference)};
-                       },
-                       zeros_of_each,
-                       {mx::ones({layers * lines})})
-                       .second;
-      for (size_t i = 0; i < sums.size(); ++i)
-        grads[i] = mx::add(grads[i], sums[i]);
-      sums = std::move(grads);
-      mx::eval(sums);
-    }
-    const auto more = contract(sums, out.values);
-    for (size_t i = 0; i < parts.size(); ++i)
-      parts[i] = mx::concatenate({parts[i], more[i]}, 0);
-    mx::eval(parts);
+  const int layers = model.decoder().config().n_layers;
+  const DroppedLayers walk{model, held, watched, zeros, drop_from};
+  Parts parts;
+  for (int done = 0; done < steps; done += chunk) {
+    const int lines = std::min(chunk, steps - done);
+    const auto measure = [&](const std::vector<mx::array>& last) {
+      HeldObserver observer(held);
+      return std::vector{measured(
+          model, last[0], pair.run, metric, whole.reference, &observer)};
+    };
+    walk.walk(
+        rows(line.points, done, done + lines),
+        static_cast<int>(pair.run.size()),
+        [&](const mx::array& last) {
+          return mx::vjp(measure, {last}, {mx::ones({lines})}).second[0];
+        },
+        [&](size_t index, const mx::array& gradient) {
+          add(index, gradient, whole.values, parts);
+        },
+        [&](int layer) {
+          std::vector<mx::array> wanted;
+          for (const auto& [part, value] : parts)
+            wanted.push_back(value);
+          mx::eval(std::move(wanted));
+          tell(steps + done * drops() + lines * (layers - layer));
+        });
   }
+  return parts;
 }
 
 }  // namespace mlxterp

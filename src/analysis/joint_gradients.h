@@ -4,10 +4,12 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <utility>
 #include <vector>
 
+#include "analysis/linear/held.h"
 #include "analysis/pairs.h"
 #include "trace/carried_rows.h"
 
@@ -18,6 +20,7 @@ struct JointGradients {
   const InterpretableModel& model;  ///< Of a Decoder.
   const Pair& pair;
   const Readout& metric;
+  const HeldSites& held;               ///< At each point its own values.
   const std::vector<SiteId>& watched;  ///< What is differentiated by.
   /** Zeros like each of them, [1, ...], of the longer prompt. */
   const std::vector<mlx::core::array>& zeros;
@@ -35,10 +38,12 @@ struct JointGradients {
     /** By seen, of the run and of the source, [1, pos, ...]. */
     std::vector<std::pair<mlx::core::array, mlx::core::array>> seen;
   };
-  /** What is kept: of gradients by watched, [row, ...], summed over the points,
-   * some arrays [row, ...]. */
-  std::function<std::vector<mlx::core::array>(
-      const std::vector<mlx::core::array>& gradients, const Values& values)>
+  /** What is kept of a gradient [row, ...] by one of `watched`, summed over the
+   * points: arrays [row, ...] that are added to the parts so numbered. Linear
+   * in it. */
+  using Part = std::pair<size_t, mlx::core::array>;
+  std::function<std::vector<Part>(
+      size_t watched, const mlx::core::array& gradient, const Values& values)>
       contract;
 
   struct Result {
@@ -46,6 +51,9 @@ struct JointGradients {
      * layer each, lack what goes through what that layer adds to the stream. */
     std::vector<mlx::core::array> parts;
     double run = 0, source = 0;  ///< The metric.
+    /** By watched, whether its whole gradient is zero everywhere; empty where
+     * nothing is held. */
+    std::vector<bool> vanished;
   };
 
   /** Evaluates. */
@@ -56,14 +64,22 @@ struct JointGradients {
     Stream source, points;
   };
   Line embedded(int length) const;
+  using Parts = std::map<size_t, mlx::core::array>;
   struct Whole {
     Result result;
+    Parts parts;
     Values values;
     std::optional<mlx::core::array> reference;  // what the metric starts from
   };
   Whole whole(const Line& line) const;
-  /** Adds the rows of dropped layers. */
-  void add_dropped(const Line& line, Whole& out) const;
+  /** Of a gradient by one of `watched`, to parts. */
+  void add(
+      size_t index,
+      const mlx::core::array& gradient,
+      const Values& values,
+      Parts& parts) const;
+  /** Those of the rows of dropped layers. */
+  Parts dropped(const Line& line, const Whole& whole) const;
   void tell(double rows) const;
   int drops() const;
 };

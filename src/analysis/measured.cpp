@@ -14,11 +14,12 @@ mx::array logits(
     const InterpretableModel& model,
     const mx::array& x,
     int n,
-    const Readout& metric) {
+    const Readout& metric,
+    Observer* observer) {
   const PassRows rows{
       .lengths = std::vector<int>(static_cast<size_t>(x.shape(0)), n)};
   return mx::astype(
-      Stepper(model, nullptr, rows).head(x, metric.columns()), mx::float32);
+      Stepper(model, observer, rows).head(x, metric.columns()), mx::float32);
 }
 
 }  // namespace
@@ -27,19 +28,21 @@ mx::array logits_at_end(
     const InterpretableModel& model,
     const mx::array& x,
     int n,
-    const Readout& metric) {
+    const Readout& metric,
+    Observer* observer) {
   const int at = metric.position_in(n);
   // What edits the head may look at positions.
   if (Stepper::edits_head(model)) {
     const auto whole = mx::slice(x, {0, 0, 0}, {x.shape(0), n, x.shape(2)});
-    return mx::take(logits(model, whole, n, metric), at, 1);
+    return mx::take(logits(model, whole, n, metric, observer), at, 1);
   }
   return mx::squeeze(
       logits(
           model,
           mx::slice(x, {0, at, 0}, {x.shape(0), at + 1, x.shape(2)}),
           1,
-          metric),
+          metric,
+          observer),
       1);
 }
 
@@ -48,10 +51,12 @@ mx::array measured(
     const mx::array& x,
     const std::vector<int>& ids,
     const Readout& metric,
-    const std::optional<mx::array>& reference) {
+    const std::optional<mx::array>& reference,
+    Observer* observer) {
   const int n = static_cast<int>(ids.size());
   if (!metric.every_position()) {
-    return metric.values(logits_at_end(model, x, n, metric), reference, {});
+    return metric.values(
+        logits_at_end(model, x, n, metric, observer), reference, {});
   }
   const int batch = x.shape(0), d_model = x.shape(2);
   if (metric.whole_run) {
@@ -63,14 +68,15 @@ mx::array measured(
                   model,
                   mx::slice(x, {i, 0, 0}, {i + 1, n, d_model}),
                   n,
-                  metric),
+                  metric,
+                  observer),
               0),
           reference,
           {}));
     return mx::concatenate(std::move(each), 0);
   }
-  const auto all =
-      logits(model, mx::slice(x, {0, 0, 0}, {batch, n, d_model}), n, metric);
+  const auto all = logits(
+      model, mx::slice(x, {0, 0, 0}, {batch, n, d_model}), n, metric, observer);
   const auto read = mx::slice(all, {0, 0, 0}, {batch, n - 1, all.shape(2)});
   std::vector<int> next;
   for (int i = 0; i < batch; ++i)

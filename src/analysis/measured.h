@@ -13,13 +13,15 @@ namespace mlxterp {
 
 /** The metric of each row of x, [row, pos, d_model] behind the last layer, all
  * of a prompt of these ids: float32 [row]. `reference`: the logits that a KL
- * divergence starts from. Lazy. */
+ * divergence starts from. `observer` sees
+ * what the head makes of the positions it reads. Lazy. */
 mlx::core::array measured(
     const InterpretableModel& model,
     const mlx::core::array& x,
     const std::vector<int>& ids,
     const Readout& metric,
-    const std::optional<mlx::core::array>& reference);
+    const std::optional<mlx::core::array>& reference,
+    Observer* observer = nullptr);
 
 /** The logits of x, of prompts of n tokens, at the one position that the metric
  * reads: [row, column], float32. Lazy. */
@@ -27,6 +29,7 @@ mlx::core::array logits_at_end(
     const InterpretableModel& model,
     const mlx::core::array& x,
     int n,
-    const Readout& metric);
+    const Readout& metric,
+    Observer* observer = nullptr);
 
 }  // namespace mlxterp

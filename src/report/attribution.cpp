@@ -18,6 +18,8 @@ std::string about(const AttributionReport& report, const std::string& sites) {
         " by {}{}",
         spec::name(report.method),
         gives_sizes(report.method) ? ", as sizes without a sign" : "");
+  if (report.rule != LinearRule::full)
+    how += fmt::format(" under the rule {}", name(report.rule));
   return fmt::format("Estimated from gradients{}: ", how) +
          about_patching(
              report.metric, sites, report.sites.front().sweep, report.raw);
@@ -56,6 +58,7 @@ AttributionReport attribution_report(
       {"task", style.task ? Value(*style.task) : Value(nullptr)},
       {"direction", std::string(spec::name(options.direction))},
       {"method", std::string(spec::name(options.method))},
+      {"rule", name(options.rule)},
       {"edits", style.edits},
       {"raw", style.raw},
       {"steps", int64_t{options.steps}}};
@@ -63,6 +66,7 @@ AttributionReport attribution_report(
   out.prompts = pair_lines(model, options.clean, options.corrupt);
   out.metric = options.metric.name;
   out.method = options.method;
+  out.rule = options.rule;
   out.raw = style.raw;
   out.warnings = style.warnings;
   for (auto& sentence : run_warnings(

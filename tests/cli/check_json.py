@@ -195,6 +195,7 @@ def runs(model, worded, family, folder):
                        "z,resid_pre", "--by", "layer,pos", "--exact"]),
         ("attribute", ["attribute", model, *pair, *by_id, "--site", "q,z",
                        "--by", "layer", "--method", "atp-star", "--exact"]),
+        ("attribute", ["attribute", model, *pair, *by_id, "--rule", "frozen"]),
         ("edges", ["edges", model, *pair, *by_id, "--compare-cost", "--sample", "0.3"]),
         ("edges", ["edges", model, *pair, *by_id, "--method", "exact"]),
         ("edges", ["edges", worded, "--clean", "a b c", "--method", "ifr"]),

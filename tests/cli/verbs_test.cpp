@@ -414,30 +414,22 @@ TEST_F(Verbs, Attribute) {
       .by = {Axis::layer, Axis::position},
       .metric = logit_diff(5, 9),
       .direction = Direction::noise,
+      .rule = linear_rule("relevance+hold(attn.pattern)"),
       .steps = 3,
       .layers = {1, 2},
       .positions = {1, 4}};
   const auto found = attribute(*model, options);
-  const auto out = answer(
-      {"attribute",
-       path,
-       "--clean-ids",
-       "3,4,5,6,7",
-       "--corrupt-ids",
-       "3,9,5,6,8",
-       "--metric",
-       "logit_diff(id:5,id:9)",
-       "--site",
-       "resid_pre,z",
-       "--direction",
-       "noise",
-       "--steps",
-       "3",
-       "--layers",
-       "1,2",
-       "--positions",
-       "1,4",
-       "--exact"});
+  const auto out = answer({"attribute",     path,
+                           "--clean-ids",   "3,4,5,6,7",
+                           "--corrupt-ids", "3,9,5,6,8",
+                           "--metric",      "logit_diff(id:5,id:9)",
+                           "--site",        "resid_pre,z",
+                           "--direction",   "noise",
+                           "--rule",        "relevance+hold(attn.pattern)",
+                           "--steps",       "3",
+                           "--layers",      "1,2",
+                           "--positions",   "1,4",
+                           "--exact"});
   ASSERT_EQ(out["sites"].size(), 2u);
   for (size_t i = 0; i < 2; ++i) {
     expect_values(out["sites"][i]["effect"], found[i].sweep.effect());
@@ -458,6 +450,7 @@ TEST_F(Verbs, Attribute) {
         1e-3);
   }
   EXPECT_EQ(out["steps"], 3);
+  EXPECT_EQ(out["rule"], "relevance+hold(attn.pattern)");
 }
 
 TEST_F(Verbs, Dla) {

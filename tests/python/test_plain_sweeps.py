@@ -151,6 +151,10 @@ def test_attribution_of_heads_by_every_metric(metric):
         for it in pair(FOLDERS / "llama-gqa")
     ]
     assert sum(same(found[0][it], found[1][it]) for it in ("z", "q")) == 16
+    with pytest.raises(mlxterp.UsageError, match="runs elsewhere.*not frozen"):
+        mlxterp.attribute(
+            pair(FOLDERS / "llama-gqa")[1], CLEAN, CORRUPT, metric, rule="frozen"
+        )
 
 
 @pytest.mark.parametrize("name", FAMILIES)

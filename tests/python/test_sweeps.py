@@ -6,7 +6,9 @@ import inspect
 import json
 import os
 import pickle
+import re
 import signal
+import subprocess
 import threading
 import time
 import warnings
@@ -20,6 +22,7 @@ from compare import repeated
 from families import build
 from mlxterp import InterpretableModel, UsageError, heads, lenses, logits, metrics, sweeps, tasks
 
+MLXTERP = Path(__file__).parents[2] / "build/bin/mlxterp"
 CLEAN = "When Mary and John went to the store, John gave a drink to"
 CORRUPT = "When Mary and John went to the store, Mary gave a drink to"
 MARY_JOHN = metrics.logit_diff(" Mary", " John")
@@ -142,6 +145,38 @@ def test_attribution_by_the_whole_softmax_and_without_layers(model):
     assert near > max(0.9, sweeps.compare(exact, found["atp"]).pearson)
     with pytest.raises(mlxterp.UsageError, match="qk-fix"):
         sweeps.attribute(model, CLEAN, CORRUPT, MARY_JOHN, method="atp*")
+
+
+def test_attribution_by_rules_is_the_shells(model):
+    how = {"by": ("layer",), "layers": [3, 20]}
+    full = sweeps.attribute(model, CLEAN, CORRUPT, MARY_JOHN, "mlp_out", **how)
+    for rule in ("relevance", "frozen", "relevance+hold(attn.pattern)"):
+        found = sweeps.attribute(
+            model, CLEAN, CORRUPT, MARY_JOHN, ["mlp_out", "pattern"], rule=rule, **how
+        )
+        done = subprocess.run(
+            [MLXTERP, "attribute", "demo", "--clean", CLEAN, "--corrupt", CORRUPT]
+            + ["--metric", "logit_diff( Mary, John)", "--site", "mlp_out,pattern"]
+            + ["--by", "layer", "--layers", "3,20", "--rule", rule, "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        out = json.loads(done.stdout)
+        assert out["rule"] == rule
+        for site in out["sites"]:
+            ours = found[site["site"]].effect
+            assert mx.allclose(ours, mx.array(site["effect"]), rtol=1e-4, atol=1e-6)
+        assert not mx.allclose(
+            found["mlp_out"].effect, full["mlp_out"].effect, rtol=1e-2
+        )
+    for wrong, said in (
+        ({"rule": "half"}, "there is no rule 'half'"),
+        ({"rule": "frozen", "sites": "q"}, "nothing of 'q' reaches the metric"),
+        ({"rule": "hold(attn.z)", "sites": "q", "method": "qk-fix"}, "another site"),
+    ):
+        with pytest.raises(mlxterp.UsageError, match=re.escape(said)):
+            sweeps.attribute(model, CLEAN, CORRUPT, MARY_JOHN, **wrong)
 
 
 def test_logit_attribution_sums_to_the_logit(model):

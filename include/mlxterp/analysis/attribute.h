@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "mlxterp/analysis/linear_rule.h"
 #include "mlxterp/analysis/patch.h"
 
 namespace mlxterp {
@@ -39,6 +40,9 @@ struct AttributeOptions {
   Metric metric = {};  ///< Must be given.
   Direction direction = Direction::denoise;
   AttributionMethod method = AttributionMethod::atp;
+  /** What the gradient goes through; with several steps each holds its own
+   * point's values. */
+  LinearRule rule = {};
   /** 1: the gradient of the patched run. n: the mean of n gradients, at k / n
    * (k = 0 .. n - 1) of the straight line from the patched run's embeddings to
    * the other one's. */
@@ -78,15 +82,31 @@ struct Attribution {
  *
  * With a QK fix a cell of several positions or heads is the sum over each
  * alone; a key that later layers read too counts in all of them. GradDrop takes
- * a pass forward and backward more for each layer from the lowest one asked for
- * on; a cell is added up before its absolute value is taken, of each pair by
- * itself. A residual stream is no layer's own: the mean is over all of them.
+ * for each layer from the lowest one asked for on a way back more, from that
+ * layer down; a cell is added up before its absolute value is taken, of each
+ * pair by itself. A residual stream is no layer's own: the mean is over all of
+ * them.
+ *
+ * A rule takes another linearisation than the gradient. `relevance` is RelP
+ * (Jafari, Eberle, Khakzar and Nanda, 2025) with its LN, identity and half
+ * rules, without the AH rule that holds patterns as well; `frozen` holds what
+ * attribution graphs hold. What is held is held below a site, not at it: the
+ * attribution of a held site (pattern by `frozen`) is its difference times the
+ * gradient through all that follows. A QK fix makes the node's own pattern
+ * again, whatever is held, and takes later ones as the rule has them. By
+ * `relevance`, gradient times value of resid_pre add up to the metric where
+ * everything behind is homogeneous: no biases, no cap, a metric linear in the
+ * logits, and patterns held too or of one source.
  *
  * Throws usage, unknown_name, out_of_range, before any long work; usage where
- * an attribution is not finite. Of a QK fix also where prompts do not match
- * position by position, where queries or keys are normalised across heads
- * (rot_q and rot_k still are a head's own), where an edit stands between the
- * scores and the pattern; of all but atp where the model runs elsewhere.
+ * an attribution is not finite, where a rule says nothing of a layer (relevance
+ * of experts and of what edits make of an activation, relevance and frozen of a
+ * gate behind attention and of mixers that are none), and where by it nothing
+ * of a site reaches the metric: q and k by frozen, without a QK fix. Of a QK
+ * fix also where prompts do not match position by position, where queries or
+ * keys are normalised across heads (rot_q and rot_k still are a head's own),
+ * where an edit stands between the scores and the pattern; of all but atp, and
+ * of all rules but full, where the model runs elsewhere.
  */
 std::vector<Attribution> attribute(
     const InterpretableModel& model, const AttributeOptions& options);

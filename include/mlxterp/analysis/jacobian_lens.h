@@ -10,38 +10,11 @@
 #include <vector>
 
 #include "mlx/array.h"
+#include "mlxterp/analysis/linear_rule.h"
 #include "mlxterp/core/progress.h"
 #include "mlxterp/trace/model.h"
 
 namespace mlxterp {
-
-/** What is differentiated of a pass, and what is held as it was. */
-struct LinearRule {
-  enum Kind : char {
-    full,  ///< Everything is differentiated: the gradient.
-    /** Norms' scales are held; an activation is x times a held factor, and each
-     * factor of a gated product gets half (relevance propagation: Achtibat et
-     * al., 2024, "AttnLRP"). Patterns are differentiated. */
-    relevance,
-    frozen,  ///< Patterns and norms' scales are held; activations are not.
-    hold,    ///< `sites` are held, nothing else.
-  };
-  Kind kind = full;
-  /** Of hold: names or patterns of sites (SiteCatalog). What stands behind
-   * "layers.i." alone means every layer that has it: attn.pattern, ln1.scale,
-   * mlp.post. */
-  std::vector<std::string> sites = {};
-
-  LinearRule() = default;
-  // NOLINTNEXTLINE(google-explicit-constructor): rules without sites are kinds.
-  LinearRule(Kind rule) : kind(rule) {}
-  bool operator==(const LinearRule&) const = default;
-};
-
-/** "full", "relevance", "frozen", "hold(attn.pattern, ln1.scale)". */
-std::string name(const LinearRule& rule);
-/** Throws usage with the names there are. */
-LinearRule linear_rule(std::string_view text);
 
 /** What a lens was fitted on; what is empty, 0 or below 0 is not known. */
 struct JacobianSource {

@@ -30,6 +30,7 @@ struct AttributionReport {
   std::string metric = {};
   std::vector<SiteReport> sites = {};
   AttributionMethod method = AttributionMethod::atp;
+  LinearRule rule = {};
   bool raw = false;
   std::vector<std::string> warnings = {};  ///< As in SweepReport.
   std::optional<double> seconds = {}, forward_seconds = {};

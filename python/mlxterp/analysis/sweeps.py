@@ -260,6 +260,7 @@ def attribute(
     steps: int = 1,
     *,
     method: str = "atp",
+    rule: str = "full",
     layers=None,
     positions=None,
     heads=None,
@@ -275,6 +276,14 @@ def attribute(
     `method`: "atp"; "qk-fix" (q, k, rot_q, rot_k through the whole softmax),
     "grad-drop" (the mean size, without one layer after the other) or "atp-star"
     (both; AtP*: Kramar et al., 2024). The last two give sizes without a sign.
+
+    `rule`: what the gradient goes through: "full"; "relevance" (norms' scales
+    held, activations as x times a held factor, gates halved: RelP, Jafari et
+    al., 2025), "frozen" (patterns and norms' scales held, as attribution graphs
+    have it), "hold(SITE, ...)", such as "hold(attn.pattern, ln1.scale)", or
+    "relevance+hold(attn.pattern)". At a site that is held itself, the gradient
+    through what follows. UsageError where nothing of a site reaches the metric,
+    as of q and k by "frozen": "qk-fix" makes their patterns again.
     """
     inner, chosen = asked("attribute()", _core.AttributeOptions, locals())
     found = _core.attribute(inner, chosen)

@@ -1,7 +1,5 @@
 #include "analysis/linear/held.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <string>
 
@@ -9,6 +7,7 @@
 #include "core/fail.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/error.h"
+#include "trace/overlay.h"
 
 namespace mx = mlx::core;
 
@@ -16,84 +15,55 @@ namespace mlxterp {
 
 namespace {
 
-struct Named {
-  LinearRule::Kind kind;
-  const char* name;
-};
-constexpr Named names[] = {
-    {LinearRule::full, "full"},
-    {LinearRule::relevance, "relevance"},
-    {LinearRule::frozen, "frozen"}};
-constexpr std::string_view hold = "hold(";
-
-// Between commas that stand outside of braces, without spaces around.
-std::vector<std::string> listed(std::string_view text) {
-  std::vector<std::string> out(1);
-  int depth = 0;
-  for (const char c : text) {
-    depth += (c == '{') - (c == '}');
-    if (c == ',' && depth == 0)
-      out.emplace_back();
-    else if (c != ' ')
-      out.back() += c;
-  }
-  return out;
-}
-
-const Decoder& needed(const InterpretableModel& model) {
+const Decoder& needed(const InterpretableModel& model, const char* who) {
   const auto* decoder = decoder_of(model);
   if (!decoder)
     fail(
         ErrorKind::usage,
-        "[jacobian_lens] the model runs elsewhere, and its layers cannot be "
-        "differentiated one by one; load it with InterpretableModel::load");
+        "[{}] the model runs elsewhere, and its layers cannot be "
+        "differentiated one by one; load it with InterpretableModel::load",
+        who);
   return *decoder;
+}
+
+// Whether something makes another value of a site's.
+bool changed(const InterpretableModel& model, SiteId site) {
+  const auto* overlay = model.overlay();
+  if (!overlay || !overlay->edits(site)) return false;
+  return std::ranges::any_of(overlay->at(site), [](const auto& step) {
+    const auto* module = std::get_if<Overlay::Attached>(&step);
+    return !module || module->mode != AttachOptions::Mode::read;
+  });
 }
 
 }  // namespace
 
-std::string name(const LinearRule& rule) {
-  if (rule.kind == LinearRule::hold)
-    return fmt::format("{}{})", hold, fmt::join(rule.sites, ", "));
-  return std::ranges::find(names, rule.kind, &Named::kind)->name;
-}
-
-LinearRule linear_rule(std::string_view text) {
-  for (const auto& it : names)
-    if (text == it.name) return it.kind;
-  if (text.starts_with(hold) && text.ends_with(')')) {
-    LinearRule out(LinearRule::hold);
-    out.sites = listed(text.substr(hold.size(), text.size() - hold.size() - 1));
-    if (std::ranges::none_of(out.sites, &std::string::empty)) return out;
-  }
-  fail(
-      ErrorKind::usage,
-      "[linear_rule] there is no rule '{}'; use full, relevance, frozen, or "
-      "hold(SITE, ...), such as hold(attn.pattern, ln1.scale)",
-      printable(text));
-}
-
-HeldSites::HeldSites(const InterpretableModel& model, LinearRule rule)
+HeldSites::HeldSites(
+    const InterpretableModel& model,
+    LinearRule rule,
+    const char* who,
+    bool from_logits)
     : rule_(std::move(rule)),
-      activation_(needed(model).config().activation),
+      who_(who),
+      from_logits_(from_logits),
+      activation_(needed(model, who).config().activation),
+      held_(model.sites().size(), false),
       parts_(model.sites().size(), Part::none) {
-  if (rule_ == LinearRule::full) return;
-  if (rule_.kind == LinearRule::hold) {
-    for (const auto& site : rule_.sites)
-      add(model, site);
-    return;
-  }
+  if (!any()) return;
+  for (const auto& site : rule_.sites)
+    add(model, site);
+  if (rule_.kind == LinearRule::hold) return;
   hold_norms(model);
-  const auto& layers = model.decoder().layers;
-  for (size_t i = 0; i < layers.size(); ++i)
-    add(*layers[i], static_cast<int>(i));
+  const int layers = model.decoder().config().n_layers;
+  for (int i = 0; i < layers; ++i)
+    add(model, i);
 }
 
 void HeldSites::hold_norms(const InterpretableModel& model) {
   for (const auto& [path, module] : model.named_modules())
-    if (path.starts_with("layers.") && dynamic_cast<const nn::Norm*>(module))
-      parts_[static_cast<size_t>(model.sites().find(path + ".scale"))] =
-          Part::held;
+    if ((path.starts_with("layers.") || path == "ln_final") &&
+        dynamic_cast<const nn::Norm*>(module))
+      hold(model.sites().find(path + ".scale"));
 }
 
 void HeldSites::add(const InterpretableModel& model, const std::string& name) {
@@ -108,11 +78,13 @@ void HeldSites::add(const InterpretableModel& model, const std::string& name) {
   };
   for (const auto site : named()) {
     const auto& it = sites[site];
-    if (it.layer < 0 || it.relative().starts_with("resid_"))
+    const bool of_head = from_logits_ && it.name.starts_with("ln_final.");
+    if (it.layer < 0 ? !of_head : it.relative().starts_with("resid_"))
       fail(
           ErrorKind::usage,
-          "[jacobian_lens] the rule '{}' holds '{}', {}; hold what lies "
-          "inside of layers, such as attn.pattern, ln1.scale or mlp.post",
+          "[{}] the rule '{}' holds '{}', {}; hold what lies inside of "
+          "layers, such as attn.pattern, ln1.scale or mlp.post",
+          who_,
           printable(mlxterp::name(rule_)),
           it.name,
           it.layer < 0 ? "which no layer has"
@@ -121,34 +93,50 @@ void HeldSites::add(const InterpretableModel& model, const std::string& name) {
     if (it.relative().ends_with(".state"))
       fail(
           ErrorKind::usage,
-          "[jacobian_lens] the rule '{}' holds '{}', but the next state does "
-          "not come through it; hold what states are made of",
+          "[{}] the rule '{}' holds '{}', but the next state does not come "
+          "through it; hold what states are made of",
+          who_,
           printable(mlxterp::name(rule_)),
           it.name);
-    parts_[static_cast<size_t>(site)] = Part::held;
+    hold(site);
   }
 }
 
-void HeldSites::add(const DecoderLayer& layer, int number) {
+void HeldSites::add(const InterpretableModel& model, int number) {
+  const auto& layer = *model.decoder().layers[static_cast<size_t>(number)];
   const auto* attention = layer.attention();
   const auto refuse = [&](std::string_view what) {
     fail(
         ErrorKind::usage,
-        "[jacobian_lens] the rule '{}' says nothing of layer {}'s {}; use "
-        "full",
+        "[{}] the rule '{}' says nothing of layer {}'s {}; use full",
+        who_,
         mlxterp::name(rule_),
         number,
         what);
   };
   if (!attention) refuse(layer.mixer->name());
   if (attention->gate_proj) refuse("gate behind attention");
-  if (rule_ == LinearRule::frozen) {
-    parts_[static_cast<size_t>(attention->pattern_site())] = Part::held;
+  if (rule_.kind == LinearRule::frozen) {
+    hold(attention->pattern_site());
     return;
   }
   if (layer.moe) refuse("experts");
   if (!layer.mlp) return;
   const auto& mlp = *layer.mlp;
+  auto inside = std::vector{mlp.down_proj.input_site()};
+  if (mlp.act_fn)
+    inside.insert(
+        inside.end(), {mlp.act_fn->input_site(), mlp.act_fn->output_site()});
+  for (const auto site : inside)
+    if (changed(model, site))
+      fail(
+          ErrorKind::usage,
+          "[{}] the rule '{}' says what an activation's derivative is, and "
+          "not that of what stands at '{}'; take that away, or use another "
+          "rule",
+          who_,
+          mlxterp::name(rule_),
+          model.sites()[site].name);
   const auto mark = [&](SiteId site, Part part) {
     parts_[static_cast<size_t>(site)] = part;
   };
@@ -160,26 +148,25 @@ void HeldSites::add(const DecoderLayer& layer, int number) {
 }
 
 bool HeldObserver::edits(SiteId site) const {
-  const auto part = held_.at(site);
-  return part == HeldSites::Part::held || part == HeldSites::Part::post;
+  return held_.holds(site) || held_.at(site) == HeldSites::Part::post ||
+         (inner_ && inner_->edits(site));
+}
+
+void HeldObserver::offer(SiteId site, std::function<mx::array()> make) {
+  if (inner_) inner_->offer(site, std::move(make));
 }
 
 mx::array HeldObserver::at(SiteId site, mx::array value) {
   using Part = HeldSites::Part;
-  switch (held_.at(site)) {
-    case Part::none:
-      break;
-    case Part::held:
-      return mx::stop_gradient(value);
-    case Part::pre:
-      pre_ = value;
-      break;
-    case Part::pre_linear:
-      pre_linear_ = value;
-      break;
-    case Part::post:
-      return relevant(site, value);
-  }
+  const auto part = held_.at(site);
+  if (held_.holds(site))
+    value = mx::stop_gradient(value);
+  else if (part == Part::post)
+    value = relevant(site, value);
+  if (inner_) value = inner_->at(site, std::move(value));
+  // Behind what is differentiated by, which acts through the activation.
+  if (part == Part::pre) pre_ = value;
+  if (part == Part::pre_linear) pre_linear_ = value;
   return value;
 }
 

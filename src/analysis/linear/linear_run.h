@@ -42,16 +42,11 @@ class LinearRun {
 
  private:
   bool taken_apart(int layer, int from, int to, int rows) const;
-  // By MLX's derivative, some rows at a time.
-  Stream differentiated(int layer, const Stream& rows, int from) const;
-  Stream chunk(int layer, const Stream& rows, int from) const;
 
   const InterpretableModel& model_;
   const HeldSites& held_;
   int positions_;
   std::vector<Stream> entering_;  // of each layer
-  // What travels beside the stream from the embedding on: no layer made it.
-  std::vector<std::string> constant_;
 };
 
 }  // namespace mlxterp

@@ -55,9 +55,7 @@ std::vector<mx::array> walk_whole(
   const auto run = [&](const std::vector<mx::array>& added) {
     HeldObserver observer(held);
     Stepper stepper(
-        model,
-        held.rule() == LinearRule::full ? nullptr : &observer,
-        {.lengths = {positions}});
+        model, held.any() ? &observer : nullptr, {.lengths = {positions}});
     auto x = stepper.embed(mx::reshape(int_array(ids), {1, positions}));
     size_t next = 0;
     for (int layer = 0; layer < n; ++layer) {
