@@ -6,6 +6,7 @@
 #include "analysis/linear/linear_layer.h"
 #include "analysis/linear/plain_layer.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "trace/stepper.h"
 
 namespace mx = mlx::core;
