@@ -1,13 +1,17 @@
 // What features of a sparse autoencoder cost beside the pass: 64 of 16,384 read
-// along, all of them, and with its error in the site's place.
+// along, all of them, and with its error in the site's place; and how long it
+// takes to read a file of one.
 
+#include <filesystem>
 #include <memory>
 
 #include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlx/transforms.h"
 #include "mlxterp/sae/attach.h"
+#include "mlxterp/sae/load.h"
 #include "mlxterp/sae/module.h"
+#include "mlxterp/sae/save.h"
 #include "ratios.h"
 #include "timing.h"
 
@@ -25,8 +29,7 @@ const InterpretableModel& model() {
   return loaded;
 }
 
-Sae random_sae() {
-  const int d = model().decoder().config().d_model;
+Sae random_sae(int d = model().decoder().config().d_model) {
   Sae sae{
       .W_enc = mx::random::normal({d, d_sae}, mx::random::key(1)),
       .b_enc = mx::zeros({d_sae}),
@@ -72,6 +75,18 @@ void with_error(benchmark::State& state) {
   run(state, attached(AttachOptions::Mode::replace_with_error), false);
 }
 
+// Of Gemma 2 2B's width, float32: 302 MB.
+void load(benchmark::State& state) {
+  const auto folder =
+      std::filesystem::temp_directory_path() / "mlxterp_sae_bench";
+  save_saelens(random_sae(2304), folder, /*overwrite=*/true);
+  for (auto _ : state) {
+    const auto sae = load_sae(folder.string());
+    mx::eval(sae.W_enc, sae.W_dec);
+  }
+  std::filesystem::remove_all(folder);
+}
+
 // The time of all threads, which a busy machine leaves as it is.
 BENCHMARK(forward_plain)
     ->Unit(benchmark::kMillisecond)
@@ -89,6 +104,7 @@ BENCHMARK(with_error)
     ->Unit(benchmark::kMillisecond)
     ->MeasureProcessCPUTime()
     ->Repetitions(5);
+BENCHMARK(load)->Unit(benchmark::kMillisecond)->UseRealTime()->Iterations(5);
 
 }  // namespace
 
@@ -113,4 +129,6 @@ int main(int argc, char** argv) {
       recorder.cpu("read_all_features") / plain,
       "",
       2.5);
+  bench::row(
+      "an SAE of 16,384 x 2304 is read", recorder.wall("load"), "s", 0.3);
 }
