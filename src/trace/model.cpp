@@ -96,9 +96,9 @@ InterpretableModel InterpretableModel::load(
     const std::string& model, const LoadOptions& options) {
   const auto checkpoint =
       Checkpoint::open(find_model(model, {.progress = options.progress}));
-  // Beside the weights: a large vocabulary takes as long as a small model.
-  auto text = std::async(
-      std::launch::async, [&] { return Tokenizer::find(checkpoint); });
+  // Beside the weights, where there is room for a thread: a large vocabulary
+  // takes as long as a small model.
+  auto text = std::async([&] { return Tokenizer::find(checkpoint); });
   auto decoder = load_decoder(checkpoint, options);
   auto [tokenizer, reason] = text.get();
   if (!reason.empty() && options.warn)

@@ -41,7 +41,7 @@ struct Problem {
   mlx::core::array norm_slope(const mlx::core::array& c) const;
 };
 
-/** Scalars are float32 arrays, lazy with `ops`. */
+/** Scalars are float32 arrays, which may be lazy. */
 struct Slopes {
   Tensors gradients = {};
   mlx::core::array errors;    ///< sum |recon - y|^2
@@ -51,7 +51,8 @@ struct Slopes {
   mlx::core::array l0;     ///< mean over rows
   /** batch_topk and its kin: the least activation above 0; 0: there is none. */
   std::optional<mlx::core::array> least = {};
-  double choice = 0, sparse = 0;  ///< Seconds, of the loops.
+  double choice = 0,
+         sparse = 0;  ///< Seconds of these parts, of k values a row.
 };
 
 Slopes slopes_of(const Problem& problem);
