@@ -113,7 +113,8 @@ mx::array Norm::fused(
   if (one && !shift) return rms_norm(x, *by, config_.eps);
   auto y = x;
   if (rms) y = mx::fast::rms_norm(x, std::nullopt, config_.eps);
-  // Without a gain MLX 0.32.4's kernel for CUDA has a wrong derivative.
+  // Where heads have gains of their own, the derivative of MLX 0.32.4's kernel
+  // without one was wrong on CUDA.
   else if (mx::default_device() == mx::Device::gpu)
     y = mx::astype(mx::divide(centered(x), scale(x)), x.dtype());
   else
