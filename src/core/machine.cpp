@@ -127,11 +127,13 @@ size_t least_limit(
   return limit;
 }
 
+#ifndef __APPLE__
 long own_ticks() {
   tms used{};
   times(&used);
   return used.tms_utime + used.tms_stime;
 }
+#endif
 
 }  // namespace
 
@@ -219,6 +221,9 @@ size_t CoreWatch::free() const {
       std::max(cores, static_cast<size_t>(std::max(online, 1L))),
       busy / ticks);
 #else
+  static_cast<void>(begin_);
+  static_cast<void>(before_);
+  static_cast<void>(own_before_);
   return cores;
 #endif
 }
