@@ -3,10 +3,8 @@
 #include <limits>
 #include <string>
 
-#include "mlx/device.h"
-#include "mlx/fast.h"
 #include "nn/cuda/activate_ptx.h"
-#include "nn/cuda/ampere.h"
+#include "nn/cuda/launch.h"
 
 namespace mx = mlx::core;
 
@@ -30,8 +28,7 @@ std::optional<mx::array> activate(
     nn::Activation activation,
     const mx::array& x,
     const std::optional<mx::array>& factor) {
-  if (!has_ampere() || mx::default_device() != mx::Device::gpu)
-    return std::nullopt;
+  if (!runs_kernels()) return std::nullopt;
   const bool alike =
       !factor || (factor->shape() == x.shape() && factor->dtype() == x.dtype());
   const bool derived = x.is_tracer() || (factor && factor->is_tracer());
@@ -45,18 +42,10 @@ std::optional<mx::array> activate(
   std::vector<mx::array> inputs{x};
   if (factor) inputs.push_back(*factor);
   const int fours = static_cast<int>(x.size() / 4);
-  return mx::fast::precompiled_cuda_kernel(
-      kernel->first,
-      kernel->second,
-      inputs,
-      {x.shape()},
-      {x.dtype()},
-      {fours},
-      {fours, 1, 1},
-      {256, 1, 1},
-      0,
-      std::nullopt,
-      /*ensure_row_contiguous=*/true)[0];
+  constexpr int threads = 256;
+  const int blocks = fours / threads + (fours % threads > 0 ? 1 : 0);
+  return launch(
+      *kernel, inputs, {x.shape()}, {x.dtype()}, {fours}, {blocks, threads})[0];
 }
 
 }  // namespace mlxterp::cuda

@@ -2,11 +2,9 @@
 
 #include <fmt/format.h>
 
-#include "mlx/device.h"
-#include "mlx/fast.h"
 #include "mlx/ops.h"
-#include "nn/cuda/ampere.h"
 #include "nn/cuda/few_rows_ptx.h"
+#include "nn/cuda/launch.h"
 
 namespace mx = mlx::core;
 
@@ -29,8 +27,7 @@ bool serves(const mx::array& x, const mx::array& w) {
 }  // namespace
 
 std::optional<mx::array> few_rows(const mx::array& x, const mx::array& w) {
-  if (!has_ampere() || mx::default_device() != mx::Device::gpu || !serves(x, w))
-    return std::nullopt;
+  if (!runs_kernels() || !serves(x, w)) return std::nullopt;
   const int columns = w.shape(1), n = w.shape(0);
   const size_t rows = x.size() / static_cast<size_t>(columns);
   if (rows < 2 || rows > most_rows) return std::nullopt;
@@ -42,19 +39,15 @@ std::optional<mx::array> few_rows(const mx::array& x, const mx::array& w) {
   const auto& kernel =
       *few_rows_kernels.find(fmt::format("few_rows_{}_{}", eights, wide));
   const int blocks = (n + 8 * wide - 1) / (8 * wide);
-  return mx::fast::precompiled_cuda_kernel(
-      kernel.first,
-      kernel.second,
+  // The sums of eight warps.
+  const int memory = 8 * ((eights + 1) / 2) * wide * 128 * 4;
+  return launch(
+      kernel,
       {x, w},
       {shape},
       {mx::bfloat16},
       {m, n, columns},
-      {blocks * 256, 1, 1},
-      {256, 1, 1},
-      // The sums of eight warps.
-      8 * ((eights + 1) / 2) * wide * 128 * 4,
-      std::nullopt,
-      /*ensure_row_contiguous=*/true)[0];
+      {blocks, 256, memory})[0];
 }
 
 }  // namespace mlxterp::cuda

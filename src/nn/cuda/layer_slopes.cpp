@@ -2,9 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "mlx/device.h"
-#include "mlx/fast.h"
-#include "nn/cuda/ampere.h"
+#include "nn/cuda/launch.h"
 #include "nn/cuda/layer_slopes_ptx.h"
 
 namespace mx = mlx::core;
@@ -18,36 +16,13 @@ constexpr int threads = 256, at_a_time = 8;
 constexpr int gain_and_scale = 1, centred = 2, stream = 4;
 
 bool serves(const mx::array& x) {
-  return has_ampere() && mx::default_device() == mx::Device::gpu &&
-         x.size() > 0 && x.shape(-1) % at_a_time == 0;
+  return runs_kernels() && x.size() > 0 && x.shape(-1) % at_a_time == 0;
 }
 
 const char* name_of(mx::Dtype dtype) {
   return dtype == mx::float32    ? "float32"
          : dtype == mx::bfloat16 ? "bfloat16"
                                  : "other";
-}
-
-mx::array run(
-    const std::pair<const std::string, std::string>& kernel,
-    const std::vector<mx::array>& in,
-    const mx::Shape& shape,
-    mx::Dtype dtype,
-    const std::vector<mx::fast::ScalarArg>& numbers,
-    int blocks,
-    int memory) {
-  return mx::fast::precompiled_cuda_kernel(
-      kernel.first,
-      kernel.second,
-      in,
-      {shape},
-      {dtype},
-      numbers,
-      {blocks * threads, 1, 1},
-      {threads, 1, 1},
-      memory,
-      std::nullopt,
-      /*ensure_row_contiguous=*/true)[0];
 }
 
 }  // namespace
@@ -64,21 +39,20 @@ std::optional<mx::array> norm_slope(
   if (kernel == layer_slopes_kernels.end()) return std::nullopt;
   const int positions = rows.shape(0), count = rows.shape(1), d = rows.shape(2);
   const mx::array none(0.0f);
-  return run(
+  return launch(
       *kernel,
       {rows,
        onto.value_or(none),
        norm.gain.value_or(none),
        norm.normalized,
        norm.inverse.value_or(none)},
-      rows.shape(),
-      to,
+      {rows.shape()},
+      {to},
       {count,
        d,
        (norm.gain ? gain_and_scale : 0) | (norm.centred ? centred : 0) |
            (onto ? stream : 0)},
-      positions * count,
-      threads / 32 * 4);
+      {positions * count, threads, threads / 32 * 4})[0];
 }
 
 std::optional<mx::array> scaled_rows(
@@ -89,14 +63,13 @@ std::optional<mx::array> scaled_rows(
   if (!serves(up) || up.dtype() != mx::bfloat16 || a.dtype() != mx::bfloat16)
     return std::nullopt;
   const int positions = a.shape(0), f = up.shape(0), d = up.shape(1);
-  return run(
+  return launch(
       *layer_slopes_kernels.find("scaled_rows_bfloat16"),
       {a, b.value_or(a), up, gate.value_or(up)},
-      {positions, f, d},
-      mx::bfloat16,
+      {{positions, f, d}},
+      {mx::bfloat16},
       {positions, f, d, gate ? 1 : 0},
-      f,
-      0);
+      {f, threads})[0];
 }
 
 }  // namespace mlxterp::cuda

@@ -4,10 +4,8 @@
 
 #include <limits>
 
-#include "mlx/device.h"
-#include "mlx/fast.h"
 #include "mlx/ops.h"
-#include "nn/cuda/ampere.h"
+#include "nn/cuda/launch.h"
 #include "nn/cuda/packed_rows_ptx.h"
 
 namespace mx = mlx::core;
@@ -34,9 +32,7 @@ bool serves(const mx::array& x, const Packed& packed) {
 }  // namespace
 
 std::optional<mx::array> packed_rows(const mx::array& x, const Packed& packed) {
-  if (!has_ampere() || mx::default_device() != mx::Device::gpu ||
-      !serves(x, packed))
-    return std::nullopt;
+  if (!runs_kernels() || !serves(x, packed)) return std::nullopt;
   const int columns = x.shape(-1), n = packed.words.shape(0);
   const size_t rows = x.size() / static_cast<size_t>(columns);
   if (rows > most_rows) return std::nullopt;
@@ -45,19 +41,15 @@ std::optional<mx::array> packed_rows(const mx::array& x, const Packed& packed) {
   shape.back() = n;
   const auto& kernel = *packed_rows_kernels.find(
       fmt::format("packed_rows_{}_{}", packed.bits, tiles));
-  return mx::fast::precompiled_cuda_kernel(
-      kernel.first,
-      kernel.second,
+  // Two steps of x: twice 128 numbers of a row in 320 bytes each.
+  const int memory = 2 * 2 * tile * tiles * 320;
+  return launch(
+      kernel,
       {x, packed.words, packed.scales, *packed.biases},
       {shape},
       {mx::bfloat16},
       {m, n, columns, packed.group},
-      {(n + 127) / 128 * 256, 1, 1},
-      {256, 1, 1},
-      // Two steps of x: twice 128 numbers of a row in 320 bytes each.
-      2 * 2 * tile * tiles * 320,
-      std::nullopt,
-      /*ensure_row_contiguous=*/true)[0];
+      {(n + 127) / 128, 256, memory})[0];
 }
 
 }  // namespace mlxterp::cuda

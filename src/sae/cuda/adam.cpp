@@ -2,9 +2,7 @@
 
 #include <limits>
 
-#include "mlx/device.h"
-#include "mlx/fast.h"
-#include "nn/cuda/ampere.h"
+#include "nn/cuda/launch.h"
 #include "sae/cuda/adam_ptx.h"
 
 namespace mx = mlx::core;
@@ -19,15 +17,12 @@ std::optional<std::vector<mx::array>> adam(
     const AdamNumbers& numbers) {
   constexpr int threads = 256;
   constexpr size_t most = std::numeric_limits<int>::max() - threads;
-  if (!has_ampere() || mx::default_device() != mx::Device::gpu ||
-      parameter.size() == 0 || parameter.size() > most)
+  if (!runs_kernels() || parameter.size() == 0 || parameter.size() > most)
     return std::nullopt;
   const int n = static_cast<int>(parameter.size());
-  const auto& kernel = *adam_kernels.begin();
   const auto& shape = parameter.shape();
-  return mx::fast::precompiled_cuda_kernel(
-      kernel.first,
-      kernel.second,
+  return launch(
+      *adam_kernels.find("adam"),
       {parameter, first, second, gradient},
       {shape, shape, shape},
       {mx::float32, mx::float32, mx::float32},
@@ -40,11 +35,7 @@ std::optional<std::vector<mx::array>> adam(
        numbers.step,
        numbers.root,
        numbers.epsilon},
-      {(n + threads - 1) / threads * threads, 1, 1},
-      {threads, 1, 1},
-      0,
-      std::nullopt,
-      /*ensure_row_contiguous=*/true);
+      {(n + threads - 1) / threads, threads});
 }
 
 }  // namespace mlxterp::cuda

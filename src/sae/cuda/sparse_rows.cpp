@@ -5,10 +5,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "mlx/device.h"
-#include "mlx/fast.h"
 #include "mlx/ops.h"
-#include "nn/cuda/ampere.h"
+#include "nn/cuda/launch.h"
 #include "sae/cuda/sparse_rows_ptx.h"
 
 namespace mx = mlx::core;
@@ -25,15 +23,9 @@ const char* type_of(const mx::array& x) {
 }
 
 bool serves(const mx::array& matrix) {
-  return has_ampere() && mx::default_device() == mx::Device::gpu &&
-         type_of(matrix) && matrix.ndim() == 2 && matrix.size() > 0 &&
-         matrix.shape(1) % numbers_of_thread == 0;
+  return runs_kernels() && type_of(matrix) && matrix.ndim() == 2 &&
+         matrix.size() > 0 && matrix.shape(1) % numbers_of_thread == 0;
 }
-
-struct Blocks {
-  int number, threads;
-  int memory = 0;
-};
 
 std::vector<mx::array> run(
     const std::string& name,
@@ -42,19 +34,8 @@ std::vector<mx::array> run(
     const std::vector<mx::Dtype>& dtypes,
     const std::vector<mx::fast::ScalarArg>& numbers,
     Blocks blocks) {
-  const auto& kernel = *sparse_rows_kernels.find(name);
-  return mx::fast::precompiled_cuda_kernel(
-      kernel.first,
-      kernel.second,
-      in,
-      shapes,
-      dtypes,
-      numbers,
-      {blocks.number * blocks.threads, 1, 1},
-      {blocks.threads, 1, 1},
-      blocks.memory,
-      std::nullopt,
-      /*ensure_row_contiguous=*/true);
+  return launch(
+      *sparse_rows_kernels.find(name), in, shapes, dtypes, numbers, blocks);
 }
 
 // As many as have something to do of d numbers.
