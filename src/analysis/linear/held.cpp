@@ -108,7 +108,8 @@ void HeldSites::add(const InterpretableModel& model, int number) {
   const auto refuse = [&](std::string_view what) {
     fail(
         ErrorKind::usage,
-        "[{}] the rule '{}' says nothing of layer {}'s {}; use full",
+        "[{}] the rule '{}' says nothing of layer {}'s {}; use full, or "
+        "hold(SITE, ...)",
         who_,
         mlxterp::name(rule_),
         number,
