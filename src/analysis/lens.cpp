@@ -6,7 +6,7 @@
 
 #include "analysis/any_model.h"
 #include "core/fail.h"
-#include "io/parallel.h"
+#include "core/parallel.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "mlxterp/analysis/jacobian_lens.h"

@@ -456,7 +456,8 @@ const TensorInfo* Checkpoint::find(const std::string& name) const {
 mx::array Checkpoint::read(
     const TensorInfo& tensor,
     std::optional<mx::Dtype> dtype,
-    bool allow_not_finite) const {
+    bool allow_not_finite,
+    TensorMemory* memory) const {
   const auto found = files_->by_name.find(tensor.name);
   if (found == files_->by_name.end())
     fail(
@@ -468,8 +469,14 @@ mx::array Checkpoint::read(
   const GgufChange& change = source.change;
   TensorInfo own = files_->tensors[found->second];
   if (change.transposed) std::swap(own.shape[0], own.shape[1]);
+  // What is made anew below would leave its first memory taken.
+  const bool remade = change.one_added || change.log_of_negative ||
+                      change.transposed || change.tiled.groups > 0;
   const DecodeOptions options{
-      "Checkpoint::read", dtype, change.interleaved_heads};
+      "Checkpoint::read",
+      dtype,
+      change.interleaved_heads,
+      remade ? nullptr : memory};
   const auto decode_as = [&](const DecodeOptions& how) {
     if (change.number)
       return decode_made(
@@ -481,6 +488,7 @@ mx::array Checkpoint::read(
   };
   DecodeOptions wide = options;
   wide.dtype = mx::float32;
+  wide.memory = nullptr;
   Decoded decoded = decode_as(options);
   if (decoded.not_finite > 0 && !allow_not_finite) {
     // Was it so in the file, or only made so by a narrow float16?

@@ -1,7 +1,6 @@
 #include "io/decode.h"
 
 #include <fmt/ranges.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -13,11 +12,10 @@
 #include <utility>
 
 #include "core/fail.h"
+#include "core/parallel.h"
 #include "io/half.h"
 #include "io/input_file.h"
-#include "io/parallel.h"
-#include "mlx/allocator.h"
-#include "mlx/device.h"
+#include "io/tensor_memory.h"
 
 namespace mlxterp {
 
@@ -104,62 +102,22 @@ mx::Shape to_shape(const std::vector<int64_t>& shape) {
   return result;
 }
 
-// Large pages for what lies in memory as a whole: a fault each 2 MB instead of
-// each 4 KB, which take as long as reading does.
-void prefer_large_pages(std::byte* data, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-  constexpr size_t page = size_t{2} << 20;
-  if (bytes < page || mx::default_device() != mx::Device::cpu) return;
-  const auto from = reinterpret_cast<uintptr_t>(data);
-  const auto begin = (from + page - 1) / page * page;
-  const auto end = (from + bytes) / page * page;
-  if (end <= begin) return;
-  // Where there are none, all stays as it is.
-  static_cast<void>(
-      ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE));
-#else
-  static_cast<void>(data);
-  static_cast<void>(bytes);
-#endif
+mx::array memory_for(
+    const TensorInfo& tensor, mx::Dtype dtype, const DecodeOptions& options) {
+  try {
+    auto shape = to_shape(tensor.shape);
+    return options.memory ? options.memory->take(std::move(shape), dtype)
+                          : own_memory(std::move(shape), dtype);
+  } catch (const std::exception&) {
+  }
+  fail(
+      ErrorKind::environment,
+      "[{}] no memory for the {} bytes of {}; close other programs or use a "
+      "smaller model or dtype",
+      options.caller,
+      *count_numbers(tensor.shape) * dtype.size(),
+      printable(tensor.name));
 }
-
-/** Memory for an array, taken from MLX so that nothing is copied after. */
-class Storage {
- public:
-  Storage(const TensorInfo& tensor, uint64_t bytes, std::string_view caller)
-      : data_(allocate(tensor, bytes, caller)) {
-    prefer_large_pages(this->bytes(), bytes);
-  }
-
-  std::byte* bytes() {
-    mx::allocator::Buffer buffer = data_.buffer();
-    return static_cast<std::byte*>(buffer.raw_ptr());
-  }
-
-  mx::array to_array(const std::vector<int64_t>& shape, mx::Dtype dtype) && {
-    return mx::array(std::move(data_), to_shape(shape), dtype);
-  }
-
- private:
-  static mx::allocator::Data allocate(
-      const TensorInfo& tensor, uint64_t bytes, std::string_view caller) {
-    try {
-      auto data = mx::allocator::malloc(std::max<uint64_t>(bytes, 1));
-      // The CPU's allocator does not throw.
-      if (data.buffer().ptr()) return data;
-    } catch (const std::exception&) {
-    }
-    fail(
-        ErrorKind::environment,
-        "[{}] no memory for the {} bytes of {}; close other programs or use a "
-        "smaller model or dtype",
-        caller,
-        bytes,
-        printable(tensor.name));
-  }
-
-  mx::allocator::Data data_;
-};
 
 /** Has `make` write at most a chunk of float32 and rounds it to `dtype`. */
 template <typename MakeChunk>
@@ -384,10 +342,10 @@ Decoded decode(
                               ? target_dtype(encoding.dtype, tensor, options)
                               : encoding.dtype;
   const size_t n = *count_numbers(tensor.shape);
-  Storage storage(tensor, uint64_t{n} * dtype.size(), options.caller);
+  auto out = memory_for(tensor, dtype, options);
 
   const Unpacker whole(
-      file, tensor, encoding, dtype, storage.bytes(), options.caller);
+      file, tensor, encoding, dtype, out.data<std::byte>(), options.caller);
   uint64_t not_finite = 0;
   if (options.interleaved_heads > 0 && n > 0) {
     const auto rows = static_cast<size_t>(tensor.shape.front());
@@ -399,7 +357,7 @@ Decoded decode(
     });
   }
   file.check_unchanged(options.caller);
-  return {std::move(storage).to_array(tensor.shape, dtype), not_finite};
+  return {std::move(out), not_finite};
 }
 
 Decoded decode_made(
@@ -409,8 +367,8 @@ Decoded decode_made(
     const Make& make) {
   const mx::Dtype dtype = target_dtype(own, tensor, options);
   const size_t n = *count_numbers(tensor.shape);
-  Storage storage(tensor, uint64_t{n} * dtype.size(), options.caller);
-  std::byte* const to = storage.bytes();
+  auto out = memory_for(tensor, dtype, options);
+  auto* const to = out.data<std::byte>();
   const auto not_finite = sum_over_cores(n, [&](size_t first, size_t count) {
     uint64_t bad = 0;
     for (size_t done = 0; done < count; done += chunk) {
@@ -422,7 +380,7 @@ Decoded decode_made(
     }
     return bad;
   });
-  return {std::move(storage).to_array(tensor.shape, dtype), not_finite};
+  return {std::move(out), not_finite};
 }
 
 }  // namespace mlxterp

@@ -16,6 +16,7 @@
 namespace mlxterp {
 
 class InputFile;
+class TensorMemory;
 
 /** How numbers lie in a file. */
 struct Encoding {
@@ -46,6 +47,7 @@ struct DecodeOptions {
   /** Where > 0, rows of that many heads lie in the order of interleaved
    * rotary pairs (0 h/2 1 h/2+1 ...) and are put back to 0 1 2 ... */
   int64_t interleaved_heads = 0;
+  TensorMemory* memory = nullptr;  ///< Else it has memory of its own.
 };
 
 struct Decoded {

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "core/fail.h"
+#include "core/parallel.h"
 #include "io/decode.h"
 #include "io/gguf_codes.h"
 #include "io/half.h"
 #include "io/input_file.h"
-#include "io/parallel.h"
 #include "mlx/ops.h"
 
 namespace mx = mlx::core;

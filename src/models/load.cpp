@@ -7,6 +7,7 @@
 
 #include "core/fail.h"
 #include "core/machine.h"
+#include "io/tensor_memory.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
@@ -183,15 +184,19 @@ class Loader {
   }
 
  private:
-  mx::array value_of(const Job& job, const LoadOptions& options) const {
+  mx::array value_of(const Job& job, const LoadOptions& options) {
     const bool half = keeps_half(*job.tensor, options) &&
                       std::ranges::all_of(job.slots, [](const auto* slot) {
                         return slot->matrix;
                       });
+    // What is split, transposed or stacked lies elsewhere in the end.
+    const bool stays = on_cpu_ && job.slots.size() == 1 && !job.transposed &&
+                       job.slots.front()->stack.empty();
     return checkpoint_.read(
         *job.tensor,
         half ? std::nullopt : options.dtype,
-        options.allow_not_finite);
+        options.allow_not_finite,
+        stays ? &memory_ : nullptr);
   }
 
   Slot* find(const std::string& path) {
@@ -502,6 +507,9 @@ class Loader {
   std::map<std::string, Slot> slots_;
   std::vector<Job> jobs_;
   const TensorInfo* second_unembedding_ = nullptr;
+  // Elsewhere MLX has large pages of its own.
+  const bool on_cpu_ = mx::default_device() == mx::Device::cpu;
+  TensorMemory memory_;
 };
 
 }  // namespace

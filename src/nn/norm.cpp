@@ -22,7 +22,7 @@ mx::array rms_norm(const mx::array& x, const mx::array& gain, float eps) {
   return simd::fused(
       "rms_norm",
       x.shape(),
-      {mx::contiguous(x), mx::contiguous(gain)},
+      {mx::contiguous(x), simd::dense(gain)},
       plain,
       [eps](const std::vector<mx::array>& in, float* out) {
         const size_t n = in[1].size();

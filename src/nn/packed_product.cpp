@@ -6,7 +6,7 @@
 #include <span>
 #include <utility>
 
-#include "io/parallel.h"
+#include "core/parallel.h"
 #include "mlx/ops.h"
 #include "mlxterp/core/blas.h"
 #include "nn/simd/few_rows.h"
@@ -140,9 +140,9 @@ std::optional<mx::array> packed_product(
       "packed_product",
       shape,
       {mx::contiguous(x),
-       mx::contiguous(packed.words),
-       mx::contiguous(scales),
-       mx::contiguous(biases)},
+       simd::dense(packed.words),
+       simd::dense(scales),
+       simd::dense(biases)},
       [plain = std::move(plain)](const std::vector<mx::array>& in) {
         return std::vector{plain(in[0])};
       },

@@ -66,7 +66,7 @@ mx::array product(const mx::array& x, const mx::array& w) {
   return simd::fused(
       "product",
       shape,
-      {mx::contiguous(x), mx::contiguous(w)},
+      {mx::contiguous(x), simd::dense(w)},
       plain,
       // NOLINTNEXTLINE(readability-non-const-parameter): the product goes there
       [](const std::vector<mx::array>& in, float* out) {
@@ -131,7 +131,7 @@ mx::array product_of_each(
       "product_of_each",
       shape,
       {mx::contiguous(x),
-       mx::contiguous(stack),
+       simd::dense(stack),
        mx::contiguous(mx::astype(which, mx::uint32))},
       plain,
       // NOLINTNEXTLINE(readability-non-const-parameter): the product goes there

@@ -15,6 +15,7 @@
 namespace mlxterp {
 
 class Gguf;
+class TensorMemory;
 
 /** What of a checkpoint is no part of its language model. */
 struct LeftOut {
@@ -67,11 +68,13 @@ class Checkpoint {
    * the file's own precision, float16 for quantised GGUF tensors, that of the
    * scales for MLX's). Integers
    * keep their type. Throws bad_data on NaN or Inf, with name and count,
-   * unless `allow_not_finite`. */
+   * unless `allow_not_finite`. With `memory` it may lie there, beside the other
+   * tensors of a model; that is for one thread. */
   mlx::core::array read(
       const TensorInfo& tensor,
       std::optional<mlx::core::Dtype> dtype = std::nullopt,
-      bool allow_not_finite = false) const;
+      bool allow_not_finite = false,
+      TensorMemory* memory = nullptr) const;
 
   /** Whether read_packed has it: a matrix that MLX packed, in MXFP4 blocks, or
    * of a GGUF type that is a scale and a bias of each 32 integers. */

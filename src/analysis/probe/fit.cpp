@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/fail.h"
-#include "io/parallel.h"
+#include "core/parallel.h"
 #include "mlx/ops.h"
 
 namespace mx = mlx::core;

@@ -5,6 +5,7 @@
 #include "core/fail.h"
 #include "mlx/allocator.h"
 #include "mlx/backend/cpu/encoder.h"
+#include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "mlx/transforms.h"
 #include "mlx/utils.h"
@@ -124,6 +125,12 @@ class Fused : public mx::Primitive {
 
 bool applies_to(const mx::array& x) {
   return x.dtype() == mx::float32 && mx::default_device() == mx::Device::cpu;
+}
+
+mx::array dense(const mx::array& x) {
+  const bool is =
+      x.status() == mx::array::available && x.flags().row_contiguous;
+  return is ? x : mx::contiguous(x);
 }
 
 mx::array fused(

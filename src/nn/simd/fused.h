@@ -27,6 +27,10 @@ using Back = std::function<std::vector<mlx::core::array>(
 /** Whether a float32 op on x would run on the CPU: else use MLX's own. */
 bool applies_to(const mlx::core::array& x);
 
+/** x itself where it is made and dense, else a dense copy that is yet to be
+ * made: MLX's `contiguous` copies what shares its memory with others. */
+mlx::core::array dense(const mlx::core::array& x);
+
 /** The result, lazy, float32 [shape], laid out densely. With `in_place` it may
  * take the place of the first input, of the same shape and dense. `kernel` may
  * throw std::bad_alloc only. */

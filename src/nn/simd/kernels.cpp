@@ -9,7 +9,7 @@
 #include <limits>
 #include <memory>
 
-#include "io/parallel.h"
+#include "core/parallel.h"
 #include "mlxterp/core/blas.h"
 
 #undef HWY_TARGET_INCLUDE

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "io/parallel.h"
+#include "core/parallel.h"
 #include "mlx/ops.h"
 #include "mlx/transforms.h"
 #include "sae/cuda/adam.h"

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <utility>
 
-#include "io/parallel.h"
+#include "core/parallel.h"
 #include "mlx/allocator.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
