@@ -206,6 +206,19 @@ Inputs inputs_of(const Ids& ids) {
 }
 
 void bind_model(nb::module_& m) {
+  m.def(
+      "renamed",
+      [](std::string_view model_type, std::string path) {
+        for (const auto& family : families())
+          if (family.model_type == model_type)
+            return rename(std::move(path), family.renames);
+        return path;
+      },
+      nb::arg("model_type"),
+      nb::arg("path"),
+      "A dotted path of a checkpoint as the native engine has it; itself of a "
+      "model_type that is not known.");
+
   nb::class_<Model> model(m, "Model");
   bind_attach(model);
   bind_engine(model);

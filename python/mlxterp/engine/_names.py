@@ -13,13 +13,29 @@ import difflib
 import re
 from collections.abc import Iterator
 
-from .._core import matching
+from .._core import matching, renamed
 from ..errors import UnknownNameError, UsageError
 from ._attention import SITES
 from ._checks import EMBEDDINGS
 from ._nodes import ATTENTION_NAMES, MIXER_NAMES, MLP_NAMES, Node, Tree
-from ._residual import SHARES
+from ._residual import FACTORS, SHARES
 from .canonical import MLP_PARTS, mlp_site
+
+# What the native engine calls the ends of some modules.
+_ENDS = {
+    "ln_final.output": "ln_final",
+    "unembed.output": "logits",
+    "pos_embed.output": "pos_embed",
+    "ln_ple_post.output": "ple_out",
+    "attn.q_a_norm.output": "attn.q_latent",
+    "attn.kv_a_norm.output": "attn.kv_latent",
+}
+# What makes that which a layer adds to the stream: a norm where one stands
+# behind the part, else the part.
+_ADDED = {
+    "attn_out": ("ln1_post", ("attn", "conv", "delta", "ssm")),
+    "mlp_out": ("ln2_post", ("mlp",)),
+}
 
 TAILS = ("input", *SITES, *SHARES, "output")  # what a site's name ends in
 
@@ -40,6 +56,7 @@ class Names:
         self, tree: Tree, layers: list[Node], layer_attr: str, attending: set[int]
     ):
         self._tree, self._layers, self._attending = tree, layers, attending
+        self._family = str(getattr(tree.root, "model_type", ""))
         self._layer_name = layer_attr.rpartition(".")[2]
         self._layer_index = {node.index: i for i, node in enumerate(layers)}
         lists = {"layers", layer_attr, self._layer_name}
@@ -154,12 +171,13 @@ class Names:
         node = layer = self._tree.by_path[path]
         if not path:
             return "logits" if tail == "output" else "tokens"
-        if tail == "output" and isinstance(node.module, EMBEDDINGS):
-            return "embed" if node is self._embedding else site
+        if tail == "output" and node is self._embedding:
+            return "embed"
         while layer is not None and layer.index not in self._layer_index:
             layer = layer.parent
+        name = renamed(self._family, site)
         if layer is None:
-            return site
+            return _ENDS.get(name, name)
         here = f"layers.{self._layer_index[layer.index]}."
         if layer is node:
             ends = {"input": "resid_pre", "output": "resid_post"}
@@ -167,10 +185,37 @@ class Names:
         if tail in SITES:
             return f"{here}attn.{tail}" if node is self.attention_of(layer) else site
         mlp = self.mlp_of(layer)
-        if mlp is None or not site.startswith(mlp.path + "."):
-            return site
-        name = mlp_site(site[len(mlp.path) + 1 :], "gate_proj" in mlp.children)
-        return f"{here}mlp.{name}" if name else site
+        if mlp is not None and site.startswith(mlp.path + "."):
+            part = site[len(mlp.path) + 1 :]
+            if found := mlp_site(part, "gate_proj" in mlp.children):
+                return f"{here}mlp.{found}"
+        if not name.startswith(here):
+            return name
+        return here + self._part_of_layer(layer, node, name[len(here) :])
+
+    def _part_of_layer(self, layer: Node, node: Node, name: str) -> str:
+        """A module's end, renamed as the family's weights are, by the name that
+        the native engine has for it, if it has one."""
+        head, _, end = name.rpartition(".")
+        above, _, module = head.rpartition(".")
+        if found := mlp_site(f"{module}.{end}", self._gated(node)):
+            return f"{above}.{found}" if above else name
+        scaled = any(getattr(layer.module, it, 1) != 1 for it in FACTORS)
+        if end == "output" and not scaled:
+            beside = {self._renamed(it) for it in layer.children.values()}
+            for added, (norm, parts) in _ADDED.items():
+                if head in ((norm,) if norm in beside else parts):
+                    return added
+        return _ENDS.get(name, name)
+
+    def _renamed(self, node: Node) -> str:
+        """The last part of a module's path in the native engine."""
+        return renamed(self._family, node.path).rpartition(".")[2]
+
+    def _gated(self, part: Node) -> bool:
+        """Whether a part of an MLP lies beside a gate."""
+        beside = part.parent.children.values() if part.parent else ()
+        return any(self._renamed(it) == "gate_proj" for it in beside)
 
     def part(self, layer: int, out: str) -> str:
         node = self._layers[layer]

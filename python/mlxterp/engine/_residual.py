@@ -17,6 +17,9 @@ import numpy as np
 from ._checks import evaluated
 from ._nodes import MLP_NAMES, Node
 
+#: What mlx-lm's layers call the factor of what they add, where they have one.
+FACTORS = ("residual_multiplier", "scale_depth")
+
 #: Sites of a layer beside its input and output.
 SHARES = ("attn_out", "resid_mid", "mlp_out")
 
