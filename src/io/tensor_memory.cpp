@@ -19,8 +19,8 @@ namespace mx = mlx::core;
 constexpr size_t page = size_t{2} << 20;
 constexpr size_t line = 64;
 
-// Pieces double up to this; a tensor of more than half has one to itself.
-constexpr size_t least = 2 * page, most = 16 * page;
+// Pieces double up to the latter; a tensor of more than half has one to itself.
+constexpr size_t least = page / 8, most = 16 * page;
 
 size_t up(size_t bytes, size_t to) {
   return (bytes + to - 1) / to * to;
@@ -58,12 +58,14 @@ mx::array own_memory(mx::Shape shape, mx::Dtype dtype) {
 }
 
 TensorMemory::Piece TensorMemory::make_piece(size_t bytes) {
-  // A page more, so that it can begin with a whole one.
-  const auto lines = static_cast<int>((up(bytes, page) + page) / line);
+  // A page more, so that it can begin with a whole one. What is small has none.
+  const size_t whole_ones = bytes < page ? line : page;
+  const auto lines =
+      static_cast<int>((up(bytes, whole_ones) + whole_ones) / line);
   auto whole = own_memory({lines, line}, mx::uint8);
   const auto at = reinterpret_cast<uintptr_t>(whole.data<char>());
   const size_t size = whole.nbytes();
-  return {std::move(whole), up(at, page) - at, size};
+  return {std::move(whole), up(at, whole_ones) - at, size};
 }
 
 mx::array TensorMemory::take(mx::Shape shape, mx::Dtype dtype) {
