@@ -22,6 +22,7 @@ from against_mlx_lm import ROOT, Side, folder_of_demo, row  # noqa: E402
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 LENGTH = 64  # tokens of a training step
+LAYERS = 30
 # Times as fast, at least.
 WANTED = {"lens": 20, "tune": 1}
 
@@ -100,11 +101,13 @@ def main():
             same = sum(a == b for a, b in zip(mine, theirs, strict=True))
             note = f"the same winner in {same} of {len(mine)} cells"
             failed = failed or same < 0.99 * len(mine)
-            columns = len(mine) // 30
-            what[name] = what[name].format(30, columns)
+            columns = len(mine) // LAYERS
+            what[name] = what[name].format(LAYERS, columns)
         else:
-            note = f"losses of the first step {mine[0]:.4f}, {theirs[0]:.4f}"
-            failed = failed or not abs(mine[0] / theirs[0] - 1) < 1e-3
+            # Upstream's mean has the last layer in it, whose loss is 0.
+            own = mine[0] * (LAYERS - 1) / LAYERS
+            note = f"losses of the first step {own:.4f}, {theirs[0]:.4f}"
+            failed = failed or not abs(own / theirs[0] - 1) < 1e-3
         rounds = []
         for i in range(options.rounds):
             cost = [0, 0]
