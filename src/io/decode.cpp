@@ -375,7 +375,7 @@ Decoded decode_made(
       const size_t at = first + done, some = std::min(chunk, count - done);
       std::byte* const target = to + at * dtype.size();
       write_floats(
-          dtype, some, target, [&](float* out) { make(at, some, out); });
+          dtype, some, target, [&](float* wide) { make(at, some, wide); });
       bad += count_not_finite(dtype, target, some);
     }
     return bad;

@@ -26,7 +26,8 @@ TEST(TensorMemory, TensorsLieBesideEachOtherAndApart) {
   TensorMemory memory;
   std::vector<mx::array> all;
   for (size_t i = 0; i < 200; ++i) {
-    const int rows = static_cast<int>(i * 37 % 113), columns = 1 + i % 97;
+    const auto rows = static_cast<int>(i * 37 % 113),
+               columns = static_cast<int>(1 + i % 97);
     all.push_back(memory.take({rows, columns}, dtypes[i % dtypes.size()]));
     all.push_back(memory.take({}, mx::float32));
   }
