@@ -5,11 +5,15 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <new>
+#include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -33,16 +37,30 @@ int fail(const std::string& message, int code) {
   return code;
 }
 
-// CLI11 takes -1 for the largest number where there are no negative ones.
-void refuse_negative(CLI::App& app) {
-  for (auto* option : app.get_options())
-    if (option->get_type_name() == "UINT")
-      option->check([](const std::string& text) {
-        return text.starts_with('-') ? text + " is negative; give 0 or more"
-                                     : std::string();
-      });
+template <typename Number>
+bool is_too_large(const std::string& text) {
+  Number number{};
+  const auto read =
+      std::from_chars(text.data(), text.data() + text.size(), number);
+  return read.ec == std::errc::result_out_of_range;
+}
+
+// CLI11 takes -1 for the largest number where there are no negative ones, and
+// what no number holds, too.
+void refuse_other_numbers(CLI::App& app) {
+  for (auto* option : app.get_options()) {
+    const bool positive = option->get_type_name() == "UINT";
+    if (!positive && option->get_type_name() != "INT") continue;
+    option->check([positive](const std::string& text) -> std::string {
+      if (positive && text.starts_with('-'))
+        return text + " is negative; give 0 or more";
+      const bool large =
+          positive ? is_too_large<uint64_t>(text) : is_too_large<int64_t>(text);
+      return large ? text + " does not fit 64 bits; give a smaller number" : "";
+    });
+  }
   for (auto* command : app.get_subcommands(nullptr))
-    refuse_negative(*command);
+    refuse_other_numbers(*command);
 }
 
 int run(int argc, char** argv) {
@@ -90,7 +108,7 @@ int run(int argc, char** argv) {
     auto* command = app.add_subcommand(name);
     commands.emplace_back(command, add(*command));
   }
-  refuse_negative(app);
+  refuse_other_numbers(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForVersion&) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <limits>
 #include <utility>
 
@@ -178,6 +179,15 @@ struct Generator::Impl {
     for (size_t i = 0; i < texts.size(); ++i)
       if (live(i)) going.push_back(i);
     if (going.empty()) return false;
+    if (broken)
+      fail(
+          ErrorKind::usage,
+          "[generate] an earlier step failed or was interrupted, so nothing "
+          "can "
+          "go on from there; what was generated until then stays. Generate "
+          "anew, from its ids perhaps");
+    broken = true;  // until it has ended
+    if (failed) std::rethrow_exception(failed);
     const auto start = Clock::now();
     const bool first = done == 0, queued = next.has_value();
     auto now = first  ? steps.prefill()
@@ -190,14 +200,39 @@ struct Generator::Impl {
       if (!on.empty() && std::ranges::all_of(on, [&](size_t i) {
             return steps.ahead(steps.rows()[i]);
           })) {
-        next = steps.go_on(std::move(on), &now);
-        queue(*next);
+        lay_out(std::move(on), now);
       }
     }
     collect(now);
     (first ? prefill_seconds : decode_seconds) += seconds_since(start);
     ++done;
+    broken = false;
+    if (failed && !is_error(failed) &&
+        std::ranges::none_of(now.rows, [&](size_t i) { return live(i); }))
+      std::rethrow_exception(std::exchange(failed, nullptr));
     return true;
+  }
+
+  // What fails there belongs to the step after this one. Where there is none,
+  // nothing was wrong; but somebody who interrupts means all of it.
+  void lay_out(std::vector<size_t> some, const Step& now) {
+    try {
+      next = steps.go_on(std::move(some), &now);
+      queue(*next);
+    } catch (...) {
+      next.reset();
+      failed = std::current_exception();
+    }
+  }
+
+  static bool is_error(const std::exception_ptr& thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const Error&) {
+      return true;
+    } catch (...) {
+      return false;
+    }
   }
 
   // Whoever held on to a cache's arrays would have them copied, not written.
@@ -297,6 +332,8 @@ struct Generator::Impl {
   std::vector<GeneratedText> texts;
   std::vector<TextStream> streams;
   std::optional<Step> next;
+  std::exception_ptr failed;  // where the next step was laid out
+  bool broken = false;
   std::vector<size_t> last_rows;
   int done = 0;
   double prefill_seconds = 0, decode_seconds = 0;
@@ -345,7 +382,7 @@ ActivationCache Generator::saved() const {
   std::vector<int> lengths;
   for (size_t i = 0; i < impl_->steps.rows().size(); ++i) {
     all.push_back(i);
-    lengths.push_back(impl_->steps.rows()[i].ran);
+    lengths.push_back(impl_->steps.rows()[i].settled);
   }
   if (impl_->done > 0)
     for (size_t s = 0; s < impl_->steps.saved().size(); ++s)

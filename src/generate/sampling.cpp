@@ -1,5 +1,6 @@
 #include "mlxterp/generate/sampling.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -133,7 +134,11 @@ mx::array sample(
   logits = keep_top_k(logits, sampling.top_k);
   logits = keep_top_p(logits, sampling.top_p);
   logits = keep_min_p(logits, sampling.min_p);
-  logits = mx::divide(logits, mx::array(sampling.temperature));
+  // Less the largest one, so that none becomes infinite, however small it is.
+  constexpr float coldest = 1e-30f;
+  logits = mx::divide(
+      mx::subtract(logits, mx::max(logits, -1, true)),
+      mx::array(std::max(sampling.temperature, coldest)));
   std::vector<mx::array> drawn;
   for (size_t i = 0; i < seeds.size(); ++i) {
     const auto row = static_cast<int>(i);

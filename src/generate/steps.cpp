@@ -150,6 +150,8 @@ void Steps::keep_saved(
 void Steps::settle(const Step& step, size_t row) {
   for (const auto& it : step.held)
     if (it.row == row) rows_[row].saved[it.site].push_back(it.value);
+  for (const auto& it : step.ends)
+    if (it.row == row) rows_[row].settled = it.positions;
 }
 
 mx::array Steps::pass(
@@ -163,7 +165,9 @@ mx::array Steps::pass(
     step.kept.insert(step.kept.end(), arrays.begin(), arrays.end());
   };
   for (const auto& it : parts) {
-    rows_[static_cast<size_t>(it.index)].ran = it.first + it.length;
+    const auto row = static_cast<size_t>(it.index);
+    rows_[row].ran = it.first + it.length;
+    step.ends.push_back({row, rows_[row].ran});
     if (it.cache && !joint) keep(it.cache->arrays());
   }
   if (joint) keep(joint->cache.arrays());

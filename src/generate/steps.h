@@ -20,8 +20,9 @@ struct Row {
   int steps = 0;         ///< Tokens there will be at most.
   uint64_t seed = 0;
   nn::KvCache cache = {};
-  int ran = 0;     ///< Positions that ran.
-  int reused = 0;  ///< Of those, what an earlier generation left.
+  int ran = 0;      ///< Positions that ran, or are on their way.
+  int settled = 0;  ///< Of those, what belongs to the text and is in `saved`.
+  int reused = 0;   ///< Of those, what an earlier generation left.
   std::vector<std::vector<mlx::core::array>> saved =
       {};  ///< By site, in order.
 
@@ -43,6 +44,12 @@ struct Step {
   };
   bool early = false;  ///< Laid out before the tokens of the last were known.
   std::vector<Held> held = {};
+  /** As long as a row will be with it. */
+  struct End {
+    size_t row;
+    int positions;
+  };
+  std::vector<End> ends = {};
 };
 
 /** Lays out steps; evaluates no more than the parts of a prompt that run before
@@ -65,7 +72,7 @@ class Steps {
   bool ahead() const;
   bool ahead(const Row& row) const { return same_angles(row.ran, row.ran + 1); }
 
-  /** Gives a row the values of a step that was laid out ahead. */
+  /** Gives a row what a step ran, of one that was laid out ahead its values. */
   void settle(const Step& step, size_t row);
 
   /** Leaves what a row's cache holds for later generations. */

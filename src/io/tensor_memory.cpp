@@ -29,7 +29,7 @@ size_t up(size_t bytes, size_t to) {
 // A fault each 2 MB instead of each 4 KB, which take as long as reading does,
 // and as many fewer addresses to translate. Where there are none, all stays as
 // it is.
-void prefer_large_pages(char* data, size_t bytes) {
+void prefer_large_pages(const char* data, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   if (bytes < page || mx::default_device() != mx::Device::cpu) return;
   const auto from = reinterpret_cast<uintptr_t>(data);

@@ -295,6 +295,10 @@ TEST_F(Generating, BadInputIsAnsweredClearly) {
   refused(
       with(plain, {"--temperature", "1", "--top-p", "2"}), 2, {"top_p", "2"});
   refused(with(plain, {"--seed", "-1"}), 2, {"--seed", "-1 is negative"});
+  refused(
+      with(plain, {"--seed", "18446744073709551616"}),
+      2,
+      {"--seed", "18446744073709551616 does not fit 64 bits"});
   refused(with(plain, {"--max-tokens", "0"}), 2, {"max_tokens", "0"});
   refused(with(plain, {"--chat"}), 2, {"chat template"});
   refused({"generate", path, "--ids", "1..100"}, 2, {"100", "64", "shorten"});

@@ -106,7 +106,8 @@ class Generator {
   ~Generator();
 
   /** Runs one step. False: every text has ended, and nothing ran. What it
-   * throws leaves what was generated so far. */
+   * throws leaves what was generated so far; no other step can follow, which is
+   * a usage error. */
   bool step();
 
   /** How many steps ran. */

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from .. import _core
 from ..errors import UsageError
@@ -204,10 +206,27 @@ def timed(
     if not edits and (when is not None or steps is not None):
         raise UsageError("when= says when interventions act; give some")
     if steps is None:
-        return [(s, _core.during(when, f)) for s, f in edits] if when else list(edits)
+        if when is None:
+            return list(edits)
+        return [(s, _core.during(when, f)) for s, f in edits]
     if when is not None:
         raise UsageError("when= and intervention_tokens= say the same; give one")
-    return [(s, _core.during(f"step:{int(k)}", f)) for s, f in edits for k in steps]
+    numbers = _whole(steps, "intervention_tokens")
+    if edits and not numbers:
+        raise UsageError("intervention_tokens is empty; give steps, or leave it out")
+    return [(s, _core.during(f"step:{k}", f)) for s, f in edits for k in numbers]
+
+
+def _whole(values: Any, what: str) -> list[int]:
+    """A list of whole numbers, of NumPy or MLX too."""
+    if isinstance(values, (mx.array, np.ndarray)):
+        values = values.tolist()
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise UsageError(f"{what} is {values!r}; give a list of whole numbers")
+    try:
+        return [operator.index(it) for it in values]
+    except TypeError as error:
+        raise UsageError(f"{what} is {values!r}; give whole numbers") from error
 
 
 def generation(
@@ -230,14 +249,15 @@ def generation(
     sites = [site for pattern in patterns for site in model.engine.match(pattern)]
     inner, names, ends = generating(model, [*sites, *(site for site, _ in edits)])
     how = {name: value for name, value in options.items() if value is not None}
-    seeds = seed if isinstance(seed, Sequence) else [] if seed is None else [seed]
-    for it in seeds:
-        if not isinstance(it, int) or not 0 <= it < 2**64:
-            raise UsageError(f"seed is {it!r}; give an int from 0 to 2**64 - 1")
-    if isinstance(seed, Sequence):
-        how["seeds"] = list(seed)
-    elif seed is not None:
-        how["seed"] = seed
+    if seed is not None:
+        many = not hasattr(seed, "__index__") or getattr(seed, "ndim", 0) > 0
+        seeds = _whole(seed if many else [seed], "seed")
+        for it in seeds:
+            if not 0 <= it < 2**64:
+                raise UsageError(f"seed is {it!r}; give an int from 0 to 2**64 - 1")
+        if many and not seeds:
+            raise UsageError("seed is empty; give one for each prompt, or leave it out")
+        how |= {"seeds": seeds} if many else {"seed": seeds[0]}
     generator = _core.Generator(
         inner,
         rows,
@@ -252,15 +272,19 @@ def generation(
 
 def forced_rows(forced, tokenizer) -> list[list[int]]:
     """Continuations as rows of ids: texts as they stand, or ids."""
+    if isinstance(forced, (mx.array, np.ndarray)):
+        forced = forced.tolist()
     if isinstance(forced, str):
         forced = [forced]
     elif not len(forced):
         raise UsageError("forced has no continuation; give one for each prompt")
-    elif isinstance(forced[0], int):
+    elif not isinstance(forced[0], (str, Iterable)):
         forced = [forced]
+    if tokenizer is None and any(isinstance(it, str) for it in forced):
+        raise UsageError("forced is text, and this model has no tokenizer; give ids")
     return [
         list(tokenizer.encode(it, add_special_tokens=False))
         if isinstance(it, str)
-        else [int(i) for i in it]
+        else _whole(it, "forced")
         for it in forced
     ]

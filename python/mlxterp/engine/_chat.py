@@ -21,6 +21,16 @@ def _json(value: Any, what: str) -> str:
     return text
 
 
+#: What would otherwise be a variable that no template reads.
+_TRANSFORMERS_ONLY = (
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "tokenizer_kwargs",
+)
+
+
 class ChatMethods:
     """The methods of a tokenizer that need a chat template."""
 
@@ -154,6 +164,12 @@ class ChatMethods:
             )
         if tools and any(not isinstance(tool, Mapping) for tool in tools):
             raise UsageError("tools are JSON schemas as dicts, not functions")
+        for name in _TRANSFORMERS_ONLY:
+            if variables.pop(name, None) not in (None, False):
+                raise UsageError(
+                    f"{name} is an argument of transformers that is not taken here: "
+                    "ids are a plain list, as long as they are"
+                )
         return (
             _json(list(conversation), "the messages"),
             add_generation_prompt,
