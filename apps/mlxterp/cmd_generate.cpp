@@ -137,6 +137,13 @@ void run(const Arguments& arguments) {
   const Uninterrupted kept;  // Ctrl-C: what there is so far is the answer
   while (!kept.asked() && generator.step()) {
   }
+  if (!kept.asked())
+    for (const size_t i : generator.idle())
+      warn(fmt::format(
+          "the edit '{}' changed nothing: no position that it is for was run; "
+          "see its positions and --when",
+          i < arguments.model.edits.size() ? arguments.model.edits[i]
+                                           : options.edits[i].site));
 
   report::GenerateReport report{
       .model = arguments.model.model,

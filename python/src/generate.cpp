@@ -233,6 +233,7 @@ void bind_generate(nb::module_& m) {
           },
           "Values by site, [prompt, pos, ...], and how many positions of each "
           "prompt ran.")
+      .def_prop_ro("idle", &Generator::idle)
       .def_prop_ro("prefill_seconds", &Generator::prefill_seconds)
       .def_prop_ro("decode_seconds", &Generator::decode_seconds);
 }

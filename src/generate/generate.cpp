@@ -4,6 +4,7 @@
 #include <chrono>
 #include <exception>
 #include <limits>
+#include <map>
 #include <utility>
 
 #include "core/evaluate.h"
@@ -389,6 +390,29 @@ ActivationCache Generator::saved() const {
       values.emplace_back(
           impl_->steps.saved()[s], impl_->joined(s, all, false));
   return {impl_->model.shared_sites(), std::move(values), std::move(lengths)};
+}
+
+std::vector<size_t> Generator::idle() const {
+  const auto& sites = impl_->model.sites();
+  const auto& edits = impl_->options.edits;
+  const auto* overlay = impl_->model.overlay();
+  std::vector<size_t> out;
+  // What is reused was edited when it ran.
+  if (std::ranges::any_of(
+          impl_->steps.rows(), [](const Row& row) { return row.reused > 0; }))
+    return out;
+  // Steps of a site stand in the order of the edits, these behind all others.
+  std::map<SiteId, size_t> behind;
+  for (size_t i = edits.size(); i-- > 0;) {
+    bool acted = false;
+    for (const auto site : sites.match(edits[i].site)) {
+      const size_t place = overlay->at(site).size() - ++behind[site];
+      acted = acted || impl_->steps.acted().contains({site, place});
+    }
+    if (!acted) out.push_back(i);
+  }
+  std::ranges::reverse(out);
+  return out;
 }
 
 double Generator::prefill_seconds() const {

@@ -183,6 +183,7 @@ Ran Runner::run(
         mx::reshape(*logits, {stretches, logits->shape(2)}), mx::float32);
     if (standing) standing->check_reached();
   }
+  if (standing) out.acted = standing->acted();
   for (const auto site : saved_) {
     const auto value = out.context->value(model_.sites()[site].name);
     auto& each = out.saved.emplace_back();

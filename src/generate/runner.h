@@ -41,6 +41,7 @@ struct Ran {
   std::vector<std::vector<mlx::core::array>> saved;
   /** Knows what edits made; null where there are none. */
   std::unique_ptr<TraceContext> context;
+  Standing::Acted acted = {};
 };
 
 /** What a model's layers and edits allow, and its passes. Immutable; the model

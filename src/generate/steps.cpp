@@ -161,6 +161,7 @@ mx::array Steps::pass(
     JointCache* joint) {
   auto ran = runner_.run(parts, launched_, logits, joint);
   keep_saved(ran, parts, step);
+  acted_.merge(ran.acted);
   const auto keep = [&](const std::vector<mx::array>& arrays) {
     step.kept.insert(step.kept.end(), arrays.begin(), arrays.end());
   };

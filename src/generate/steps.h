@@ -82,6 +82,8 @@ class Steps {
   const std::vector<Row>& rows() const { return rows_; }
   const std::vector<SiteId>& saved() const { return runner_.saved(); }
   int launched() const { return launched_; }
+  /** Which edits changed a value. */
+  const Standing::Acted& acted() const { return acted_; }
   int axis_of(SiteId site) const {
     return model_.sites()[site].layout == Layout::scores ? 2 : 1;
   }
@@ -137,6 +139,7 @@ class Steps {
    * penalty. */
   std::optional<mlx::core::array> seen_;
   int launched_ = 0;
+  Standing::Acted acted_;
 };
 
 }  // namespace mlxterp

@@ -249,8 +249,9 @@ mx::array on_part(
 
   const bool of_rows = axis == Axis::position || axis == Axis::prompt;
   const PartView part_at(at, of_rows ? flat : std::vector<int>{}, count, axis);
-  const auto part =
-      inner(mx::take_along_axis(x, where, place), of_rows ? part_at.view : at);
+  const auto given = mx::take_along_axis(x, where, place);
+  const auto part = inner(given, of_rows ? part_at.view : at);
+  if (part.id() == given.id()) return x;
   if (part.shape() != selected)
     fail(
         ErrorKind::usage,

@@ -73,8 +73,12 @@ mx::array written_out(const mx::array& x) {
 }  // namespace
 
 mx::array apply_edit(
-    const Intervention& edit, const mx::array& value, const SiteView& at) {
+    const Intervention& edit,
+    const mx::array& value,
+    const SiteView& at,
+    bool* acted) {
   auto changed = edit(value, at);
+  if (acted && changed.id() != value.id()) *acted = true;
   if (changed.shape() != value.shape() || changed.dtype() != value.dtype())
     fail(
         ErrorKind::usage,
@@ -121,8 +125,12 @@ mx::array Standing::at(SiteId site, mx::array value) {
   if (overlay_.edits(site)) {
     reached_.insert(site);
     const auto before = value;
-    for (const auto& step : overlay_.at(site))
-      value = stepped(step, site, value);
+    const auto& steps = overlay_.at(site);
+    for (size_t i = 0; i < steps.size(); ++i) {
+      bool acted = false;
+      value = stepped(steps[i], site, value, acted);
+      if (acted) acted_.emplace(site, i);
+    }
     if (inner_) inner_->edited(site, before, value);
   }
   if (inner_) value = inner_->at(site, std::move(value));
@@ -151,7 +159,10 @@ bool Standing::edits_within(const Overlay::Attached& it) const {
 }
 
 mx::array Standing::stepped(
-    const Overlay::Step& step, SiteId site, const mx::array& value) {
+    const Overlay::Step& step,
+    SiteId site,
+    const mx::array& value,
+    bool& acted) {
   if (const auto* attached = std::get_if<Overlay::Attached>(&step)) {
     auto made = through(*attached, site, value);
     if (attached->mode == AttachOptions::Mode::read) return value;
@@ -160,8 +171,8 @@ mx::array Standing::stepped(
   const auto& edit = std::get<Intervention>(step);
   const auto at = view(site, value);
   if (at.packed.empty() || edit.reach() != Overlay::Reach::sequence)
-    return apply_edit(edit, value, at);
-  if (at.layout == Layout::scores) return apply_edit(edit, value, at);
+    return apply_edit(edit, value, at, &acted);
+  if (at.layout == Layout::scores) return apply_edit(edit, value, at, &acted);
   return by_sequence(
       value, at.packed, [&](const mx::array& one, const PackedRows& it) {
         const std::vector<int> length = {it.length};
@@ -174,7 +185,7 @@ mx::array Standing::stepped(
           own.packed = one_;
           own.offset = it.first;
         }
-        return apply_edit(edit, one, own);
+        return apply_edit(edit, one, own, &acted);
       });
 }
 

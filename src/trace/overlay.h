@@ -7,6 +7,7 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -22,7 +23,8 @@ namespace mlxterp {
 mlx::core::array apply_edit(
     const Intervention& edit,
     const mlx::core::array& value,
-    const SiteView& at);
+    const SiteView& at,
+    bool* acted = nullptr);
 
 /** Immutable, shared by handles; by site, in the order of declaration. */
 class Overlay {
@@ -91,6 +93,10 @@ class Standing final : public Observer {
    */
   void check_reached() const;
 
+  /** Which steps of which sites gave another value than they were given. */
+  using Acted = std::set<std::pair<SiteId, size_t>>;
+  const Acted& acted() const { return acted_; }
+
   mlx::core::array at(SiteId site, mlx::core::array value) override;
   bool edits(SiteId site) const override {
     return overlay_.edits(site) || (inner_ && inner_->edits(site));
@@ -102,7 +108,10 @@ class Standing final : public Observer {
 
  private:
   mlx::core::array stepped(
-      const Overlay::Step& step, SiteId site, const mlx::core::array& value);
+      const Overlay::Step& step,
+      SiteId site,
+      const mlx::core::array& value,
+      bool& acted);
   mlx::core::array through(
       const Overlay::Attached& it, SiteId site, const mlx::core::array& value);
   // What it reads where it is attached to `value`.
@@ -118,6 +127,7 @@ class Standing final : public Observer {
   Observer* inner_;
   PassRows rows_;
   std::set<SiteId> reached_;
+  Acted acted_;
   std::unordered_map<SiteId, mlx::core::array> read_;
   std::vector<PackedRows> scores_;  // of the sequence whose scores are seen
   std::vector<PackedRows> one_;     // the sequence seen by itself

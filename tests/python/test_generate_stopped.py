@@ -1,5 +1,6 @@
 """Generations that an error, an interruption or a stop ends."""
 
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
@@ -134,8 +135,41 @@ def test_however_small_a_temperature_is(llama):
 def test_what_says_nothing_is_refused(llama, options):
     edits = {"layers.0.resid_post": iv.scale(2.0)}
     how = {} if "forced" in options else {"max_tokens": 3}
-    with pytest.raises(UsageError, match=next(iter(options)) if "when" not in options else ""):
+    with pytest.raises(UsageError, match=next(iter(options))):
         llama.generate(PROMPTS[0], interventions=edits, **how, **options).run()
+
+
+SITE = "layers.0.resid_post"
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize(
+    ("when", "edit", "acts"),
+    [
+        ("prompt", iv.at_positions(4, iv.scale(0.0)), False),
+        ("generated", iv.at_positions(-1, iv.scale(0.0)), False),
+        ("generated", iv.during("prompt", iv.scale(0.0)), False),
+        ("step:9", iv.scale(0.0), False),
+        ("steps:3..7", iv.scale(0.0), False),
+        ("prompt", iv.at_positions(2, iv.scale(0.0)), True),
+        ("steps:2..7", iv.scale(0.0), True),
+        ("generated", iv.at_positions(3, iv.scale(1.0)), True),
+        (None, iv.on_prompts([0], iv.scale(0.0)), True),
+    ],
+)
+def test_edits_that_never_act_are_named(llama, when, edit, acts, cache):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        given = {SITE: edit, "layers.*.mlp_out": iv.scale(0.5)}
+        for _ in llama.generate(
+            PROMPTS[0], 3, ends=False, interventions=given, when=when, cache=cache
+        ):
+            pass
+    texts = [str(it.message) for it in told]
+    idle = [f"'{SITE}' changed nothing" in it for it in texts]
+    assert any(idle) != acts, texts
+    mlps = [it for it in texts if "mlp_out" in it]
+    assert len(mlps) == (0 if when in (None, "prompt", "generated", "steps:2..7") else 2)
 
 
 def test_whole_numbers_of_other_libraries_are_numbers(llama):

@@ -126,6 +126,10 @@ class Generator {
    * sources behind a destination are masked as in any pass. */
   ActivationCache saved() const;
 
+  /** Which of the options' edits, by number, changed no value in any step:
+   * those for positions or steps that the texts did not reach. */
+  std::vector<size_t> idle() const;
+
   double prefill_seconds() const;
   double decode_seconds() const;
 

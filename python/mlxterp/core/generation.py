@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ class Generation:
         g.saved["layers.3.resid_post"].shape  # [prompt, pos, d_model]
 
     Iterating runs a step at a time, and what was generated so far can be read
-    in between. Whoever reads a result before any step runs all of them; so does
+    in between. At the end a warning names edits that never changed a value. Whoever reads a result before any step runs all of them; so does
     the end of a `with`, unless it is left by an exception.
     """
 
@@ -67,8 +68,10 @@ class Generation:
         resolve: Callable[[str], str],
         names: Mapping[str, str],
         probes: Sequence[Any] = (),
+        edits: Sequence[tuple[str, Callable]] = (),
     ):
         self._generator = generator
+        self._edits = list(edits)  # as the generator numbers them
         self._resolve = resolve
         self._names = names  # of the model's sites in the generator
         self._probes = list(probes)
@@ -79,6 +82,7 @@ class Generation:
         before = self._lengths()
         number = self._generator.steps
         if not self._generator.step():
+            self._tell_idle()
             return None
         made = Step(self, number)
         for i, text in enumerate(self._generator.texts):
@@ -95,8 +99,22 @@ class Generation:
         """Runs what is left."""
         while self._generator.step():
             pass
+        self._tell_idle()
         self._last = None
         return self
+
+    def _tell_idle(self) -> None:
+        """Warns once of edits that changed nothing; a function of Python's may
+        only have looked."""
+        for i in self._generator.idle if self._edits else ():
+            site, edit = self._edits[i]
+            if isinstance(edit, _core.Intervention):
+                warnings.warn(
+                    f"the edit at '{site}' changed nothing: no position or step that "
+                    "it is for was run",
+                    stacklevel=3,
+                )
+        self._edits = []
 
     def __iter__(self) -> Iterator[Step]:
         while (step := self.step()) is not None:
@@ -267,7 +285,7 @@ def generation(
         stop=[stop] if isinstance(stop, str) else list(stop),
         **how,
     )
-    return Generation(generator, model.engine.resolve, names, probes)
+    return Generation(generator, model.engine.resolve, names, probes, edits)
 
 
 def forced_rows(forced, tokenizer) -> list[list[int]]:
