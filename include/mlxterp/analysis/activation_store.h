@@ -80,12 +80,13 @@ struct StoreSummary {
  * Memory is bounded whatever the text's length. Each file appears whole or not
  * at all; with `resume` an interrupted run goes on where the last one ends,
  * with the same rows as if it never had been: what it holds is checked, and a
- * block of it made again, which has to come out the same. Layers behind the last site are
- * not run. Evaluates. Throws usage where the folder holds something else, a
- * store and `resume` is not asked, or one of other settings (named) or whose
- * rows come out otherwise now; bad_data for a text that is none, values that
- * are not finite, or a store whose files are broken; environment
- * where files cannot be read or written, or another process writes there.
+ * block of it made again, which has to come out the same. Layers behind the
+ * last site are not run. Evaluates. Throws usage where the folder holds
+ * something else, a store and `resume` is not asked, or one of other settings
+ * (named) or whose rows come out otherwise now; bad_data for a text that is
+ * none, values that are not finite, or a store whose files are broken;
+ * environment where files cannot be read or written, or another process writes
+ * there.
  */
 StoreSummary store_text_activations(
     const InterpretableModel& model,

@@ -264,8 +264,7 @@ class StoreWriter {
       const auto apart = mx::max(mx::abs(mx::subtract(flat(value), before)), 1);
       const auto largest =
           static_cast<double>(mx::max(mx::abs(before)).item<float>());
-      const auto furthest =
-          static_cast<double>(mx::max(apart).item<float>());
+      const auto furthest = static_cast<double>(mx::max(apart).item<float>());
       if (furthest <= allowed * largest) continue;
       const auto at = row + mx::argmax(apart).item<uint32_t>();
       const auto document = store.read(row_names[2], at, at + 1).item<int>();
