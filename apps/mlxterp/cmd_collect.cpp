@@ -58,6 +58,9 @@ void run(const Arguments& arguments) {
   const auto model = arguments.model.load();
   options.model = arguments.model.model;
   options.edits = arguments.model.edits;
+  for (const auto& sae : arguments.model.saes)
+    options.saes.push_back(
+        fmt::format("{} ({})", sae, arguments.model.sae_mode));
   options.progress = progress(/*lines=*/true);
   options.warn = warn;
   report::StoreReport report;

@@ -163,6 +163,14 @@ void train(const Arguments& a) {
       text_of(training));
 }
 
+// As one word of a shell.
+std::string quoted_word(const std::string& text) {
+  std::string out = "'";
+  for (const char c : text)
+    c == '\'' ? out += "'\\''" : out += c;
+  return out + "'";
+}
+
 std::string text_of(
     const report::SteerReport& report, const SteeringVector& vector) {
   const auto& sweep = report.sweep;
@@ -219,12 +227,12 @@ std::string text_of(
         sweep.neutral_perplexity);
   text += "\n" + view::paragraph(about + ".", terminal) + "\n";
   text += fmt::format(
-      "Strength {:g} at layer {}, {:.4g} long, as an edit:\n  --edit '{}'\n",
+      "Strength {:g} at layer {}, {:.4g} long, as an edit:\n  --edit {}\n",
       strongest,
       best.layer,
       strongest * best.residual_norm,
-      view::escape(
-          report::edit_text(vector, report.vector, best.layer, strongest)));
+      quoted_word(view::escape(
+          report::edit_text(vector, report.vector, best.layer, strongest))));
   return text;
 }
 

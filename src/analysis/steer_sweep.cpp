@@ -11,7 +11,6 @@
 #include "analysis/steered_runs.h"
 #include "analysis/steering_checks.h"
 #include "core/fail.h"
-#include "mlx/linalg.h"
 #include "mlx/ops.h"
 #include "trace/stepper.h"
 
@@ -192,8 +191,9 @@ class Sweeper {
     const auto swept = vector.of_layers(chosen);
     for (const auto& it : swept.layers) {
       check_norm(it, "steer_sweep");
-      const auto length = mx::linalg::norm(it.direction);
-      std::vector<mx::array> units = {mx::divide(it.direction, length)};
+      for (const float strength : options_.strengths)
+        check_length(strength * it.residual_norm, "steer_sweep");
+      std::vector<mx::array> units = {unit_of(it.direction, "steer_sweep")};
       for (int k = 0; k < options_.random; ++k)
         units.push_back(random_direction(random, vector.d_model()));
       for (size_t d = 0; d < units.size(); ++d)

@@ -101,10 +101,6 @@ mx::array fitting(
   return mx::astype(x, mx::float32);
 }
 
-float length_of(const mx::array& direction) {
-  return mx::linalg::norm(direction).item<float>();
-}
-
 // Whether one is what config.json says and the other what GGUF says, or both
 // the same.
 bool same_type(const std::string& a, const std::string& b) {
@@ -127,7 +123,52 @@ std::vector<int> counted(std::vector<int> layers, int model_layers) {
   return layers;
 }
 
+std::vector<double> numbers_of(const mx::array& direction) {
+  auto flat = mx::contiguous(mx::astype(direction, mx::float32));
+  flat.eval();
+  const auto* begin = flat.data<float>();
+  return {begin, begin + flat.size()};
+}
+
+// In float64, which holds the square of any float32.
+double length_of(const std::vector<double>& numbers) {
+  double squares = 0;
+  for (const double it : numbers)
+    squares += it * it;
+  return std::sqrt(squares);
+}
+
 }  // namespace
+
+double length_of(const mx::array& direction) {
+  return length_of(numbers_of(direction));
+}
+
+mx::array unit_of(const mx::array& direction, const char* who) {
+  const auto numbers = numbers_of(direction);
+  const double length = length_of(numbers);
+  if (!std::isfinite(length) || !(length > 0))
+    fail(
+        ErrorKind::usage,
+        "[{}] a direction of length {} points nowhere; give finite numbers, "
+        "not all 0",
+        who,
+        length);
+  std::vector<float> unit;
+  for (const double it : numbers)
+    unit.push_back(static_cast<float>(it / length));
+  return mx::array(unit.data(), direction.shape(), mx::float32);
+}
+
+void check_length(float length, const char* who) {
+  if (!std::isfinite(length))
+    fail(
+        ErrorKind::usage,
+        "[{}] the strength times the residual stream's mean length is {}, "
+        "beyond float32; use a smaller one",
+        who,
+        length);
+}
 
 void check_norm(const SteeringVector::Layer& it, const char* who) {
   if (!(it.residual_norm > 0))
@@ -246,9 +287,10 @@ SteeringVector SteeringVector::of_strength(float strength) const {
   auto out = *this;
   for (auto& it : out.layers) {
     check_norm(it, "SteeringVector");
+    const float length = strength * it.residual_norm;
+    check_length(length, "SteeringVector");
     it.direction = mx::multiply(
-        it.direction,
-        mx::array(strength * it.residual_norm / length_of(it.direction)));
+        unit_of(it.direction, "SteeringVector"), mx::array(length));
   }
   return out;
 }
@@ -337,8 +379,7 @@ Steering ablated(
   std::vector<std::string> layers;
   Steering out;
   for (const auto& it : vector.layers) {
-    directions.push_back(
-        mx::divide(it.direction, mx::array(length_of(it.direction))));
+    directions.push_back(unit_of(it.direction, "steer"));
     layers.push_back(fmt::format("{}", it.layer));
     out.layers.push_back({it.layer, it.residual_norm});
   }
@@ -399,9 +440,9 @@ Steering steer(
     }
     check_norm(it, "steer");
     const float length = options.strength * it.residual_norm;
+    check_length(length, "steer");
     const bool adds = asked == SteeringOperation::add;
-    const auto unit =
-        mx::divide(it.direction, mx::array(length_of(it.direction)));
+    const auto unit = unit_of(it.direction, "steer");
     out.edits.push_back(
         {site,
          adds ? add_vector(mx::multiply(unit, mx::array(length)))

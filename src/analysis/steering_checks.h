@@ -20,6 +20,17 @@ std::optional<SteeringOperation> operation_of(std::string_view text);
 /** Throws usage where its residual norm is not known. */
 void check_norm(const SteeringVector::Layer& layer, const char* who);
 
+/** Of any finite numbers, also where their squares are beyond float32.
+ * Evaluates. */
+double length_of(const mlx::core::array& direction);
+
+/** The direction with length 1, float32. Throws usage where it has none: it is
+ * zero, or not finite. Evaluates. */
+mlx::core::array unit_of(const mlx::core::array& direction, const char* who);
+
+/** Throws usage where `length`, that of what is set or added, is not finite. */
+void check_length(float length, const char* who);
+
 /** Why a vector cannot be a direction ("is zero"); empty: it can. `width`: of
  * others, 0: there are none. Evaluates. */
 std::string direction_fault(const mlx::core::array& direction, int width);

@@ -74,8 +74,32 @@ std::string direction_fault(const mx::array& direction, int width) {
 
 void SteeringVector::check() const {
   if (layers.empty()) fail(ErrorKind::usage, "[{}] it has no layers", caller);
+  const auto refuse = [](const std::string& what) {
+    fail(ErrorKind::usage, "[{}] {}", caller, what);
+  };
+  if (model_layers < 0 || model_layers > limits::layers)
+    refuse(fmt::format(
+        "a model of {} layers; give 0 to {}", model_layers, limits::layers));
+  if (pairs > limits::prompts)
+    refuse(fmt::format("{} pairs; give up to {}", pairs, limits::prompts));
+  for (const int position : positions)
+    if (position < -limits::vocab || position > limits::vocab)
+      refuse(fmt::format("position {}; give one of a prompt", position));
   int last = -1;
   for (const auto& it : layers) {
+    if (it.layer < 0 || it.layer >= limits::layers)
+      refuse(fmt::format(
+          "a direction for layer {}; layers are 0 to {}, counted from the "
+          "model's first",
+          it.layer,
+          limits::layers - 1));
+    if (!std::isnan(it.residual_norm) &&
+        !(it.residual_norm > 0 && std::isfinite(it.residual_norm)))
+      refuse(fmt::format(
+          "the residual stream's mean length at layer {} is {}; give a finite "
+          "one above 0, or none (NaN) and measure it (with_norms)",
+          it.layer,
+          it.residual_norm));
     if (it.layer <= last)
       fail(
           ErrorKind::usage,
@@ -196,11 +220,15 @@ SteeringVector SteeringVector::load(const std::filesystem::path& path) {
     Layer it{*layer, mx::astype(direction, mx::float32)};
     if (const auto norm = norms.find(fmt::format("{}", *layer));
         norm != norms.end()) {
-      if (!norm->is_number() || !(norm->get<double>() > 0))
+      const auto held = norm->is_number() ? norm->get<float>() : 0;
+      if (!(held > 0) || !std::isfinite(held))
         broken(
             path,
-            fmt::format("has a residual norm of layer {} not above 0", *layer));
-      it.residual_norm = norm->get<float>();
+            fmt::format(
+                "has a residual norm of layer {} that is no number above 0 "
+                "which float32 holds",
+                *layer));
+      it.residual_norm = held;
     }
     out.layers.push_back(std::move(it));
   }

@@ -238,8 +238,11 @@ SteeringVector SteeringVector::load_gguf(
     if (!fault.empty())
       broken(path, fmt::format("has a '{}' that {}", tensor.name, fault));
     Layer it{*layer - shift, direction};
-    if (!norms.empty() && norms[i] > 0)
+    if (!norms.empty() && norms[i] > 0) {
       it.residual_norm = static_cast<float>(norms[i]);
+      if (!std::isfinite(it.residual_norm))
+        broken(path, fmt::format("has {} that are not finite", norms_key));
+    }
     out.layers.push_back(std::move(it));
   }
   if (out.layers.empty()) broken(path, "has no directions but zeros");

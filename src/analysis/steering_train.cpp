@@ -132,11 +132,14 @@ Row logistic_weights(const std::vector<Row>& rows, size_t n) {
     if (step % between != 0) continue;
     mx::eval(w, b, v, c);
     const float steep = mx::linalg::norm(slope).item<float>();
-    const float far = mx::linalg::norm(w).item<float>();
-    if (step > 0 && steep <= 1e-6f * std::max(far, 1e-6f)) break;
+    const float now = mx::linalg::norm(w).item<float>();
+    if (step > 0 && steep <= 1e-6f * std::max(now, 1e-6f)) break;
   }
+  // Of rows that cannot be told apart rounding is all that is left.
   const auto found = rows_of(mx::transpose(w))[0];
-  return scaled(found, 1 / std::max(length(found), 1e-30));
+  constexpr double rounding = 1e-6;
+  const double far = length(found);
+  return scaled(found, far > rounding ? 1 / far : 0);
 }
 
 // The area under the ROC curve of the first `n` values against the others.
@@ -378,17 +381,25 @@ SteeringTraining steer_train(
           "load the model in float32",
           layer);
     const auto mean = mean_of(differences);
-    if (!(largest > 0) || !(length(mean) > 0))
+    const bool by_mean = options.method == SteeringMethod::mean_difference;
+    if (!(largest > 0) || (by_mean && !(length(mean) > 0)))
       fail(
           ErrorKind::usage,
           "[steer_train] positive and negative prompts are the same at the "
           "positions read, at layer {}; let the texts differ before their end, "
           "or read other positions",
           layer);
-    const auto direction =
-        options.method == SteeringMethod::mean_difference ? mean
-        : options.method == SteeringMethod::pca ? first_component(differences)
-                                                : logistic_weights(rows, n);
+    const auto direction = by_mean ? mean
+                           : options.method == SteeringMethod::pca
+                               ? first_component(differences)
+                               : logistic_weights(rows, n);
+    if (!(length(direction) > 0))
+      fail(
+          ErrorKind::usage,
+          "[steer_train] nothing tells the positive prompts from the negative "
+          "at layer {}: pairs turned round, perhaps; put each pair the same "
+          "way round, or use the method pca",
+          layer);
     auto found = quality(rows, differences, direction);
     found.layer = layer;
     out.layers.push_back(found);

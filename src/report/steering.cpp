@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "analysis/steering_checks.h"
 #include "core/fail.h"
-#include "mlx/linalg.h"
 #include "report/generated.h"
 #include "report/takeaway.h"
 
@@ -199,8 +199,8 @@ std::string edit_text(
       "layers.{0}.resid_post=add_vector({1}:layers.{0}, {2:.6g})",
       layer,
       file,
-      strength * it.residual_norm /
-          mlx::core::linalg::norm(it.direction).item<float>());
+      static_cast<double>(strength * it.residual_norm) /
+          length_of(it.direction));
 }
 
 }  // namespace mlxterp::report

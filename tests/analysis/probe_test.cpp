@@ -431,6 +431,59 @@ TEST(Probe, SaysItOfEachGeneratedToken) {
   expect_error([&] { probe.check_fits(model); }, ErrorKind::usage, "site");
 }
 
+TEST(Probe, WhatFloat32DoesNotHoldIsRefused) {
+  const auto x = mx::reshape(mx::arange(0.0, 24.0, 1.0, mx::float32), {8, 3});
+  ProbeOptions options;
+  options.kind = ProbeKind::ridge;
+  options.folds = 0;
+  std::vector<double> labels;
+  for (int i = 0; i < 8; ++i)
+    labels.push_back(i * 1e40);
+  expect_error(
+      [&] { train_probe(x, labels, {}, options); },
+      ErrorKind::usage,
+      "largest label is 7e+40");
+}
+
+TEST(Probe, DamagedFilesAreRefused) {
+  const TempFolder place;
+  Probe probe;
+  probe.kind = ProbeKind::ridge;
+  probe.weight = {1, 2};
+  probe.bias = 3;
+  probe.spread = 1;
+  const auto good = place / "good.safetensors";
+  probe.save(good);
+  const auto file = Safetensors::open(good);
+  const auto weight = mx::array({1.0f, 2.0f});
+  const auto write =
+      [&](const char* name,
+          const std::vector<std::pair<std::string, mx::array>>& tensors,
+          const char* spread = "1.0") {
+        auto metadata = file.metadata();
+        metadata["spread"] = spread;
+        save_safetensors(place / name, tensors, metadata);
+        return place / name;
+      };
+  const auto refused = [&](const std::filesystem::path& path,
+                           const char* part) {
+    expect_error([&] { Probe::load(path); }, ErrorKind::bad_data, part);
+  };
+  const auto bias = mx::array({3.0f});
+  EXPECT_EQ(
+      Probe::load(write("a", {{"weight", weight}, {"bias", bias}})).bias, 3);
+  refused(write("b", {{"weight", weight}}), "no bias");
+  refused(
+      write("c", {{"weight", weight}, {"bias", mx::zeros({3})}}), "one number");
+  for (const auto* spread : {"-1.0", "1e39"})
+    refused(
+        write(
+            fmt::format("d{}", spread).c_str(),
+            {{"weight", weight}, {"bias", bias}},
+            spread),
+        "spread");
+}
+
 TEST(Probe, Misuse) {
   using enum ErrorKind;
   const auto x = mx::reshape(mx::arange(0.0, 24.0, 1.0, mx::float32), {8, 3});

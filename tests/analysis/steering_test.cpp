@@ -201,6 +201,23 @@ TEST(SteerTrain, SaysWhatIsWrong) {
           "layer 3"));
 }
 
+TEST(SteerTrain, PairsTurnedRoundHaveAnAxisButNoMean) {
+  const auto model = test::tiny_model();
+  SteerTrainOptions options{
+      .positive = Inputs::Rows{{1, 2, 3}, {1, 2, 4}},
+      .negative = Inputs::Rows{{1, 2, 4}, {1, 2, 3}}};
+  EXPECT_TRUE(
+      has(message_of([&] { steer_train(model, options); }), "are the same"));
+  options.method = SteeringMethod::logistic;
+  EXPECT_TRUE(
+      has(message_of([&] { steer_train(model, options); }), "turned round"));
+  options.method = SteeringMethod::pca;
+  for (const auto& it : steer_train(model, options).layers) {
+    EXPECT_NEAR(it.norm, 1, 1e-5);
+    EXPECT_NEAR(it.cosine, 0, 1e-5);
+  }
+}
+
 TEST(SteeringPairs, AreReadLineByLine) {
   const TempFolder folder;
   const auto good = folder.write(
@@ -444,6 +461,8 @@ TEST(SteeringVector, BrokenSafetensorsAreRefused) {
       {"positions", "[0.5]"},
       {"residual_norms", "[]"},
       {"residual_norms", "{\"1\": -3}"},
+      {"residual_norms", "{\"1\": 1e39}"},
+      {"residual_norms", "{\"1\": 1e-60}"},
       {"residual_norms", "{\"1\": \"x\"}"}};
   size_t tried = 0;
   const auto refused = [&](const auto& some, const auto& metadata) {
@@ -468,7 +487,64 @@ TEST(SteeringVector, BrokenSafetensorsAreRefused) {
     more.emplace_back(name, array);
     refused(more, file.metadata());
   }
-  EXPECT_EQ(tried, 18u);
+  EXPECT_EQ(tried, 20u);
+}
+
+TEST(SteeringVector, WritesNothingThatItWouldNotRead) {
+  const TempFolder folder;
+  const auto message = [&](auto change) {
+    auto vector = told_vector();
+    change(vector);
+    return message_of([&] { vector.save(folder / "v.safetensors"); });
+  };
+  for (const float norm : {0.0f, -1.0f, INFINITY})
+    EXPECT_TRUE(
+        has(message([&](auto& it) { it.layers[0].residual_norm = norm; }),
+            "layer 1"));
+  EXPECT_TRUE(
+      has(message([](auto& it) { it.layers[1].layer = 10'000'000; }),
+          "layer 10000000"));
+  EXPECT_TRUE(
+      has(message([](auto& it) { it.layers[0].layer = -1; }),
+          "for layer -1; layers are 0 to"));
+  message([](auto& it) { it.model_layers = -1; });
+  message([](auto& it) { it.pairs = size_t{1} << 40; });
+  EXPECT_EQ(folder.files(), 0u);
+  auto unknown = told_vector();
+  unknown.layers[0].residual_norm = NAN;
+  unknown.save(folder / "v.safetensors");
+  EXPECT_TRUE(std::isnan(
+      SteeringVector::load(folder / "v.safetensors").layers[0].residual_norm));
+}
+
+TEST(Steer, DirectionsOfAnyLengthAreAsLong) {
+  const auto model = test::tiny_model();
+  const std::vector<int> prompt = {1, 2, 3};
+  const auto run = [&](float scale, SteeringOperation operation) {
+    auto vector = some_vector({1}, 24);
+    vector.operation = operation;
+    for (auto& it : vector.layers)
+      it.direction = mx::multiply(it.direction, mx::array(scale));
+    auto options = SteerOptions{.operation = operation, .strength = 0.5f};
+    const auto steering = steer(model, vector, options);
+    RunOptions how{.save = {"logits"}};
+    how.edits = steering.edits;
+    return model.run(prompt, how)["logits"];
+  };
+  using enum SteeringOperation;
+  for (const auto operation : {add, clamp, project_out, ablate}) {
+    const auto plain = run(1, operation);
+    for (const float scale : {1e18f, 1e25f, 1e-30f})
+      EXPECT_LE(test::max_difference(run(scale, operation), plain), 1e-4)
+          << name(operation) << scale;
+  }
+  auto vector = some_vector({1}, 24);
+  vector.layers[0].direction =
+      mx::multiply(vector.layers[0].direction, mx::array(1e25f));
+  const auto scaled = vector.of_strength(2).layers[0].direction;
+  EXPECT_NEAR(mx::linalg::norm(scaled).item<float>(), 12, 1e-3);
+  vector.layers[0].direction = mx::zeros({24});
+  EXPECT_TRUE(has(message_of([&] { vector.of_strength(2); }), "nowhere"));
 }
 
 TEST(SteeringVector, OfAnotherModelIsRefused) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "analysis/store/manifest.h"
 #include "analysis/store/text_files.h"
 #include "io/digest.h"
 #include "mlx/ops.h"
@@ -140,6 +141,118 @@ TEST(ActivationStore, OtherSettingsAreNamed) {
       },
       usage,
       {"weights_sha256"});
+}
+
+TEST(ActivationStore, AnotherComputationIsNotMixedIn) {
+  const TempFolder place;
+  const auto file = place.write("texts.jsonl", jsonl(documents(40)));
+  const std::string site = "layers.1.resid_post";
+  const auto pushed = [&](float by) {
+    return worded().with({Edit{"layers.0.mlp_out", [by](const mx::array& x) {
+                                 return mx::add(x, mx::array(by, x.dtype()));
+                               }}});
+  };
+  auto options = small();
+  options.edits = {"layers.0.mlp_out=add_vector(d.npy)"};
+  const auto go = [&](const fs::path& folder, float by, bool resume = true) {
+    options.resume = resume;
+    return store_text_activations(pushed(by), file, {site}, folder, options);
+  };
+  // Complete, stopped inside a block, and stopped at the end of one.
+  const auto whole = place / "whole";
+  const auto rows = go(whole, 0.5f, false).rows;
+  for (const int64_t shard_rows : {37, 1}) {
+    options.shard_rows = shard_rows;
+    const auto folder = place / fmt::format("part{}", shard_rows);
+    options.stop = [] { return true; };
+    EXPECT_FALSE(go(folder, 0.5f, false).complete);
+    options.stop = {};
+    expect_error(
+        [&] { go(folder, 0.7f); },
+        ErrorKind::usage,
+        {"made otherwise", "the rows of document ", site, "collect anew"});
+    EXPECT_EQ(go(folder, 0.5f).rows, rows);
+  }
+  options.shard_rows = 37;
+  expect_error(
+      [&] { go(whole, 0.7f); },
+      ErrorKind::usage,
+      {"made otherwise", "document ", "whole"});
+  EXPECT_EQ(go(whole, 0.5f).kept, rows);
+  options.saes = {"layers.1.resid_post=sae (replace)"};
+  expect_error([&] { go(whole, 0.5f); }, ErrorKind::usage, {"saes null"});
+  // In half precision too.
+  options.saes = {};
+  options.dtype = mx::bfloat16;
+  const auto half = place / "half";
+  go(half, 0.5f, false);
+  EXPECT_EQ(go(half, 0.5f).kept, rows);
+  expect_error([&] { go(half, 0.9f); }, ErrorKind::usage, {"made otherwise"});
+}
+
+TEST(ActivationStore, DamagedOnesAreNotComplete) {
+  const TempFolder place;
+  const auto file = place.write("texts.jsonl", jsonl(documents(20)));
+  auto options = small();
+  const auto folder = place / "s";
+  const auto manifest = folder / "manifest.json";
+  const auto go = [&](bool resume = true) {
+    options.resume = resume;
+    return store_text_activations(worded(), file, {"embed"}, folder, options);
+  };
+  const auto told = go(false);
+  ASSERT_GT(told.shards, 3);
+  const auto said = testing::read_file(manifest);
+  const auto shard = [&](int64_t n) { return folder / store::shard_name(n); };
+  using enum ErrorKind;
+  for (const auto& [text, part] :
+       {std::pair{std::string("{}"), "format"},
+        {said.substr(0, said.size() / 2), "manifest.json"},
+        {std::string(), "manifest.json"}}) {
+    place.write("s/manifest.json", text);
+    expect_error([&] { go(); }, bad_data, {part});
+  }
+  auto other = nlohmann::json::parse(said);
+  other["rows"] = told.rows - 1;
+  place.write("s/manifest.json", other.dump());
+  expect_error([&] { go(); }, bad_data, {"rows", "collect anew"});
+  place.write("s/manifest.json", said);
+  // The last files are made again, with or without the manifest.
+  const auto last = testing::read_file(shard(told.shards - 1));
+  fs::remove(shard(told.shards - 1));
+  fs::remove(shard(told.shards - 2));
+  const auto again = go();
+  EXPECT_TRUE(again.complete);
+  EXPECT_EQ(again.rows, told.rows);
+  EXPECT_EQ(again.kept, (told.shards - 2) * told.shard_rows);
+  EXPECT_EQ(testing::read_file(shard(told.shards - 1)), last);
+  EXPECT_EQ(testing::read_file(manifest), said);
+  fs::remove(manifest);
+  EXPECT_EQ(go().kept, told.rows);
+  EXPECT_EQ(testing::read_file(manifest), said);
+  // Cut off, or of another store.
+  for (const int64_t n : {int64_t{1}, told.shards - 1}) {
+    const auto whole = testing::read_file(shard(n));
+    fs::resize_file(shard(n), whole.size() - 50);
+    expect_error([&] { go(); }, bad_data, {store::shard_name(n)});
+    place.write("s/" + store::shard_name(n), whole);
+  }
+  fs::copy_file(
+      shard(told.shards - 1), shard(1), fs::copy_options::overwrite_existing);
+  expect_error([&] { go(); }, bad_data, {store::shard_name(1), "[37"});
+}
+
+TEST(ActivationStore, ShardsAreCountedNotSpelled) {
+  std::set<std::string> names = {"manifest.json", ".lock"};
+  constexpr int64_t many = 100'003;
+  for (int64_t n = 0; n < many; ++n)
+    names.insert(store::shard_name(n));
+  EXPECT_EQ(store::shards_of("s", names), many);
+  names.erase(store::shard_name(99'999));
+  expect_error(
+      [&] { store::shards_of("s", names); },
+      ErrorKind::bad_data,
+      {"shard-99999.safetensors' is missing", "shard-10000"});
 }
 
 TEST(ActivationStore, Misuse) {

@@ -32,6 +32,37 @@ class Features : public test::Program {
   const std::string acts = "layers.0.resid_post.sae.acts";
 };
 
+TEST_F(Features, AStoreSaysWhichSaesWereAttached) {
+  const auto text = (place / "text.txt").string();
+  std::ofstream(text) << "The first line of it\nthe second, and a third\n";
+  const auto collect = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {
+        "collect",
+        model,
+        "--text",
+        text,
+        "--save",
+        "layers.1.resid_post",
+        "--resume",
+        "-o",
+        (folder / "store").string()};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  const std::vector<std::string> attached = {
+      "--sae", sae, "--no-sae-check", "--sae-mode", "replace"};
+  ASSERT_EQ(collect(attached).code, 0);
+  const auto again = collect(attached);
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_NE(again.err.find("was complete before"), std::string::npos);
+  for (const auto& other :
+       {std::vector<std::string>{}, {"--sae", sae, "--no-sae-check"}}) {
+    const auto outcome = collect(other);
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_NE(outcome.err.find("saes"), std::string::npos) << outcome.err;
+  }
+}
+
 TEST_F(Features, AreShownInEightyColumns) {
   const auto text = (place / "text.txt").string();
   std::ofstream(text) << "The first line of it\nthe second, and a third\n";

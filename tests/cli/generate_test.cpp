@@ -173,6 +173,29 @@ TEST_F(Generating, SteersAndShowsTheSameWithout) {
     EXPECT_TRUE(has(shown.out, part)) << part << "\n" << shown.out;
 }
 
+TEST_F(Generating, TheEditOfASweepIsOneWordOfAShell) {
+  const auto file = (place / "it's one.safetensors").string();
+  std::filesystem::copy_file(vector("add"), file);
+  const auto shown = run(
+      {"steer",
+       "sweep",
+       path,
+       "one two",
+       "--vector",
+       file,
+       "--metric",
+       "logit(4)",
+       "--no-neutral",
+       "--random",
+       "0"});
+  ASSERT_EQ(shown.code, 0) << shown.err;
+  const auto begin = shown.out.find("--edit ") + 7;
+  const auto end = shown.out.find('\n', begin);
+  const auto word = shown.out.substr(begin, end - begin);
+  const auto echoed = shell("printf %s " + word);
+  EXPECT_TRUE(has(echoed.out, "it's one.safetensors:layers.")) << word;
+}
+
 TEST_F(Generating, TakesDirectionsOut) {
   const auto file = vector("project_out");
   for (const std::string operation : {"project_out", "ablate"}) {

@@ -94,6 +94,23 @@ def test_interventions_are_in_it_and_in_the_manifest(wrapped, tmp_path):
         mlxterp.collect(wrapped, PROMPTS, SITES[0], store=tmp_path / "s", resume=True)
 
 
+def test_other_edits_are_not_mixed_in(wrapped, tmp_path):
+    def pushed(by):
+        return {"layers.0.mlp_out": lambda x: x + by}
+
+    how = {"sites": SITES[0], "store": tmp_path / "s"}
+    store = mlxterp.collect(wrapped, PROMPTS, interventions=pushed(1.0), **how)
+    assert " at 0x" not in store.manifest["edits"][0]
+    again = mlxterp.collect(
+        wrapped, PROMPTS, interventions=pushed(1.0), resume=True, **how
+    )
+    assert len(again) == len(store)
+    with pytest.raises(UsageError, match="made otherwise: .* of document"):
+        mlxterp.collect(
+            wrapped, PROMPTS, interventions=pushed(2.0), resume=True, **how
+        )
+
+
 def test_a_file_of_documents(demo, tmp_path):
     texts = ["Hello world", "", "The Eiffel Tower is located in the city of"]
     file = tmp_path / "t.jsonl"

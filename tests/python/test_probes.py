@@ -72,6 +72,9 @@ def test_what_is_wrong_is_said(rows, tmp_path):
     x, labels, groups = rows
     with pytest.raises(UsageError, match="all 200 labels are"):
         train_probe(x, ["cat"] * 200)
+    for kind in ("logistic", "ridge"):
+        with pytest.raises(UsageError, match="row 1 is NaN"):
+            train_probe(x, [0.0, float("nan")] * 100, kind=kind)
     with pytest.raises(UsageError, match="3 classes"):
         train_probe(x, [i % 3 for i in range(200)])
     with pytest.raises(UsageError, match="200 rows, 7 labels"):

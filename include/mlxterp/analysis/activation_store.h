@@ -38,6 +38,8 @@ struct StoreOptions {
   std::string model = {};  ///< Its name, for the manifest.
   /** What stands in the handle, as text, for the manifest. */
   std::vector<std::string> edits = {};
+  /** The SAEs attached to it and how, likewise. */
+  std::vector<std::string> saes = {};
   Progress progress = {};
   Warn warn = {};
   /** Asked after each block of batches; true ends the work and keeps whole
@@ -77,11 +79,14 @@ struct StoreSummary {
  *
  * Memory is bounded whatever the text's length. Each file appears whole or not
  * at all; with `resume` an interrupted run goes on where the last one ends,
- * with the same rows as if it never had been. Layers behind the last site are
- * not run. Evaluates. Throws usage where the folder holds something else, a
- * store and `resume` is not asked, or one of other settings (named);
- * bad_data for a text that is none, or values that are not finite; environment
- * where files cannot be read or written, or another process writes there.
+ * with the same rows as if it never had been: what it holds is checked, and a
+ * block of it made again, which has to come out the same. Layers behind the
+ * last site are not run. Evaluates. Throws usage where the folder holds
+ * something else, a store and `resume` is not asked, or one of other settings
+ * (named) or whose rows come out otherwise now; bad_data for a text that is
+ * none, values that are not finite, or a store whose files are broken;
+ * environment where files cannot be read or written, or another process writes
+ * there.
  */
 StoreSummary store_text_activations(
     const InterpretableModel& model,
@@ -106,6 +111,13 @@ class ActivationStore {
  public:
   /** Throws environment, usage where the store is not complete, bad_data. */
   static ActivationStore open(const std::filesystem::path& folder);
+  /** Of the whole files of a folder, complete or not, which hold so many rows
+   * of these tensors. Reads nothing. */
+  static ActivationStore of_files(
+      const std::filesystem::path& folder,
+      std::vector<StoredTensor> tensors,
+      int64_t shard_rows,
+      int64_t rows);
 
   int64_t rows() const { return rows_; }
   /** The sites, and then tokens, positions, documents. */
@@ -124,6 +136,10 @@ class ActivationStore {
       int64_t begin,
       int64_t end,
       std::byte* to) const;
+
+  /** Throws bad_data or environment where a file is missing, cut off, or not of
+   * the rows and tensors it should hold. Reads their headers. */
+  void check_files() const;
 
   /** Throws unknown_name with the names there are. */
   const StoredTensor& tensor(const std::string& name) const;

@@ -100,8 +100,9 @@ struct SteeringVector {
   std::vector<int> positions = {};  ///< That were read of each prompt.
 
   int d_model() const;
-  /** Throws usage where its layers do not ascend, or a direction is no finite
-   * vector of the others' length, or zero. Evaluates. */
+  /** Throws usage where its layers do not ascend from 0 on, or a direction is
+   * no finite vector of the others' length, or zero, or a residual norm is
+   * neither NaN nor above 0 and finite: what load() refuses. Evaluates. */
   void check() const;
   /** Throws out_of_range with the layers there are. */
   const Layer& at(int layer) const;

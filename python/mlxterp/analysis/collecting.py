@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,10 +56,12 @@ def collect(
         tokens: End after so many.
         dtype: Of floating-point values in the files (mx.float16, ...).
         shard_rows: Rows of a file (as many as take 256 MB).
-        resume: Go on with what an interrupted run left in the folder.
+        resume: Go on with what an interrupted run left in the folder. A block of
+            its rows is made again and has to come out the same.
 
     Raises UsageError where the folder holds something else or a store of other
-    settings, which are named; BadDataError for values that are NaN or infinite;
+    settings, which are named, or of a model or edits that make other rows;
+    BadDataError for values that are NaN or infinite, or broken files of a store;
     IoError where the disk is full: what was written whole is kept.
     """
     sites = [sites] if isinstance(sites, str) else list(sites)
@@ -80,7 +83,10 @@ def collect(
     edits = [*getattr(model, "standing", ()), *(interventions or {}).items()]
     runs = getattr(getattr(model, "engine", model), "model", None)
     given["name"] = str(getattr(runs, "path", ""))  # of what mlxterp loaded
-    given["edits"] = [f"{site}={edit!r}" for site, edit in edits]
+    # Not where it lies in memory: a later process resumes.
+    given["edits"] = [
+        re.sub(r" at 0x[0-9a-fA-F]+", "", f"{site}={edit!r}") for site, edit in edits
+    ]
     given |= store_options
     folder = os.fspath(store)
     if isinstance(prompts, os.PathLike):

@@ -144,6 +144,9 @@ def train_probe(
     folds; rows and labels that are not as many. BadDataError: NaN or infinity.
     """
     labels = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    for row, label in enumerate(labels):
+        if isinstance(label, float) and label != label:
+            raise UsageError(f"the label of row {row} is NaN; leave such rows out")
     classes = []
     if kind == "logistic":
         try:

@@ -119,12 +119,16 @@ Probe Probe::load(const std::filesystem::path& path) {
     bad("has another number of classes than its kind");
   out.site = site.get<std::string>();
   out.spread = spread.get<float>();
+  if (!std::isfinite(out.spread) || out.spread < 0)
+    bad("has a spread that is no number from 0 on which float32 holds");
+  bool biased = false;
   for (const auto& tensor : file.tensors()) {
     const bool weight = tensor.name == "weight";
     if (!weight && tensor.name != "bias") continue;
     if (tensor.shape.size() != 1 || tensor.shape[0] < 1 ||
-        tensor.shape[0] > limits::d_mlp)
-      bad("has a weight or a bias that is no vector");
+        tensor.shape[0] > (weight ? limits::d_mlp : 1))
+      bad("has a weight that is no vector, or a bias that is not one number");
+    biased |= !weight;
     const auto values = mx::astype(file.read(tensor), mx::float32);
     if (!mx::all(mx::isfinite(values)).item<bool>())
       bad("holds NaN or infinity");
@@ -136,7 +140,7 @@ Probe Probe::load(const std::filesystem::path& path) {
     else
       out.bias = plain.data<float>()[0];
   }
-  if (out.weight.empty()) bad("has no weight");
+  if (out.weight.empty() || !biased) bad("has no weight or no bias");
   const auto width = out.weight.size();
   if (!all(coordinates, [&](const auto& it) {
         return it.is_number_unsigned() && it.template get<uint64_t>() < width;

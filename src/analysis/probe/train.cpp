@@ -416,6 +416,23 @@ ProbeResult train_probe(
     squares += (it - mean) * (it - mean) / n;
   probe.spread =
       length > 0 ? static_cast<float>(std::sqrt(squares) / length) : 0;
+  const auto fits = [](float it) { return std::isfinite(it); };
+  if (!std::ranges::all_of(probe.weight, fits) || !fits(probe.bias) ||
+      !fits(probe.spread)) {
+    const auto size = [](double a, double b) {
+      return std::abs(a) < std::abs(b);
+    };
+    fail(
+        ErrorKind::usage,
+        "[{}] the weights, the bias {:.3g} or what they say are beyond "
+        "float32, "
+        "in which a probe is kept; the largest label is {:.3g}, the largest "
+        "value of a row {:.3g}: scale them",
+        function,
+        found.linear.bias,
+        *std::ranges::max_element(labels, size),
+        static_cast<double>(*std::ranges::max_element(x.values, size)));
+  }
   if (options.progress) options.progress("Training probes", 1);
   return out;
 }

@@ -2,7 +2,8 @@
 
 #include <fmt/ranges.h>
 
-#include <set>
+#include <algorithm>
+#include <charconv>
 #include <system_error>
 
 #include "core/fail.h"
@@ -44,6 +45,24 @@ const std::pair<const char*, mx::Dtype> dtypes[] = {
 
 std::string shard_name(int64_t shard) {
   return fmt::format("shard-{:05}.safetensors", shard);
+}
+
+int64_t shards_of(const fs::path& folder, const std::set<std::string>& names) {
+  int64_t count = 0;
+  while (names.contains(shard_name(count)))
+    ++count;
+  constexpr std::string_view before = "shard-";
+  for (const auto& name : names) {
+    if (!name.starts_with(before)) continue;
+    int64_t number = 0;
+    std::from_chars(
+        name.data() + before.size(), name.data() + name.size(), number);
+    if (name == shard_name(number) && number >= count)
+      fail_broken(
+          folder / shard_name(count),
+          fmt::format("is missing, and '{}' is there", printable(name)));
+  }
+  return count;
 }
 
 Json to_json(const StoredTensor& tensor) {
@@ -124,13 +143,7 @@ Found Folder::find(const nlohmann::json& settings) const {
     names.insert(it->path().filename().string());
   Found found;
   found.complete = names.contains(manifest_name);
-  while (names.contains(shard_name(found.shards)))
-    ++found.shards;
-  for (const auto& name : names)
-    if (name.starts_with("shard-") && name >= shard_name(found.shards))
-      fail_broken(
-          folder_.path() / shard_name(found.shards),
-          fmt::format("is missing, and '{}' is there", printable(name)));
+  found.shards = shards_of(folder_.path(), names);
   if (found.shards == 0 && found.complete)
     fail_broken(folder_.path() / shard_name(0), "is missing");
   if (found.shards == 0) return found;
@@ -158,7 +171,47 @@ Found Folder::find(const nlohmann::json& settings) const {
   for (const auto& tensor : file.tensors())
     if (tensor.name == row_names[0] && tensor.shape.size() == 1)
       found.rows = (found.shards - 1) * found.shard_rows + tensor.shape[0];
+  if (found.skip > found.rows)
+    fail_broken(last, "says to pass over more rows than there are");
+  ActivationStore::of_files(
+      folder_.path(), found.tensors, found.shard_rows, found.rows)
+      .check_files();
+  if (found.complete) check_manifest(found);
   return found;
+}
+
+void Folder::check_manifest(Found& found) const {
+  const auto path = folder_.path() / manifest_name;
+  const auto said = ActivationStore::open(folder_.path());
+  const auto same = [](const StoredTensor& a, const StoredTensor& b) {
+    return a.name == b.name && a.shape == b.shape && a.dtype == b.dtype;
+  };
+  if (said.shard_rows() != found.shard_rows ||
+      !std::ranges::equal(said.tensors(), found.tensors, same) ||
+      said.rows() < found.rows)
+    fail_broken(
+        path,
+        fmt::format(
+            "says {} rows, {} a file, where {} and {} stand, or other tensors",
+            said.rows(),
+            said.shard_rows(),
+            found.rows,
+            found.shard_rows));
+  if (said.rows() == found.rows) return;
+  // The last files went: it goes on behind those that are there.
+  if (found.rows % found.shard_rows != 0)
+    fail_broken(
+        folder_.path() / shard_name(found.shards - 1),
+        fmt::format("ends at row {} of {}", found.rows, said.rows()));
+  std::error_code error;
+  if (!fs::remove(path, error) || error)
+    fail(
+        ErrorKind::environment,
+        "[{}] cannot remove {}, which tells of files that are gone; check its "
+        "permissions",
+        function,
+        quoted(path));
+  found.complete = false;
 }
 
 }  // namespace mlxterp::store

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,10 @@ inline constexpr const char* row_names[] = {"tokens", "positions", "documents"};
 using Json = nlohmann::ordered_json;
 
 std::string shard_name(int64_t shard);
+/** How many shards there are from the first on, of a folder's names. Throws
+ * bad_data where one is missing before another. */
+int64_t shards_of(
+    const std::filesystem::path& folder, const std::set<std::string>& names);
 
 Json to_json(const StoredTensor& tensor);
 /** Throws bad_data; `where` is in the message. */
@@ -47,7 +52,7 @@ struct Found {
   int64_t shards = 0, rows = 0;
   WindowPlace place = {};  ///< Where the block begins that comes next, and
   int64_t skip = 0;        ///< how many of its rows stand in the files.
-  bool complete = false;   ///< There is a manifest.
+  bool complete = false;   ///< A manifest says so, and they are all there.
   std::vector<StoredTensor> tensors = {};
   int64_t shard_rows = 0;
 };
@@ -60,12 +65,15 @@ class Folder {
    * process has it. */
   Folder(const std::filesystem::path& path, bool resume);
 
-  /** What is there, of the same settings; removes what a killed process left
-   * half-written. Throws usage where they differ, bad_data where a file is
+  /** What is there, of the same settings, each file checked; removes what a
+   * killed process left half-written, and the manifest of a store that lost its
+   * last files. Throws usage where settings differ, bad_data where a file is
    * missing or broken. */
   Found find(const nlohmann::json& settings) const;
 
  private:
+  void check_manifest(Found& found) const;
+
   ResumableFolder folder_;
 };
 

@@ -25,6 +25,29 @@ namespace {
 
 constexpr size_t files_open = 64;
 
+// Where `rows` of it lie in a file.
+const TensorInfo& found_in(
+    const Safetensors& file,
+    const StoredTensor& tensor,
+    int64_t rows,
+    const fs::path& path) {
+  std::vector<int64_t> shape = {rows};
+  shape.insert(shape.end(), tensor.shape.begin(), tensor.shape.end());
+  const auto there =
+      std::ranges::find(file.tensors(), tensor.name, &TensorInfo::name);
+  if (there == file.tensors().end() || there->shape != shape ||
+      there->bytes != static_cast<uint64_t>(rows) * tensor.row_bytes())
+    fail(
+        ErrorKind::bad_data,
+        "[{}] {} has no '{}' of shape [{}], as the manifest says; collect "
+        "anew",
+        function,
+        quoted(path),
+        tensor.name,
+        fmt::join(shape, ", "));
+  return *there;
+}
+
 }  // namespace
 
 struct ActivationStore::Shards {
@@ -94,6 +117,31 @@ ActivationStore ActivationStore::open(const fs::path& folder) {
   return out;
 }
 
+ActivationStore ActivationStore::of_files(
+    const fs::path& folder,
+    std::vector<StoredTensor> tensors,
+    int64_t shard_rows,
+    int64_t rows) {
+  ActivationStore out;
+  out.folder_ = folder;
+  out.rows_ = rows;
+  out.shard_rows_ = shard_rows;
+  out.tensors_ = std::move(tensors);
+  out.shards_ = std::make_shared<Shards>();
+  out.shards_->count = rows > 0 ? (rows - 1) / shard_rows + 1 : 0;
+  return out;
+}
+
+void ActivationStore::check_files() const {
+  for (int64_t shard = 0; shard < shards_->count; ++shard) {
+    const auto path = folder_ / shard_name(shard);
+    const auto file = Safetensors::open(path);
+    const auto held = std::min(shard_rows_, rows_ - shard * shard_rows_);
+    for (const auto& it : tensors_)
+      static_cast<void>(found_in(file, it, held, path));
+  }
+}
+
 const StoredTensor& ActivationStore::tensor(const std::string& name) const {
   const auto found = std::ranges::find(tensors_, name, &StoredTensor::name);
   if (found != tensors_.end()) return *found;
@@ -148,23 +196,10 @@ void ActivationStore::read_into(
     const auto& file = found->second;
     const auto first = shard * shard_rows_;
     const auto held = std::min(shard_rows_, rows_ - first);
-    std::vector<int64_t> shape = {held};
-    shape.insert(shape.end(), tensor.shape.begin(), tensor.shape.end());
-    const auto there =
-        std::ranges::find(file.tensors(), tensor.name, &TensorInfo::name);
-    if (there == file.tensors().end() || there->shape != shape ||
-        there->bytes != static_cast<uint64_t>(held) * bytes)
-      fail(
-          ErrorKind::bad_data,
-          "[{}] {} has no '{}' of shape [{}], as the manifest says; collect "
-          "anew",
-          function,
-          quoted(path),
-          tensor.name,
-          fmt::join(shape, ", "));
+    const auto& there = found_in(file, tensor, held, path);
     const auto n = std::min(end, first + held) - begin;
     file.file().read(
-        there->offset + static_cast<uint64_t>(begin - first) * bytes,
+        there.offset + static_cast<uint64_t>(begin - first) * bytes,
         {to, static_cast<size_t>(n) * bytes},
         function);
     to += static_cast<size_t>(n) * bytes;

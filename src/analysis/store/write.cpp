@@ -91,6 +91,7 @@ class StoreWriter {
     settings_ = settings();
     const auto found = folder_.find(settings_);
     adopt(found);
+    if (found.shards > 0 && (found.complete || found.skip == 0)) check_first();
     Windows windows(source_.next, source_.windows, found.place);
     skip_ = found.skip;
     auto stopped = found.complete;
@@ -123,6 +124,7 @@ class StoreWriter {
     out["weights_sha256"] = or_null(weights_digest(model_));
     out["tokenizer_sha256"] = or_null(tokenizer_digest(model_));
     out["edits"] = options_.edits;
+    if (!options_.saes.empty()) out["saes"] = options_.saes;
     out["text"] = source_.facts;
     out["sites"] = sites_;
     out["positions"] =
@@ -188,21 +190,104 @@ class StoreWriter {
     return block;
   }
 
-  void run_block(const Block& block, const WindowPlace& behind) {
+  struct Made {
+    ActivationCache found;
+    std::vector<mx::array> values;  // of tensors_, in their order
+  };
+
+  Made make(const Block& block) const {
     CollectOptions collect;
     collect.positions = options_.positions;
     collect.batch_size = options_.batch_size;
     if (options_.progress)
       collect.progress = [&](std::string_view, double) { tell(block.begin); };
-    const auto found =
-        collect_activations(model_, block.prompts, sites_, collect);
-    std::vector<mx::array> values;
-    for (const auto& [name, value] : found)
-      values.push_back(stored(name, value));
+    Made out{collect_activations(model_, block.prompts, sites_, collect), {}};
+    for (const auto& [name, value] : out.found)
+      out.values.push_back(stored(name, value));
     for (auto& value : row_values(block))
-      values.push_back(std::move(value));
-    mx::eval(values);
-    if (tensors_.empty()) learn(found, values);
+      out.values.push_back(std::move(value));
+    mx::eval(out.values);
+    return out;
+  }
+
+  // The model, its edits and what they read are those of the rows that stand
+  // there: the first block comes out the same.
+  void check_first() const {
+    Windows windows(source_.next, source_.windows, {});
+    const auto made = make(next_block(windows));
+    const int64_t n = made.values.front().shape(0);
+    check_repeated(made, 0, std::min(n, out_.rows));
+  }
+
+  // That the first `n` rows made are those stored from `row` on. Products may
+  // differ in their last bits from run to run.
+  void check_repeated(const Made& made, int64_t row, int64_t n) const {
+    const auto store =
+        ActivationStore::of_files(path_, tensors_, shard_rows_, out_.rows);
+    const auto otherwise = [&](const std::string& how) {
+      fail(
+          ErrorKind::usage,
+          "[{}] the store in {} was made otherwise: {}; the model, an edit or "
+          "what a file of it holds changed; collect anew into another folder",
+          function,
+          quoted(path_),
+          how);
+    };
+    for (size_t i = 0; i < tensors_.size(); ++i) {
+      const auto& it = tensors_[i];
+      auto value = made.values[i];
+      const std::vector<int> shape(
+          value.shape().begin() + 1, value.shape().end());
+      if (value.dtype() != it.dtype || shape != it.shape)
+        otherwise(
+            fmt::format("'{}' has another shape or precision now", it.name));
+      if (n > value.shape(0))
+        otherwise(fmt::format(
+            "{} rows of a block stand there, which has {} now",
+            n,
+            value.shape(0)));
+      const bool site = i < made.found.entries().size();
+      double allowed = 0;
+      if (site) {
+        if (!mx::issubdtype(it.dtype, mx::floating)) continue;
+        allowed = std::max(
+            rounding(it.dtype),
+            rounding(made.found.entries()[i].second.dtype()));
+      }
+      auto end = value.shape();
+      end[0] = static_cast<int>(n);
+      value = mx::slice(value, mx::Shape(end.size(), 0), end);
+      const auto flat = [&](const mx::array& x) {
+        return mx::reshape(mx::astype(x, mx::float32), {end[0], -1});
+      };
+      const auto before = flat(store.read(it.name, row, row + n));
+      const auto apart = mx::max(mx::abs(mx::subtract(flat(value), before)), 1);
+      const auto largest =
+          static_cast<double>(mx::max(mx::abs(before)).item<float>());
+      const auto furthest = static_cast<double>(mx::max(apart).item<float>());
+      if (furthest <= allowed * largest) continue;
+      const auto at = row + mx::argmax(apart).item<uint32_t>();
+      const auto document = store.read(row_names[2], at, at + 1).item<int>();
+      otherwise(fmt::format(
+          "made again, the rows of document {} differ in '{}', by {:.3g} where "
+          "the largest value is {:.3g}",
+          document,
+          it.name,
+          furthest,
+          largest));
+    }
+  }
+
+  // How far a value may be off, as a part of the largest.
+  static double rounding(mx::Dtype dtype) {
+    return dtype == mx::bfloat16 ? 5e-2 : dtype == mx::float16 ? 1e-2 : 2e-3;
+  }
+
+  void run_block(const Block& block, const WindowPlace& behind) {
+    const auto made = make(block);
+    const auto& values = made.values;
+    if (tensors_.empty()) learn(made.found, values);
+    if (skip_ > 0) check_repeated(made, out_.rows - skip_, skip_);
 
     const int64_t rows = values.front().shape(0);
     for (auto at = std::exchange(skip_, 0); at < rows;) {
