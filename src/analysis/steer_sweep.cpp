@@ -12,6 +12,7 @@
 #include "analysis/steering_checks.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "trace/stepper.h"
 
 namespace mx = mlx::core;

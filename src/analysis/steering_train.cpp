@@ -12,6 +12,7 @@
 #include "io/json.h"
 #include "mlx/linalg.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "mlxterp/analysis/collect.h"
 #include "mlxterp/analysis/steering.h"
 #include "mlxterp/core/limits.h"

@@ -10,6 +10,7 @@
 #include "analysis/random.h"
 #include "core/fail.h"
 #include "mlx/ops.h"
+#include "mlx/transforms.h"
 #include "mlx/utils.h"
 #include "mlxterp/analysis/probe.h"
 #include "mlxterp/core/limits.h"
