@@ -233,7 +233,13 @@ void bind_generate(nb::module_& m) {
           },
           "Values by site, [prompt, pos, ...], and how many positions of each "
           "prompt ran.")
-      .def_prop_ro("idle", &Generator::idle)
+      .def(
+          "idle",
+          nb::overload_cast<const std::vector<std::string>&>(
+              &Generator::idle, nb::const_),
+          nb::arg("last"),
+          "Which of the last edits, by their sites in the order made, changed "
+          "no value.")
       .def_prop_ro("prefill_seconds", &Generator::prefill_seconds)
       .def_prop_ro("decode_seconds", &Generator::decode_seconds);
 }

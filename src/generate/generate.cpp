@@ -184,8 +184,7 @@ struct Generator::Impl {
       fail(
           ErrorKind::usage,
           "[generate] an earlier step failed or was interrupted, so nothing "
-          "can "
-          "go on from there; what was generated until then stays. Generate "
+          "goes on from there; what was generated until then stays. Generate "
           "anew, from its ids perhaps");
     broken = true;  // until it has ended
     if (failed) std::rethrow_exception(failed);
@@ -220,7 +219,7 @@ struct Generator::Impl {
     try {
       next = steps.go_on(std::move(some), &now);
       queue(*next);
-    } catch (...) {
+    } catch (...) {  // thrown again by the step it belongs to
       next.reset();
       failed = std::current_exception();
     }
@@ -231,7 +230,7 @@ struct Generator::Impl {
       std::rethrow_exception(thrown);
     } catch (const Error&) {
       return true;
-    } catch (...) {
+    } catch (...) {  // only looked at: `thrown` still holds it
       return false;
     }
   }
@@ -393,21 +392,35 @@ ActivationCache Generator::saved() const {
 }
 
 std::vector<size_t> Generator::idle() const {
-  const auto& sites = impl_->model.sites();
-  const auto& edits = impl_->options.edits;
-  const auto* overlay = impl_->model.overlay();
+  std::vector<std::string> sites;
+  for (const auto& edit : impl_->options.edits)
+    sites.push_back(edit.site);
+  return idle(sites);
+}
+
+std::vector<size_t> Generator::idle(
+    const std::vector<std::string>& last) const {
   std::vector<size_t> out;
+  const auto* overlay = impl_->model.overlay();
   // What is reused was edited when it ran.
-  if (std::ranges::any_of(
-          impl_->steps.rows(), [](const Row& row) { return row.reused > 0; }))
+  if (!overlay || std::ranges::any_of(impl_->steps.rows(), [](const Row& row) {
+        return row.reused > 0;
+      }))
     return out;
-  // Steps of a site stand in the order of the edits, these behind all others.
+  // Steps of a site stand in the order in which they were made.
   std::map<SiteId, size_t> behind;
-  for (size_t i = edits.size(); i-- > 0;) {
+  for (size_t i = last.size(); i-- > 0;) {
     bool acted = false;
-    for (const auto site : sites.match(edits[i].site)) {
-      const size_t place = overlay->at(site).size() - ++behind[site];
-      acted = acted || impl_->steps.acted().contains({site, place});
+    for (const auto site : impl_->model.sites().match(last[i])) {
+      const size_t made = overlay->edits(site) ? overlay->at(site).size() : 0;
+      if (++behind[site] > made)
+        fail(
+            ErrorKind::usage,
+            "[Generator] site '{}' has {} edits, fewer than are named",
+            impl_->model.sites()[site].name,
+            made);
+      acted =
+          acted || impl_->steps.acted().contains({site, made - behind[site]});
     }
     if (!acted) out.push_back(i);
   }

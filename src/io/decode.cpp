@@ -15,7 +15,7 @@
 #include "core/parallel.h"
 #include "io/half.h"
 #include "io/input_file.h"
-#include "io/tensor_memory.h"
+#include "mlxterp/io/tensor_memory.h"
 
 namespace mlxterp {
 

@@ -1,4 +1,4 @@
-#include "io/tensor_memory.h"
+#include "mlxterp/io/tensor_memory.h"
 
 #include <sys/mman.h>
 

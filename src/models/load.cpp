@@ -7,12 +7,12 @@
 
 #include "core/fail.h"
 #include "core/machine.h"
-#include "io/tensor_memory.h"
 #include "mlx/device.h"
 #include "mlx/ops.h"
 #include "mlx/random.h"
 #include "mlx/transforms.h"
 #include "mlxterp/core/blas.h"
+#include "mlxterp/io/tensor_memory.h"
 #include "mlxterp/models/family.h"
 #include "models/loadable.h"
 #include "models/original_name.h"

@@ -9,6 +9,7 @@ import pytest
 from mlxterp import InterpretableModel, UsageError
 from mlxterp import interventions as iv
 from mlxterp.core import generation
+from test_two_engines import pair
 
 FAMILIES = Path(__file__).parents[1] / "parity" / "families"
 PROMPTS = [[3, 4, 5], [9, 8, 7, 6, 2]]
@@ -170,6 +171,31 @@ def test_edits_that_never_act_are_named(llama, when, edit, acts, cache):
     assert any(idle) != acts, texts
     mlps = [it for it in texts if "mlp_out" in it]
     assert len(mlps) == (0 if when in (None, "prompt", "generated", "steps:2..7") else 2)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "phi", "mixtral"])
+@pytest.mark.parametrize("standing", [True, False])
+def test_idle_edits_are_named_by_every_way_of_making_them(family, standing):
+    """Natively and wrapped, of a batch, at the last layer."""
+    for model in pair(FAMILIES / family):
+        site = f"layers.{len(model.layers) - 1}.resid_post"
+        for edit, acts in (
+            (iv.during("step:9", iv.scale(0.0)), False),
+            (iv.during("prompt", iv.at_positions(-1, iv.scale(2.0))), True),
+            (iv.on_prompts([1], iv.during("step:2", iv.scale(2.0))), True),
+        ):
+            # Another before it, which always acts.
+            handle = model.edited({site: iv.scale(1.5)})
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                if standing:
+                    handle.edited({site: edit}).generate(PROMPTS, 4, ends=False).run()
+                else:
+                    handle.generate(
+                        PROMPTS, 4, ends=False, interventions={site: edit}
+                    ).run()
+            named = sum("changed nothing" in str(it.message) for it in told)
+            assert named == (0 if acts else 1), (type(model.engine), acts)
 
 
 def test_whole_numbers_of_other_libraries_are_numbers(llama):

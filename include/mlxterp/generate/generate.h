@@ -130,6 +130,10 @@ class Generator {
    * those for positions or steps that the texts did not reach. */
   std::vector<size_t> idle() const;
 
+  /** The same of the last edits of the handle and the options, in the order
+   * they were made, by their sites or patterns. */
+  std::vector<size_t> idle(const std::vector<std::string>& last) const;
+
   double prefill_seconds() const;
   double decode_seconds() const;
 

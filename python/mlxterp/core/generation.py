@@ -57,9 +57,10 @@ class Generation:
                 print(step.text[0], step["layers.3.resid_post"].shape)
         g.saved["layers.3.resid_post"].shape  # [prompt, pos, d_model]
 
-    Iterating runs a step at a time, and what was generated so far can be read
-    in between. At the end a warning names edits that never changed a value. Whoever reads a result before any step runs all of them; so does
-    the end of a `with`, unless it is left by an exception.
+    Iterating runs a step at a time, and what was generated so far can be read in
+    between. At the end a warning names edits that never changed a value. Whoever
+    reads a result before any step runs all of them; so does the end of a `with`,
+    unless it is left by an exception.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Generation:
         edits: Sequence[tuple[str, Callable]] = (),
     ):
         self._generator = generator
-        self._edits = list(edits)  # as the generator numbers them
+        self._edits = list(edits)  # standing ones and its own, in order
         self._resolve = resolve
         self._names = names  # of the model's sites in the generator
         self._probes = list(probes)
@@ -106,7 +107,8 @@ class Generation:
     def _tell_idle(self) -> None:
         """Warns once of edits that changed nothing; a function of Python's may
         only have looked."""
-        for i in self._generator.idle if self._edits else ():
+        sites = [self._names.get(site, site) for site, _ in self._edits]
+        for i in self._generator.idle(sites) if sites else ():
             site, edit = self._edits[i]
             if isinstance(edit, _core.Intervention):
                 warnings.warn(
@@ -285,7 +287,8 @@ def generation(
         stop=[stop] if isinstance(stop, str) else list(stop),
         **how,
     )
-    return Generation(generator, model.engine.resolve, names, probes, edits)
+    made = [*model.standing, *edits]
+    return Generation(generator, model.engine.resolve, names, probes, made)
 
 
 def forced_rows(forced, tokenizer) -> list[list[int]]:

@@ -1,4 +1,5 @@
-// io/tensor_memory.h: memory that the tensors of a model lie in, side by side.
+// mlxterp/io/tensor_memory.h: memory that the tensors of a model lie in, side
+// by side.
 
 #pragma once
 
