@@ -134,11 +134,10 @@ mx::array sample(
   logits = keep_top_k(logits, sampling.top_k);
   logits = keep_top_p(logits, sampling.top_p);
   logits = keep_min_p(logits, sampling.min_p);
-  // Less the largest one, so that none becomes infinite, however small it is.
+  // Below this logits would become infinite, and the likeliest one wins anyway.
   constexpr float coldest = 1e-30f;
-  logits = mx::divide(
-      mx::subtract(logits, mx::max(logits, -1, true)),
-      mx::array(std::max(sampling.temperature, coldest)));
+  logits =
+      mx::divide(logits, mx::array(std::max(sampling.temperature, coldest)));
   std::vector<mx::array> drawn;
   for (size_t i = 0; i < seeds.size(); ++i) {
     const auto row = static_cast<int>(i);
